@@ -1,0 +1,143 @@
+//! The cluster: an immutable snapshot of the nodes, their states and the ring, built by one function and published as
+//! one `Arc`. Who decides what is in it is `control`; who reads it is the path.
+
+mod ring;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+
+pub use ring::{Choices, Ring};
+
+/// Weight of a node that names none; a node of weight 200 gets twice its share.
+pub const WEIGHT_DEFAULT: u16 = 100;
+
+/// Seed of the ring where the configuration names none. Published: every balancer that sets none agrees.
+pub const SEED_DEFAULT: u64 = 0x5245_4d4f_5241;
+
+/// A node as the operator wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its identity: the ring hashes this, logs and metrics show it.
+    pub name: String,
+    /// Where it is, as written: an IP address or a host name, and a port.
+    pub address: NodeAddress,
+    /// 1 to 1000.
+    pub weight: u16,
+}
+
+/// Where a node is, as written in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeAddress {
+    /// An IP address and port.
+    Socket(SocketAddr),
+    /// A host name and port, resolved by control.
+    Host(String, u16),
+}
+
+/// A small number for a node's name, stable for the life of the process, also across reloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u16);
+
+/// What the path may do with a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeState {
+    /// Takes clients.
+    Up,
+    /// Keeps the clients it has and gets no new ones.
+    Draining,
+    /// Gets no clients but one trial at a time.
+    Down,
+}
+
+/// What changes about a node at every connection: shared by all snapshots and all workers.
+#[derive(Debug, Default)]
+pub struct Live {
+    /// Connections routed to this node and not yet ended.
+    pub connections: AtomicUsize,
+    /// Failed dials and greet timeouts in a row.
+    pub failures: AtomicU32,
+    /// A trial that one connection may take while the node is down.
+    pub trial: AtomicBool,
+}
+
+/// One node in a snapshot.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Stable number of its name.
+    pub id: NodeId,
+    /// Its identity.
+    pub name: Arc<str>,
+    /// Where it is now; none while its host name has never been resolved.
+    pub addresses: Arc<[SocketAddr]>,
+    /// 1 to 1000.
+    pub weight: u16,
+    /// What the path may do with it.
+    pub state: NodeState,
+    /// What changes at every connection.
+    pub live: Arc<Live>,
+}
+
+impl Node {
+    /// Whether the node may get this client now; takes the trial of a node that is down.
+    pub fn admits(&self) -> bool {
+        match self.state {
+            NodeState::Up => true,
+            NodeState::Draining => false,
+            NodeState::Down => {
+                self.live.trial.load(Ordering::Relaxed)
+                    && self.live.trial.swap(false, Ordering::Relaxed)
+            }
+        }
+    }
+}
+
+/// Nodes, their states and the ring: one value, so that they agree.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    nodes: Arc<[Node]>,
+    ring: Arc<Ring>,
+}
+
+impl Cluster {
+    /// A snapshot of `nodes` with a ring built for their names and weights.
+    ///
+    /// The order of `nodes` does not matter: they are sorted by name. Building the ring takes milliseconds and does not
+    /// belong on a worker.
+    pub fn new(mut nodes: Vec<Node>, seed: u64) -> Self {
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        let members: Vec<(&str, u16)> = nodes.iter().map(|n| (&*n.name, n.weight)).collect();
+        let ring = Arc::new(Ring::build(seed, &members));
+        Self {
+            nodes: nodes.into(),
+            ring,
+        }
+    }
+
+    /// The same nodes on the same ring, each passed through `change` (states, addresses; never name or weight).
+    pub fn with(&self, mut change: impl FnMut(&mut Node)) -> Self {
+        let mut nodes = self.nodes.to_vec();
+        nodes.iter_mut().for_each(&mut change);
+        debug_assert!(
+            nodes
+                .iter()
+                .zip(self.nodes.iter())
+                .all(|(a, b)| a.name == b.name && a.weight == b.weight),
+            "the ring belongs to names and weights"
+        );
+        Self {
+            nodes: nodes.into(),
+            ring: Arc::clone(&self.ring),
+        }
+    }
+
+    /// The nodes, sorted by name; the ring's choices are indices into this slice.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The ring over these nodes.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+}

@@ -1,0 +1,1 @@
+//! One connection, said in order: accepted, opened, peeked, routed, dialed, greeted, relayed, ended.

@@ -1,0 +1,101 @@
+//! How a connection ended: one closed list for the log line and the metric.
+
+use crate::mqtt::Stranger;
+
+macro_rules! causes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// How a connection ended.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Ended {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Ended {
+            /// Every way in which a connection can end.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The name in the log line and in metrics.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+causes! {
+    /// The client closed its side first.
+    ClientClosed = "client_closed",
+    /// The client's connection was reset.
+    ClientReset = "client_reset",
+    /// The client vanished: keepalive or TCP_USER_TIMEOUT found out.
+    ClientVanished = "client_vanished",
+    /// The node closed its side first.
+    NodeClosed = "node_closed",
+    /// The node's connection was reset.
+    NodeReset = "node_reset",
+    /// The node vanished: keepalive or TCP_USER_TIMEOUT found out.
+    NodeVanished = "node_vanished",
+    /// The client sent nothing for longer than its Keep Alive allows.
+    Idle = "idle",
+    /// No CONNECT by the deadline.
+    ConnectTimeout = "connect_timeout",
+    /// The CONNECT was larger than what is held for one connection.
+    ConnectTooLarge = "connect_too_large",
+    /// All held bytes were in use and this connection held the most.
+    HeldBytesFull = "held_bytes_full",
+    /// TLS on a plain listener.
+    NotMqttTls = "not_mqtt_tls",
+    /// A PROXY protocol header where none is expected.
+    NotMqttProxy = "not_mqtt_proxy",
+    /// HTTP on an MQTT listener.
+    NotMqttHttp = "not_mqtt_http",
+    /// A CONNECT whose protocol name is unknown or whose client id cannot be known.
+    Malformed = "malformed",
+    /// Something else than MQTT.
+    NotMqttJunk = "not_mqtt_junk",
+    /// The client's address may not come in here.
+    Denied = "denied",
+    /// A limit on connections was reached.
+    Limit = "limit",
+    /// No node could be reached.
+    NoNode = "no_node",
+    /// Every node that was tried refused the client, or closed without an answer.
+    Refused = "refused",
+    /// Every source port towards the nodes is in use.
+    SourcePortsExhausted = "source_ports_exhausted",
+    /// The process has no descriptor left.
+    DescriptorsExhausted = "descriptors_exhausted",
+    /// Closed by the operator.
+    Closed = "closed",
+    /// Closed because this balancer is shutting down.
+    Shutdown = "shutdown",
+    /// A bug of ours.
+    Internal = "internal",
+}
+
+impl From<Stranger> for Ended {
+    fn from(stranger: Stranger) -> Self {
+        match stranger {
+            Stranger::Tls => Self::NotMqttTls,
+            Stranger::Proxy => Self::NotMqttProxy,
+            Stranger::Http => Self::NotMqttHttp,
+            Stranger::Malformed => Self::Malformed,
+            Stranger::Junk => Self::NotMqttJunk,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct() {
+        let mut names: Vec<_> = Ended::ALL.iter().map(|e| e.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Ended::ALL.len());
+    }
+}

@@ -1,0 +1,27 @@
+//! Joins a client and its node until one ends: bytes untouched, each once and in order.
+
+use std::time::Duration;
+
+/// How bytes are moved, and when a silent connection ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How long one direction may go on after the other was closed.
+    pub linger: Duration,
+    /// Added to one and a half times Keep Alive, so that the node's own limit comes first.
+    pub idle_slack: Duration,
+    /// Silence of a client that ends its connection whatever its Keep Alive says; none means no ceiling.
+    pub idle_max: Option<Duration>,
+    /// Whether bulk goes through the kernel's splice.
+    pub splice: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            linger: Duration::from_secs(5),
+            idle_slack: Duration::from_secs(35),
+            idle_max: None,
+            splice: true,
+        }
+    }
+}
