@@ -1,7 +1,16 @@
-//! Opens a socket to a node: a leaf for greeting, and later for probes and the doctor.
+//! Opens a socket to a node and says the first bytes: a leaf for greeting, and later for probes and the doctor.
 
-use std::net::IpAddr;
+use std::cell::Cell;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
+
+use crate::socket::Socket;
 
 /// How sockets to nodes are opened. Keepalive and user timeout hold for the clients' sockets as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,5 +49,109 @@ impl Default for Settings {
             },
             user_timeout: Duration::from_secs(90),
         }
+    }
+}
+
+impl Settings {
+    /// Sets what both legs share; a listener passes it on to the sockets that it accepts.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn apply(&self, socket: SockRef<'_>) -> io::Result<()> {
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(
+            &TcpKeepalive::new()
+                .with_time(self.keepalive.idle)
+                .with_interval(self.keepalive.interval)
+                .with_retries(self.keepalive.count),
+        )?;
+        socket.set_tcp_user_timeout(Some(self.user_timeout))
+    }
+}
+
+/// Why a node could not be reached.
+#[derive(Debug)]
+pub enum DialError {
+    /// The node's address refused, was unreachable, or did not answer in time.
+    Node(io::Error),
+    /// Every source port towards this node is in use, from every configured source address.
+    SourcePorts,
+    /// The process has no descriptor left, or no memory: nothing that the node did.
+    Ours(io::Error),
+}
+
+/// Dials nodes from one worker.
+#[derive(Debug)]
+pub struct Dialer {
+    settings: Settings,
+    next_source: Cell<usize>,
+}
+
+impl Dialer {
+    /// A dialer with these settings.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            next_source: Cell::new(0),
+        }
+    }
+
+    /// Connects to `address` and sends what fits of `first`, which is not empty; says how much that was.
+    ///
+    /// The bytes are offered to the kernel as soon as the connection is under way, so that a node on the same host has
+    /// them without another round through the event loop, and any other node has them with the last packet of the
+    /// handshake. Failure of the handshake is heard from the same call.
+    ///
+    /// # Errors
+    /// The node's fault, a lack of ports, or a lack of descriptors: see [`DialError`].
+    pub async fn dial(
+        &self,
+        address: SocketAddr,
+        first: &[u8],
+    ) -> Result<(Socket, usize), DialError> {
+        debug_assert!(!first.is_empty(), "the first bytes prove the connection");
+        let socket = Socket::new(self.connect(address)?).map_err(DialError::Ours)?;
+        let sent = std::future::poll_fn(|cx| socket.poll_send(cx, first));
+        match tokio::time::timeout(self.settings.timeout, sent).await {
+            Ok(Ok(sent)) => Ok((socket, sent)),
+            Ok(Err(e)) => Err(DialError::Node(e)),
+            Err(elapsed) => Err(DialError::Node(elapsed.into())),
+        }
+    }
+
+    /// Starts the handshake from the next source address that has a free port.
+    fn connect(&self, address: SocketAddr) -> Result<OwnedFd, DialError> {
+        let sources = &self.settings.sources;
+        let start = self.next_source.get();
+        self.next_source.set(start.wrapping_add(1));
+        for turn in 0..sources.len().max(1) {
+            let source = sources
+                .get((start.wrapping_add(turn)) % sources.len().max(1))
+                .filter(|source| source.is_ipv4() == address.is_ipv4());
+            let socket = self.socket(address, source).map_err(DialError::Ours)?;
+            match rustix::net::connect(&socket, &address) {
+                Ok(()) | Err(Errno::INPROGRESS | Errno::INTR) => return Ok(socket),
+                Err(Errno::ADDRNOTAVAIL) => {}
+                Err(errno) => return Err(DialError::Node(errno.into())),
+            }
+        }
+        Err(DialError::SourcePorts)
+    }
+
+    fn socket(&self, address: SocketAddr, source: Option<&IpAddr>) -> io::Result<OwnedFd> {
+        let socket = socket2::Socket::new_raw(
+            Domain::for_address(address),
+            Type::STREAM.nonblocking().cloexec(),
+            Some(Protocol::TCP),
+        )?;
+        self.settings.apply(SockRef::from(&socket))?;
+        // The handshake's last ACK travels with the CONNECT: one packet less (tcp(7), TCP_QUICKACK).
+        rustix::net::sockopt::set_tcp_quickack(&socket, false)?;
+        if let Some(source) = source {
+            // Without it the bound port is taken from all nodes at once (envoyproxy/envoy#44747).
+            setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+            socket.bind(&SocketAddr::new(*source, 0).into())?;
+        }
+        Ok(socket.into())
     }
 }

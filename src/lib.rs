@@ -19,6 +19,7 @@
 //! 10. The balancer is never stricter about MQTT than EMQX: what it does not need, it does not read.
 
 pub mod accept;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod connection;
@@ -26,10 +27,16 @@ pub mod control;
 pub mod dial;
 pub mod ended;
 pub mod greet;
+pub mod held;
 pub mod log;
 pub mod mqtt;
+pub mod opening;
 pub mod peek;
+pub mod record;
 pub mod relay;
 pub mod route;
 pub mod sandbox;
+pub mod scratch;
 pub mod serve;
+pub mod socket;
+pub mod worker;

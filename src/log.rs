@@ -1,5 +1,16 @@
 //! Where log lines go: a bounded queue and one writer thread, text or JSON; no worker ever waits for the output.
 
+use std::fmt::{self, Write as _};
+
+use tracing::level_filters::LevelFilter;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+
+/// Lines that wait for the writer at most; more are dropped and counted.
+const QUEUE_LINES_MAX: usize = 32 * 1024;
+
+/// Bytes of a client id that are shown; a longer one is cut, with a hash of the whole.
+const SHOWN_BYTES_MAX: usize = 128;
+
 /// What is written, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -45,4 +56,108 @@ pub enum Connections {
     Both,
     /// None.
     None,
+}
+
+/// Keeps the writer alive; what is queued is written when it goes.
+#[derive(Debug)]
+#[must_use]
+pub struct Writer {
+    _guard: WorkerGuard,
+}
+
+/// Sends the log of this process to standard output.
+pub fn init(settings: &Settings) -> Writer {
+    let (lines, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(QUEUE_LINES_MAX)
+        .lossy(true)
+        .thread_name("remora-log")
+        .finish(std::io::stdout());
+    let level = match settings.level {
+        Level::Error => LevelFilter::ERROR,
+        Level::Warn => LevelFilter::WARN,
+        Level::Info => LevelFilter::INFO,
+        Level::Debug => LevelFilter::DEBUG,
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(lines)
+        .with_ansi(false)
+        .with_target(false);
+    // A second start in the same process (tests, a library's user) keeps the first one's log.
+    let _ = match settings.format {
+        Format::Text => builder.try_init(),
+        Format::Json => builder.json().flatten_event(true).try_init(),
+    };
+    Writer { _guard: guard }
+}
+
+/// Shows bytes that a client chose: escaped, so that they can forge no line, and cut, so that they can flood no disk.
+///
+/// Control characters, line and paragraph separators, the characters that change the direction of text, the quote, the
+/// backslash, and bytes that are no UTF-8 appear as escapes.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a>(pub &'a [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = self;
+        let shown = &bytes[..bytes.len().min(SHOWN_BYTES_MAX)];
+        for chunk in shown.utf8_chunks() {
+            for character in chunk.valid().chars() {
+                if is_safe(character) {
+                    f.write_char(character)?;
+                } else {
+                    write!(f, "\\u{{{:x}}}", u32::from(character))?;
+                }
+            }
+            for byte in chunk.invalid() {
+                write!(f, "\\x{byte:02x}")?;
+            }
+        }
+        if shown.len() < bytes.len() {
+            let hash = xxhash_rust::xxh3::xxh3_64(bytes);
+            write!(f, "...({} bytes, {hash:016x})", bytes.len())?;
+        }
+        Ok(())
+    }
+}
+
+fn is_safe(character: char) -> bool {
+    !character.is_control()
+        && !matches!(character, '"' | '\\' | '\u{2028}' | '\u{2029}' | '\u{feff}')
+        && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{061c}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_client_chose_can_forge_no_line() {
+        let cases: &[(&[u8], &str)] = &[
+            (b"sensor-1", "sensor-1"),
+            ("Gerät 7".as_bytes(), "Gerät 7"),
+            (b"a\nb", "a\\u{a}b"),
+            (b"a\x1b[31mb", "a\\u{1b}[31mb"),
+            (b"a\"b\\c", "a\\u{22}b\\u{5c}c"),
+            (b"\xff\x00", "\\xff\\u{0}"),
+            ("a\u{202e}b".as_bytes(), "a\\u{202e}b"),
+            ("a\u{2028}b".as_bytes(), "a\\u{2028}b"),
+            ("a\u{85}b".as_bytes(), "a\\u{85}b"),
+        ];
+        for (bytes, shown) in cases {
+            assert_eq!(Shown(bytes).to_string(), *shown);
+        }
+    }
+
+    #[test]
+    fn a_long_id_is_cut_and_told_apart_by_its_hash() {
+        let one = [b'a'; 300];
+        let mut other = one;
+        other[299] = b'b';
+        let (one, other) = (Shown(&one).to_string(), Shown(&other).to_string());
+        assert!(one.starts_with(&"a".repeat(128)));
+        assert!(one.len() < 180, "{one}");
+        assert_ne!(one, other);
+    }
 }

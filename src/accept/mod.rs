@@ -1,9 +1,17 @@
 //! Accepts clients: a listener per worker thread, and who may come in. Opening them (PROXY, TLS, WebSocket) is the next
 //! step of the same station.
 
-use std::net::SocketAddr;
+mod door;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipnet::IpNet;
+
+pub use door::{Accepted, Door, bind};
+
+use crate::ended::Ended;
 
 /// A bound address that yields accepted connections, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,4 +35,115 @@ pub struct Listener {
 pub enum Transport {
     /// MQTT directly over TCP.
     Tcp,
+}
+
+/// Connections of one listener, counted over all workers.
+#[derive(Debug, Default)]
+pub struct Population(AtomicUsize);
+
+/// One connection counted on its listener, for as long as this is held.
+#[derive(Debug)]
+pub struct Admitted(Option<Arc<Population>>);
+
+impl Population {
+    /// Connections now.
+    pub fn connections(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes one connection off the listener.
+    pub fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Admitted {
+    /// Leaves the connection counted: whoever keeps the relay takes it off again with [`Population::leave`].
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if let Some(population) = &self.0 {
+            population.leave();
+        }
+    }
+}
+
+impl Listener {
+    /// Lets `client` in, or says why not.
+    ///
+    /// # Errors
+    /// [`Ended::Denied`] or [`Ended::Limit`].
+    pub fn admit(&self, client: IpAddr, population: &Arc<Population>) -> Result<Admitted, Ended> {
+        let among = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&client));
+        if among(&self.deny) || !(self.allow.is_empty() || among(&self.allow)) {
+            return Err(Ended::Denied);
+        }
+        let before = population.0.fetch_add(1, Ordering::Relaxed);
+        let admitted = Admitted(Some(Arc::clone(population)));
+        if self.connections_max.is_some_and(|max| before >= max) {
+            return Err(Ended::Limit);
+        }
+        Ok(admitted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn listener() -> Listener {
+        Listener {
+            name: "mqtt".into(),
+            address: "127.0.0.1:1883".parse().expect("an address"),
+            transport: Transport::Tcp,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            connections_max: None,
+        }
+    }
+
+    #[test]
+    fn networks_decide_who_comes_in() {
+        let network = |text: &str| vec![text.parse::<IpNet>().expect("a network")];
+        let cases = [
+            (vec![], vec![], true),
+            (network("127.0.0.0/8"), vec![], true),
+            (network("10.0.0.0/8"), vec![], false),
+            (vec![], network("127.0.0.1/32"), false),
+            (network("127.0.0.0/8"), network("127.0.0.1/32"), false),
+            (vec![], network("::1/128"), true),
+        ];
+        for (allow, deny, comes_in) in cases {
+            let listener = Listener {
+                allow,
+                deny,
+                ..listener()
+            };
+            let client = IpAddr::from([127, 0, 0, 1]);
+            let admitted = listener.admit(client, &Arc::default());
+            assert_eq!(admitted.is_ok(), comes_in, "{listener:?}");
+        }
+    }
+
+    #[test]
+    fn a_full_listener_takes_nobody_until_one_leaves() {
+        let population = Arc::default();
+        let listener = Listener {
+            connections_max: Some(1),
+            ..listener()
+        };
+        let client = IpAddr::from([127, 0, 0, 1]);
+        let first = listener.admit(client, &population).expect("room");
+        assert_eq!(
+            listener.admit(client, &population).err(),
+            Some(Ended::Limit)
+        );
+        drop(first);
+        assert!(listener.admit(client, &population).is_ok());
+        assert_eq!(population.connections(), 0);
+    }
 }

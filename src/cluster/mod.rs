@@ -1,13 +1,20 @@
 //! The cluster: an immutable snapshot of the nodes, their states and the ring, built by one function and published as
 //! one `Arc`. Who decides what is in it is `control`; who reads it is the path.
 
+mod choice;
 mod ring;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
+
+pub use choice::{Choice, Decision, Report, Reports, Seat};
 pub use ring::{Choices, Ring};
+
+/// Nodes in one cluster at most: what the sets that walk the ring have room for.
+pub const NODES_MAX: usize = 1024;
 
 /// Weight of a node that names none; a node of weight 200 gets twice its share.
 pub const WEIGHT_DEFAULT: u16 = 100;
@@ -61,6 +68,27 @@ pub struct Live {
     pub trial: AtomicBool,
 }
 
+impl Live {
+    /// Takes one connection off the node.
+    pub fn leave(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Takes the trial, if there is one to take.
+    pub fn take_trial(&self) -> bool {
+        self.trial.load(Ordering::Relaxed) && self.trial.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A node of this process's life, in the cluster or removed from it: what its [`NodeId`] stands for.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// Its identity.
+    pub name: Arc<str>,
+    /// What changes at every connection.
+    pub live: Arc<Live>,
+}
+
 /// One node in a snapshot.
 #[derive(Clone, Debug)]
 pub struct Node {
@@ -78,39 +106,27 @@ pub struct Node {
     pub live: Arc<Live>,
 }
 
-impl Node {
-    /// Whether the node may get this client now; takes the trial of a node that is down.
-    pub fn admits(&self) -> bool {
-        match self.state {
-            NodeState::Up => true,
-            NodeState::Draining => false,
-            NodeState::Down => {
-                self.live.trial.load(Ordering::Relaxed)
-                    && self.live.trial.swap(false, Ordering::Relaxed)
-            }
-        }
-    }
-}
-
 /// Nodes, their states and the ring: one value, so that they agree.
 #[derive(Clone, Debug)]
 pub struct Cluster {
     nodes: Arc<[Node]>,
     ring: Arc<Ring>,
+    known: Arc<[Known]>,
 }
 
 impl Cluster {
-    /// A snapshot of `nodes` with a ring built for their names and weights.
+    /// A snapshot of `nodes` with a ring built for their names and weights, and every node ever `known` by id.
     ///
     /// The order of `nodes` does not matter: they are sorted by name. Building the ring takes milliseconds and does not
     /// belong on a worker.
-    pub fn new(mut nodes: Vec<Node>, seed: u64) -> Self {
+    pub fn new(mut nodes: Vec<Node>, known: Arc<[Known]>, seed: u64) -> Self {
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
         let members: Vec<(&str, u16)> = nodes.iter().map(|n| (&*n.name, n.weight)).collect();
         let ring = Arc::new(Ring::build(seed, &members));
         Self {
             nodes: nodes.into(),
             ring,
+            known,
         }
     }
 
@@ -128,7 +144,18 @@ impl Cluster {
         Self {
             nodes: nodes.into(),
             ring: Arc::clone(&self.ring),
+            known: Arc::clone(&self.known),
         }
+    }
+
+    /// What `id` stands for, also after the node was removed.
+    pub fn known(&self, id: NodeId) -> Option<&Known> {
+        self.known.get(usize::from(id.0))
+    }
+
+    /// The node with this id, if it is in the cluster now.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.id == id)
     }
 
     /// The nodes, sorted by name; the ring's choices are indices into this slice.
@@ -139,5 +166,26 @@ impl Cluster {
     /// The ring over these nodes.
     pub fn ring(&self) -> &Ring {
         &self.ring
+    }
+}
+
+/// Where control publishes the newest cluster and the path reads it, without a lock.
+#[derive(Debug)]
+pub struct Clusters(ArcSwap<Cluster>);
+
+impl Clusters {
+    /// A place that holds `first`.
+    pub fn new(first: Cluster) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(first)))
+    }
+
+    /// The newest cluster.
+    pub fn current(&self) -> Arc<Cluster> {
+        self.0.load_full()
+    }
+
+    /// Replaces the cluster. Only control does.
+    pub fn publish(&self, cluster: Cluster) {
+        self.0.store(Arc::new(cluster));
     }
 }

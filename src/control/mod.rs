@@ -1,6 +1,23 @@
 //! Decides what the cluster is: folds names resolved, dials failed and the operator's wishes into published snapshots.
+//!
+//! The one writer of the cluster, on a thread of its own. The path reads the newest snapshot and never waits for the next.
 
+mod health;
+mod resolve;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::cluster::{
+    Cluster, Clusters, Known, Live, Member, Node, NodeAddress, NodeId, NodeState, Report,
+};
+
+use health::{Change, Health};
 
 /// When a node counts as down, and how often names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,5 +40,249 @@ impl Default for Settings {
             down_max: Duration::from_secs(30),
             resolve_interval: Duration::from_secs(30),
         }
+    }
+}
+
+/// How long one look-up of a host name may take before the listeners open without its answer.
+const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(3);
+
+/// A node that has just failed is looked up again, but not more often than this.
+const LOOKUP_AFTER_FAILURE_MIN: Duration = Duration::from_secs(1);
+
+/// What control knows of one node besides its snapshot.
+#[derive(Debug)]
+struct Watched {
+    id: NodeId,
+    name: Arc<str>,
+    address: NodeAddress,
+    live: Arc<Live>,
+    health: Health,
+    /// When its host name is looked up next; never for a plain address.
+    lookup_at: Option<Instant>,
+    looked_up: Option<Instant>,
+}
+
+/// The one writer of the cluster.
+#[derive(Debug)]
+pub struct Control {
+    settings: Settings,
+    clusters: Arc<Clusters>,
+    watched: Vec<Watched>,
+    reports: mpsc::Receiver<Report>,
+    /// How long the trial of a node may take until it is offered to somebody else.
+    patience: Duration,
+    found: mpsc::Receiver<resolve::Found>,
+    finder: mpsc::Sender<resolve::Found>,
+}
+
+impl Control {
+    /// Control over `members`, with a first snapshot in which every node is up and host names are not resolved yet.
+    ///
+    /// `patience` is how long dialling and greeting a node may take. Builds the ring, so this is no work for a worker.
+    pub fn new(
+        settings: Settings,
+        members: &[Member],
+        seed: u64,
+        reports: mpsc::Receiver<Report>,
+        patience: Duration,
+    ) -> Self {
+        let watched: Vec<Watched> = members.iter().zip(0..).map(Watched::new).collect();
+        let nodes = watched
+            .iter()
+            .zip(members)
+            .map(|(watched, member)| Node {
+                id: watched.id,
+                name: Arc::clone(&watched.name),
+                addresses: watched.plain_address().into_iter().collect(),
+                weight: member.weight,
+                state: NodeState::Up,
+                live: Arc::clone(&watched.live),
+            })
+            .collect();
+        let known = watched
+            .iter()
+            .map(|watched| Known {
+                name: Arc::clone(&watched.name),
+                live: Arc::clone(&watched.live),
+            })
+            .collect();
+        let (finder, found) = mpsc::channel(watched.len().max(1));
+        Self {
+            settings,
+            clusters: Clusters::new(Cluster::new(nodes, known, seed)),
+            watched,
+            reports,
+            patience,
+            found,
+            finder,
+        }
+    }
+
+    /// Where the snapshots are published.
+    pub fn clusters(&self) -> Arc<Clusters> {
+        Arc::clone(&self.clusters)
+    }
+
+    /// Looks all host names up once; an unresolvable one is a warning, and is tried again later.
+    pub async fn resolve_at_start(&mut self) {
+        let due = Instant::now() + FIRST_LOOKUP_MAX;
+        let mut missing = self.look_up_due(Instant::now());
+        while missing > 0 {
+            let Ok(Some(found)) = tokio::time::timeout_at(due, self.found.recv()).await else {
+                tracing::warn!(
+                    missing,
+                    "host names are still being looked up: going on without them"
+                );
+                return;
+            };
+            missing -= 1;
+            self.take_found(found);
+        }
+    }
+
+    /// Keeps the cluster true until the path has gone.
+    pub async fn run(mut self) {
+        loop {
+            let wake = self.next_deadline();
+            tokio::select! {
+                report = self.reports.recv() => match report {
+                    Some(report) => self.take_report(report, Instant::now()),
+                    None => return,
+                },
+                Some(found) = self.found.recv() => self.take_found(found),
+                () = sleep_until(wake) => {}
+            }
+            let now = Instant::now();
+            self.offer_trials(now);
+            self.look_up_due(now);
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.watched
+            .iter()
+            .flat_map(|watched| [watched.health.next_trial(), watched.lookup_at])
+            .flatten()
+            .min()
+    }
+
+    fn take_report(&mut self, report: Report, now: Instant) {
+        let (Report::Failed { node: id, .. } | Report::Answered { node: id }) = report;
+        let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == id) else {
+            return;
+        };
+        let change = match report {
+            Report::Answered { .. } => watched.health.answered(),
+            Report::Failed {
+                in_a_row, trial, ..
+            } => {
+                watched.look_up_soon(now);
+                watched.health.failed(in_a_row, trial, &self.settings, now)
+            }
+        };
+        match change {
+            None => return,
+            Some(Change::WentDown) => {
+                tracing::warn!(node = %watched.name, "node is down: it failed to answer {} times in a row", self.settings.failures_max);
+            }
+            Some(Change::CameBack) => {
+                watched.live.trial.store(false, Ordering::Relaxed);
+                tracing::info!(node = %watched.name, "node is up again");
+            }
+        }
+        let state = watched.health.state();
+        self.change(id, |node| node.state = state);
+    }
+
+    fn offer_trials(&mut self, now: Instant) {
+        for watched in &mut self.watched {
+            if watched.health.trial_is_due(self.patience, now) {
+                watched.live.trial.store(true, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Starts the look-ups that are due; says how many.
+    fn look_up_due(&mut self, now: Instant) -> usize {
+        let mut started = 0;
+        for watched in &mut self.watched {
+            let NodeAddress::Host(host, port) = &watched.address else {
+                continue;
+            };
+            if watched.lookup_at.is_some_and(|at| at <= now) {
+                resolve::look_up(watched.id, host.clone(), *port, self.finder.clone());
+                watched.looked_up = Some(now);
+                watched.lookup_at = Some(now + self.settings.resolve_interval);
+                started += 1;
+            }
+        }
+        started
+    }
+
+    fn take_found(&mut self, found: resolve::Found) {
+        let Some(watched) = self.watched.iter().find(|w| w.id == found.node) else {
+            return;
+        };
+        let known = self.clusters.current();
+        let before = known.node(found.node).map_or(&[][..], |n| &n.addresses);
+        match found.addresses {
+            Ok(addresses) if *addresses == *before => {}
+            Ok(addresses) => {
+                tracing::info!(node = %watched.name, ?addresses, "node's host name resolved");
+                let addresses: Arc<[SocketAddr]> = addresses.into();
+                self.change(found.node, |node| node.addresses = Arc::clone(&addresses));
+            }
+            Err(error) if before.is_empty() => {
+                tracing::warn!(node = %watched.name, %error, "node's host name cannot be resolved: the node gets no clients until it can");
+            }
+            Err(error) => {
+                tracing::warn!(node = %watched.name, %error, "node's host name cannot be resolved: keeping its last address");
+            }
+        }
+    }
+
+    /// Publishes the cluster with one node changed.
+    fn change(&self, id: NodeId, change: impl Fn(&mut Node)) {
+        self.clusters.publish(self.clusters.current().with(|node| {
+            if node.id == id {
+                change(node);
+            }
+        }));
+    }
+}
+
+impl Watched {
+    fn new((member, number): (&Member, u16)) -> Self {
+        let is_host = matches!(member.address, NodeAddress::Host(..));
+        Self {
+            id: NodeId(number),
+            name: member.name.as_str().into(),
+            address: member.address.clone(),
+            live: Arc::default(),
+            health: Health::Up,
+            lookup_at: is_host.then(Instant::now),
+            looked_up: None,
+        }
+    }
+
+    fn plain_address(&self) -> Option<SocketAddr> {
+        match &self.address {
+            NodeAddress::Socket(address) => Some(*address),
+            NodeAddress::Host(..) => None,
+        }
+    }
+
+    /// Perhaps the node has moved.
+    fn look_up_soon(&mut self, now: Instant) {
+        if let (Some(at), Some(last)) = (self.lookup_at, self.looked_up) {
+            self.lookup_at = Some(at.min(now.max(last + LOOKUP_AFTER_FAILURE_MIN)));
+        }
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }

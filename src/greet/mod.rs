@@ -1,11 +1,41 @@
 //! Takes a routed client to a node that accepts it: dial, replay, read the CONNACK; the next node where that cures.
 
+mod ask;
+mod budget;
+
+use std::cell::RefCell;
 use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::clock::Seconds;
+use crate::cluster::{Choice, Decision, Reports, Seat};
+use crate::dial::{DialError, Dialer};
+use crate::ended::Ended;
+use crate::mqtt::{Connack, refusal};
+use crate::opening::Opening;
+use crate::record::{Record, Steps};
+use crate::socket::Socket;
+
+use ask::{Answer, Asked, Caller, Cure};
+use budget::Budget;
+
+/// Nodes that may refuse a client, after the first one did, before it is given up.
+const REFUSALS_MORE: u8 = 2;
+
+/// Retries a second that need no accepted CONNECT, over all workers.
+const FREE_RETRIES_PER_SECOND: u64 = 10;
+
+/// How long a client whose id is locked in the cluster waits before it asks the same node again, in milliseconds.
+const BUSY_WAIT_MS: std::ops::RangeInclusive<u64> = 200..=500;
+
+/// How long the last words to a refused client may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long nodes have to answer, and what the client hears when none does.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// From the CONNECT's last needed byte sent to the CONNACK, per node.
+    /// From the whole CONNECT sent to the CONNACK, per node.
     pub timeout: Duration,
     /// From accept to the accepted CONNACK, over all nodes.
     pub deadline: Duration,
@@ -30,5 +60,232 @@ impl Default for Settings {
             deadline: Duration::from_secs(12),
             refuse: Refuse::default(),
         }
+    }
+}
+
+/// A client and the node that answered it.
+#[derive(Debug)]
+pub struct Greeted {
+    /// The client's socket.
+    pub client: Socket,
+    /// The node's socket.
+    pub node: Socket,
+    /// Which node, and why.
+    pub choice: Choice,
+    /// The connection counted on that node.
+    pub seat: Seat,
+    /// Read from the client and not sent to the node yet.
+    pub to_node: Vec<u8>,
+    /// Read from the node: all of it is still to be sent to the client.
+    pub to_client: Vec<u8>,
+    /// All bytes read from the client so far.
+    pub from_client: u64,
+    /// The client's FIN was read.
+    pub client_ended: bool,
+    /// The node's FIN was read.
+    pub node_ended: bool,
+    /// Keep Alive of the CONNECT, in seconds.
+    pub keep_alive: u16,
+    /// What the node said, where it was a CONNACK that could be read.
+    pub connack: Option<Connack>,
+    /// Another node refused the client before this one took it, in a way that may last.
+    pub refused_elsewhere: bool,
+}
+
+/// Greets clients for one worker.
+#[derive(Debug)]
+pub struct Greeter {
+    settings: Settings,
+    dialer: Dialer,
+    reports: Reports,
+    budget: RefCell<Budget>,
+}
+
+/// What was tried so far for one client.
+#[derive(Default)]
+struct Tried {
+    refusals: u8,
+    closed_silently: bool,
+    busy: bool,
+    source_ports: bool,
+    /// The last refusing CONNACK, as it came.
+    last_connack: Option<Vec<u8>>,
+}
+
+impl Greeter {
+    /// A greeter for one of `workers` workers.
+    pub fn new(settings: Settings, dialer: Dialer, reports: Reports, workers: usize) -> Self {
+        let free = FREE_RETRIES_PER_SECOND.div_ceil(workers.max(1) as u64);
+        Self {
+            settings,
+            dialer,
+            reports,
+            budget: RefCell::new(Budget::new(free)),
+        }
+    }
+
+    /// Takes the client through `route` to the first node that accepts it, or refuses it for a reason that no other node
+    /// could cure. Notes in `record` where it was tried.
+    ///
+    /// # Errors
+    /// How the connection ended instead.
+    pub async fn through(
+        &self,
+        opening: Opening,
+        mut route: impl Iterator<Item = Choice>,
+        now: Seconds,
+        record: &mut Record,
+    ) -> Result<Greeted, Ended> {
+        let due = record.accepted + self.settings.deadline;
+        let mut caller = Caller::new(opening);
+        let mut tried = Tried::default();
+        let mut again = None;
+        while let Some(choice) = again.take().or_else(|| route.next()) {
+            record.node = Some(choice.id);
+            record.decision = Some(choice.decision);
+            let seat = choice.seat();
+            let dialled = Instant::now();
+            let Some((node, sent)) = self.dial(&caller, &choice, due, &mut tried).await? else {
+                continue;
+            };
+            let asked = Instant::now();
+            let timeout = self.settings.timeout;
+            let Asked {
+                answer,
+                sent,
+                bytes,
+            } = ask::ask(&mut caller, &node, sent, timeout, due).await?;
+            let cure = match answer {
+                Answer::Pass {
+                    connack,
+                    node_ended,
+                } => {
+                    self.accepted(&choice, connack.as_ref(), now);
+                    record.steps.dial = Steps::micros(asked - dialled);
+                    record.steps.greet = Steps::micros(asked.elapsed());
+                    let from_client = caller.bytes.len() as u64;
+                    return Ok(Greeted {
+                        refused_elsewhere: tried.refusals > 0,
+                        to_node: caller.unsent(sent),
+                        client_ended: caller.ended,
+                        keep_alive: caller.connect.keep_alive(),
+                        client: caller.socket,
+                        from_client,
+                        to_client: bytes,
+                        node,
+                        choice,
+                        seat,
+                        node_ended,
+                        connack,
+                    });
+                }
+                Answer::Refuse { cure } => {
+                    self.reports.answered(&choice);
+                    tried.last_connack = Some(bytes);
+                    cure
+                }
+                Answer::Silent if tried.closed_silently => break,
+                Answer::Silent => {
+                    tried.closed_silently = true;
+                    Cure::OtherNode
+                }
+                Answer::Late => {
+                    self.reports.failed(&choice);
+                    Cure::OtherNode
+                }
+            };
+            match cure {
+                Cure::SameNodeLater if tried.busy => break,
+                Cure::SameNodeLater => {
+                    tried.busy = true;
+                    again = Some(choice);
+                }
+                Cure::OtherNode => {
+                    tried.refusals += u8::from(!matches!(answer, Answer::Late));
+                    record.retries += 1;
+                    if record.retries > REFUSALS_MORE {
+                        break;
+                    }
+                }
+            }
+            if !self.budget.borrow_mut().take(now.0) {
+                break;
+            }
+            if again.is_some() {
+                let wait = Duration::from_millis(fastrand::u64(BUSY_WAIT_MS));
+                tokio::time::sleep(wait).await;
+            }
+        }
+        self.refuse(caller, tried).await
+    }
+
+    /// A socket to the node, and how much of the replay it took; none when another node must be tried.
+    async fn dial(
+        &self,
+        caller: &Caller,
+        choice: &Choice,
+        due: Instant,
+        tried: &mut Tried,
+    ) -> Result<Option<(Socket, usize)>, Ended> {
+        let dial = self.dialer.dial(choice.address, &caller.bytes);
+        match tokio::time::timeout_at(due, dial).await {
+            Ok(Ok(dialled)) => Ok(Some(dialled)),
+            Ok(Err(DialError::Node(error))) => {
+                tracing::debug!(address = %choice.address, %error, "dial failed");
+                self.reports.failed(choice);
+                Ok(None)
+            }
+            Ok(Err(DialError::SourcePorts)) => {
+                tracing::warn!(address = %choice.address, "every source port towards the node is in use: add source addresses under [dial]");
+                tried.source_ports = true;
+                Ok(None)
+            }
+            Ok(Err(DialError::Ours(error))) => {
+                tracing::warn!(%error, "no socket for a node");
+                Err(Ended::DescriptorsExhausted)
+            }
+            Err(_elapsed) => Err(tried.ended()),
+        }
+    }
+
+    /// The node has spoken: it is alive, whatever it said.
+    fn accepted(&self, choice: &Choice, connack: Option<&Connack>, now: Seconds) {
+        self.reports.answered(choice);
+        if connack.is_some_and(|connack| connack.code == 0) {
+            self.budget.borrow_mut().accepted(now.0);
+        }
+    }
+
+    /// No node is left: says the last words, if there are any to say.
+    async fn refuse(&self, caller: Caller, tried: Tried) -> Result<Greeted, Ended> {
+        let ended = tried.ended();
+        if self.settings.refuse == Refuse::Connack {
+            let words = tried
+                .last_connack
+                .unwrap_or_else(|| refusal(caller.connect.version()).to_vec());
+            // A client that does not listen is closed all the same.
+            let _ = tokio::time::timeout(FAREWELL, caller.farewell(&words)).await;
+        }
+        Err(ended)
+    }
+}
+
+impl Tried {
+    fn ended(&self) -> Ended {
+        if self.last_connack.is_some() || self.closed_silently {
+            Ended::Refused
+        } else if self.source_ports {
+            Ended::SourcePortsExhausted
+        } else {
+            Ended::NoNode
+        }
+    }
+}
+
+/// Whether the client was taken somewhere else than the ring would say, for a reason that may last.
+impl Greeted {
+    /// The decision that led here and whether a refusal preceded it.
+    pub fn is_exception(&self) -> bool {
+        self.refused_elsewhere || self.choice.decision == Decision::Placement
     }
 }

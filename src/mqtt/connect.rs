@@ -1,4 +1,9 @@
 //! Reads the CONNECT packet up to where the affinity key ends (MQTT 3.1, 3.1.1 and 5, section 3.1 of each).
+//!
+//! Never stricter than EMQX: what is not needed is not read. Flags, UTF-8, the low nibble of the first byte, the length of
+//! a number and everything behind the key are the node's affair.
+
+use super::fields::{Cursor, Property, Span, Stop};
 
 /// The protocol level of a CONNECT, without the bridge bit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,13 +23,24 @@ pub enum Version {
 pub enum Need {
     /// Up to the end of the client id.
     ClientId,
-    /// Up to the end of the user name (or the end of the packet where there is none).
+    /// Up to the end of the user name (or to where it would be, in a CONNECT without one).
     Username,
 }
 
 /// What a CONNECT says, as far as routing cares. Only [`read_connect`] makes one, so holding one is the check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Connect {}
+///
+/// Client id and user name are places in the bytes that it was read from, so that reading allocates nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connect {
+    version: Version,
+    bridge: bool,
+    clean_start: bool,
+    keep_alive: u16,
+    client_id: Span,
+    username: Option<Span>,
+    session_expiry: Option<u32>,
+    packet_end: usize,
+}
 
 /// Who is there instead of an MQTT client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,14 +51,14 @@ pub enum Stranger {
     Proxy,
     /// An HTTP request.
     Http,
-    /// `CONNECT` of an unknown protocol name, or a malformed packet whose client id cannot be known.
+    /// A CONNECT of an unknown protocol, or one whose client id cannot be known because its lengths contradict.
     Malformed,
     /// Anything else.
     Junk,
 }
 
 /// The reader's verdict on the bytes so far.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// As much as was needed has arrived.
     Complete(Connect),
@@ -52,7 +68,182 @@ pub enum Verdict {
     Stranger(Stranger),
 }
 
+impl Connect {
+    /// The protocol level.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Whether the client says that it is a bridge (the level's highest bit, a mosquitto extension).
+    pub fn bridge(&self) -> bool {
+        self.bridge
+    }
+
+    /// Clean Start (5), Clean Session (3.x).
+    pub fn clean_start(&self) -> bool {
+        self.clean_start
+    }
+
+    /// Keep Alive in seconds; 0 means none.
+    pub fn keep_alive(&self) -> u16 {
+        self.keep_alive
+    }
+
+    /// The client id out of `bytes`, which are those that the CONNECT was read from; empty for an anonymous client.
+    pub fn client_id<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        self.client_id.of(bytes)
+    }
+
+    /// The user name out of `bytes`, where it was needed and there is one.
+    pub fn username<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        self.username.map(|username| username.of(bytes))
+    }
+
+    /// Session Expiry Interval in seconds (MQTT 5, 3.1.2.11.2), where the CONNECT names one.
+    pub fn session_expiry(&self) -> Option<u32> {
+        self.session_expiry
+    }
+
+    /// Where the packet ends, counted from its first byte; it may not all be here.
+    pub fn packet_end(&self) -> usize {
+        self.packet_end
+    }
+}
+
 /// Reads `bytes`, everything that has arrived so far from the first byte on.
-pub fn read_connect(_bytes: &[u8], _need: Need) -> Verdict {
-    Verdict::NeedMore(1)
+///
+/// A caller that waits for as many bytes as [`Verdict::NeedMore`] asks for calls this a dozen times at most, however the
+/// packet is cut.
+pub fn read_connect(bytes: &[u8], need: Need) -> Verdict {
+    match bytes {
+        [] => return Verdict::NeedMore(1),
+        // A remaining length of 3 has no room for a CONNECT.
+        [0x16, 0x03, ..] => return Verdict::Stranger(Stranger::Tls),
+        [first, ..] if first >> 4 != CONNECT => return name_stranger(bytes),
+        _ => {}
+    }
+    match read_packet(bytes, need) {
+        Ok(connect) => Verdict::Complete(connect),
+        Err(Stop::NeedMore(enough)) => Verdict::NeedMore(enough),
+        Err(Stop::Malformed) => Verdict::Stranger(Stranger::Malformed),
+    }
+}
+
+/// The packet type, in the high nibble of the first byte. The low one is reserved, and not looked at.
+const CONNECT: u8 = 1;
+
+const WILL: u8 = 0x04;
+const CLEAN_START: u8 = 0x02;
+const USERNAME: u8 = 0x80;
+const BRIDGE: u8 = 0x80;
+
+fn read_packet(bytes: &[u8], need: Need) -> Result<Connect, Stop> {
+    let mut cursor = Cursor::behind_fixed_header(bytes)?;
+    let packet_end = cursor.end();
+    // Four or six letters: a length that fits neither name is not waited for.
+    let mut length = cursor;
+    if !matches!(length.two_bytes()?, 4 | 6) {
+        return Err(Stop::Malformed);
+    }
+    if !matches!(cursor.string()?.of(bytes), b"MQTT" | b"MQIsdp") {
+        return Err(Stop::Malformed);
+    }
+    let level = cursor.byte()?;
+    let bridge = level & BRIDGE != 0;
+    let version = match level & !BRIDGE {
+        3 => Version::V31,
+        4 => Version::V311,
+        5 => Version::V5,
+        other => {
+            return Ok(Connect {
+                version: Version::Unknown(other),
+                bridge,
+                clean_start: true,
+                keep_alive: 0,
+                client_id: Span::default(),
+                username: None,
+                session_expiry: None,
+                packet_end,
+            });
+        }
+    };
+    let flags = cursor.byte()?;
+    let keep_alive = cursor.two_bytes()?;
+    let properties = match version {
+        Version::V5 => Some(cursor.properties()?),
+        _ => None,
+    };
+    let client_id = cursor.string()?;
+    let username = match need {
+        Need::Username if flags & USERNAME != 0 => read_username(&mut cursor, version, flags)?,
+        Need::Username | Need::ClientId => None,
+    };
+    Ok(Connect {
+        version,
+        bridge,
+        clean_start: flags & CLEAN_START != 0,
+        keep_alive,
+        client_id,
+        username,
+        session_expiry: properties.and_then(find_session_expiry),
+        packet_end,
+    })
+}
+
+/// The user name, behind the will; none where lengths contradict, since the client id will do.
+fn read_username(
+    cursor: &mut Cursor<'_>,
+    version: Version,
+    flags: u8,
+) -> Result<Option<Span>, Stop> {
+    let mut read = || {
+        if flags & WILL != 0 {
+            if version == Version::V5 {
+                cursor.properties()?;
+            }
+            cursor.string()?;
+            cursor.string()?;
+        }
+        cursor.string()
+    };
+    match read() {
+        Ok(username) => Ok(Some(username)),
+        Err(Stop::Malformed) => Ok(None),
+        Err(more) => Err(more),
+    }
+}
+
+fn find_session_expiry(mut properties: Cursor<'_>) -> Option<u32> {
+    std::iter::from_fn(|| properties.property()).find_map(|property| match property {
+        Property::SessionExpiryInterval(seconds) => Some(seconds),
+        _ => None,
+    })
+}
+
+/// The first bytes of those who come to an MQTT port by mistake, none longer than six.
+const STRANGERS: &[(&[u8], Stranger)] = &[
+    (b"PROXY ", Stranger::Proxy),
+    (b"\r\n\r\n", Stranger::Proxy),
+    (b"GET ", Stranger::Http),
+    (b"PUT ", Stranger::Http),
+    (b"HEAD ", Stranger::Http),
+    (b"POST ", Stranger::Http),
+    (b"PRI * ", Stranger::Http),
+    (b"PATCH ", Stranger::Http),
+    (b"TRACE ", Stranger::Http),
+    (b"DELETE", Stranger::Http),
+    (b"OPTION", Stranger::Http),
+    (b"CONNEC", Stranger::Http),
+];
+
+/// Names who it is, waiting for as many bytes as that takes.
+fn name_stranger(bytes: &[u8]) -> Verdict {
+    let mut like = STRANGERS
+        .iter()
+        .filter(|(start, _)| start.iter().zip(bytes).all(|(a, b)| a == b));
+    match like.next() {
+        Some((start, stranger)) if bytes.len() >= start.len() => Verdict::Stranger(*stranger),
+        Some(_) => Verdict::NeedMore(bytes.len() + 1),
+        None => Verdict::Stranger(Stranger::Junk),
+    }
 }

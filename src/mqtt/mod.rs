@@ -3,6 +3,7 @@
 
 mod connack;
 mod connect;
+mod fields;
 mod refusal;
 
 pub use connack::{Connack, ConnackVerdict, read_connack};

@@ -1,6 +1,12 @@
 //! Joins a client and its node until one ends: bytes untouched, each once and in order.
 
+mod flow;
+mod pipes;
+mod table;
+
 use std::time::Duration;
+
+pub use table::{Bytes, Finished, Outcome, Relayed, RowId, Table};
 
 /// How bytes are moved, and when a silent connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,168 @@
+//! One listener on one worker: a socket of its own, which waits for no peer and never spins.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
+
+use crate::dial;
+use crate::socket::reset_on_close;
+
+/// Connections that the kernel keeps for us to accept, if `net.core.somaxconn` allows.
+const BACKLOG: i32 = 65_535;
+
+/// How long the door stays shut when the kernel has no descriptor or memory for one more connection.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A client that came in.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Its socket, nonblocking.
+    pub socket: OwnedFd,
+    /// Its address.
+    pub client: SocketAddr,
+    /// When it came.
+    pub at: Instant,
+}
+
+/// A listener's socket on one worker.
+#[derive(Debug)]
+pub struct Door {
+    listener: AsyncFd<OwnedFd>,
+    /// Given up for a moment when no descriptor is left, so that the clients that wait can be told.
+    reserve: RefCell<Option<OwnedFd>>,
+}
+
+/// Binds `workers` sockets to one address, so that the kernel spreads the clients over them.
+///
+/// Before them, one without SO_REUSEPORT is bound and closed: it fails where another program, a second Remora included,
+/// has the port, which SO_REUSEPORT alone would share in silence.
+///
+/// # Errors
+/// What the kernel refuses; an address in use, above all.
+pub fn bind(
+    address: SocketAddr,
+    workers: usize,
+    settings: &dial::Settings,
+) -> io::Result<(SocketAddr, Vec<OwnedFd>)> {
+    if address.port() != 0 {
+        socket(address, false)?.bind(&address.into())?;
+    }
+    let mut bound = address;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = socket(address, true)?;
+        // Accepted sockets inherit these (Linux), which saves six system calls for each.
+        settings.apply(SockRef::from(&socket))?;
+        socket.bind(&bound.into())?;
+        socket.listen(BACKLOG)?;
+        bound = socket
+            .local_addr()?
+            .as_socket()
+            .ok_or_else(|| io::Error::other("a TCP socket without an IP address"))?;
+        sockets.push(socket.into());
+    }
+    Ok((bound, sockets))
+}
+
+fn socket(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new_raw(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    Ok(socket)
+}
+
+impl Door {
+    /// A door on this worker's socket.
+    ///
+    /// # Errors
+    /// What epoll says; no descriptor for the reserve.
+    #[expect(
+        unsafe_code,
+        reason = "tokio asks for a promise that the descriptor stays open and the same while registered"
+    )]
+    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+        // SAFETY: an `OwnedFd` is open, always the same, and closed only when the `AsyncFd` that now owns it goes.
+        let listener = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
+        Ok(Self {
+            listener,
+            reserve: RefCell::new(Some(reserve()?)),
+        })
+    }
+
+    /// The next client.
+    ///
+    /// Out of descriptors, the clients that wait are reset at once, and the door pauses: it never spins.
+    pub async fn accept(&self) -> Accepted {
+        loop {
+            let Ok(mut ready) = self.listener.readable().await else {
+                // The runtime is going down.
+                std::future::pending::<()>().await;
+                continue;
+            };
+            match self.accept_now() {
+                Ok(accepted) => return accepted,
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::MFILE | Errno::NFILE) => {
+                    let turned_away = self.turn_away();
+                    tracing::warn!(
+                        turned_away,
+                        "no descriptor left: raise the limit of open files"
+                    );
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Err(Errno::NOBUFS | Errno::NOMEM) => {
+                    tracing::warn!("the kernel has no memory for another connection");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                // A client that left while it waited; the next one may be fine (accept(2), "Error handling").
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn accept_now(&self) -> rustix::io::Result<Accepted> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (socket, client) = rustix::net::acceptfrom_with(&self.listener, flags)?;
+        let client = client
+            .and_then(|address| SocketAddr::try_from(address).ok())
+            .ok_or(Errno::CONNABORTED)?;
+        // An IPv4 client of a dual-stack listener is an IPv4 client.
+        let client = SocketAddr::new(client.ip().to_canonical(), client.port());
+        Ok(Accepted {
+            socket,
+            client,
+            at: Instant::now(),
+        })
+    }
+
+    /// Resets the clients that wait, with the descriptor kept for that; says how many.
+    fn turn_away(&self) -> usize {
+        let mut reserve_slot = self.reserve.borrow_mut();
+        *reserve_slot = None;
+        let mut turned_away = 0;
+        while let Ok(accepted) = self.accept_now() {
+            reset_on_close(accepted.socket.as_fd());
+            turned_away += 1;
+        }
+        // Another thread may have taken the last one; then the next attempt finds it.
+        *reserve_slot = reserve().ok();
+        turned_away
+    }
+}
+
+fn reserve() -> io::Result<OwnedFd> {
+    File::open("/dev/null").map(Into::into)
+}

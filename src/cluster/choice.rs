@@ -1,0 +1,147 @@
+//! One choice of a route, and what became of it: what passes between route, greet and control.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc;
+
+use super::{Live, Node, NodeId};
+
+/// Why a client goes to a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Decision {
+    /// The ring's first choice.
+    Home,
+    /// A remembered exception.
+    Placement,
+    /// A later choice of the ring, since the first was away or would not have the client.
+    Spill,
+    /// The less loaded of two, for a client without an affinity key.
+    Anonymous,
+}
+
+impl Decision {
+    /// Every decision.
+    pub const ALL: &'static [Self] = &[Self::Home, Self::Placement, Self::Spill, Self::Anonymous];
+
+    /// The name in log lines, metrics and the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Home => "home",
+            Self::Placement => "placement",
+            Self::Spill => "spill",
+            Self::Anonymous => "anonymous",
+        }
+    }
+}
+
+/// A node that a client may be taken to now.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Which node.
+    pub id: NodeId,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Why it.
+    pub decision: Decision,
+    /// The node is down, and this connection is its trial.
+    pub trial: bool,
+    /// What changes at every connection.
+    pub live: Arc<Live>,
+}
+
+impl Choice {
+    /// `node` as a choice; none while its host name has never been resolved.
+    pub fn of(node: &Node, decision: Decision, trial: bool) -> Option<Self> {
+        Some(Self {
+            id: node.id,
+            address: *node.addresses.first()?,
+            decision,
+            trial,
+            live: Arc::clone(&node.live),
+        })
+    }
+
+    /// Counts one connection to the node for as long as the seat is held.
+    pub fn seat(&self) -> Seat {
+        self.live.connections.fetch_add(1, Ordering::Relaxed);
+        Seat(Some(Arc::clone(&self.live)))
+    }
+}
+
+/// One connection counted on a node.
+#[derive(Debug)]
+pub struct Seat(Option<Arc<Live>>);
+
+impl Seat {
+    /// Leaves the connection counted: whoever keeps the relay takes it off again with [`Live::leave`].
+    pub fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if let Some(live) = &self.0 {
+            live.leave();
+        }
+    }
+}
+
+/// What the path tells control about a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A dial failed, or a CONNECT was not answered in time.
+    Failed {
+        /// Which node.
+        node: NodeId,
+        /// So many in a row now.
+        in_a_row: u32,
+        /// It was the trial of a node that is down.
+        trial: bool,
+    },
+    /// A node that had failed before, or was on trial, answered.
+    Answered {
+        /// Which node.
+        node: NodeId,
+    },
+}
+
+/// Where the path's reports go; full means dropped, since the next failure says the same.
+#[derive(Clone, Debug)]
+pub struct Reports(mpsc::Sender<Report>);
+
+/// Reports that wait for control at most.
+const REPORTS_MAX: usize = 1024;
+
+impl Reports {
+    /// A queue, and the end that control reads.
+    pub fn new() -> (Self, mpsc::Receiver<Report>) {
+        let (sender, receiver) = mpsc::channel(REPORTS_MAX);
+        (Self(sender), receiver)
+    }
+
+    /// A dial failed, or a CONNECT was not answered in time.
+    pub fn failed(&self, choice: &Choice) {
+        let in_a_row = choice.live.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        self.send(Report::Failed {
+            node: choice.id,
+            in_a_row,
+            trial: choice.trial,
+        });
+    }
+
+    /// The node answered. Costs one load where nothing had failed.
+    pub fn answered(&self, choice: &Choice) {
+        if choice.trial || choice.live.failures.load(Ordering::Relaxed) != 0 {
+            choice.live.failures.store(0, Ordering::Relaxed);
+            self.send(Report::Answered { node: choice.id });
+        }
+    }
+
+    fn send(&self, report: Report) {
+        // Full or closed: control is behind or gone, and the path never waits for it.
+        let _ = self.0.try_send(report);
+    }
+}

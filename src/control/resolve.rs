@@ -1,0 +1,35 @@
+//! Looks a host name up, off every thread that matters.
+
+use std::io;
+use std::net::SocketAddr;
+
+use tokio::sync::mpsc;
+
+use crate::cluster::NodeId;
+
+/// What a look-up brought.
+#[derive(Debug)]
+pub struct Found {
+    /// For which node.
+    pub node: NodeId,
+    /// Its addresses, sorted so that the same answer in another order is the same; never empty.
+    pub addresses: io::Result<Vec<SocketAddr>>,
+}
+
+/// Starts a look-up with the system's resolver, in the runtime's pool of blocking threads.
+pub fn look_up(node: NodeId, host: String, port: u16, found: mpsc::Sender<Found>) {
+    tokio::spawn(async move {
+        let addresses = tokio::net::lookup_host((host.as_str(), port)).await;
+        let addresses = addresses.and_then(|addresses| {
+            let mut addresses: Vec<_> = addresses.collect();
+            addresses.sort_unstable();
+            addresses.dedup();
+            if addresses.is_empty() {
+                return Err(io::Error::other("the name has no address"));
+            }
+            Ok(addresses)
+        });
+        // Control has gone: nobody wants to know any more.
+        let _ = found.send(Found { node, addresses }).await;
+    });
+}

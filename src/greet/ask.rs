@@ -1,0 +1,329 @@
+//! Asks one node: sends it what the client said, reads its first packet, and says what that means.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::ended::Ended;
+use crate::held::Share;
+use crate::mqtt::{Connack, ConnackVerdict, Connect, Version, read_connack};
+use crate::opening::Opening;
+use crate::scratch;
+use crate::socket::Socket;
+
+/// Client bytes kept for a replay beyond those that were there when it was routed. A client that has sent its CONNECT
+/// and this much more is not read until the node has answered.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// Node bytes read in search of the CONNACK at most; beyond them everything is passed on unread.
+const ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// The client while it is being greeted: what it said, kept for a replay.
+pub struct Caller {
+    pub socket: Socket,
+    pub bytes: Vec<u8>,
+    pub connect: Connect,
+    /// Its FIN was read.
+    pub ended: bool,
+    kept_max: usize,
+    share: Share,
+}
+
+/// What a node answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// From here on everything is passed on; the CONNACK, if it could be read.
+    Pass {
+        connack: Option<Connack>,
+        node_ended: bool,
+    },
+    /// A CONNACK that another try could cure.
+    Refuse { cure: Cure },
+    /// The node closed or reset the connection before it said a word.
+    Silent,
+    /// Nothing, in time.
+    Late,
+}
+
+/// Where a refused client may be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cure {
+    /// On another node.
+    OtherNode,
+    /// On the same node, a little later: the cluster has locked the client id for a moment.
+    SameNodeLater,
+}
+
+/// An answer, with what was sent for it and what came.
+pub struct Asked {
+    pub answer: Answer,
+    /// Bytes of the caller that the node has.
+    pub sent: usize,
+    /// Bytes of the node, all of them.
+    pub bytes: Vec<u8>,
+}
+
+impl Caller {
+    pub fn new(opening: Opening) -> Self {
+        let Opening {
+            client,
+            bytes,
+            connect,
+            share,
+        } = opening;
+        Self {
+            kept_max: bytes.len() + KEPT_BYTES_MAX,
+            socket: client,
+            bytes,
+            connect,
+            ended: false,
+            share,
+        }
+    }
+
+    /// What the node has not got yet.
+    pub fn unsent(&mut self, sent: usize) -> Vec<u8> {
+        if sent == self.bytes.len() {
+            return Vec::new();
+        }
+        self.bytes.split_off(sent)
+    }
+
+    /// Says `words`, closes, and waits until the client has gone, so that no reset overtakes them.
+    pub async fn farewell(self, words: &[u8]) -> io::Result<()> {
+        self.socket.send_all(words).await?;
+        self.socket.shutdown_write();
+        let ignored = &mut [0; 1024];
+        while self.socket.recv(ignored).await? > 0 {}
+        Ok(())
+    }
+
+    /// Whether all of the CONNECT is here, so that it is the node's turn to speak.
+    fn is_whole(&self) -> bool {
+        self.bytes.len() >= self.connect.packet_end()
+    }
+
+    fn has_room(&self) -> bool {
+        self.bytes.len() < self.kept_max
+    }
+
+    /// Reads what the client says meanwhile, within the cap.
+    fn poll_listen(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
+        scratch::with(|scratch| {
+            let room = (self.kept_max - self.bytes.len()).min(scratch.len());
+            self.socket
+                .poll_recv(cx, &mut scratch[..room])
+                .map(|read| match read {
+                    Ok(0) => {
+                        self.ended = true;
+                        Ok(())
+                    }
+                    Ok(read) => {
+                        self.share.grow(read).map_err(|_| Ended::HeldBytesFull)?;
+                        self.bytes.extend_from_slice(&scratch[..read]);
+                        Ok(())
+                    }
+                    Err(_) => Err(Ended::ClientReset),
+                })
+        })
+    }
+}
+
+/// Sends the rest of what `caller` said to `node`, which has `sent` bytes of it, and waits for its first packet.
+///
+/// The node has `timeout` from the moment at which the whole CONNECT is here: a client that is slow with the rest of its
+/// CONNECT is not the node's fault.
+pub async fn ask(
+    caller: &mut Caller,
+    node: &Socket,
+    sent: usize,
+    timeout: Duration,
+    due: Instant,
+) -> Result<Asked, Ended> {
+    let mut exchange = Exchange {
+        sent,
+        bytes: Vec::new(),
+        fin_sent: false,
+    };
+    loop {
+        let whole = caller.is_whole();
+        let until = if whole {
+            due.min(Instant::now() + timeout)
+        } else {
+            due
+        };
+        let eviction = caller.share.eviction();
+        let progress = std::future::poll_fn(|cx| exchange.poll(caller, node, whole, cx));
+        let answer = tokio::select! {
+            biased;
+            answer = tokio::time::timeout_at(until, progress) => answer,
+            () = eviction.told() => return Err(Ended::HeldBytesFull),
+        };
+        let answer = match answer {
+            Ok(Ok(Some(answer))) => answer,
+            // The CONNECT has become whole: the node's time begins.
+            Ok(Ok(None)) => continue,
+            Ok(Err(ended)) => return Err(ended),
+            Err(_elapsed) if whole => Answer::Late,
+            Err(_elapsed) => return Err(Ended::ConnectTimeout),
+        };
+        let Exchange { sent, bytes, .. } = exchange;
+        return Ok(Asked {
+            answer,
+            sent,
+            bytes,
+        });
+    }
+}
+
+struct Exchange {
+    sent: usize,
+    bytes: Vec<u8>,
+    fin_sent: bool,
+}
+
+impl Exchange {
+    /// Moves what can be moved; an answer, or none when the CONNECT has become whole while it was not (`whole`) before.
+    fn poll(
+        &mut self,
+        caller: &mut Caller,
+        node: &Socket,
+        whole: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Answer>, Ended>> {
+        loop {
+            self.speak(caller, node, cx);
+            if let Poll::Ready(answer) = self.poll_answer(caller.connect.version(), node, cx) {
+                return Poll::Ready(Ok(Some(answer)));
+            }
+            if !caller.has_room() && !caller.is_whole() {
+                // A CONNECT too large to keep: it streams, and nobody else can be asked.
+                return Poll::Ready(Ok(Some(Answer::Pass {
+                    connack: None,
+                    node_ended: false,
+                })));
+            }
+            if caller.ended || !caller.has_room() {
+                return Poll::Pending;
+            }
+            match caller.poll_listen(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(ended)) => return Poll::Ready(Err(ended)),
+                Poll::Ready(Ok(())) if !whole && caller.is_whole() => {
+                    return Poll::Ready(Ok(None));
+                }
+                Poll::Ready(Ok(())) => {}
+            }
+        }
+    }
+
+    fn speak(&mut self, caller: &Caller, node: &Socket, cx: &mut Context<'_>) {
+        while self.sent < caller.bytes.len() {
+            match node.poll_send(cx, &caller.bytes[self.sent..]) {
+                Poll::Ready(Ok(sent)) => self.sent += sent,
+                // A node that takes no more has perhaps said why: its answer is read next.
+                Poll::Ready(Err(_)) | Poll::Pending => return,
+            }
+        }
+        if caller.ended && !self.fin_sent {
+            node.shutdown_write();
+            self.fin_sent = true;
+        }
+    }
+
+    fn poll_answer(
+        &mut self,
+        version: Version,
+        node: &Socket,
+        cx: &mut Context<'_>,
+    ) -> Poll<Answer> {
+        loop {
+            let read = scratch::with(|scratch| {
+                node.poll_recv(cx, scratch).map(|read| {
+                    let read = read.unwrap_or(0);
+                    self.bytes.extend_from_slice(&scratch[..read]);
+                    read
+                })
+            });
+            match read {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(0) if self.bytes.is_empty() => return Poll::Ready(Answer::Silent),
+                Poll::Ready(0) => {
+                    return Poll::Ready(Answer::Pass {
+                        connack: None,
+                        node_ended: true,
+                    });
+                }
+                Poll::Ready(_) => {}
+            }
+            match read_connack(&self.bytes, version) {
+                ConnackVerdict::NeedMore(_) if self.bytes.len() <= ANSWER_BYTES_MAX => {}
+                ConnackVerdict::Connack(connack) => return Poll::Ready(judge(connack, version)),
+                ConnackVerdict::NeedMore(_) | ConnackVerdict::Auth | ConnackVerdict::Unreadable => {
+                    return Poll::Ready(Answer::Pass {
+                        connack: None,
+                        node_ended: false,
+                    });
+                }
+            }
+        }
+    }
+}
+
+/// What a CONNACK means for the client: passed on, unless another try could cure it.
+fn judge(connack: Connack, version: Version) -> Answer {
+    match cure(connack.code, version) {
+        Some(cure) => Answer::Refuse { cure },
+        None => Answer::Pass {
+            connack: Some(connack),
+            node_ended: false,
+        },
+    }
+}
+
+/// The reason codes that another try could cure (MQTT 3.1.1, table 3.1; MQTT 5, 3.2.2.2).
+fn cure(code: u8, version: Version) -> Option<Cure> {
+    /// 3.x: the server is unavailable. EMQX also says it for everything that is busy or evacuating.
+    const UNAVAILABLE_3: u8 = 3;
+    const UNAVAILABLE: u8 = 0x88;
+    /// EMQX: another node holds the cluster-wide lock on this client id.
+    const BUSY: u8 = 0x89;
+    const QUOTA_EXCEEDED: u8 = 0x97;
+    /// EMQX: the node is being evacuated.
+    const USE_ANOTHER_SERVER: u8 = 0x9C;
+    const RATE_EXCEEDED: u8 = 0x9F;
+
+    match (version, code) {
+        (Version::V5, UNAVAILABLE | QUOTA_EXCEEDED | USE_ANOTHER_SERVER | RATE_EXCEEDED) => {
+            Some(Cure::OtherNode)
+        }
+        (Version::V5, BUSY) => Some(Cure::SameNodeLater),
+        (Version::V31 | Version::V311, UNAVAILABLE_3) => Some(Cure::OtherNode),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_another_try_could_cure_is_tried_again() {
+        let other = Some(Cure::OtherNode);
+        let later = Some(Cure::SameNodeLater);
+        for code in 0..=u8::MAX {
+            let expected_5 = match code {
+                0x88 | 0x97 | 0x9C | 0x9F => other,
+                0x89 => later,
+                _ => None,
+            };
+            assert_eq!(cure(code, Version::V5), expected_5, "{code:#x}");
+            let expected_3 = (code == 3).then_some(Cure::OtherNode);
+            assert_eq!(cure(code, Version::V311), expected_3, "{code:#x}");
+            assert_eq!(cure(code, Version::V31), expected_3, "{code:#x}");
+            assert_eq!(cure(code, Version::Unknown(9)), None, "{code:#x}");
+        }
+    }
+}

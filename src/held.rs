@@ -1,0 +1,206 @@
+//! Bytes held for clients that are not decided yet: counted over all workers, bounded; the largest holder pays.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+/// Holders of no more than this are not listed as large, so that an ordinary CONNECT touches no lock.
+const SMALL_BYTES: usize = 4 * 1024;
+
+/// The account of all held bytes of the process.
+#[derive(Debug)]
+pub struct Held {
+    bytes_max: usize,
+    bytes: AtomicUsize,
+    /// Bytes of holders that were told to go and have not gone yet.
+    leaving: AtomicUsize,
+    next: AtomicU64,
+    /// By size, so that the last is the largest.
+    large: Mutex<BTreeMap<(usize, u64), Arc<Large>>>,
+}
+
+/// A holder of more than [`SMALL_BYTES`].
+#[derive(Debug)]
+struct Large {
+    number: u64,
+    evicted: Notify,
+    /// What it held when it was told to go; 0 while it may stay.
+    leaving: AtomicUsize,
+}
+
+/// What one connection holds; given back when dropped.
+#[derive(Debug)]
+pub struct Share {
+    held: Arc<Held>,
+    bytes: usize,
+    /// Set once the share is a large one.
+    large: Option<Arc<Large>>,
+}
+
+/// The ear of one share, as large as it is now.
+#[derive(Debug)]
+pub struct Eviction(Option<Arc<Large>>);
+
+impl Eviction {
+    /// Resolves when the share must go; never for a share that was small.
+    pub async fn told(&self) {
+        match &self.0 {
+            Some(large) => large.evicted.notified().await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// The account is full, and this connection holds the most (or everyone holds little).
+#[derive(Debug, PartialEq, Eq)]
+pub struct HeldBytesFull;
+
+impl Held {
+    /// An account of `bytes_max` bytes.
+    pub fn new(bytes_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            bytes_max,
+            bytes: AtomicUsize::new(0),
+            leaving: AtomicUsize::new(0),
+            next: AtomicU64::new(0),
+            large: Mutex::default(),
+        })
+    }
+
+    /// Bytes held now.
+    pub fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// An empty share for one more connection.
+    pub fn share(self: &Arc<Self>) -> Share {
+        Share {
+            held: Arc::clone(self),
+            bytes: 0,
+            large: None,
+        }
+    }
+
+    /// Tells the largest holder to go, if there is a large one, and says which it was.
+    fn evict(&self) -> Option<u64> {
+        let ((bytes, number), largest) = self.lock().pop_last()?;
+        largest.leaving.store(bytes, Ordering::Relaxed);
+        self.leaving.fetch_add(bytes, Ordering::Relaxed);
+        largest.evicted.notify_one();
+        Some(number)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(usize, u64), Arc<Large>>> {
+        // No code that can panic runs under the lock; a poisoned map would still be a right one.
+        self.large.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    /// Takes `more` bytes.
+    ///
+    /// When the account is full, the largest holder is told to go ([`Share::eviction`]); its bytes come back when it does,
+    /// so for a moment the account is over its limit by what was taken meanwhile.
+    ///
+    /// # Errors
+    /// This share is the largest, or there is no large one to close.
+    pub fn grow(&mut self, more: usize) -> Result<(), HeldBytesFull> {
+        let before = self.held.bytes.fetch_add(more, Ordering::Relaxed);
+        self.list(self.bytes + more);
+        let leaving = self.held.leaving.load(Ordering::Relaxed);
+        if (before + more).saturating_sub(leaving) <= self.held.bytes_max {
+            return Ok(());
+        }
+        let own = self.large.as_ref().map(|large| large.number);
+        match self.held.evict() {
+            Some(number) if own != Some(number) => Ok(()),
+            Some(_) | None => Err(HeldBytesFull),
+        }
+    }
+
+    /// Hears when this share must go because another one needs its bytes. A small share never must.
+    pub fn eviction(&self) -> Eviction {
+        Eviction(self.large.clone())
+    }
+
+    fn list(&mut self, bytes: usize) {
+        let was = self.bytes;
+        self.bytes = bytes;
+        if bytes <= SMALL_BYTES {
+            return;
+        }
+        let held = &self.held;
+        let large = self.large.get_or_insert_with(|| {
+            Arc::new(Large {
+                number: held.next.fetch_add(1, Ordering::Relaxed),
+                evicted: Notify::new(),
+                leaving: AtomicUsize::new(0),
+            })
+        });
+        let mut listed = held.lock();
+        listed.remove(&(was, large.number));
+        if large.leaving.load(Ordering::Relaxed) == 0 {
+            listed.insert((bytes, large.number), Arc::clone(large));
+        }
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        if let Some(large) = &self.large {
+            self.held.lock().remove(&(self.bytes, large.number));
+            let leaving = large.leaving.load(Ordering::Relaxed);
+            self.held.leaving.fetch_sub(leaving, Ordering::Relaxed);
+        }
+        self.held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_comes_back_when_dropped() {
+        let held = Held::new(100_000);
+        let mut share = held.share();
+        share.grow(10).expect("room");
+        share.grow(9_000).expect("room");
+        assert_eq!(held.bytes(), 9_010);
+        drop(share);
+        assert_eq!(held.bytes(), 0);
+        assert!(held.large.lock().expect("not poisoned").is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_largest_holder_is_told_to_go() {
+        let held = Held::new(20_000);
+        let mut largest = held.share();
+        let mut other = held.share();
+        let mut small = held.share();
+        largest.grow(10_000).expect("room");
+        other.grow(8_000).expect("room");
+        small.grow(2_001).expect("the largest goes instead");
+        tokio::time::timeout(std::time::Duration::from_secs(1), largest.eviction().told())
+            .await
+            .expect("the largest was told");
+    }
+
+    #[test]
+    fn the_largest_itself_gets_no_more() {
+        let held = Held::new(20_000);
+        let mut share = held.share();
+        share.grow(20_000).expect("room");
+        assert_eq!(share.grow(1), Err(HeldBytesFull));
+    }
+
+    #[test]
+    fn where_everyone_is_small_the_newcomer_goes() {
+        let held = Held::new(1_000);
+        let mut first = held.share();
+        first.grow(1_000).expect("room");
+        assert_eq!(held.share().grow(1), Err(HeldBytesFull));
+    }
+}

@@ -1,0 +1,97 @@
+//! What is known of one connection: filled in station by station, kept beside its relay, said once at its end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cluster::{Decision, NodeId};
+use crate::mqtt::Version;
+
+/// Bytes of a client id that are kept for logs and look-up.
+const CLIENT_ID_KEPT_MAX: usize = 256;
+
+/// The facts of one connection.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Unique in this process, in order of acceptance per worker.
+    pub number: u64,
+    /// Position of the listener in the configuration.
+    pub listener: ListenerId,
+    /// The client's true address.
+    pub client: SocketAddr,
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// What the CONNECT said, once it was read.
+    pub connect: Option<Connected>,
+    /// Why it went where it went, once it was routed.
+    pub decision: Option<Decision>,
+    /// The node that it was last dialled to.
+    pub node: Option<NodeId>,
+    /// How often the CONNECT was replayed to another node, or again to the same.
+    pub retries: u8,
+    /// How long each step took.
+    pub steps: Steps,
+}
+
+/// What is kept of a CONNECT and its CONNACK.
+#[derive(Clone, Debug)]
+pub struct Connected {
+    /// The client id as it came, cut; empty for an anonymous client that was given none.
+    pub client_id: Box<[u8]>,
+    /// The protocol level.
+    pub version: Version,
+    /// Where a placement of this client is kept.
+    pub placement: PlacementKey,
+    /// How long the session outlives the connection, as far as is known; none when it does not.
+    pub session_expiry: Option<Duration>,
+}
+
+/// A listener as a small number, stable for the life of the process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ListenerId(pub u16);
+
+/// The hash under which placements are kept: XXH3-128 of the affinity key; none for a client without one.
+///
+/// In two halves, which keeps a [`Record`] aligned to 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlacementKey(pub Option<[u64; 2]>);
+
+/// Microseconds that each step took; 0 for one that was not reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Steps {
+    /// From accept to a CONNECT read as far as needed.
+    pub peek: u32,
+    /// Connecting to the node that took the client.
+    pub dial: u32,
+    /// From the CONNECT sent to the CONNACK read, by the node that took the client.
+    pub greet: u32,
+}
+
+impl Steps {
+    /// A duration as it is kept here; more than an hour is an hour.
+    pub fn micros(duration: Duration) -> u32 {
+        u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
+    }
+}
+
+impl PlacementKey {
+    /// The key of `affinity_key`; none when that is empty.
+    pub fn of(affinity_key: &[u8]) -> Self {
+        Self((!affinity_key.is_empty()).then(|| {
+            let hash = xxhash_rust::xxh3::xxh3_128(affinity_key);
+            [(hash >> 64) as u64, hash as u64]
+        }))
+    }
+
+    /// The hash as one number.
+    pub fn hash(self) -> Option<u128> {
+        self.0
+            .map(|[high, low]| (u128::from(high) << 64) | u128::from(low))
+    }
+}
+
+/// The part of a client id that is kept.
+pub fn kept(client_id: &[u8]) -> Box<[u8]> {
+    client_id[..client_id.len().min(CLIENT_ID_KEPT_MAX)].into()
+}

@@ -1,0 +1,304 @@
+//! One direction of a relay: copies small messages, splices bulk, and holds bytes only while the receiver is full.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use crate::clock::Seconds;
+use crate::relay::pipes::{self, Pipe, Pipes};
+use crate::scratch;
+use crate::socket::Socket;
+
+/// What one direction may move before its worker turns to other connections.
+const TURN_BYTES_MAX: usize = 256 * 1024;
+
+/// A read that brings this much belongs to bulk; after [`BULK_READS`] of them in one turn, splice is cheaper than a copy.
+const BULK_READ_BYTES: usize = 32 * 1024;
+const BULK_READS: u8 = 3;
+
+/// A fill below this is no bulk any more; [`SMALL_FILLS`] of them in a row end the splicing.
+const SMALL_FILL_BYTES: usize = 8 * 1024;
+const SMALL_FILLS: u8 = 2;
+
+/// One direction: from one socket to the other.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Bytes read by copying, and by splicing.
+    pub copied: u64,
+    /// Bytes moved without copying.
+    pub spliced: u64,
+    /// What the receiver had no room for; nothing more is read until it is gone.
+    backlog: Option<Box<Backlog>>,
+    mode: Mode,
+    /// When the direction last moved in bulk.
+    bulk_at: Seconds,
+    /// The sender's FIN has been read.
+    ended: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Mode {
+    /// Through the thread's buffer; so many reads in a row were large.
+    Copy { large: u8 },
+    /// Through a pipe; so many fills in a row were small.
+    Splice { small: u8 },
+}
+
+impl Default for Mode {
+    fn default() -> Self {
+        Self::Copy { large: 0 }
+    }
+}
+
+#[derive(Debug)]
+enum Backlog {
+    Bytes { bytes: Vec<u8>, sent: usize },
+    Pipe { pipe: Pipe, filled: usize },
+}
+
+/// What came of a turn.
+#[derive(Debug)]
+pub enum Turn {
+    /// One of the two sockets has nothing more to give or to take; its waker is in place.
+    Waiting,
+    /// There may be more, but others come first.
+    Spent,
+    /// The sender's FIN was read, and everything before it was sent.
+    Ended,
+    /// The sender's connection failed; everything read before was sent.
+    ReadFailed(io::Error),
+    /// The receiver's connection failed. Why will be heard from its other direction, after what it has still to say.
+    WriteFailed,
+}
+
+enum Failure {
+    Read(io::Error),
+    Write,
+}
+
+impl Flow {
+    /// A direction that starts with `unsent` bytes, and whose sender may have `ended` already.
+    pub fn new(unsent: Vec<u8>, ended: bool) -> Self {
+        let backlog = (!unsent.is_empty()).then(|| {
+            Box::new(Backlog::Bytes {
+                bytes: unsent,
+                sent: 0,
+            })
+        });
+        Self {
+            backlog,
+            ended,
+            ..Self::default()
+        }
+    }
+
+    /// All bytes read from the sender.
+    pub fn bytes(&self) -> u64 {
+        self.copied + self.spliced
+    }
+
+    /// Whether nothing waits for the receiver.
+    pub fn is_at_rest(&self) -> bool {
+        self.backlog.is_none()
+    }
+
+    /// Whether the sender's FIN has been read.
+    pub fn has_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Moves what can be moved now.
+    pub fn turn(
+        &mut self,
+        from: &Socket,
+        to: &Socket,
+        tools: &mut Tools,
+        cx: &mut Context<'_>,
+    ) -> Turn {
+        let mut budget = TURN_BYTES_MAX;
+        loop {
+            match self.flush(to, &mut tools.pipes, cx) {
+                Poll::Pending => return Turn::Waiting,
+                Poll::Ready(Err(_)) => return Turn::WriteFailed,
+                Poll::Ready(Ok(())) => {}
+            }
+            if self.ended {
+                return Turn::Ended;
+            }
+            if budget == 0 {
+                return Turn::Spent;
+            }
+            match self.step(from, to, tools, cx) {
+                Poll::Pending => {
+                    self.burst_is_over();
+                    return Turn::Waiting;
+                }
+                Poll::Ready(Ok(0)) => self.ended = true,
+                Poll::Ready(Ok(moved)) => budget = budget.saturating_sub(moved),
+                Poll::Ready(Err(Failure::Read(e))) => return Turn::ReadFailed(e),
+                Poll::Ready(Err(Failure::Write)) => return Turn::WriteFailed,
+            }
+        }
+    }
+
+    /// Takes out what the receiver has not got yet, for a relay that goes on elsewhere.
+    ///
+    /// # Errors
+    /// What the kernel says about a pipe.
+    pub fn take_unsent(&mut self) -> io::Result<Vec<u8>> {
+        match self.backlog.take().map(|backlog| *backlog) {
+            None => Ok(Vec::new()),
+            Some(Backlog::Bytes { mut bytes, sent }) => {
+                bytes.drain(..sent);
+                Ok(bytes)
+            }
+            Some(Backlog::Pipe { pipe, filled }) => pipe.into_bytes(filled),
+        }
+    }
+
+    fn step(
+        &mut self,
+        from: &Socket,
+        to: &Socket,
+        tools: &mut Tools,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, Failure>> {
+        if let Mode::Splice { small } = self.mode {
+            if tools.now > self.bulk_at.after(Seconds(1)) {
+                self.mode = Mode::default();
+            } else if let Some(pipe) = tools.pipes.lease() {
+                return self.splice(from, to, pipe, small, tools, cx);
+            }
+        }
+        scratch::with(|scratch| self.copy(from, to, scratch, tools, cx))
+    }
+
+    fn copy(
+        &mut self,
+        from: &Socket,
+        to: &Socket,
+        scratch: &mut [u8],
+        tools: &Tools,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, Failure>> {
+        let read = ready!(from.poll_recv(cx, scratch)).map_err(Failure::Read)?;
+        self.copied += read as u64;
+        if let Mode::Copy { large } = &mut self.mode {
+            *large = if read >= BULK_READ_BYTES {
+                *large + 1
+            } else {
+                0
+            };
+            if *large >= BULK_READS && tools.splice {
+                self.mode = Mode::Splice { small: 0 };
+                self.bulk_at = tools.now;
+            }
+        }
+        let mut bytes = &scratch[..read];
+        while !bytes.is_empty() {
+            match to.poll_send(cx, bytes) {
+                Poll::Ready(sent) => bytes = &bytes[sent.map_err(|_| Failure::Write)?..],
+                Poll::Pending => {
+                    self.backlog = Some(Box::new(Backlog::Bytes {
+                        bytes: bytes.to_vec(),
+                        sent: 0,
+                    }));
+                    break;
+                }
+            }
+        }
+        Poll::Ready(Ok(read))
+    }
+
+    fn splice(
+        &mut self,
+        from: &Socket,
+        to: &Socket,
+        pipe: Pipe,
+        small: u8,
+        tools: &mut Tools,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<usize, Failure>> {
+        let filled = match from.poll_splice_out(cx, pipe.write_end(), pipes::BYTES) {
+            Poll::Ready(Ok(filled)) if filled > 0 => filled,
+            Poll::Ready(Err(e)) if e.raw_os_error() == Some(EINVAL) => {
+                // Not a socket that can be spliced (kernel TLS between two records, for one): copy from here on.
+                tools.pipes.give_back(pipe);
+                self.mode = Mode::default();
+                return scratch::with(|scratch| self.copy(from, to, scratch, tools, cx));
+            }
+            nothing => {
+                tools.pipes.give_back(pipe);
+                return nothing.map_err(Failure::Read);
+            }
+        };
+        self.spliced += filled as u64;
+        self.bulk_at = tools.now;
+        self.mode = match small {
+            _ if filled >= SMALL_FILL_BYTES => Mode::Splice { small: 0 },
+            small if small + 1 >= SMALL_FILLS => Mode::default(),
+            small => Mode::Splice { small: small + 1 },
+        };
+        let mut left = filled;
+        while left > 0 {
+            match to.poll_splice_in(cx, pipe.read_end(), left) {
+                Poll::Ready(Ok(sent)) => left -= sent,
+                // The pipe goes with the connection: it still has bytes in it.
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Write)),
+                Poll::Pending => {
+                    self.backlog = Some(Box::new(Backlog::Pipe { pipe, filled: left }));
+                    return Poll::Ready(Ok(filled));
+                }
+            }
+        }
+        tools.pipes.give_back(pipe);
+        Poll::Ready(Ok(filled))
+    }
+
+    fn flush(
+        &mut self,
+        to: &Socket,
+        pipes: &mut Pipes,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(backlog) = &mut self.backlog else {
+            return Poll::Ready(Ok(()));
+        };
+        match &mut **backlog {
+            Backlog::Bytes { bytes, sent } => {
+                while *sent < bytes.len() {
+                    *sent += ready!(to.poll_send(cx, &bytes[*sent..]))?;
+                }
+            }
+            Backlog::Pipe { pipe, filled } => {
+                while *filled > 0 {
+                    *filled -= ready!(to.poll_splice_in(cx, pipe.read_end(), *filled))?;
+                }
+            }
+        }
+        if let Some(Backlog::Pipe { pipe, .. }) = self.backlog.take().map(|backlog| *backlog) {
+            pipes.give_back(pipe);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Large reads count only within one burst.
+    fn burst_is_over(&mut self) {
+        if let Mode::Copy { large } = &mut self.mode {
+            *large = 0;
+        }
+    }
+}
+
+/// `EINVAL`, as `io::Error` carries it.
+const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
+
+/// What all directions of a worker share while they move.
+#[derive(Debug)]
+pub struct Tools {
+    /// The pipes of this worker.
+    pub pipes: Pipes,
+    /// The time of this turn.
+    pub now: Seconds,
+    /// Whether bulk may be spliced.
+    pub splice: bool,
+}

@@ -1,0 +1,551 @@
+//! The connection table of one worker: every relay as a row of plain data, reached by index and generation.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::task::{Context, Waker};
+
+use crate::clock::Seconds;
+use crate::cluster::NodeId;
+use crate::ended::Ended;
+use crate::record::Record;
+use crate::relay::flow::{Flow, Tools, Turn};
+use crate::relay::pipes::Pipes;
+use crate::socket::Socket;
+
+/// Rows per chunk: as many as a word has bits, so that one word says which are free.
+const CHUNK_ROWS: usize = u64::BITS as usize;
+
+/// Two sockets and what is needed to move bytes between them.
+#[derive(Debug)]
+struct Row {
+    client: Socket,
+    node: Socket,
+    from_client: Flow,
+    from_node: Flow,
+    /// When the client last sent a byte.
+    client_at: Seconds,
+    /// Silence of the client that ends the connection; none never does.
+    idle_limit: Option<Seconds>,
+    /// When the other direction ends after the first has; none while both are open.
+    linger_until: Option<Seconds>,
+    /// How the connection will have ended when both directions have.
+    ending: Option<Ended>,
+    /// Set from outside the relay: it ends at its next turn.
+    close: Option<Ended>,
+    /// The node's connection took no more bytes; what it still sends is passed on.
+    node_broken: bool,
+    /// The client's connection took no more bytes; what it still sends is passed on.
+    client_broken: bool,
+    node_id: NodeId,
+    waker: Option<Waker>,
+    record: Box<Record>,
+}
+
+/// Where a row is. A row that took the place of another has another generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RowId {
+    index: u32,
+    generation: u32,
+}
+
+/// A greeted connection, ready to be relayed; also one that was taken out of another worker's table.
+#[derive(Debug)]
+pub struct Relayed<S> {
+    /// The client's socket.
+    pub client: S,
+    /// The node's socket.
+    pub node: S,
+    /// Read from the client and not sent to the node yet.
+    pub to_node: Vec<u8>,
+    /// Read from the node and not sent to the client yet.
+    pub to_client: Vec<u8>,
+    /// Bytes from the client and from the node that the relay need not count again.
+    pub bytes: Bytes,
+    /// The client's FIN was read.
+    pub client_ended: bool,
+    /// The node's FIN was read.
+    pub node_ended: bool,
+    /// Silence of the client that ends the connection; none never does.
+    pub idle_limit: Option<Seconds>,
+    /// Which node it is.
+    pub node_id: NodeId,
+    /// What is known of the connection.
+    pub record: Box<Record>,
+}
+
+impl Relayed<OwnedFd> {
+    /// Registers both sockets with this thread's runtime.
+    ///
+    /// # Errors
+    /// The connection is lost, since one of them could not be registered; its record is left.
+    pub fn register(self) -> Result<Relayed<Socket>, Box<Record>> {
+        let (Ok(client), Ok(node)) = (Socket::new(self.client), Socket::new(self.node)) else {
+            return Err(self.record);
+        };
+        Ok(Relayed {
+            client,
+            node,
+            to_node: self.to_node,
+            to_client: self.to_client,
+            bytes: self.bytes,
+            client_ended: self.client_ended,
+            node_ended: self.node_ended,
+            idle_limit: self.idle_limit,
+            node_id: self.node_id,
+            record: self.record,
+        })
+    }
+}
+
+/// Bytes moved each way, by each method.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Bytes {
+    /// Copied from the client to the node.
+    pub from_client_copied: u64,
+    /// Spliced from the client to the node.
+    pub from_client_spliced: u64,
+    /// Copied from the node to the client.
+    pub from_node_copied: u64,
+    /// Spliced from the node to the client.
+    pub from_node_spliced: u64,
+}
+
+/// A relay that has ended.
+#[derive(Debug)]
+pub struct Finished {
+    /// How.
+    pub cause: Ended,
+    /// What is known of the connection.
+    pub record: Box<Record>,
+    /// What was moved.
+    pub bytes: Bytes,
+    /// A socket that must be reset once its peer has everything that was sent before.
+    pub to_reset: Option<Socket>,
+}
+
+/// The relays of one worker.
+#[derive(Debug)]
+pub struct Table {
+    chunks: Vec<Option<Box<Chunk>>>,
+    /// Chunks with at least one free row: the lowest is filled first, so that the others can be given back.
+    roomy: BTreeSet<u32>,
+    generation: u32,
+    rows: usize,
+    tools: Tools,
+    /// How long one direction may go on after the other has ended.
+    linger: Seconds,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    /// A bit for each row that is taken.
+    taken: u64,
+    rows: [Option<(u32, Row)>; CHUNK_ROWS],
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(settings: &super::Settings) -> Self {
+        Self {
+            chunks: Vec::new(),
+            roomy: BTreeSet::new(),
+            generation: 0,
+            rows: 0,
+            tools: Tools {
+                pipes: Pipes::default(),
+                now: Seconds::default(),
+                splice: settings.splice,
+            },
+            linger: Seconds::at_least(settings.linger),
+        }
+    }
+
+    /// Relays in the table.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether no relay is in the table.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Takes a connection in. Set-up ends here; whoever adopts it takes turns at it until it is finished.
+    pub fn adopt(&mut self, relayed: Relayed<Socket>, now: Seconds) -> RowId {
+        let Relayed {
+            client,
+            node,
+            to_node,
+            to_client,
+            bytes,
+            client_ended,
+            node_ended,
+            idle_limit,
+            node_id,
+            record,
+        } = relayed;
+        let mut from_client = Flow::new(to_node, client_ended);
+        from_client.copied = bytes.from_client_copied;
+        from_client.spliced = bytes.from_client_spliced;
+        let mut from_node = Flow::new(to_client, node_ended);
+        from_node.copied = bytes.from_node_copied;
+        from_node.spliced = bytes.from_node_spliced;
+        self.insert(Row {
+            client,
+            node,
+            from_client,
+            from_node,
+            client_at: now,
+            idle_limit,
+            linger_until: None,
+            ending: None,
+            close: None,
+            node_broken: false,
+            client_broken: false,
+            node_id,
+            waker: None,
+            record,
+        })
+    }
+
+    /// Moves what can be moved now, and says how the relay ended if it did. A relay that is not in the table any more
+    /// was taken out, which is no end.
+    pub fn turn(&mut self, id: RowId, now: Seconds, cx: &mut Context<'_>) -> Outcome {
+        let Some(row) = row_mut(&mut self.chunks, id) else {
+            return Outcome::Gone;
+        };
+        self.tools.now = now;
+        match row.turn(&mut self.tools, self.linger, cx) {
+            None => {
+                if row.waker.is_none() {
+                    row.waker = Some(cx.waker().clone());
+                }
+                Outcome::Goes
+            }
+            Some(cause) => self
+                .finish(id, cause)
+                .map_or(Outcome::Gone, Outcome::Finished),
+        }
+    }
+
+    /// Takes a relay out because of `cause`, whatever it is doing.
+    pub fn finish(&mut self, id: RowId, cause: Ended) -> Option<Finished> {
+        let row = self.remove(id)?;
+        let bytes = row.bytes();
+        let Row {
+            client,
+            node,
+            record,
+            ..
+        } = row;
+        let reset = match cause {
+            Ended::ClientReset => Some(node),
+            Ended::NodeReset => Some(client),
+            _ => None,
+        };
+        let to_reset = reset.and_then(|socket| {
+            // Nothing on its way: the reset can go out with the close, here and now.
+            if socket.unacknowledged() == 0 {
+                socket.reset_on_close();
+                None
+            } else {
+                Some(socket)
+            }
+        });
+        Some(Finished {
+            cause,
+            record,
+            bytes,
+            to_reset,
+        })
+    }
+
+    /// Takes a relay out so that it can go on elsewhere: another worker, another process.
+    ///
+    /// # Errors
+    /// The row is gone, or bytes in a pipe could not be taken out; then the connection is lost.
+    pub fn detach(&mut self, id: RowId) -> io::Result<Relayed<OwnedFd>> {
+        let mut row = self
+            .remove(id)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let bytes = row.bytes();
+        let to_node = row.from_client.take_unsent()?;
+        let to_client = row.from_node.take_unsent()?;
+        if let Some(waker) = row.waker.take() {
+            // The future that took turns at this row finds it gone, and ends.
+            waker.wake();
+        }
+        Ok(Relayed {
+            client: row.client.into_fd(),
+            node: row.node.into_fd(),
+            to_node,
+            to_client,
+            bytes,
+            client_ended: row.from_client.has_ended(),
+            node_ended: row.from_node.has_ended(),
+            idle_limit: row.idle_limit,
+            node_id: row.node_id,
+            record: row.record,
+        })
+    }
+
+    /// Ends what was silent or half-closed for too long. To be called once a second.
+    pub fn sweep(&mut self, now: Seconds) {
+        for row in self.rows_mut() {
+            if let Some(cause) = row.overdue(now) {
+                row.end_with(cause);
+            }
+        }
+        if self.rows == 0 {
+            self.tools.pipes.close_idle();
+        }
+    }
+
+    /// Ends every relay for which `which` names a cause.
+    pub fn close(&mut self, mut which: impl FnMut(NodeId, &Record) -> Option<Ended>) {
+        for row in self.rows_mut() {
+            if let Some(cause) = which(row.node_id, &row.record) {
+                row.end_with(cause);
+            }
+        }
+    }
+
+    /// The relays that `which` names.
+    pub fn select(&self, mut which: impl FnMut(NodeId, &Record) -> bool) -> Vec<RowId> {
+        let mut selected = Vec::new();
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            let rows = chunk.iter().flat_map(|chunk| chunk.rows.iter().enumerate());
+            for (place, row) in rows {
+                if let Some((generation, row)) = row
+                    && which(row.node_id, &row.record)
+                {
+                    selected.push(RowId {
+                        index: (number * CHUNK_ROWS + place) as u32,
+                        generation: *generation,
+                    });
+                }
+            }
+        }
+        selected
+    }
+
+    fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
+        self.chunks
+            .iter_mut()
+            .flatten()
+            .flat_map(|chunk| chunk.rows.iter_mut())
+            .flatten()
+            .map(|(_, row)| row)
+    }
+
+    fn insert(&mut self, row: Row) -> RowId {
+        let number = self.roomy.first().copied().unwrap_or_else(|| {
+            let number = match self.chunks.iter().position(Option::is_none) {
+                Some(free) => free,
+                None => {
+                    self.chunks.push(None);
+                    self.chunks.len() - 1
+                }
+            };
+            self.chunks[number] = Some(Box::new(Chunk {
+                taken: 0,
+                rows: [const { None }; CHUNK_ROWS],
+            }));
+            self.roomy.insert(number as u32);
+            number as u32
+        });
+        let chunk = self.chunks[number as usize]
+            .as_mut()
+            .expect("a roomy chunk is there");
+        let place = chunk.taken.trailing_ones();
+        chunk.taken |= 1 << place;
+        self.generation = self.generation.wrapping_add(1);
+        chunk.rows[place as usize] = Some((self.generation, row));
+        if chunk.taken == u64::MAX {
+            self.roomy.remove(&number);
+        }
+        self.rows += 1;
+        RowId {
+            index: number * CHUNK_ROWS as u32 + place,
+            generation: self.generation,
+        }
+    }
+
+    fn remove(&mut self, id: RowId) -> Option<Row> {
+        row_mut(&mut self.chunks, id)?;
+        let (number, place) = id.place();
+        let chunk = self.chunks[number].as_mut()?;
+        let (_, row) = chunk.rows[place].take()?;
+        chunk.taken &= !(1 << place);
+        self.rows -= 1;
+        if chunk.taken == 0 {
+            self.chunks[number] = None;
+            self.roomy.remove(&(number as u32));
+        } else {
+            self.roomy.insert(number as u32);
+        }
+        Some(row)
+    }
+}
+
+/// What came of a turn at a relay.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It waits for one of its sockets.
+    Goes,
+    /// It has ended.
+    Finished(Finished),
+    /// It is not in this table any more.
+    Gone,
+}
+
+impl RowId {
+    fn place(self) -> (usize, usize) {
+        (
+            self.index as usize / CHUNK_ROWS,
+            self.index as usize % CHUNK_ROWS,
+        )
+    }
+}
+
+fn row_mut(chunks: &mut [Option<Box<Chunk>>], id: RowId) -> Option<&mut Row> {
+    let (number, place) = id.place();
+    match &mut chunks.get_mut(number)?.as_mut()?.rows[place] {
+        Some((generation, row)) if *generation == id.generation => Some(row),
+        _ => None,
+    }
+}
+
+impl Row {
+    fn bytes(&self) -> Bytes {
+        Bytes {
+            from_client_copied: self.from_client.copied,
+            from_client_spliced: self.from_client.spliced,
+            from_node_copied: self.from_node.copied,
+            from_node_spliced: self.from_node.spliced,
+        }
+    }
+
+    fn overdue(&self, now: Seconds) -> Option<Ended> {
+        if self.linger_until.is_some_and(|until| now > until) {
+            return self.ending;
+        }
+        let limit = self.idle_limit?;
+        (now > self.client_at.after(limit)).then_some(Ended::Idle)
+    }
+
+    fn end_with(&mut self, cause: Ended) {
+        self.close = Some(cause);
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Both directions once; how the relay ended, if it did.
+    fn turn(&mut self, tools: &mut Tools, linger: Seconds, cx: &mut Context<'_>) -> Option<Ended> {
+        if self.close.is_some() {
+            return self.close;
+        }
+        if let Some(cause) = self.client_to_node(tools, linger, cx) {
+            return Some(cause);
+        }
+        if let Some(cause) = self.node_to_client(tools, linger, cx) {
+            return Some(cause);
+        }
+        let client_done = self.from_client.has_ended() || self.node_broken;
+        let node_done = self.from_node.has_ended() || self.client_broken;
+        let at_rest = (self.from_client.is_at_rest() || self.node_broken)
+            && (self.from_node.is_at_rest() || self.client_broken);
+        (client_done && node_done && at_rest).then_some(self.ending?)
+    }
+
+    fn client_to_node(
+        &mut self,
+        tools: &mut Tools,
+        linger: Seconds,
+        cx: &mut Context<'_>,
+    ) -> Option<Ended> {
+        if self.node_broken
+            || (self.from_client.has_ended()
+                && self.from_client.is_at_rest()
+                && self.ending.is_some())
+        {
+            return None;
+        }
+        let before = self.from_client.bytes();
+        let turn = self.from_client.turn(&self.client, &self.node, tools, cx);
+        if self.from_client.bytes() > before {
+            self.client_at = tools.now;
+        }
+        match turn {
+            Turn::Waiting => {}
+            Turn::Spent => cx.waker().wake_by_ref(),
+            Turn::Ended => {
+                if !self.from_node.has_ended() {
+                    self.node.shutdown_write();
+                }
+                self.first_end(Ended::ClientClosed, tools.now, linger);
+            }
+            Turn::ReadFailed(e) => return Some(client_failure(&e)),
+            Turn::WriteFailed => {
+                self.node_broken = true;
+                self.first_end(Ended::NodeClosed, tools.now, linger);
+            }
+        }
+        None
+    }
+
+    fn node_to_client(
+        &mut self,
+        tools: &mut Tools,
+        linger: Seconds,
+        cx: &mut Context<'_>,
+    ) -> Option<Ended> {
+        if self.client_broken
+            || (self.from_node.has_ended() && self.from_node.is_at_rest() && self.ending.is_some())
+        {
+            return None;
+        }
+        match self.from_node.turn(&self.node, &self.client, tools, cx) {
+            Turn::Waiting => {}
+            Turn::Spent => cx.waker().wake_by_ref(),
+            Turn::Ended => {
+                if !self.from_client.has_ended() {
+                    self.client.shutdown_write();
+                }
+                self.first_end(Ended::NodeClosed, tools.now, linger);
+            }
+            Turn::ReadFailed(e) => return Some(node_failure(&e)),
+            Turn::WriteFailed => {
+                self.client_broken = true;
+                self.first_end(Ended::ClientClosed, tools.now, linger);
+            }
+        }
+        None
+    }
+
+    /// The first direction to end says how the connection ended, and starts the other's last seconds.
+    fn first_end(&mut self, cause: Ended, now: Seconds, linger: Seconds) {
+        if self.ending.is_none() {
+            self.ending = Some(cause);
+            self.linger_until = Some(now.after(linger));
+        }
+    }
+}
+
+fn client_failure(error: &io::Error) -> Ended {
+    if error.kind() == io::ErrorKind::TimedOut {
+        Ended::ClientVanished
+    } else {
+        Ended::ClientReset
+    }
+}
+
+fn node_failure(error: &io::Error) -> Ended {
+    if error.kind() == io::ErrorKind::TimedOut {
+        Ended::NodeVanished
+    } else {
+        Ended::NodeReset
+    }
+}
