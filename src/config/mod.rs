@@ -1,11 +1,25 @@
-//! Settings as meant: one value for the whole process, made from a file by one fallible step.
+//! Settings as meant: one value for the whole process, made from a TOML file by one fallible step that finds every
+//! problem at once.
 
+mod address;
+mod file;
+mod meant;
+mod problem;
+mod reader;
+mod units;
+
+use std::fs::File;
+use std::io::{self, Read};
 use std::num::NonZeroUsize;
+use std::path::Path;
+
+pub use problem::{Position, Problem, Problems};
+pub use units::{duration_text, size_text};
 
 use crate::{accept, cluster, control, dial, greet, log, peek, relay, route};
 
 /// Everything an operator can say, checked.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Worker threads; none means one per core.
     pub workers: Option<NonZeroUsize>,
@@ -27,4 +41,156 @@ pub struct Config {
     pub control: control::Settings,
     /// What is written, and how.
     pub log: log::Settings,
+}
+
+/// Reads the file at `path`.
+///
+/// # Errors
+/// All that is wrong with it; or why it cannot be read.
+pub fn load(path: &Path) -> Result<Config, Problems> {
+    let name = path.display().to_string();
+    let bytes = read(path).map_err(|error| {
+        let problem = Problem::of_file(format!("cannot be read: {error}"));
+        Problems::new(&name, "", vec![problem])
+    })?;
+    match String::from_utf8(bytes) {
+        Ok(text) => parse(&name, &text),
+        Err(error) => {
+            let valid_up_to = error.utf8_error().valid_up_to();
+            let shown = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            let problem = Problem {
+                span: Some(valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8()),
+                ..Problem::of_file("not UTF-8")
+            };
+            let problem = problem.hint("save the file as UTF-8");
+            Err(Problems::new(&name, &shown, vec![problem]))
+        }
+    }
+}
+
+/// Reads `text`, which problems say is from the file `name`.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn parse(name: &str, text: &str) -> Result<Config, Problems> {
+    let (file, mut problems) =
+        file::File::read(text).map_err(|problems| Problems::new(name, text, problems))?;
+    let config = meant::config(file, &mut problems);
+    if problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(Problems::new(name, text, problems))
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    /// Room for a thousand nodes many times over; keeps a wrong path from filling the memory.
+    const BYTES_MAX: u64 = 16 << 20;
+    let mut bytes = Vec::new();
+    File::open(path)?
+        .take(BYTES_MAX + 1)
+        .read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > BYTES_MAX {
+        return Err(io::Error::other("larger than any configuration"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use toml::de::{DeTable, DeValue};
+
+    use super::reader::{Shape, Value};
+    use super::*;
+
+    const MINIMAL: &str = include_str!("../../config/minimal.toml");
+    const FULL: &str = include_str!("../../config/full.toml");
+
+    fn accepted(text: &str) -> Config {
+        parse("test.toml", text).unwrap_or_else(|problems| panic!("{problems}"))
+    }
+
+    /// `text` with the keys that have no default taken out of their comments.
+    fn with_every_key(text: &str) -> String {
+        let is_key = |line: &str| {
+            line.split_once(" = ").is_some_and(|(key, _)| {
+                key.bytes()
+                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+            })
+        };
+        text.lines()
+            .map(|line| {
+                line.strip_prefix("# ")
+                    .filter(|rest| is_key(rest))
+                    .unwrap_or(line)
+            })
+            .fold(String::new(), |text, line| text + line + "\n")
+    }
+
+    fn keys_of_shape(shape: &Shape, path: &str, keys: &mut BTreeSet<String>) {
+        match shape {
+            Shape::Table(entries) | Shape::List(Shape::Table(entries)) => {
+                for (key, shape) in *entries {
+                    keys_of_shape(shape, &format!("{path}.{key}"), keys);
+                }
+            }
+            Shape::Leaf | Shape::List(_) => {
+                keys.insert(path.to_owned());
+            }
+        }
+    }
+
+    fn keys_of_table(table: &DeTable<'_>, path: &str, keys: &mut BTreeSet<String>) {
+        for (key, value) in table.iter() {
+            let path = format!("{path}.{}", key.get_ref());
+            match value.get_ref() {
+                DeValue::Table(table) => keys_of_table(table, &path, keys),
+                DeValue::Array(items) if items.iter().any(|item| item.get_ref().is_table()) => {
+                    let tables = items.iter().filter_map(|item| item.get_ref().as_table());
+                    tables.for_each(|table| keys_of_table(table, &path, keys));
+                }
+                _ => {
+                    keys.insert(path);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_full_file_says_exactly_the_defaults() {
+        assert_eq!(accepted(FULL), accepted(MINIMAL));
+    }
+
+    #[test]
+    fn the_full_file_has_every_key_and_no_other() {
+        let text = with_every_key(FULL);
+        accepted(&text);
+        let mut known = BTreeSet::new();
+        keys_of_shape(&<file::File as Value>::SHAPE, "", &mut known);
+        let mut written = BTreeSet::new();
+        keys_of_table(
+            DeTable::parse(&text).expect("TOML").get_ref(),
+            "",
+            &mut written,
+        );
+        assert_eq!(written, known);
+        assert!(known.contains(".listeners.connections_max"), "{known:?}");
+    }
+
+    #[test]
+    fn what_is_left_out_is_the_default_of_its_part() {
+        let config = accepted(MINIMAL);
+        assert_eq!(config.workers, None);
+        assert_eq!(config.listeners[0].name, "0.0.0.0:1883");
+        assert_eq!(config.nodes[1].weight, cluster::WEIGHT_DEFAULT);
+        assert_eq!(config.affinity, route::Affinity::default());
+        assert_eq!(config.peek, peek::Limits::default());
+        assert_eq!(config.dial, dial::Settings::default());
+        assert_eq!(config.greet, greet::Settings::default());
+        assert_eq!(config.relay, relay::Settings::default());
+        assert_eq!(config.control, control::Settings::default());
+        assert_eq!(config.log, log::Settings::default());
+    }
 }

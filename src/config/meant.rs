@@ -1,0 +1,469 @@
+//! The step from the file as written to the settings as meant: fills in what is left out, from the parts' own defaults,
+//! and finds what contradicts itself. Tables and settings are taken apart whole, so that no key can be forgotten.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::problem::{Place, Problem};
+use super::reader::{Given, Written, quoted};
+use super::units::duration_text;
+use super::{Config, file};
+use crate::cluster::NodeAddress;
+use crate::{accept, cluster, control, dial, greet, log, peek, relay, route};
+
+/// More nodes than any EMQX cluster has; keeps the ring's node numbers small.
+const NODES_MAX: usize = 1024;
+
+/// The settings that `file` means. Worth something only while `problems` stays empty.
+pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
+    let file::File {
+        workers,
+        listeners,
+        nodes,
+        affinity,
+        limits,
+        timeouts,
+        keepalive,
+        dial,
+        greet,
+        relay,
+        health,
+        log,
+    } = file;
+    let timeouts = timeouts.or_default();
+    let health = health.or_default();
+    note_contradictions(&timeouts, &health, problems);
+    note_loops(&listeners, &nodes, problems);
+
+    let file::Timeouts {
+        connect,
+        dial: dial_timeout,
+        greet: greet_timeout,
+        greet_total,
+        linger,
+        idle_slack,
+        idle_max,
+        user_timeout,
+    } = timeouts;
+    Config {
+        workers: workers.value().and_then(NonZeroUsize::new),
+        listeners: all_listeners(listeners, problems),
+        nodes: all_nodes(nodes, problems),
+        affinity: affinity_settings(affinity.or_default()),
+        peek: peek_limits(connect, limits.or_default()),
+        dial: dial::Settings {
+            timeout: dial_timeout.or(dial::Settings::default().timeout),
+            sources: all_sources(dial.or_default(), problems),
+            keepalive: keepalive_settings(keepalive.or_default()),
+            user_timeout: user_timeout.or(dial::Settings::default().user_timeout),
+        },
+        greet: greet_settings(greet_timeout, greet_total, greet.or_default()),
+        relay: relay_settings(linger, idle_slack, idle_max, relay.or_default()),
+        control: control_settings(health),
+        log: log_settings(log.or_default()),
+    }
+}
+
+fn all_listeners(
+    written: Written<Vec<Given<file::Listener>>>,
+    problems: &mut Vec<Problem>,
+) -> Vec<accept::Listener> {
+    let listeners = at_least_one(written, "listeners", "address = \"0.0.0.0:1883\"", problems);
+    note_repeats(
+        // Port 0 takes another free port each time.
+        given(&listeners, |l| &l.address).filter(|(address, _)| address.port() != 0),
+        |address| format!("{address} is listened on twice"),
+        problems,
+    );
+    note_repeats(
+        given(&listeners, |l| &l.name),
+        |name| format!("two listeners are called {}", quoted(name)),
+        problems,
+    );
+    listeners
+        .into_iter()
+        .filter_map(|Given { value, place }| {
+            let file::Listener {
+                name,
+                address,
+                transport,
+                allow,
+                deny,
+                connections_max,
+            } = value;
+            let address = required(address, &place, "address = \"0.0.0.0:1883\"", problems)?;
+            Some(accept::Listener {
+                name: name.value().unwrap_or_else(|| address.to_string()),
+                address,
+                transport: transport.or(accept::Transport::Tcp),
+                allow: values(allow),
+                deny: values(deny),
+                connections_max: connections_max.value(),
+            })
+        })
+        .collect()
+}
+
+fn all_nodes(
+    written: Written<Vec<Given<file::Node>>>,
+    problems: &mut Vec<Problem>,
+) -> Vec<cluster::Member> {
+    let nodes = at_least_one(
+        written,
+        "nodes",
+        "name = \"emqx1\" and address = \"10.0.0.11:1883\"",
+        problems,
+    );
+    if let Some(first_too_many) = nodes.get(NODES_MAX) {
+        let message = format!("{} nodes are too many", nodes.len());
+        let problem = first_too_many.place.problem(message);
+        problems.push(problem.hint(format!("a cluster has at most {NODES_MAX} nodes")));
+    }
+    note_repeats(
+        given(&nodes, |n| &n.name),
+        |name| format!("two nodes are called {}", quoted(name)),
+        problems,
+    );
+    note_repeats(
+        given(&nodes, |n| &n.address).map(|(address, place)| (address_text(address), place)),
+        |address| format!("two nodes are at {address}"),
+        problems,
+    );
+    nodes
+        .into_iter()
+        .filter_map(|Given { value, place }| {
+            let file::Node {
+                name,
+                address,
+                weight,
+            } = value;
+            let name = required(name, &place, "name = \"emqx1\"", problems);
+            let address = required(address, &place, "address = \"10.0.0.11:1883\"", problems);
+            Some(cluster::Member {
+                name: name?,
+                address: address?,
+                weight: weight.or(cluster::WEIGHT_DEFAULT),
+            })
+        })
+        .collect()
+}
+
+fn affinity_settings(written: file::Affinity) -> route::Affinity {
+    let file::Affinity {
+        key,
+        seed,
+        placements_max,
+        placement_age_max,
+    } = written;
+    let default = route::Affinity::default();
+    route::Affinity {
+        key: key.or(default.key),
+        seed: seed.or(default.seed),
+        placements_max: placements_max.or(default.placements_max),
+        placement_age_max: placement_age_max.or(default.placement_age_max),
+    }
+}
+
+fn peek_limits(connect: Written<Duration>, written: file::Limits) -> peek::Limits {
+    let file::Limits { held_bytes } = written;
+    let default = peek::Limits::default();
+    peek::Limits {
+        deadline: connect.or(default.deadline),
+        held_bytes_max: held_bytes.or(default.held_bytes_max),
+    }
+}
+
+fn all_sources(written: file::Dial, problems: &mut Vec<Problem>) -> Vec<IpAddr> {
+    let file::Dial { sources } = written;
+    let sources = sources.or_default();
+    note_repeats(
+        sources.iter().map(|source| (source.value, &source.place)),
+        |source| format!("{source} is there twice"),
+        problems,
+    );
+    sources.into_iter().map(|source| source.value).collect()
+}
+
+fn keepalive_settings(written: file::Keepalive) -> dial::Keepalive {
+    let file::Keepalive {
+        idle,
+        interval,
+        count,
+    } = written;
+    let default = dial::Settings::default().keepalive;
+    dial::Keepalive {
+        idle: idle.or(default.idle),
+        interval: interval.or(default.interval),
+        count: count.or(default.count),
+    }
+}
+
+fn greet_settings(
+    timeout: Written<Duration>,
+    total: Written<Duration>,
+    written: file::Greet,
+) -> greet::Settings {
+    let file::Greet { refuse } = written;
+    let default = greet::Settings::default();
+    greet::Settings {
+        timeout: timeout.or(default.timeout),
+        deadline: total.or(default.deadline),
+        refuse: refuse.or(default.refuse),
+    }
+}
+
+fn relay_settings(
+    linger: Written<Duration>,
+    idle_slack: Written<Duration>,
+    idle_max: Written<Duration>,
+    written: file::Relay,
+) -> relay::Settings {
+    let file::Relay { splice } = written;
+    let default = relay::Settings::default();
+    relay::Settings {
+        linger: linger.or(default.linger),
+        idle_slack: idle_slack.or(default.idle_slack),
+        idle_max: idle_max.value().or(default.idle_max),
+        splice: splice.or(default.splice),
+    }
+}
+
+fn control_settings(written: file::Health) -> control::Settings {
+    let file::Health {
+        failures_max,
+        down_min,
+        down_max,
+        resolve_interval,
+    } = written;
+    let default = control::Settings::default();
+    control::Settings {
+        failures_max: failures_max.or(default.failures_max),
+        down_min: down_min.or(default.down_min),
+        down_max: down_max.or(default.down_max),
+        resolve_interval: resolve_interval.or(default.resolve_interval),
+    }
+}
+
+fn log_settings(written: file::Log) -> log::Settings {
+    let file::Log {
+        level,
+        format,
+        connections,
+    } = written;
+    let default = log::Settings::default();
+    log::Settings {
+        level: level.or(default.level),
+        format: format.or(default.format),
+        connections: connections.or(default.connections),
+    }
+}
+
+/// The tables of a list that needs one at least; empty when they could not be read.
+fn at_least_one<T>(
+    written: Written<Vec<Given<T>>>,
+    key: &str,
+    example: &str,
+    problems: &mut Vec<Problem>,
+) -> Vec<Given<T>> {
+    let hint = format!("add a [[{key}]] with {example}");
+    match written {
+        Written::Absent => {
+            let problem = Problem::of_file(format!("{key}: there are none"));
+            problems.push(problem.hint(hint));
+            Vec::new()
+        }
+        Written::Wrong => Vec::new(),
+        Written::Given(Given { value, place }) => {
+            if value.is_empty() {
+                problems.push(place.problem("there are none").hint(hint));
+            }
+            value
+        }
+    }
+}
+
+/// The value of a key without a default, in the table at `table`; `example` begins with the key.
+fn required<T>(
+    written: Written<T>,
+    table: &Place,
+    example: &str,
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
+    if let Written::Absent = written {
+        let key = example.split(' ').next().unwrap_or_default();
+        let place = table.below(key, table.span.clone());
+        problems.push(place.problem("is missing").hint(format!("add {example}")));
+    }
+    written.value()
+}
+
+/// What the tables of a list say about one key, where they say it.
+fn given<'a, T, V: 'a>(
+    tables: &'a [Given<T>],
+    key: impl Fn(&'a T) -> &'a Written<V>,
+) -> impl Iterator<Item = (&'a V, &'a Place)> {
+    tables
+        .iter()
+        .filter_map(move |table| key(&table.value).as_given())
+        .map(|given| (&given.value, &given.place))
+}
+
+fn values<T>(written: Written<Vec<Given<T>>>) -> Vec<T> {
+    let items = written.or_default();
+    items.into_iter().map(|item| item.value).collect()
+}
+
+/// Notes every value that was there before; `message` says so.
+fn note_repeats<'a, T: Eq + Hash>(
+    all: impl Iterator<Item = (T, &'a Place)>,
+    message: impl Fn(&T) -> String,
+    problems: &mut Vec<Problem>,
+) {
+    let mut seen: HashMap<T, &Place> = HashMap::new();
+    for (value, place) in all {
+        match seen.get(&value) {
+            Some(first) => problems.push(place.problem(message(&value)).other(first, "first here")),
+            None => {
+                seen.insert(value, place);
+            }
+        }
+    }
+}
+
+/// Notes nodes that are one of our own listeners: each connection would come back in for ever.
+fn note_loops(
+    listeners: &Written<Vec<Given<file::Listener>>>,
+    nodes: &Written<Vec<Given<file::Node>>>,
+    problems: &mut Vec<Problem>,
+) {
+    let (Some(listeners), Some(nodes)) = (listeners.as_given(), nodes.as_given()) else {
+        return;
+    };
+    let leads_to = |node: SocketAddr, listener: SocketAddr| {
+        let everywhere = listener.ip().is_unspecified() && node.ip().is_loopback();
+        node.port() == listener.port() && (everywhere || node.ip() == listener.ip())
+    };
+    for (address, place) in given(&nodes.value, |n| &n.address) {
+        let NodeAddress::Socket(address) = *address else {
+            continue;
+        };
+        let listener = given(&listeners.value, |l| &l.address)
+            .find(|(listener, _)| leads_to(address, **listener));
+        if let Some((_, listener_place)) = listener {
+            let problem = place
+                .problem(format!("{address} leads back to this balancer"))
+                .other(listener_place, "it listens here")
+                .hint("give the node another port than the listener, or another address");
+            problems.push(problem);
+        }
+    }
+}
+
+/// Notes durations of which one leaves no room for another.
+fn note_contradictions(
+    timeouts: &file::Timeouts,
+    health: &file::Health,
+    problems: &mut Vec<Problem>,
+) {
+    let greet = greet::Settings::default();
+    let control = control::Settings::default();
+    let total = Side::new(
+        "timeouts.greet_total",
+        &timeouts.greet_total,
+        greet.deadline,
+    );
+    let connect = Side::new(
+        "timeouts.connect",
+        &timeouts.connect,
+        peek::Limits::default().deadline,
+    );
+    let dial = Side::new(
+        "timeouts.dial",
+        &timeouts.dial,
+        dial::Settings::default().timeout,
+    );
+    let greet = Side::new("timeouts.greet", &timeouts.greet, greet.timeout);
+    let down_min = Side::new("health.down_min", &health.down_min, control.down_min);
+    let down_max = Side::new("health.down_max", &health.down_max, control.down_max);
+    const WITHIN_TOTAL: &str =
+        "greet_total runs from accept to the node's answer and ends all others";
+    note_order(&connect, &total, WITHIN_TOTAL, problems);
+    note_order(&dial, &total, WITHIN_TOTAL, problems);
+    note_order(&greet, &total, WITHIN_TOTAL, problems);
+    note_order(
+        &down_min,
+        &down_max,
+        "the time that a node stays down doubles from down_min to down_max",
+        problems,
+    );
+}
+
+/// One of two durations that are compared.
+struct Side<'a> {
+    path: &'static str,
+    written: &'a Written<Duration>,
+    default: Duration,
+}
+
+impl<'a> Side<'a> {
+    fn new(path: &'static str, written: &'a Written<Duration>, default: Duration) -> Self {
+        Self {
+            path,
+            written,
+            default,
+        }
+    }
+
+    /// The duration; none where what is written could not be read.
+    fn value(&self) -> Option<Duration> {
+        match self.written {
+            Written::Absent => Some(self.default),
+            Written::Wrong => None,
+            Written::Given(given) => Some(given.value),
+        }
+    }
+}
+
+/// Notes that `short` is longer than `long`, at the one that is written, or at `short` when both are.
+fn note_order(short: &Side<'_>, long: &Side<'_>, why: &str, problems: &mut Vec<Problem>) {
+    let (Some(short_value), Some(long_value)) = (short.value(), long.value()) else {
+        return;
+    };
+    if short_value <= long_value {
+        return;
+    }
+    let (short_text, long_text) = (duration_text(short_value), duration_text(long_value));
+    let problem = match (short.written.as_given(), long.written.as_given()) {
+        (Some(written), Some(other)) => written
+            .place
+            .problem(format!("{short_text} is longer than {}", long.path))
+            .other(&other.place, "the shorter one"),
+        (Some(written), None) => written.place.problem(format!(
+            "{short_text} is longer than {}, which is {long_text} by default",
+            long.path
+        )),
+        (None, Some(written)) => written.place.problem(format!(
+            "{long_text} is shorter than {}, which is {short_text} by default",
+            short.path
+        )),
+        (None, None) => {
+            debug_assert!(
+                false,
+                "the defaults of {} and {} contradict",
+                short.path, long.path
+            );
+            return;
+        }
+    };
+    problems.push(problem.hint(why));
+}
+
+fn address_text(address: &NodeAddress) -> String {
+    match address {
+        NodeAddress::Socket(address) => address.to_string(),
+        NodeAddress::Host(host, port) => format!("{host}:{port}"),
+    }
+}

@@ -1,0 +1,236 @@
+//! What is wrong with a configuration: every problem at once, each shown with its line, a caret and what would do.
+
+use std::error;
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+
+/// Why a configuration was refused: one problem or more, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problems {
+    file: String,
+    text: String,
+    problems: Vec<Problem>,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The key, as in `nodes[2].address`; empty where no key is to blame.
+    pub path: String,
+    /// What was found, in one clause.
+    pub message: String,
+    /// What would do.
+    pub hint: Option<String>,
+    /// The bytes of the file that are to blame; none where something is missing altogether.
+    pub span: Option<Range<usize>>,
+    /// Another part of the file that has its share in it, and what to say there.
+    pub other: Option<(Range<usize>, String)>,
+}
+
+/// Where a problem is, as editors count: both from 1, columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The line.
+    pub line: usize,
+    /// The column.
+    pub column: usize,
+}
+
+/// A value's place: its key and its bytes in the file.
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) path: String,
+    pub(super) span: Range<usize>,
+}
+
+impl Place {
+    /// A problem with what stands here.
+    pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
+        Problem {
+            path: self.path.clone(),
+            message: message.into(),
+            hint: None,
+            span: Some(self.span.clone()),
+            other: None,
+        }
+    }
+
+    /// The place of `key` in the table that stands here.
+    pub(super) fn below(&self, key: &str, span: Range<usize>) -> Self {
+        let path = match &*self.path {
+            "" => key.to_owned(),
+            path => format!("{path}.{key}"),
+        };
+        Self { path, span }
+    }
+}
+
+impl Problem {
+    /// A problem that no part of the file is to blame for.
+    pub(super) fn of_file(message: impl Into<String>) -> Self {
+        Self {
+            path: String::new(),
+            message: message.into(),
+            hint: None,
+            span: None,
+            other: None,
+        }
+    }
+
+    /// Adds what would do.
+    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds another place that has its share in the problem.
+    pub(super) fn other(mut self, place: &Place, label: impl Into<String>) -> Self {
+        self.other = Some((place.span.clone(), label.into()));
+        self
+    }
+
+    fn title(&self) -> String {
+        if self.path.is_empty() {
+            self.message.clone()
+        } else {
+            format!("{}: {}", self.path, self.message)
+        }
+    }
+}
+
+impl Problems {
+    pub(super) fn new(file: &str, text: &str, mut problems: Vec<Problem>) -> Self {
+        debug_assert!(!problems.is_empty(), "a refusal without a reason");
+        problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
+        Self {
+            file: file.to_owned(),
+            text: text.to_owned(),
+            problems,
+        }
+    }
+
+    /// The problems, in the order of the file.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.iter()
+    }
+
+    /// Where one of these problems begins; none where something is missing altogether.
+    pub fn position(&self, problem: &Problem) -> Option<Position> {
+        let before = self.text.get(..problem.span.as_ref()?.start)?;
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        Some(Position {
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        })
+    }
+
+    /// All problems for people, with colours for a terminal.
+    pub fn coloured(&self) -> String {
+        self.render(&Renderer::styled())
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        let mut shown = String::new();
+        for problem in &self.problems {
+            shown += &renderer.render(&[self.group(problem)]);
+            shown += "\n\n";
+        }
+        let count = self.problems.len();
+        let plural = if count == 1 { "" } else { "s" };
+        shown + &format!("{}: {count} problem{plural}", self.file)
+    }
+
+    fn group<'a>(&'a self, problem: &'a Problem) -> Group<'a> {
+        let title = Level::ERROR.primary_title(problem.title());
+        let hint = problem
+            .hint
+            .as_deref()
+            .map(|hint| Level::HELP.message(hint));
+        let Some(span) = problem.span.clone() else {
+            let group = title.element(Origin::path(&*self.file));
+            return group.elements(hint);
+        };
+        let other = problem
+            .other
+            .as_ref()
+            .map(|(span, label)| AnnotationKind::Context.span(span.clone()).label(&**label));
+        let snippet = Snippet::source(&*self.text)
+            .path(&*self.file)
+            .annotation(AnnotationKind::Primary.span(span))
+            .annotations(other);
+        title.element(snippet).elements(hint)
+    }
+}
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(&Renderer::plain()))
+    }
+}
+
+impl error::Error for Problems {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problems(text: &str, span: Range<usize>) -> Problems {
+        let place = Place {
+            path: "a.b".to_owned(),
+            span,
+        };
+        let problem = place.problem("is wrong").hint("write it right");
+        Problems::new("remora.toml", text, vec![problem])
+    }
+
+    #[test]
+    fn columns_count_characters_and_lines_from_one() {
+        let check = |text: &str, start: usize, line: usize, column: usize| {
+            let problems = problems(text, start..start);
+            assert_eq!(
+                problems.position(&problems.problems[0]),
+                Some(Position { line, column }),
+                "{text:?} at {start}"
+            );
+        };
+        check("", 0, 1, 1);
+        check("ab", 1, 1, 2);
+        check("ab\n", 3, 2, 1);
+        check("ab\r\ncd", 5, 2, 2);
+        check("é=1", 2, 1, 2);
+    }
+
+    #[test]
+    fn a_problem_is_shown_with_line_caret_and_hint() {
+        let shown = problems("x = 1\nb = 22\n", 10..12).to_string();
+        let expected = "\
+error: a.b: is wrong
+ --> remora.toml:2:5
+  |
+2 | b = 22
+  |     ^^
+  |
+  = help: write it right
+
+remora.toml: 1 problem";
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn only_the_coloured_form_has_escapes() {
+        let problems = problems("b = 1", 4..5);
+        assert!(problems.coloured().contains('\x1b'));
+        assert!(!problems.to_string().contains('\x1b'));
+    }
+
+    #[test]
+    fn a_problem_without_a_place_names_the_file() {
+        let problem = Problem::of_file("no node").hint("add one");
+        let shown = Problems::new("remora.toml", "x = 1", vec![problem]).to_string();
+        assert!(shown.contains("error: no node"), "{shown}");
+        assert!(shown.contains("--> remora.toml\n"), "{shown}");
+        assert!(shown.contains("help: add one"), "{shown}");
+    }
+}
