@@ -2,7 +2,21 @@
 
 use std::process::ExitCode;
 
+use clap::Parser;
+
+use remora::bench;
+
+/// A sticky-session, MQTT-aware load balancer.
+#[derive(Parser)]
+#[command(version)]
+enum Command {
+    /// Load-tests an MQTT endpoint.
+    Bench(bench::Args),
+}
+
 /// Runs the subcommand that the arguments name.
 pub fn main() -> ExitCode {
-    ExitCode::from(64)
+    match Command::parse() {
+        Command::Bench(args) => bench::run(args),
+    }
 }

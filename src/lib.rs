@@ -19,6 +19,7 @@
 //! 10. The balancer is never stricter about MQTT than EMQX: what it does not need, it does not read.
 
 pub mod accept;
+pub mod bench;
 pub mod clock;
 pub mod cluster;
 pub mod config;

@@ -1,0 +1,81 @@
+"""The balancer under test, and another one to try the cases on."""
+
+import os
+import socket
+from pathlib import Path
+
+from process import Process, free_port, wait_until
+
+
+class Remora:
+    """`remora run` with the listener and the nodes it is given, and defaults for the rest."""
+
+    def __init__(self, nodes, folder):
+        self.folder = folder
+        self.port = free_port()
+        self.configure(nodes)
+        self.start()
+
+    def configure(self, nodes):
+        """Writes the configuration; the next start reads it."""
+        tables = [f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n']
+        tables += [f'[[nodes]]\nname = "{node.name}"\naddress = "127.0.0.1:{node.port}"\n' for node in nodes]
+        (Path(self.folder) / "remora.toml").write_text("\n".join(tables))
+
+    def start(self):
+        self.process = Process("remora", [os.environ["REMORA_BIN"], "run", "-c", "remora.toml"], self.folder)
+        wait_until(lambda: _accepts(self), "remora to listen")
+
+    def stop(self):
+        """Ends it as a service manager would; a balancer that crashed, complained or hung fails the case."""
+        assert self.process.running(), f"remora ended by itself with {self.process.child.returncode}"
+        status = self.process.stop()
+        assert status == 0, f"remora ended with {status} when it was asked to end"
+        assert "panicked" not in self.process.output(), "remora panicked"
+
+
+class HAProxy:
+    """HAProxy, sticky by client id, set up as well as it can be: what it fails is what it cannot do."""
+
+    def __init__(self, nodes, folder):
+        self.folder = folder
+        self.port = free_port()
+        self.configure(nodes)
+        self.start()
+
+    def configure(self, nodes):
+        """Writes the configuration; the next start reads it."""
+        # HAProxy places a server on its ring by its id, so that the order of the list does not matter to it either.
+        servers = [
+            f"  server {node.name} 127.0.0.1:{node.port} weight 100 id {int(node.name[-1])} check inter 500ms fall 2 rise 1"
+            for node in nodes
+        ]
+        (Path(self.folder) / "haproxy.cfg").write_text(
+            "global\n  maxconn 1000\n  nbthread 2\n  log stdout format raw local0\n"
+            "defaults\n  mode tcp\n  log global\n  option tcplog\n  option redispatch 1\n  retries 2\n"
+            "  timeout connect 3s\n  timeout client 30m\n  timeout server 30m\n"
+            f"frontend mqtt\n  bind 127.0.0.1:{self.port}\n"
+            "  tcp-request inspect-delay 5s\n"
+            "  tcp-request content reject unless { req.payload(0,0),mqtt_is_valid }\n"
+            "  tcp-request content set-var(txn.cid) req.payload(0,0),mqtt_field_value(connect,client_identifier)\n"
+            "  default_backend nodes\n"
+            "backend nodes\n  balance hash var(txn.cid)\n  hash-type consistent crc32 avalanche\n"
+            + "\n".join(servers)
+            + "\n"
+        )
+
+    def start(self):
+        self.process = Process("haproxy", ["haproxy", "-db", "-f", "haproxy.cfg"], self.folder)
+        wait_until(lambda: _accepts(self), "haproxy to listen")
+
+    def stop(self):
+        self.process.stop()
+
+
+def _accepts(balancer):
+    assert balancer.process.running(), f"{balancer.process.name} ended at its start:\n{balancer.process.output()}"
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", balancer.port)) == 0
+
+
+BALANCERS = {"remora": Remora, "haproxy": HAProxy}

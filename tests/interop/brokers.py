@@ -1,0 +1,246 @@
+"""Real brokers, started from their Debian packages, and a door that can be put before one to make it misbehave."""
+
+import os
+import re
+import secrets
+import selectors
+import socket
+import subprocess
+import threading
+from collections import namedtuple
+from pathlib import Path
+
+from process import Process, free_port, wait_until
+
+Arrival = namedtuple("Arrival", "kind client_id version")
+Takeovers = namedtuple("Takeovers", "within_a_node across_nodes")
+
+
+class Mosquitto:
+    """One mosquitto, alone: it shares nothing with others, so its log alone tells who came to it."""
+
+    # What mosquitto calls the versions in its log.
+    VERSIONS = {"1": "3.1", "2": "3.1.1", "5": "5"}
+
+    def __init__(self, name, folder, extra=""):
+        self.name = name
+        self.folder = folder
+        self.port = free_port()
+        self.configuration = Path(folder) / f"{name}.conf"
+        self.configuration.write_text(
+            # Anyone may come, since it listens on loopback only.
+            f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
+            # Each line reaches the log when it is written; 'all' names every packet.
+            "log_dest stderr\nlog_type all\nconnection_messages true\n"
+            # Run as root, it would become a user that may not read these folders.
+            f"user root\n{extra}"
+        )
+        self.start()
+
+    def start(self):
+        self.process = Process(self.name, ["mosquitto", "-c", self.configuration], self.folder)
+        self.process.wait_for(r"mosquitto version \S+ running")
+
+    def kill(self):
+        self.process.kill()
+
+    def log(self):
+        return self.process.output()
+
+    def arrivals(self, after=0):
+        """The clients whose CONNECT was accepted, in order, from the log behind its first `after` characters."""
+        lines = re.findall(r"New (client|bridge) connected from \S+ as (.*) \(p(\d), c\d, k\d+", self.log()[after:])
+        return [Arrival(kind, client_id, self.VERSIONS[version]) for kind, client_id, version in lines]
+
+    def knows(self, client_id, after=0):
+        """Whether this client came here."""
+        return any(arrival.client_id == client_id for arrival in self.arrivals(after))
+
+
+class EjabberdCluster:
+    """Joined ejabberd nodes: one set of sessions, wherever they live, and messages from each node to every other."""
+
+    # It takes no client without a user name, and any at localhost.
+    USER_NAME = "someone@localhost"
+
+    def __init__(self, size, folder):
+        self.folder = folder
+        # Where the library sits depends on the machine's architecture.
+        listed = subprocess.run(["dpkg", "-L", "ejabberd"], check=True, capture_output=True, text=True).stdout
+        library = re.search(r"^(.*)/ejabberd-[^/]*/ebin$", listed, re.MULTILINE).group(1)
+        self.cookie = secrets.token_hex(8)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            # Erlang keeps a cookie file in the home folder.
+            "HOME": str(folder),
+            "ERL_LIBS": library,
+            # An own port mapper, so that neither ports nor node names meet those of another Erlang on this machine.
+            "ERL_EPMD_PORT": str(free_port()),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+        self.epmd = Process("epmd", ["epmd", "-port", self.environment["ERL_EPMD_PORT"]], folder, self.environment)
+        wait_until(lambda: self._command(["epmd", "-names"]).returncode == 0, "the Erlang port mapper")
+        self.nodes = [EjabberdNode(f"ejabberd{number}", self) for number in range(1, size + 1)]
+        for node in self.nodes:
+            node.process.wait_for(r"Start accepting TCP connections at \S+ for mod_mqtt", seconds=60)
+        first, *others = self.nodes
+        for node in others:
+            joined = self.call(node, f"ejabberd_cluster join ['{first.erlang_name}']")
+            assert joined == "ok", f"{node.name} did not join: {joined}"
+        for node in self.nodes:
+            everyone = {node.erlang_name for node in self.nodes}
+            wait_until(
+                lambda: set(re.findall(r"\w+@\w+", self.call(node, "ejabberd_cluster get_nodes []"))) == everyone,
+                f"{node.name} to see the whole cluster",
+                seconds=30,
+            )
+            # To join, a node starts its MQTT listener anew.
+            wait_until(lambda: _listens(node.port), f"{node.name} to listen", seconds=30)
+
+    def call(self, node, function):
+        """What an Erlang function of a node returns, as Erlang writes it."""
+        command = ["erl_call", "-sname", node.erlang_name, "-c", self.cookie, "-a", function]
+        return self._command(command, check=True).stdout.strip()
+
+    def home(self, client_id):
+        """The node on which a client's session lives now, connected or not; None without a session.
+
+        Asked of the table of sessions that all nodes share: it names the process that holds each, and that its node.
+        """
+        table = self.call(self.nodes[0], "ets tab2list [mqtt_session]")
+        binary = f"#Bin<{','.join(str(byte) for byte in client_id.encode())}>"
+        session = re.search(rf"{re.escape(binary)}}}, <([^.]+)\.", table)
+        return session and next(node for node in self.nodes if node.erlang_name == session.group(1))
+
+    def takeovers(self, client_id):
+        """How often a client's session was handed to a new connection on its own node, and how often across nodes.
+
+        A node's log names the process that held the session before; its first number is 0 for a process of the same node.
+        """
+        pattern = rf"Reopened MQTT session via <(\d+)\.\S+ for \S+/{re.escape(client_id)} "
+        holders = [holder for node in self.nodes for holder in re.findall(pattern, node.process.output())]
+        return Takeovers(holders.count("0"), len(holders) - holders.count("0"))
+
+    def _command(self, command, check=False):
+        return subprocess.run(command, check=check, capture_output=True, text=True, env=self.environment, timeout=30)
+
+
+class EjabberdNode:
+    """One node of an EjabberdCluster."""
+
+    def __init__(self, name, cluster):
+        self.name = name
+        self.erlang_name = f"{name}@localhost"
+        self.port = free_port()
+        folder = Path(cluster.folder) / name
+        folder.mkdir()
+        (folder / "ejabberd.yml").write_text(
+            f"hosts: [localhost]\n"
+            f"loglevel: info\n"
+            f"auth_method: [anonymous]\n"
+            f"anonymous_protocol: login_anon\n"
+            f"listen:\n"
+            f"  - {{port: {self.port}, ip: '127.0.0.1', module: mod_mqtt, backlog: 1000}}\n"
+            f"modules:\n"
+            f"  mod_mqtt: {{}}\n"
+        )
+        environment = cluster.environment | {
+            "EJABBERD_CONFIG_PATH": str(folder / "ejabberd.yml"),
+            "EJABBERD_LOG_PATH": str(folder / "ejabberd.log"),
+        }
+        # Not through ejabberdctl: as root that becomes another user, and the process would not be ours to end.
+        command = ["erl", "-noinput", "-sname", self.erlang_name, "-setcookie", cluster.cookie, "-start_epmd", "false"]
+        command += ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
+        command += ["-mnesia", "dir", f'"{folder / "mnesia"}"', "-s", "ejabberd"]
+        self.process = Process(name, command, cluster.folder, environment)
+
+
+def _listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Door:
+    """Stands before a broker and passes every byte, until it is told to refuse newcomers as an evacuating node would."""
+
+    def __init__(self, broker):
+        self.name = broker.name
+        self.broker = broker
+        self.port = free_port()
+        self.refusal = None
+        self.refused = 0
+        self._pairs = set()
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def refuse(self, connack):
+        """From now on every CONNECT is answered by this CONNACK and a close."""
+        self.refusal = connack
+
+    def welcome(self):
+        """From now on newcomers reach the broker again."""
+        self.refusal = None
+
+    def cut(self):
+        """Closes every connection that goes through."""
+        for pair in list(self._pairs):
+            for end in pair:
+                _shut(end)
+
+    def close(self):
+        # Wakes the accepting thread, which a plain close would not.
+        _shut(self._listener)
+        self.cut()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            serve = self._refuse if self.refusal else self._pass
+            threading.Thread(target=serve, args=[client], daemon=True).start()
+
+    def _refuse(self, client):
+        with client:
+            if client.recv(65_536):
+                self.refused += 1
+                client.sendall(self.refusal)
+
+    def _pass(self, client):
+        with client:
+            try:
+                broker = socket.create_connection(("127.0.0.1", self.broker.port))
+            except OSError:
+                return
+            with broker, selectors.DefaultSelector() as selector:
+                pair = (client, broker)
+                self._pairs.add(pair)
+                selector.register(client, selectors.EVENT_READ, broker)
+                selector.register(broker, selectors.EVENT_READ, client)
+                try:
+                    while _carry(selector.select()):
+                        pass
+                finally:
+                    self._pairs.discard(pair)
+
+
+def _carry(ready):
+    """Moves what can be read; false once either end is gone."""
+    for key, _ in ready:
+        try:
+            data = key.fileobj.recv(65_536)
+            if not data:
+                return False
+            key.data.sendall(data)
+        except OSError:
+            return False
+    return True
+
+
+def _shut(end):
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        # The other end was faster.
+        pass

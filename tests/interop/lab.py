@@ -1,0 +1,69 @@
+"""What one case builds up: brokers, a balancer before them, clients. All of it ends with the case."""
+
+import contextlib
+
+from balancers import BALANCERS
+from brokers import Door, EjabberdCluster, Mosquitto
+from clients import MosquittoSub, MqttJs, Paho
+from packets import Socket, connect
+from process import Process
+
+
+class Lab(contextlib.ExitStack):
+    """Starts things, and ends them when the case ends."""
+
+    def __init__(self, folder, through):
+        super().__init__()
+        self.folder = folder
+        self.through = through
+        self.callback(Process.kill_all)
+
+    def balancer(self, nodes):
+        """The balancer under test. When the case held, it must also end in order."""
+        balancer = BALANCERS[self.through](nodes, self.folder)
+        self.push(lambda failure, *_: None if failure else balancer.stop())
+        return balancer
+
+    def mosquitto(self, name, extra=""):
+        return Mosquitto(name, self.folder, extra)
+
+    def mosquittos(self):
+        """Three brokers that share nothing."""
+        return [self.mosquitto(f"mosquitto{number}") for number in (1, 2, 3)]
+
+    def doors(self, brokers):
+        """A door before each broker; the balancer is then given the doors as its nodes."""
+        doors = [Door(broker) for broker in brokers]
+        for door in doors:
+            self.callback(door.close)
+        return doors
+
+    def ejabberds(self):
+        """Two joined nodes."""
+        return EjabberdCluster(2, self.folder)
+
+    def home(self, brokers, port, client_id):
+        """The broker to which the balancer at `port` sends this id, found by a visit that leaves no session behind."""
+        marks = [len(broker.log()) for broker in brokers]
+        connection = self.socket(port)
+        connection.send(connect(client_id))
+        connection.accepted().close()
+        found = [broker for broker, mark in zip(brokers, marks) if broker.knows(client_id, after=mark)]
+        assert len(found) == 1, f"{client_id} came to {[broker.name for broker in found]}"
+        return found[0]
+
+    def mosquitto_sub(self, port, *options, version="3.1.1"):
+        return MosquittoSub(port, self.folder, *options, version=version)
+
+    def mqttjs(self, port, client_id, **options):
+        return MqttJs(port, self.folder, client_id, **options)
+
+    def paho(self, client_id, version, user_name=None, persistent=True):
+        client = Paho(client_id, version, user_name, persistent)
+        self.callback(client.stop)
+        return client
+
+    def socket(self, port):
+        connection = Socket(port)
+        self.callback(connection.close)
+        return connection

@@ -1,0 +1,23 @@
+// A client as its users write it: MQTT.js with its default options. What happens to it goes to standard output, one JSON object
+// a line; the line "drop" on standard input cuts its connection as a failing network would.
+//
+//   node mqttjs_client.js PORT CLIENT_ID TOPIC [MORE_OPTIONS]
+
+const mqtt = require("mqtt");
+
+const [port, clientId, topic, more] = process.argv.slice(2);
+const tell = (event, fields) => console.log(JSON.stringify({ event, ...fields }));
+
+const client = mqtt.connect(`mqtt://127.0.0.1:${port}`, { clientId, ...JSON.parse(more ?? "{}") });
+
+// Subscribed once, on the first connection: that it is subscribed again after a reconnect is the library's own doing.
+client.once("connect", () => client.subscribe(topic, { qos: 1 }, (error) => tell("subscribed", { error: error?.message })));
+
+client.on("connect", (connack) => tell("connect", { sessionPresent: connack.sessionPresent }));
+client.on("message", (_, payload) => tell("message", { payload: payload.toString() }));
+client.on("error", (error) => tell("error", { message: error.message, code: error.code }));
+client.on("close", () => tell("close"));
+
+process.stdin.on("data", (line) => {
+  if (line.toString().trim() === "drop") client.stream.destroy();
+});
