@@ -141,11 +141,12 @@ impl File {
     /// Reads a file, with every problem in it but those of its grammar, of which only the first can be told.
     pub(super) fn read(text: &str) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let tree = DeTable::parse(text).map_err(|error| {
-            let problem = Problem::of_file(format!("not TOML: {}", error.message()));
-            vec![Problem {
-                span: error.span(),
-                ..problem
-            }]
+            let mut problem = Problem::of_file(format!("not TOML: {}", error.message()));
+            problem.span = error.span();
+            if error.message() == "duplicate key" {
+                problem = problem.hint("write a key once; several tables of one name have two brackets, as in [[nodes]]");
+            }
+            vec![problem]
         })?;
         let place = Place {
             path: String::new(),

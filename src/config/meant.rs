@@ -2,6 +2,7 @@
 //! and finds what contradicts itself. Tables and settings are taken apart whole, so that no key can be forgotten.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -76,11 +77,13 @@ fn all_listeners(
         // Port 0 takes another free port each time.
         given(&listeners, |l| &l.address).filter(|(address, _)| address.port() != 0),
         |address| format!("{address} is listened on twice"),
+        "give each listener its own address or port",
         problems,
     );
     note_repeats(
         given(&listeners, |l| &l.name),
         |name| format!("two listeners are called {}", quoted(name)),
+        "give each listener its own name, or none",
         problems,
     );
     listeners
@@ -125,11 +128,13 @@ fn all_nodes(
     note_repeats(
         given(&nodes, |n| &n.name),
         |name| format!("two nodes are called {}", quoted(name)),
+        "give each node its own name: clients are tied to it",
         problems,
     );
     note_repeats(
         given(&nodes, |n| &n.address).map(|(address, place)| (address_text(address), place)),
         |address| format!("two nodes are at {address}"),
+        "name each node once; a larger share is a larger weight",
         problems,
     );
     nodes
@@ -182,6 +187,7 @@ fn all_sources(written: file::Dial, problems: &mut Vec<Problem>) -> Vec<IpAddr> 
     note_repeats(
         sources.iter().map(|source| (source.value, &source.place)),
         |source| format!("{source} is there twice"),
+        "name each address once",
         problems,
     );
     sources.into_iter().map(|source| source.value).collect()
@@ -320,12 +326,16 @@ fn values<T>(written: Written<Vec<Given<T>>>) -> Vec<T> {
 fn note_repeats<'a, T: Eq + Hash>(
     all: impl Iterator<Item = (T, &'a Place)>,
     message: impl Fn(&T) -> String,
+    hint: &str,
     problems: &mut Vec<Problem>,
 ) {
     let mut seen: HashMap<T, &Place> = HashMap::new();
     for (value, place) in all {
         match seen.get(&value) {
-            Some(first) => problems.push(place.problem(message(&value)).other(first, "first here")),
+            Some(first) => {
+                let problem = place.problem(message(&value)).other(first, "first here");
+                problems.push(problem.hint(hint));
+            }
             None => {
                 seen.insert(value, place);
             }
@@ -368,34 +378,31 @@ fn note_contradictions(
     health: &file::Health,
     problems: &mut Vec<Problem>,
 ) {
+    let peek = peek::Limits::default();
+    let dial = dial::Settings::default();
     let greet = greet::Settings::default();
     let control = control::Settings::default();
-    let total = Side::new(
-        "timeouts.greet_total",
-        &timeouts.greet_total,
-        greet.deadline,
-    );
-    let connect = Side::new(
-        "timeouts.connect",
-        &timeouts.connect,
-        peek::Limits::default().deadline,
-    );
-    let dial = Side::new(
-        "timeouts.dial",
-        &timeouts.dial,
-        dial::Settings::default().timeout,
-    );
-    let greet = Side::new("timeouts.greet", &timeouts.greet, greet.timeout);
-    let down_min = Side::new("health.down_min", &health.down_min, control.down_min);
-    let down_max = Side::new("health.down_max", &health.down_max, control.down_max);
-    const WITHIN_TOTAL: &str =
-        "greet_total runs from accept to the node's answer and ends all others";
-    note_order(&connect, &total, WITHIN_TOTAL, problems);
-    note_order(&dial, &total, WITHIN_TOTAL, problems);
-    note_order(&greet, &total, WITHIN_TOTAL, problems);
     note_order(
-        &down_min,
-        &down_max,
+        [
+            Side::new("timeouts.connect", &timeouts.connect, peek.deadline),
+            Side::new("timeouts.dial", &timeouts.dial, dial.timeout),
+            Side::new("timeouts.greet", &timeouts.greet, greet.timeout),
+        ],
+        Side::new(
+            "timeouts.greet_total",
+            &timeouts.greet_total,
+            greet.deadline,
+        ),
+        "greet_total runs from accept to the accepted CONNACK, over all the others",
+        problems,
+    );
+    note_order(
+        [Side::new(
+            "health.down_min",
+            &health.down_min,
+            control.down_min,
+        )],
+        Side::new("health.down_max", &health.down_max, control.down_max),
         "the time that a node stays down doubles from down_min to down_max",
         problems,
     );
@@ -404,61 +411,73 @@ fn note_contradictions(
 /// One of two durations that are compared.
 struct Side<'a> {
     path: &'static str,
-    written: &'a Written<Duration>,
-    default: Duration,
+    value: Duration,
+    /// Where it is written; none for a default.
+    place: Option<&'a Place>,
 }
 
 impl<'a> Side<'a> {
-    fn new(path: &'static str, written: &'a Written<Duration>, default: Duration) -> Self {
-        Self {
-            path,
-            written,
-            default,
-        }
-    }
-
-    /// The duration; none where what is written could not be read.
-    fn value(&self) -> Option<Duration> {
-        match self.written {
-            Written::Absent => Some(self.default),
-            Written::Wrong => None,
-            Written::Given(given) => Some(given.value),
-        }
+    /// None when what is written could not be read.
+    fn new(path: &'static str, written: &'a Written<Duration>, default: Duration) -> Option<Self> {
+        let (value, place) = match written {
+            Written::Absent => (default, None),
+            Written::Wrong => return None,
+            Written::Given(given) => (given.value, Some(&given.place)),
+        };
+        Some(Self { path, value, place })
     }
 }
 
-/// Notes that `short` is longer than `long`, at the one that is written, or at `short` when both are.
-fn note_order(short: &Side<'_>, long: &Side<'_>, why: &str, problems: &mut Vec<Problem>) {
-    let (Some(short_value), Some(long_value)) = (short.value(), long.value()) else {
-        return;
-    };
-    if short_value <= long_value {
-        return;
+impl fmt::Display for Side<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let by_default = if self.place.is_none() {
+            " by default"
+        } else {
+            ""
+        };
+        write!(
+            f,
+            "{}, which is {}{by_default}",
+            self.path,
+            duration_text(self.value)
+        )
     }
-    let (short_text, long_text) = (duration_text(short_value), duration_text(long_value));
-    let problem = match (short.written.as_given(), long.written.as_given()) {
-        (Some(written), Some(other)) => written
-            .place
-            .problem(format!("{short_text} is longer than {}", long.path))
-            .other(&other.place, "the shorter one"),
-        (Some(written), None) => written.place.problem(format!(
-            "{short_text} is longer than {}, which is {long_text} by default",
-            long.path
-        )),
-        (None, Some(written)) => written.place.problem(format!(
-            "{long_text} is shorter than {}, which is {short_text} by default",
-            short.path
-        )),
-        (None, None) => {
-            debug_assert!(
-                false,
-                "the defaults of {} and {} contradict",
-                short.path, long.path
-            );
-            return;
-        }
+}
+
+/// Notes each of `shorts` that is longer than `long`; where only `long` is written, it is to blame, and once.
+fn note_order<'a>(
+    shorts: impl IntoIterator<Item = Option<Side<'a>>>,
+    long: Option<Side<'a>>,
+    why: &str,
+    problems: &mut Vec<Problem>,
+) {
+    let Some(long) = long else {
+        return;
     };
-    problems.push(problem.hint(why));
+    let mut long_is_noted = false;
+    for short in shorts
+        .into_iter()
+        .flatten()
+        .filter(|short| short.value > long.value)
+    {
+        let longer = |place: &Place| {
+            let message = format!("{} is longer than {long}", duration_text(short.value));
+            place.problem(message).hint(why)
+        };
+        match (short.place, long.place) {
+            (Some(place), Some(other)) => {
+                problems.push(longer(place).other(other, "the shorter one"))
+            }
+            (Some(place), None) => problems.push(longer(place)),
+            (None, Some(_)) if long_is_noted => {}
+            (None, Some(place)) => {
+                long_is_noted = true;
+                let message = format!("{} is shorter than {short}", duration_text(long.value));
+                problems.push(place.problem(message).hint(why));
+            }
+            (None, None) => debug_assert!(false, "the defaults contradict: {short}; {long}"),
+        }
+    }
 }
 
 fn address_text(address: &NodeAddress) -> String {

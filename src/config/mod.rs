@@ -58,11 +58,8 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         Err(error) => {
             let valid_up_to = error.utf8_error().valid_up_to();
             let shown = String::from_utf8_lossy(error.as_bytes()).into_owned();
-            let problem = Problem {
-                span: Some(valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8()),
-                ..Problem::of_file("not UTF-8")
-            };
-            let problem = problem.hint("save the file as UTF-8");
+            let mut problem = Problem::of_file("not UTF-8").hint("save the file as UTF-8");
+            problem.span = Some(valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8());
             Err(Problems::new(&name, &shown, vec![problem]))
         }
     }

@@ -90,12 +90,13 @@ impl Problem {
         self.other = Some((place.span.clone(), label.into()));
         self
     }
+}
 
-    fn title(&self) -> String {
-        if self.path.is_empty() {
-            self.message.clone()
-        } else {
-            format!("{}: {}", self.path, self.message)
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.path {
+            "" => f.write_str(&self.message),
+            path => write!(f, "{path}: {}", self.message),
         }
     }
 }
@@ -143,7 +144,7 @@ impl Problems {
     }
 
     fn group<'a>(&'a self, problem: &'a Problem) -> Group<'a> {
-        let title = Level::ERROR.primary_title(problem.title());
+        let title = Level::ERROR.primary_title(problem.to_string());
         let hint = problem
             .hint
             .as_deref()

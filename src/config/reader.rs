@@ -70,6 +70,8 @@ pub(super) struct Entries<'a, 't> {
     table: &'a DeTable<'t>,
     place: &'a Place,
     reader: &'a mut Reader,
+    /// Known keys that unknown ones were probably meant to be: reporting them missing as well would be noise.
+    misspelt: Vec<&'static str>,
 }
 
 /// Declares a table of the file as written: one line for each key, with the kind of its value.
@@ -137,16 +139,23 @@ impl<T: Value> Value for List<T> {
 
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Self::Meaning> {
         let DeValue::Array(items) = value else {
-            let mismatch = match T::SHAPE {
-                Shape::Table(_) => Mismatch::new(
-                    format!("{}, not an array of tables", found(value)),
+            let (expected, hint) = match (&T::SHAPE, value) {
+                (Shape::Table(_), DeValue::Table(_)) => (
+                    "an array of tables",
                     format!("write [[{}]], with two brackets", place.path),
                 ),
-                Shape::Leaf | Shape::List(_) => Mismatch::new(
-                    format!("{}, not a list", found(value)),
-                    "write a list, even of one: [\"...\"]",
+                (Shape::Table(_), _) => (
+                    "an array of tables",
+                    format!(
+                        "write [[{}]], with a line for each key below it",
+                        place.path
+                    ),
                 ),
+                (Shape::Leaf | Shape::List(_), _) => {
+                    ("a list", "write a list, even of one: [\"...\"]".to_owned())
+                }
             };
+            let mismatch = Mismatch::new(format!("{}, not {expected}", found(value)), hint);
             reader.note(place, mismatch);
             return None;
         };
@@ -194,18 +203,27 @@ impl Reader {
         self.problems.push(place.problem(message).hint(hint));
     }
 
-    fn note_unknown(&mut self, place: &Place, key: &str, known: &[&str]) {
+    /// Notes an unknown key, and returns the one that it was probably meant to be.
+    fn note_unknown(
+        &mut self,
+        place: &Place,
+        key: &str,
+        known: &[&'static str],
+    ) -> Option<&'static str> {
         let mut homes = Vec::new();
         self.root.homes(key, "", &mut homes);
+        let mut near = None;
         let hint = if let [home] = &homes[..] {
             // The right key in the wrong table: in TOML, often a key that was meant for the top of the file.
             format!("`{key}` belongs {home}")
-        } else if let Some(near) = nearest(key, known) {
-            format!("did you mean `{near}`?")
+        } else if let Some(nearest) = nearest(key, known) {
+            near = Some(nearest);
+            format!("did you mean `{nearest}`?")
         } else {
             format!("known here: {}", known.join(", "))
         };
         self.problems.push(place.problem("unknown key").hint(hint));
+        near
     }
 }
 
@@ -244,32 +262,51 @@ impl<'a, 't> Entries<'a, 't> {
         reader: &'a mut Reader,
     ) -> Option<Self> {
         let DeValue::Table(table) = value else {
-            let message = format!("{}, not a table", found(value));
-            let hint = format!("write [{}], with a line for each key below it", place.path);
-            reader.note(place, Mismatch::new(message, hint));
+            let (table, brackets) = match place
+                .path
+                .strip_suffix(']')
+                .and_then(|p| p.rsplit_once('['))
+            {
+                Some((list, _)) => (list, ("[[", "]]")),
+                None => (&*place.path, ("[", "]")),
+            };
+            let hint = format!(
+                "write {}{table}{}, with a line for each key below it",
+                brackets.0, brackets.1
+            );
+            reader.note(
+                place,
+                Mismatch::new(format!("{}, not a table", found(value)), hint),
+            );
             return None;
         };
         let Shape::Table(keys) = T::SHAPE else {
             unreachable!("only tables are opened");
         };
         let known: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+        let mut misspelt = Vec::new();
         for (key, _) in table.iter() {
             if !known.contains(&key.get_ref().as_ref()) {
                 let place = place.below(&shown_key(key.get_ref()), key.span());
-                reader.note_unknown(&place, key.get_ref(), &known);
+                misspelt.extend(reader.note_unknown(&place, key.get_ref(), &known));
             }
         }
         Some(Self {
             table,
             place,
             reader,
+            misspelt,
         })
     }
 
     /// What the table says about `key`.
     pub(super) fn read<T: Value>(&mut self, key: &str) -> Written<T::Meaning> {
         let Some(value) = self.table.get(key) else {
-            return Written::Absent;
+            return if self.misspelt.contains(&key) {
+                Written::Wrong
+            } else {
+                Written::Absent
+            };
         };
         let place = self.place.below(key, value.span());
         match T::read(value.get_ref(), &place, self.reader) {
@@ -305,8 +342,10 @@ pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<
         Some(near) => format!("did you mean \"{near}\"?"),
         None => format!("write {}", all()),
     };
-    let message = format!("{} is not one of {}", quoted(written), names.join(", "));
-    Err(Mismatch::new(message, hint))
+    Err(Mismatch::new(
+        format!("{} is not known here", quoted(written)),
+        hint,
+    ))
 }
 
 /// What stands there, as the start of a sentence.
@@ -346,6 +385,7 @@ fn shown_key(key: &str) -> String {
 fn nearest<'k>(word: &str, candidates: &[&'k str]) -> Option<&'k str> {
     /// High enough that a word nobody thought of gets the list of keys instead of a wrong guess.
     const LIKENESS_MIN: f64 = 0.8;
+    let word = word.to_lowercase();
     // Qualifiers come last here (`connections_max`); elsewhere they often come first.
     let sorted = |name: &str| {
         let mut words: Vec<&str> = name.split(['_', '-']).collect();
@@ -353,7 +393,7 @@ fn nearest<'k>(word: &str, candidates: &[&'k str]) -> Option<&'k str> {
         words.join("_")
     };
     let likeness = |candidate: &str| {
-        strsim::jaro(word, candidate).max(strsim::jaro(&sorted(word), &sorted(candidate)))
+        strsim::jaro(&word, candidate).max(strsim::jaro(&sorted(&word), &sorted(candidate)))
     };
     candidates
         .iter()
@@ -376,6 +416,7 @@ mod tests {
         check("names", Some("name"));
         check("max_connections", Some("connections_max"));
         check("keep-alive", Some("keepalive"));
+        check("Weight", Some("weight"));
         check("tls_certificate", None);
         check("", None);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::reader::{Leaf, Mismatch, quoted, string};
+use super::reader::{Leaf, Mismatch, found, quoted, string};
 
 /// A duration between two bounds in milliseconds, both included: `"500ms"`, `"5s"`.
 pub(super) struct Time<const MS_MIN: u64, const MS_MAX: u64>;
@@ -20,37 +20,56 @@ pub(super) struct Size<const MIN: u64, const MAX: u64>;
 /// A whole number between two bounds, both included, kept as an `N`.
 pub(super) struct Whole<N, const MIN: u64, const MAX: u64>(PhantomData<N>);
 
+/// What is counted, and how it is written.
+struct Quantity {
+    noun: &'static str,
+    example: &'static str,
+    units: &'static [Unit],
+    /// Gives a bare number the unit that was probably meant.
+    suggest: fn(u64) -> String,
+}
+
 /// A unit's name, and how many of the smallest unit it holds.
 type Unit = (&'static str, u64);
 
 pub(super) const SECOND: u64 = 1000;
 pub(super) const HOUR: u64 = 60 * 60 * SECOND;
-const TIMES: &[Unit] = &[("ms", 1), ("s", SECOND), ("m", 60 * SECOND), ("h", HOUR)];
+const DURATION: Quantity = Quantity {
+    noun: "a duration",
+    example: "5s",
+    units: &[("ms", 1), ("s", SECOND), ("m", 60 * SECOND), ("h", HOUR)],
+    suggest: |number| format!("{number}s"),
+};
 
 pub(super) const MIB: u64 = 1 << 20;
 pub(super) const GIB: u64 = 1 << 30;
-const SIZES: &[Unit] = &[("B", 1), ("KiB", 1 << 10), ("MiB", MIB), ("GiB", GIB)];
+const SIZE: Quantity = Quantity {
+    noun: "a size",
+    example: "64KiB",
+    units: &[("B", 1), ("KiB", 1 << 10), ("MiB", MIB), ("GiB", GIB)],
+    suggest: |number| text(number, SIZE.units),
+};
 
 /// A duration as the file would say it, to the millisecond: `90s`, `24h`.
 pub fn duration_text(duration: Duration) -> impl Display {
     // A duration of more milliseconds than a u64 holds was never in a file.
     text(
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-        TIMES,
+        DURATION.units,
     )
 }
 
 /// A size as the file would say it: `64KiB`.
 pub fn size_text(bytes: usize) -> impl Display {
-    text(bytes as u64, SIZES)
+    text(bytes as u64, SIZE.units)
 }
 
 impl<const MS_MIN: u64, const MS_MAX: u64> Leaf for Time<MS_MIN, MS_MAX> {
     type Meaning = Duration;
 
     fn parse(value: &DeValue<'_>) -> Result<Duration, Mismatch> {
-        let ms = amount(value, "a duration", "s", TIMES)?;
-        within(value, ms, MS_MIN, MS_MAX, |ms| text(ms, TIMES))?;
+        let ms = amount(value, &DURATION)?;
+        within(value, ms, MS_MIN, MS_MAX, |ms| text(ms, DURATION.units))?;
         Ok(Duration::from_millis(ms))
     }
 }
@@ -59,7 +78,7 @@ impl<const MIN: u64, const MAX: u64> Leaf for Seconds<MIN, MAX> {
     type Meaning = Duration;
 
     fn parse(value: &DeValue<'_>) -> Result<Duration, Mismatch> {
-        let ms = amount(value, "a duration", "s", TIMES)?;
+        let ms = amount(value, &DURATION)?;
         if !ms.is_multiple_of(SECOND) {
             let message = format!("{} is not a number of whole seconds", shown(value));
             let hint = format!(
@@ -79,8 +98,8 @@ impl<const MIN: u64, const MAX: u64> Leaf for Size<MIN, MAX> {
     type Meaning = usize;
 
     fn parse(value: &DeValue<'_>) -> Result<usize, Mismatch> {
-        let bytes = amount(value, "a size", "B", SIZES)?;
-        within(value, bytes, MIN, MAX, |bytes| text(bytes, SIZES))?;
+        let bytes = amount(value, &SIZE)?;
+        within(value, bytes, MIN, MAX, |bytes| text(bytes, SIZE.units))?;
         usize::try_from(bytes)
             .map_err(|_| Mismatch::new("more than this machine can address", "write less"))
     }
@@ -90,21 +109,17 @@ impl<N: TryFrom<u64>, const MIN: u64, const MAX: u64> Leaf for Whole<N, MIN, MAX
     type Meaning = N;
 
     fn parse(value: &DeValue<'_>) -> Result<N, Mismatch> {
+        let range = || format!("write a whole number from {MIN} to {MAX}");
         let DeValue::Integer(written) = value else {
-            let example = match value.as_str().map(str::parse::<u64>) {
-                Some(Ok(number)) => number,
-                _ => MIN.max(1),
+            let hint = match value.as_str().map(str::parse::<u64>) {
+                Some(Ok(number)) => format!("write {number}, without quotes"),
+                Some(Err(_)) | None => range(),
             };
-            return Err(Mismatch::of_type(
-                value,
-                "a whole number",
-                &example.to_string(),
-            ));
+            let message = format!("{}, not a whole number", found(value));
+            return Err(Mismatch::new(message, hint));
         };
-        let out_of_range = || {
-            let message = format!("{written} is not between {MIN} and {MAX}");
-            Mismatch::new(message, format!("write a whole number from {MIN} to {MAX}"))
-        };
+        let out_of_range =
+            || Mismatch::new(format!("{written} is not between {MIN} and {MAX}"), range());
         u64::from_str_radix(written.as_str(), written.radix())
             .ok()
             .filter(|number| (MIN..=MAX).contains(number))
@@ -123,48 +138,52 @@ impl Leaf for bool {
     }
 }
 
-/// A whole number with a unit, counted in the smallest of `units`; `usual` is the unit to suggest for a bare number.
-fn amount(value: &DeValue<'_>, noun: &str, usual: &str, units: &[Unit]) -> Result<u64, Mismatch> {
+/// A whole number with a unit, counted in the quantity's smallest unit.
+fn amount(value: &DeValue<'_>, quantity: &Quantity) -> Result<u64, Mismatch> {
+    let Quantity {
+        noun,
+        example,
+        units,
+        suggest,
+    } = quantity;
     let names: Vec<&str> = units.iter().map(|(name, _)| *name).collect();
-    let choice = format!("the units are {}", names.join(", "));
-    let without_unit = |number: &str| {
-        let hint = format!("write \"{number}{usual}\"; {choice}");
-        Mismatch::new(format!("{} has no unit", shown(value)), hint)
+    let names = names.join(", ");
+    let usage =
+        || format!("write a whole number and a unit, such as \"{example}\"; the units are {names}");
+    let without_unit = |digits: &str| {
+        let hint = match digits.parse::<u64>() {
+            Ok(number) => format!("write \"{}\"; the units are {names}", suggest(number)),
+            Err(_) => usage(),
+        };
+        Err(Mismatch::new(format!("{} has no unit", shown(value)), hint))
     };
     if let DeValue::Integer(number) = value {
-        return Err(without_unit(&number.to_string()));
+        return without_unit(&number.to_string());
     }
-    let written = string(value, noun, &format!("a string such as \"5{usual}\""))?;
+    let written = string(value, noun, &format!("a string such as \"{example}\""))?;
     let digits_end = written
         .find(|c: char| !c.is_ascii_digit())
         .unwrap_or(written.len());
     let (digits, unit) = written.split_at(digits_end);
+    let refuse =
+        |why: &str, hint: String| Err(Mismatch::new(format!("{} {why}", quoted(written)), hint));
     if digits.is_empty() {
-        let hint = format!("write a whole number and a unit, such as \"5{usual}\"; {choice}");
-        return Err(Mismatch::new(
-            format!("{} is not {noun}", quoted(written)),
-            hint,
-        ));
+        return refuse(&format!("is not {noun}"), usage());
     }
     if unit.is_empty() {
-        return Err(without_unit(digits));
+        return without_unit(digits);
     }
     let Some((_, factor)) = units.iter().find(|(name, _)| *name == unit) else {
-        let message = format!(
-            "{} is not {noun}: {} is no unit",
-            quoted(written),
-            quoted(unit)
+        return refuse(
+            &format!("is not {noun}: {} is no unit", quoted(unit)),
+            usage(),
         );
-        return Err(Mismatch::new(
-            message,
-            format!("write a whole number and a unit; {choice}"),
-        ));
     };
-    digits
+    let amount = digits
         .parse::<u64>()
         .ok()
-        .and_then(|number| number.checked_mul(*factor))
-        .ok_or_else(|| Mismatch::new(format!("{} is too much", quoted(written)), "write less"))
+        .and_then(|number| number.checked_mul(*factor));
+    amount.map_or_else(|| refuse("is too much", "write less".to_owned()), Ok)
 }
 
 fn within<T: Display>(
@@ -262,7 +281,11 @@ mod tests {
         assert_eq!(read::<Size<0, GIB>>("'1GiB'"), Ok(1 << 30));
         let said = read::<Size<0, GIB>>("'64KB'").expect_err("a unit of ten");
         assert!(said.contains("the units are B, KiB, MiB, GiB"), "{said}");
-        assert!(read::<Size<0, GIB>>("65536").is_err());
+        let said = read::<Size<0, GIB>>("65536").expect_err("no unit");
+        assert!(
+            said.contains("65536 has no unit; write \"64KiB\""),
+            "{said}"
+        );
         assert!(read::<Size<MIB, GIB>>("'1KiB'").is_err());
     }
 
