@@ -77,6 +77,27 @@ fn a_thousand_and_more_nodes_are_refused_at_the_first_too_many() {
 }
 
 #[test]
+fn weights_whose_ring_would_fill_the_memory_are_refused() {
+    let nodes = |weight: u16| {
+        (0..200).fold(
+            "[[listeners]]\naddress = '0.0.0.0:1883'\n".to_owned(),
+            |text, index| {
+                text + &format!(
+                    "[[nodes]]\nname = 'n{index}'\naddress = 'n{index}:1883'\nweight = {weight}\n"
+                )
+            },
+        )
+    };
+    assert!(config::parse("heavy.toml", &nodes(512)).is_ok());
+    let problems = config::parse("heavy.toml", &nodes(513)).expect_err("too heavy");
+    let problems = found(&problems);
+    assert!(
+        problems[0].contains("all weights add up to 102600, more than 102400"),
+        "{problems:?}"
+    );
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_named_with_the_reason() {
     let problems = config::load(Path::new("no/such/file.toml")).expect_err("no file");
     let shown = problems.to_string();
@@ -92,4 +113,27 @@ fn a_file_that_cannot_be_read_is_named_with_the_reason() {
             .to_string()
             .contains("larger than any configuration")
     );
+}
+
+#[test]
+fn every_prefix_and_every_changed_byte_gets_an_answer() {
+    let text = include_str!("../config/minimal.toml");
+    let answer = |text: &str| match config::parse("changed.toml", text) {
+        Ok(_) => true,
+        Err(problems) => {
+            assert!(problems.to_string().contains("changed.toml"), "{text:?}");
+            false
+        }
+    };
+    let shortest = (0..text.len()).find(|end| answer(&text[..*end]));
+    let shortest = &text[..shortest.expect("the whole file but its last line end")];
+    assert!(
+        shortest.ends_with("address = \"10.0.0.11:1883\""),
+        "{shortest}"
+    );
+    for (at, _) in text.char_indices() {
+        for change in ["", "\"", "[", "=", "\n", "\r", "\t", "\0", "é", "{", "0"] {
+            answer(&format!("{}{change}{}", &text[..at], &text[at + 1..]));
+        }
+    }
 }

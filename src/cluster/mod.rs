@@ -4,6 +4,7 @@
 mod choice;
 mod ring;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -40,6 +41,15 @@ pub enum NodeAddress {
     Socket(SocketAddr),
     /// A host name and port, resolved by control.
     Host(String, u16),
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => write!(f, "{address}"),
+            Self::Host(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
 }
 
 /// A small number for a node's name, stable for the life of the process, also across reloads.

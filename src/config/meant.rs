@@ -15,8 +15,9 @@ use super::{Config, file};
 use crate::cluster::NodeAddress;
 use crate::{accept, cluster, control, dial, greet, log, peek, relay, route};
 
-/// More nodes than any EMQX cluster has; keeps the ring's node numbers small.
-const NODES_MAX: usize = 1024;
+/// What all weights may add up to: the most nodes, each of the usual weight. A ring of more would take seconds and
+/// gigabytes to build.
+const WEIGHTS_MAX: usize = cluster::NODES_MAX * cluster::WEIGHT_DEFAULT as usize;
 
 /// The settings that `file` means. Worth something only while `problems` stays empty.
 pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
@@ -120,10 +121,23 @@ fn all_nodes(
         "name = \"emqx1\" and address = \"10.0.0.11:1883\"",
         problems,
     );
-    if let Some(first_too_many) = nodes.get(NODES_MAX) {
+    if let Some(first_too_many) = nodes.get(cluster::NODES_MAX) {
         let message = format!("{} nodes are too many", nodes.len());
-        let problem = first_too_many.place.problem(message);
-        problems.push(problem.hint(format!("a cluster has at most {NODES_MAX} nodes")));
+        let hint = format!("a cluster has at most {} nodes", cluster::NODES_MAX);
+        problems.push(first_too_many.place.problem(message).hint(hint));
+    }
+    let weight = |node: &Given<file::Node>| match &node.value.weight {
+        Written::Given(weight) => usize::from(weight.value),
+        Written::Absent | Written::Wrong => usize::from(cluster::WEIGHT_DEFAULT),
+    };
+    let weights: usize = nodes.iter().map(weight).sum();
+    if let Some(heaviest) = nodes.iter().max_by_key(|node| weight(node))
+        && nodes.len() <= cluster::NODES_MAX
+        && weights > WEIGHTS_MAX
+    {
+        let message = format!("all weights add up to {weights}, more than {WEIGHTS_MAX}");
+        let hint = "only their proportions count: divide all of them by the same number";
+        problems.push(heaviest.place.problem(message).hint(hint));
     }
     note_repeats(
         given(&nodes, |n| &n.name),
@@ -132,7 +146,7 @@ fn all_nodes(
         problems,
     );
     note_repeats(
-        given(&nodes, |n| &n.address).map(|(address, place)| (address_text(address), place)),
+        given(&nodes, |n| &n.address).map(|(address, place)| (address.to_string(), place)),
         |address| format!("two nodes are at {address}"),
         "name each node once; a larger share is a larger weight",
         problems,
@@ -477,12 +491,5 @@ fn note_order<'a>(
             }
             (None, None) => debug_assert!(false, "the defaults contradict: {short}; {long}"),
         }
-    }
-}
-
-fn address_text(address: &NodeAddress) -> String {
-    match address {
-        NodeAddress::Socket(address) => address.to_string(),
-        NodeAddress::Host(host, port) => format!("{host}:{port}"),
     }
 }

@@ -220,6 +220,22 @@ remora.toml: 1 problem";
     }
 
     #[test]
+    fn another_place_is_shown_with_its_part() {
+        let place = |span| Place {
+            path: "b".to_owned(),
+            span,
+        };
+        let problem = place(10..11).problem("is there twice");
+        let problem = problem.other(&place(4..5), "first here");
+        let shown = Problems::new("remora.toml", "a = 1\nb = 1\n", vec![problem]).to_string();
+        assert!(
+            shown.contains("1 | a = 1\n  |     - first here\n"),
+            "{shown}"
+        );
+        assert!(shown.contains("2 | b = 1\n  |     ^\n"), "{shown}");
+    }
+
+    #[test]
     fn only_the_coloured_form_has_escapes() {
         let problems = problems("b = 1", 4..5);
         assert!(problems.coloured().contains('\x1b'));

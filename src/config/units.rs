@@ -51,7 +51,7 @@ const SIZE: Quantity = Quantity {
 };
 
 /// A duration as the file would say it, to the millisecond: `90s`, `24h`.
-pub fn duration_text(duration: Duration) -> impl Display {
+pub fn duration_text(duration: Duration) -> String {
     // A duration of more milliseconds than a u64 holds was never in a file.
     text(
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
@@ -60,7 +60,7 @@ pub fn duration_text(duration: Duration) -> impl Display {
 }
 
 /// A size as the file would say it: `64KiB`.
-pub fn size_text(bytes: usize) -> impl Display {
+pub fn size_text(bytes: usize) -> String {
     text(bytes as u64, SIZE.units)
 }
 
@@ -312,13 +312,13 @@ mod tests {
     #[test]
     fn what_is_shown_reads_back_as_the_same() {
         for ms in [1, 500, 1_000, 1_500, 90_000, 120_000, HOUR, 24 * HOUR] {
-            let shown = duration_text(Duration::from_millis(ms)).to_string();
+            let shown = duration_text(Duration::from_millis(ms));
             let read = read::<Time<0, { u64::MAX }>>(&format!("'{shown}'"));
             assert_eq!(read, Ok(Duration::from_millis(ms)), "{shown}");
         }
-        assert_eq!(duration_text(Duration::from_secs(90)).to_string(), "90s");
-        assert_eq!(size_text(64 << 20).to_string(), "64MiB");
-        assert_eq!(size_text(1025).to_string(), "1025B");
-        assert_eq!(size_text(0).to_string(), "0B");
+        assert_eq!(duration_text(Duration::from_secs(90)), "90s");
+        assert_eq!(size_text(64 << 20), "64MiB");
+        assert_eq!(size_text(1025), "1025B");
+        assert_eq!(size_text(0), "0B");
     }
 }
