@@ -1,0 +1,185 @@
+//! What `remora check` prints of a configuration without problems: what would be done.
+
+use std::num::NonZeroUsize;
+
+use remora::accept::{Listener, Transport};
+use remora::cluster::Member;
+use remora::config::{Config, duration_text as text, size_text};
+use remora::greet::Refuse;
+use remora::{dial, peek, relay};
+
+use super::{columns, key_text, ring};
+
+/// What `remora run` would do with this configuration.
+pub(super) fn description(config: &Config) -> String {
+    let shares = ring(config).shares();
+    let nodes = config.nodes.iter().zip(shares);
+    [
+        "No problems; this is what `remora run` would do.".to_owned(),
+        section("listeners", config.listeners.iter().map(listener)),
+        section("nodes, and their shares of the clients", nodes.map(node)),
+        section("settings", settings(config).into_iter()),
+    ]
+    .join("\n\n")
+}
+
+fn section(title: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
+    let rows: Vec<_> = rows.collect();
+    format!("{title}\n{}", columns("  ", &rows))
+}
+
+fn listener(listener: &Listener) -> Vec<String> {
+    let Listener {
+        name,
+        address,
+        transport: Transport::Tcp,
+        allow,
+        deny,
+        connections_max,
+    } = listener;
+    let list = |networks: &[_]| {
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        networks.join(", ")
+    };
+    let mut who = match &allow[..] {
+        [] => "from everyone".to_owned(),
+        allow => format!("from {}", list(allow)),
+    };
+    if !deny.is_empty() {
+        who += &format!(", not from {}", list(deny));
+    }
+    if let Some(max) = connections_max {
+        who += &format!(", up to {max} connections");
+    }
+    let called = match *name == address.to_string() {
+        true => String::new(),
+        false => format!("called {name}"),
+    };
+    vec![format!("tcp {address}"), who, called]
+}
+
+fn node((node, share): (&Member, f64)) -> Vec<String> {
+    let Member {
+        name,
+        address,
+        weight,
+    } = node;
+    let share = format!("{:.2} %", share * 100.0);
+    vec![
+        name.clone(),
+        address.to_string(),
+        format!("weight {weight}"),
+        share,
+    ]
+}
+
+fn settings(config: &Config) -> Vec<Vec<String>> {
+    let Config {
+        workers,
+        affinity,
+        peek: peek::Limits {
+            deadline,
+            held_bytes_max,
+        },
+        dial,
+        greet,
+        relay,
+        control,
+        // Listeners and nodes have sections of their own; the log shows itself.
+        listeners: _,
+        nodes: _,
+        log: _,
+    } = config;
+    let rows = [
+        ("threads", threads(*workers)),
+        (
+            "affinity",
+            format!("{}, ring seed {:#x}", key_text(affinity.key), affinity.seed),
+        ),
+        (
+            "placements",
+            format!(
+                "up to {}, each for {} after its client left",
+                affinity.placements_max,
+                text(affinity.placement_age_max)
+            ),
+        ),
+        (
+            "CONNECT",
+            format!(
+                "read within {}; up to {} held for all that are unfinished",
+                text(*deadline),
+                size_text(*held_bytes_max)
+            ),
+        ),
+        (
+            "nodes answer",
+            format!(
+                "dial within {}, CONNACK within {}; accepted within {} in all",
+                text(dial.timeout),
+                text(greet.timeout),
+                text(greet.deadline)
+            ),
+        ),
+        ("refused", refused(greet.refuse)),
+        ("sources", sources(dial)),
+        ("silent clients", idle(relay)),
+        ("vanished peers", vanished(dial)),
+        (
+            "nodes down",
+            format!(
+                "after {} failures in a row, for {} to {}",
+                control.failures_max,
+                text(control.down_min),
+                text(control.down_max)
+            ),
+        ),
+    ];
+    let row = |(what, how): (&str, String)| vec![what.to_owned(), how];
+    rows.into_iter().map(row).collect()
+}
+
+fn threads(workers: Option<NonZeroUsize>) -> String {
+    workers.map_or("one for each core".to_owned(), |workers| {
+        workers.to_string()
+    })
+}
+
+fn refused(refuse: Refuse) -> String {
+    let answer = match refuse {
+        Refuse::Close => "closed, so that it comes back by itself",
+        Refuse::Connack => "sent the last node's CONNACK, then closed",
+    };
+    format!("a client that every node refused is {answer}")
+}
+
+fn sources(dial: &dial::Settings) -> String {
+    if dial.sources.is_empty() {
+        return "chosen by the kernel".to_owned();
+    }
+    let sources: Vec<String> = dial.sources.iter().map(ToString::to_string).collect();
+    sources.join(", ")
+}
+
+fn idle(relay: &relay::Settings) -> String {
+    let slack = text(relay.idle_slack);
+    let ceiling = relay.idle_max.map(|max| format!(", {} at most", text(max)));
+    format!(
+        "closed after 1.5 times their Keep Alive and {slack}{}",
+        ceiling.unwrap_or_default()
+    )
+}
+
+fn vanished(dial: &dial::Settings) -> String {
+    let dial::Keepalive {
+        idle,
+        interval,
+        count,
+    } = &dial.keepalive;
+    format!(
+        "found by {count} probes {} apart after {} of silence, or {} without acknowledgement",
+        text(*interval),
+        text(*idle),
+        text(dial.user_timeout)
+    )
+}
