@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::clock::nanos;
+use super::nodes::Stall;
 use super::packet::{STAMP_BYTES, Version};
 use super::plan::{Arrival, Parting, Plan, Then, Traffic};
 
@@ -43,10 +44,10 @@ pub struct Args {
     connect_rate: Option<f64>,
 
     /// Messages per second over all clients, at fixed times (open loop).
-    #[arg(short, long, value_name = "PER_SECOND", conflicts_with = "window")]
+    #[arg(short, long, value_name = "PER_SECOND")]
     rate: Option<f64>,
 
-    /// Messages under way per client (closed loop).
+    /// Messages under way per client: without a rate, the next is sent when one returns (closed loop).
     #[arg(short, long, value_name = "N")]
     window: Option<u32>,
 
@@ -109,6 +110,10 @@ pub struct Args {
     /// Instead of load: serve so many small nodes on free ports, which accept everyone and echo every message.
     #[arg(long, value_name = "N")]
     pub(super) serve: Option<usize>,
+
+    /// The served nodes do nothing for a second, so often (in seconds).
+    #[arg(long, value_name = "SECONDS", requires = "serve", value_parser = clap::value_parser!(u16).range(2..))]
+    stall_every: Option<u16>,
 }
 
 /// What the clients of a run do.
@@ -125,6 +130,14 @@ pub enum Workload {
 }
 
 impl Args {
+    /// How the served nodes stall.
+    pub(super) fn stall(&self) -> Option<Stall> {
+        self.stall_every.map(|every_s| Stall {
+            every: Duration::from_secs(every_s.into()),
+            lasts: Duration::from_secs(1),
+        })
+    }
+
     /// What they ask for, or why it cannot be.
     pub(super) fn plan(&self) -> Result<Plan, String> {
         let (clients, size, duration, window) = match self.workload {
@@ -174,7 +187,10 @@ impl Args {
             subscribes: matches!(self.workload, Workload::Echo | Workload::Bulk),
             traffic: match (self.workload, self.rate) {
                 (Workload::Connect | Workload::Idle, _) => Traffic::None,
-                (_, Some(rate)) => Traffic::PerSecond(rate),
+                (_, Some(rate)) => Traffic::PerSecond {
+                    rate,
+                    window: self.window.unwrap_or(u32::MAX),
+                },
                 (_, None) => Traffic::Window(self.window.unwrap_or(window)),
             },
             qos: self.qos,

@@ -105,9 +105,12 @@ struct Driver<'a> {
     dialing: u32,
     settled: u32,
     traffic: bool,
-    /// Of the open loop: when it began, and how many messages were due since.
+    /// Of the open loop: when it began, and how many messages of all clients were due since.
     traffic_began: Nanos,
     due: u64,
+    /// The measured time; messages that were to be sent in it count, even those that arrive later.
+    measured_from: Nanos,
+    measured_until: Nanos,
     in_flight: u64,
     measured: Measured,
     looks: Vec<Look>,
@@ -141,6 +144,8 @@ impl<'a> Driver<'a> {
             traffic: false,
             traffic_began: 0,
             due: 0,
+            measured_from: Nanos::MAX,
+            measured_until: Nanos::MAX,
             in_flight: 0,
             measured: Measured::new(),
             looks: Vec::new(),
@@ -155,7 +160,7 @@ impl<'a> Driver<'a> {
         self.began = clock::now();
         if self.plan.then == Then::Leave {
             self.phase_ends = self.began + self.plan.duration;
-            self.look(Moment::Begin);
+            self.begin_measuring();
         }
         loop {
             let now = clock::now();
@@ -198,7 +203,7 @@ impl<'a> Driver<'a> {
     }
 
     fn enter(&mut self, phase: Phase) {
-        let left = mem::replace(&mut self.phase, phase);
+        self.phase = phase;
         let lasts = match phase {
             Phase::Connecting | Phase::Over => 0,
             Phase::WarmingUp => {
@@ -206,23 +211,15 @@ impl<'a> Driver<'a> {
                 self.plan.warm_up
             }
             Phase::Measuring => {
-                self.look(Moment::Begin);
-                self.measured.measuring = clock::now();
+                self.begin_measuring();
                 self.plan.duration
             }
             Phase::Draining => {
-                self.traffic = false;
-                let begin = if left == Phase::Measuring {
-                    self.measured.measuring
-                } else {
-                    self.began
-                };
-                self.measured.measuring = clock::now() - begin;
-                self.look(Moment::End);
+                self.end_measuring();
                 DRAIN
             }
             Phase::Settling => {
-                self.measured.cut_off = self.in_flight;
+                self.measured.cut_off += self.in_flight;
                 self.close_all();
                 self.plan.settle
             }
@@ -233,8 +230,34 @@ impl<'a> Driver<'a> {
         self.phase_ends = clock::now() + lasts;
     }
 
+    fn begin_measuring(&mut self) {
+        self.look(Moment::Begin);
+        self.measured_from = clock::now();
+    }
+
+    fn end_measuring(&mut self) {
+        self.measured_until = clock::now();
+        self.look(Moment::End);
+        self.measured.measuring = self.measured_until.saturating_sub(self.measured_from);
+        self.traffic = false;
+        // What the schedule wanted by now and was never sent: the client is gone, or its window never opened.
+        for index in 0..self.plan.clients {
+            let client = &self.clients[index as usize];
+            let missing = self.due_by(index).saturating_sub(u64::from(client.sent));
+            match client.state {
+                State::Here => self.measured.cut_off += missing,
+                _ => self.measured.fail_often(Failure::NotSent, missing),
+            }
+        }
+    }
+
+    /// How many messages of a client the open loop's schedule has called for.
+    fn due_by(&self, index: u32) -> u64 {
+        let clients = u64::from(self.plan.clients);
+        (self.due + clients - 1 - u64::from(index)) / clients
+    }
+
     fn look(&mut self, moment: Moment) {
-        // The workers' time up to now must not be hidden behind reading their memory maps.
         let processes = self
             .plan
             .pids
@@ -262,7 +285,7 @@ impl<'a> Driver<'a> {
         {
             due = due.min(self.began + at_rate(u64::from(self.next_dial), rate));
         }
-        if let Traffic::PerSecond(rate) = self.plan.traffic
+        if let Traffic::PerSecond { rate, .. } = self.plan.traffic
             && self.traffic
         {
             due = due.min(self.traffic_began + at_rate(self.due, rate));
@@ -326,6 +349,7 @@ impl<'a> Driver<'a> {
         } else if event.writable {
             link.flush(&self.pattern.bytes)
                 .map_err(|error| failure_of(&error))?;
+            self.publish_allowed(index);
         }
         if event.readable {
             self.hear(index, event.hangup)
@@ -510,11 +534,7 @@ impl<'a> Driver<'a> {
         client.since = now;
         self.dialing -= 1;
         self.settled += 1;
-        if self.traffic {
-            self.open_window(index);
-        } else {
-            self.dial_due(now);
-        }
+        self.dial_due(now);
     }
 
     /// Closes a client that has done what it came for.
@@ -548,45 +568,45 @@ impl<'a> Driver<'a> {
     fn start_traffic(&mut self) {
         self.traffic = self.plan.traffic != Traffic::None;
         self.traffic_began = clock::now();
-        if self.traffic {
-            for index in 0..self.plan.clients {
-                self.open_window(index);
-            }
-        }
-    }
-
-    /// In a closed loop, sends until the client's window is full.
-    fn open_window(&mut self, index: u32) {
-        let Traffic::Window(window) = self.plan.traffic else {
-            return;
-        };
-        while self.clients[index as usize].in_flight < window {
-            let now = clock::now();
-            if !self.publish(index, now, now) {
-                return;
-            }
+        for index in 0..self.plan.clients {
+            self.publish_allowed(index);
         }
     }
 
     /// In an open loop, sends what is due by now; not all at once, so that answers are read in between.
     fn publish_due(&mut self, now: Nanos) {
-        let Traffic::PerSecond(rate) = self.plan.traffic else {
+        let Traffic::PerSecond { rate, .. } = self.plan.traffic else {
             return;
         };
         for _ in 0..BURST {
-            let intended = self.traffic_began + at_rate(self.due, rate);
-            if !self.traffic || intended > now {
+            if !self.traffic || self.traffic_began + at_rate(self.due, rate) > now {
                 return;
             }
             let index = (self.due % u64::from(self.plan.clients)) as u32;
             self.due += 1;
-            let has_room = |link: &Link| link.has_room();
+            self.publish_allowed(index);
+        }
+    }
+
+    /// Sends what the client's window has room for: in an open loop only what is due, with the time it was due at.
+    fn publish_allowed(&mut self, index: u32) {
+        while self.traffic {
             let client = &self.clients[index as usize];
-            if client.state != State::Here || !client.link.as_ref().is_some_and(has_room) {
-                self.measured.fail(Failure::NotSent);
-                continue;
+            let now = clock::now();
+            let (window, intended) = match self.plan.traffic {
+                Traffic::None => return,
+                Traffic::Window(window) => (window, now),
+                Traffic::PerSecond { .. } if u64::from(client.sent) >= self.due_by(index) => return,
+                Traffic::PerSecond { rate, window } => {
+                    let number =
+                        u64::from(client.sent) * u64::from(self.plan.clients) + u64::from(index);
+                    (window, self.traffic_began + at_rate(number, rate))
+                }
+            };
+            let has_room = client.link.as_ref().is_some_and(Link::has_room);
+            if client.in_flight >= window || !has_room || !self.publish(index, intended, now) {
+                return;
             }
-            self.publish(index, intended, clock::now());
         }
     }
 
@@ -623,7 +643,7 @@ impl<'a> Driver<'a> {
                 client.since = now;
                 client.in_flight += 1;
                 self.in_flight += 1;
-                self.measured.sent += u64::from(self.phase == Phase::Measuring);
+                self.measured.sent += u64::from(self.measures(now));
                 true
             }
             Err(error) => {
@@ -653,9 +673,11 @@ impl<'a> Driver<'a> {
             client.in_flight -= under_way;
             self.in_flight -= u64::from(under_way);
         }
-        if self.phase == Phase::Measuring {
+        if self.measures(now) {
             self.measured.received += 1;
             self.measured.received_bytes += (message.bytes + STAMP_BYTES) as u64;
+        }
+        if self.measures(stamp.intended) {
             self.measured
                 .message
                 .record(now.saturating_sub(stamp.intended));
@@ -663,10 +685,13 @@ impl<'a> Driver<'a> {
                 .message_from_send
                 .record(now.saturating_sub(stamp.sent));
         }
-        if self.traffic {
-            self.open_window(index);
-        }
+        self.publish_allowed(index);
         Ok(())
+    }
+
+    /// Whether a moment is in the measured time.
+    fn measures(&self, moment: Nanos) -> bool {
+        (self.measured_from..self.measured_until).contains(&moment)
     }
 
     /// Once a second: gives up on clients that took too long, and keeps the quiet ones alive.
@@ -721,5 +746,185 @@ fn failure_of(error: &io::Error) -> Failure {
         Some(Errno::EMFILE | Errno::ENFILE) => Failure::NoFiles,
         Some(Errno::EADDRNOTAVAIL) => Failure::NoPorts,
         _ => Failure::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread::{self, JoinHandle};
+    use std::time::Duration;
+
+    use super::super::nodes::{Nodes, Stall};
+    use super::super::packet::Version;
+    use super::super::plan::{Parting, Then};
+    use super::*;
+
+    /// A node in a thread of its own, which ends with it.
+    struct FakeNode {
+        address: SocketAddr,
+        over: Arc<AtomicBool>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl FakeNode {
+        fn start(stall: Option<Stall>) -> Self {
+            let mut nodes = Nodes::bind(1, stall).unwrap();
+            let address = nodes.addresses().unwrap()[0];
+            let over = Arc::new(AtomicBool::new(false));
+            let seen = Arc::clone(&over);
+            let thread = thread::spawn(move || {
+                while !seen.load(Ordering::Relaxed) {
+                    nodes.turn().unwrap();
+                }
+            });
+            Self {
+                address,
+                over,
+                thread: Some(thread),
+            }
+        }
+    }
+
+    impl Drop for FakeNode {
+        fn drop(&mut self) {
+            self.over.store(true, Ordering::Relaxed);
+            if let Some(thread) = self.thread.take() {
+                thread.join().unwrap();
+            }
+        }
+    }
+
+    fn plan(target: SocketAddr, clients: u32) -> Plan {
+        Plan {
+            target,
+            clients,
+            version: Version::V4,
+            client_id: "test-%i".into(),
+            topic: "test/%i".into(),
+            keep_alive_s: 60,
+            username: None,
+            password: None,
+            arrival: Arrival::AtOnce(8),
+            connect_timeout: 5 * SECOND,
+            then: Then::Stay,
+            parting: Parting::Reset,
+            subscribes: false,
+            traffic: Traffic::None,
+            qos: 0,
+            size: 100,
+            warm_up: 0,
+            duration: SECOND / 10,
+            settle: 0,
+            pids: Vec::new(),
+        }
+    }
+
+    fn failures(measured: &Measured) -> Vec<(&'static str, u64)> {
+        let counts = Failure::ALL.map(|failure| (failure.name(), measured.failed(failure)));
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    #[test]
+    fn a_storm_connects_every_client_once() {
+        let node = FakeNode::start(None);
+        let plan = Plan {
+            then: Then::Leave,
+            duration: 30 * SECOND,
+            ..plan(node.address, 500)
+        };
+        let measured = run(&plan).unwrap().measured;
+        assert_eq!(failures(&measured), []);
+        assert_eq!(measured.accepted, 500);
+    }
+
+    #[test]
+    fn every_message_returns_whole_and_in_order() {
+        let node = FakeNode::start(None);
+        for (version, qos, size) in [
+            (Version::V4, 0, STAMP_BYTES),
+            (Version::V4, 1, 100),
+            (Version::V5, 0, 100_000),
+            (Version::V5, 1, 1 << 20),
+        ] {
+            let plan = Plan {
+                version,
+                qos,
+                size,
+                subscribes: true,
+                traffic: Traffic::Window(3),
+                ..plan(node.address, 4)
+            };
+            let measured = run(&plan).unwrap().measured;
+            assert_eq!(failures(&measured), []);
+            assert_eq!(measured.cut_off, 0);
+            assert!(measured.received > 0, "{size} bytes");
+            assert_eq!(measured.received_bytes, measured.received * size as u64);
+        }
+    }
+
+    #[test]
+    fn an_open_loop_keeps_its_schedule() {
+        let node = FakeNode::start(None);
+        let plan = Plan {
+            traffic: Traffic::PerSecond {
+                rate: 2_000.0,
+                window: u32::MAX,
+            },
+            duration: SECOND / 2,
+            ..plan(node.address, 10)
+        };
+        let measured = run(&plan).unwrap().measured;
+        assert_eq!(failures(&measured), []);
+        // A second's half at 2,000 a second; a message more or less at either end.
+        assert!(
+            (990..=1_010).contains(&measured.message.count()),
+            "{}",
+            measured.message.count()
+        );
+    }
+
+    /// Ten windows of one message: while the node stalls ten messages wait, and all others are not even sent.
+    #[test]
+    fn a_stall_shows_in_the_latency_from_the_intended_time() {
+        let node = FakeNode::start(Some(Stall {
+            every: Duration::from_secs(10),
+            lasts: Duration::from_secs(1),
+        }));
+        let plan = Plan {
+            traffic: Traffic::PerSecond {
+                rate: 1_000.0,
+                window: 1,
+            },
+            duration: 10 * SECOND,
+            ..plan(node.address, 10)
+        };
+        let measured = run(&plan).unwrap().measured;
+        assert_eq!(failures(&measured), []);
+        let corrected = measured.message.quantile_us(0.99);
+        let uncorrected = measured.message_from_send.quantile_us(0.99);
+        assert!(corrected >= 800_000.0, "{corrected} µs");
+        assert!(uncorrected < 200_000.0, "{uncorrected} µs: it shows no lie");
+    }
+
+    #[test]
+    fn a_target_that_refuses_is_counted_and_the_run_ends() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let measured = run(&plan(address, 20)).unwrap().measured;
+        assert_eq!(failures(&measured), [("refused", 20)]);
+    }
+
+    #[test]
+    fn a_target_that_says_nothing_is_a_timeout() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let plan = Plan {
+            connect_timeout: SECOND / 10,
+            ..plan(listener.local_addr().unwrap(), 3)
+        };
+        assert_eq!(failures(&run(&plan).unwrap().measured), [("timeout", 3)]);
     }
 }

@@ -93,6 +93,11 @@ impl Latencies {
     pub(super) fn max_us(&self) -> f64 {
         self.0.max() as f64 / 1e3
     }
+
+    /// How many.
+    pub(super) fn count(&self) -> u64 {
+        self.0.len()
+    }
 }
 
 /// What a run measured.
@@ -140,7 +145,12 @@ impl Measured {
 
     /// Counts a failure.
     pub(super) fn fail(&mut self, failure: Failure) {
-        self.failures[failure as usize] += 1;
+        self.fail_often(failure, 1);
+    }
+
+    /// Counts a failure so many times.
+    pub(super) fn fail_often(&mut self, failure: Failure, count: u64) {
+        self.failures[failure as usize] += count;
     }
 
     /// How often something failed.

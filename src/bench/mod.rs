@@ -35,7 +35,7 @@ pub fn run(args: Args) -> ExitCode {
 
 fn bench(args: &Args) -> io::Result<ExitCode> {
     if let Some(count) = args.serve {
-        return serve(count);
+        return serve(Nodes::bind(count, args.stall())?);
     }
     let plan = match args.plan() {
         Ok(plan) => plan,
@@ -54,13 +54,13 @@ fn bench(args: &Args) -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn serve(count: usize) -> io::Result<ExitCode> {
-    let mut nodes = Nodes::bind(count)?;
+fn serve(mut nodes: Nodes) -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
     for address in nodes.addresses()? {
         writeln!(out, "{address}")?;
     }
     out.flush()?;
-    nodes.serve()?;
-    Ok(ExitCode::SUCCESS)
+    loop {
+        nodes.turn()?;
+    }
 }

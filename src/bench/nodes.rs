@@ -5,8 +5,10 @@
 use std::io::{self, Read as _, Write as _};
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
 
-use super::clock::{self, SECOND};
+use super::clock::{self, Nanos, SECOND};
 use super::packet::{self, Read, Version, kind};
 use super::poll::{Poll, Ready};
 
@@ -22,6 +24,18 @@ pub(super) struct Nodes {
     connections: Vec<Option<Connection>>,
     free: Vec<usize>,
     buffer: Vec<u8>,
+    ready: Vec<Ready>,
+    stall: Option<Stall>,
+    began: Nanos,
+}
+
+/// Nodes that do nothing for a while, again and again: what a load tester must not gloss over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Stall {
+    /// From one stall to the next.
+    pub(super) every: Duration,
+    /// How long nothing is read, at the end of that time.
+    pub(super) lasts: Duration,
 }
 
 struct Connection {
@@ -37,7 +51,7 @@ struct Connection {
 
 impl Nodes {
     /// Binds so many nodes on free ports of the loopback.
-    pub(super) fn bind(count: usize) -> io::Result<Self> {
+    pub(super) fn bind(count: usize, stall: Option<Stall>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listeners = Vec::new();
         for node in 0..count {
@@ -60,6 +74,9 @@ impl Nodes {
             connections: Vec::new(),
             free: Vec::new(),
             buffer: vec![0; READ_BYTES],
+            ready: Vec::new(),
+            stall,
+            began: clock::now(),
         })
     }
 
@@ -68,21 +85,36 @@ impl Nodes {
         self.listeners.iter().map(TcpListener::local_addr).collect()
     }
 
-    /// Serves until the process ends.
-    pub(super) fn serve(&mut self) -> io::Result<()> {
-        let mut ready = Vec::new();
-        loop {
-            let now = clock::now();
-            self.poll.wait(now, now + SECOND, &mut ready)?;
-            for event in &ready {
-                match usize::try_from(event.token)
-                    .unwrap_or(usize::MAX)
-                    .checked_sub(self.listeners.len())
-                {
-                    None => self.accept(event.token as usize),
-                    Some(slot) => self.turn(slot, *event),
-                }
+    /// Waits for clients, a second at most, and answers what they sent.
+    pub(super) fn turn(&mut self) -> io::Result<()> {
+        let now = clock::now();
+        let mut ready = mem::take(&mut self.ready);
+        self.poll.wait(now, now + SECOND, &mut ready)?;
+        self.sleep_through_stall();
+        for event in &ready {
+            let token = event.token as usize;
+            match token.checked_sub(self.listeners.len()) {
+                None => self.accept(token),
+                Some(slot) => self.answer(slot, *event),
             }
+        }
+        self.ready = ready;
+        Ok(())
+    }
+
+    fn sleep_through_stall(&self) {
+        let Some(Stall { every, lasts }) = self.stall else {
+            return;
+        };
+        let since = Duration::from_nanos(clock::now() - self.began);
+        let into = Duration::from_nanos((since.as_nanos() % every.as_nanos()) as Nanos);
+        let wakes = clock::now() + clock::nanos(every - into);
+        if into < every - lasts {
+            return;
+        }
+        // Parking may end early; there is nobody who would unpark this thread on purpose.
+        while let Some(left) = wakes.checked_sub(clock::now()).filter(|&left| left > 0) {
+            thread::park_timeout(Duration::from_nanos(left));
         }
     }
 
@@ -112,7 +144,7 @@ impl Nodes {
         }
     }
 
-    fn turn(&mut self, slot: usize, event: Ready) {
+    fn answer(&mut self, slot: usize, event: Ready) {
         let Some(connection) = &mut self.connections[slot] else {
             return;
         };

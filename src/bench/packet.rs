@@ -329,3 +329,202 @@ pub(super) fn connack_with_node(node: &str) -> Vec<u8> {
 
 /// The user property of CONNACK in which a node that knows it tells its name.
 pub(super) const NODE_PROPERTY: &str = "node";
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use mqttbytes::{v4, v5};
+
+    use super::*;
+
+    const STAMP: Stamp = Stamp {
+        intended: 1,
+        sent: 2,
+        sender: 3,
+        sequence: 4,
+    };
+
+    fn publish(version: Version, qos: u8, body: &[u8]) -> Vec<u8> {
+        let mut packet = Vec::new();
+        let message = Message {
+            version,
+            topic: b"bench/7",
+            qos,
+            packet_id: 9,
+            stamp: STAMP,
+            body_bytes: body.len(),
+        };
+        write_publish_head(&mut packet, &message);
+        packet.extend_from_slice(body);
+        packet
+    }
+
+    fn hello(version: Version) -> Vec<u8> {
+        let mut packet = Vec::new();
+        let hello = Hello {
+            version,
+            client_id: "bench-1",
+            keep_alive_s: 60,
+            clean: version == Version::V4,
+            username: Some("user"),
+            password: Some("secret"),
+        };
+        write_connect(&mut packet, &hello);
+        packet
+    }
+
+    #[test]
+    fn mqttbytes_reads_what_is_written_for_v4() {
+        let mut stream = BytesMut::new();
+        stream.extend_from_slice(&hello(Version::V4));
+        let mut subscribe = Vec::new();
+        write_subscribe(&mut subscribe, Version::V4, "bench/1", 1);
+        stream.extend_from_slice(&subscribe);
+        stream.extend_from_slice(&publish(Version::V4, 1, b"body"));
+        let Ok(v4::Packet::Connect(connect)) = v4::read(&mut stream, 1000) else {
+            panic!("no CONNECT");
+        };
+        assert_eq!(
+            (connect.client_id.as_str(), connect.keep_alive),
+            ("bench-1", 60)
+        );
+        assert!(connect.clean_session);
+        assert!(
+            connect
+                .login
+                .is_some_and(|login| login.username == "user" && login.password == "secret")
+        );
+        let Ok(v4::Packet::Subscribe(subscribe)) = v4::read(&mut stream, 1000) else {
+            panic!("no SUBSCRIBE");
+        };
+        assert_eq!(subscribe.filters[0].path, "bench/1");
+        let Ok(v4::Packet::Publish(publish)) = v4::read(&mut stream, 1000) else {
+            panic!("no PUBLISH");
+        };
+        assert_eq!((publish.topic.as_str(), publish.pkid), ("bench/7", 9));
+        assert_eq!(Stamp::read(&publish.payload), Some(STAMP));
+        assert!(stream.is_empty());
+    }
+
+    #[test]
+    fn mqttbytes_reads_what_is_written_for_v5() {
+        let mut stream = BytesMut::new();
+        stream.extend_from_slice(&hello(Version::V5));
+        let mut subscribe = Vec::new();
+        write_subscribe(&mut subscribe, Version::V5, "bench/1", 1);
+        stream.extend_from_slice(&subscribe);
+        stream.extend_from_slice(&publish(Version::V5, 0, b"body"));
+        stream.extend_from_slice(&connack_with_node("node1"));
+        let Ok(v5::Packet::Connect(connect)) = v5::read(&mut stream, 1000) else {
+            panic!("no CONNECT");
+        };
+        let expiry = connect
+            .properties
+            .and_then(|properties| properties.session_expiry_interval);
+        assert_eq!(
+            (connect.client_id.as_str(), expiry),
+            ("bench-1", Some(3600))
+        );
+        assert!(matches!(
+            v5::read(&mut stream, 1000),
+            Ok(v5::Packet::Subscribe(_))
+        ));
+        let Ok(v5::Packet::Publish(publish)) = v5::read(&mut stream, 1000) else {
+            panic!("no PUBLISH");
+        };
+        assert_eq!(Stamp::read(&publish.payload), Some(STAMP));
+        let Ok(v5::Packet::ConnAck(connack)) = v5::read(&mut stream, 1000) else {
+            panic!("no CONNACK");
+        };
+        let properties = connack
+            .properties
+            .map(|properties| properties.user_properties);
+        assert_eq!(properties, Some(vec![("node".into(), "node1".into())]));
+        assert!(stream.is_empty());
+    }
+
+    #[test]
+    fn a_publish_is_read_as_soon_as_its_stamp_is_there() {
+        for (version, qos, size) in [
+            (Version::V4, 0, 0),
+            (Version::V4, 1, 100),
+            (Version::V5, 0, 20_000),
+            (Version::V5, 1, 1 << 20),
+        ] {
+            let packet = publish(version, qos, &vec![7; size]);
+            let head = packet.len() - size;
+            for cut in 0..head {
+                assert_eq!(read(&packet[..cut], version), Read::NeedMore, "{cut} bytes");
+            }
+            let expected = Read::Publish(Published {
+                head: &packet[..head],
+                qos,
+                packet_id: if qos > 0 { 9 } else { 0 },
+                stamp: Some(STAMP),
+                body_bytes: size,
+            });
+            assert_eq!(read(&packet[..head], version), expected);
+        }
+    }
+
+    #[test]
+    fn other_packets_are_read_whole() {
+        for packet in [
+            hello(Version::V5),
+            connack_with_node("node1"),
+            PINGREQ.to_vec(),
+        ] {
+            for cut in 0..packet.len() {
+                assert_eq!(
+                    read(&packet[..cut], Version::V5),
+                    Read::NeedMore,
+                    "{cut} bytes"
+                );
+            }
+            let followed = [packet.as_slice(), &PINGRESP].concat();
+            let Read::Packet { kind, whole, .. } = read(&followed, Version::V5) else {
+                panic!("no packet");
+            };
+            assert_eq!((kind, whole), (packet[0] >> 4, packet.as_slice()));
+        }
+    }
+
+    #[test]
+    fn lengths_that_cannot_be_are_junk() {
+        for bytes in [
+            &[0x20, 0xff, 0xff, 0xff, 0xff, 0x01][..],
+            // A PUBLISH too short for its topic's length, for its topic, and for its packet id.
+            &[0x30, 1, 0],
+            &[0x30, 3, 0, 9, b'a', 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[0x32, 3, 0, 1, b'a', 0, 0],
+        ] {
+            assert_eq!(read(bytes, Version::V4), Read::Junk, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_others_has_no_stamp() {
+        let foreign = [0x30, 5, 0, 1, b'a', b'h', b'i'];
+        let expected = Read::Publish(Published {
+            head: &foreign[..5],
+            qos: 0,
+            packet_id: 0,
+            stamp: None,
+            body_bytes: 2,
+        });
+        assert_eq!(read(&foreign, Version::V4), expected);
+    }
+
+    #[test]
+    fn templates_are_filled_in() {
+        for (template, filled) in [
+            ("bench-%i", "bench-42"),
+            ("%i/%i", "42/42"),
+            ("fixed", "fixed"),
+        ] {
+            let mut text = b"old".to_vec();
+            fill(template, 42, &mut text);
+            assert_eq!(text, filled.as_bytes());
+        }
+    }
+}

@@ -75,5 +75,9 @@ pub(super) enum Traffic {
     /// The next message as soon as fewer than this many of the client's own are under way.
     Window(u32),
     /// So many a second over all clients, at fixed times, whatever the target does.
-    PerSecond(f64),
+    PerSecond {
+        rate: f64,
+        /// Most of a client's own messages under way: those that have to wait for it are late, and measured as that.
+        window: u32,
+    },
 }

@@ -50,6 +50,7 @@ struct Messages {
 
 #[derive(Serialize)]
 struct Quantiles {
+    count: u64,
     p50: f64,
     p90: f64,
     p99: f64,
@@ -142,6 +143,7 @@ impl Looks<'_> {
 impl Quantiles {
     fn new(latencies: &Latencies) -> Self {
         Self {
+            count: latencies.count(),
             p50: latencies.quantile_us(0.5),
             p90: latencies.quantile_us(0.9),
             p99: latencies.quantile_us(0.99),
@@ -159,6 +161,7 @@ impl fmt::Display for Quantiles {
             p99,
             p999,
             max,
+            ..
         } = self;
         write!(
             f,
