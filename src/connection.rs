@@ -28,8 +28,9 @@ use crate::socket::Socket;
 /// How long a reset waits for what was sent before it.
 const RESET_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// How often a reset that waits looks again.
-const RESET_LOOK: Duration = Duration::from_millis(5);
+/// When a reset that waits looks again for the first time; each time after that it waits twice as long. A peer may delay
+/// its last acknowledgement by 40 ms.
+const RESET_LOOK_FIRST: Duration = Duration::from_millis(5);
 
 /// What all connections of one worker share.
 #[derive(Debug)]
@@ -405,8 +406,10 @@ impl Drop for Relay {
 /// Resets `socket` once its peer has everything that was sent before, so that the reset overtakes nothing.
 async fn reset_once_acknowledged(socket: Socket) {
     let due = Instant::now() + RESET_WAIT_MAX;
+    let mut pause = RESET_LOOK_FIRST;
     while socket.unacknowledged() > 0 && Instant::now() < due {
-        tokio::time::sleep(RESET_LOOK).await;
+        tokio::time::sleep_until(due.min(Instant::now() + pause)).await;
+        pause *= 2;
     }
     socket.reset_on_close();
 }
