@@ -379,7 +379,8 @@ impl Table {
         let (_, row) = chunk.rows[place].take()?;
         chunk.taken &= !(1 << place);
         self.rows -= 1;
-        if chunk.taken == 0 {
+        // The first chunk stays, so that one connection after the other does not make and free it each time.
+        if chunk.taken == 0 && number > 0 {
             self.chunks[number] = None;
             self.roomy.remove(&(number as u32));
         } else {
