@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::accept::{Accepted, Admitted, Listener, Population};
 use crate::clock::{Clock, Seconds};
 use crate::cluster::{Clusters, NodeId};
+use crate::dial;
 use crate::ended::Ended;
 use crate::greet::{Greeted, Greeter};
 use crate::log::{self, Shown};
@@ -47,6 +48,8 @@ pub struct Path {
     pub placements: Arc<Placements>,
     /// Takes clients to nodes.
     pub greeter: Greeter,
+    /// How sockets to nodes are watched.
+    pub dialing: dial::Settings,
     /// How bytes are moved.
     pub relaying: relay::Settings,
     /// The time, to the second.

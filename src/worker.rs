@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
@@ -230,6 +231,9 @@ async fn sweep(path: Rc<Path>) {
     loop {
         seconds.tick().await;
         path.clock.tick();
-        path.table.borrow_mut().sweep(path.clock.now());
+        path.table.borrow_mut().sweep(path.clock.now(), |node| {
+            // A connection that has just ended is not worth watching.
+            let _ = path.dialing.watch(SockRef::from(node));
+        });
     }
 }

@@ -37,6 +37,8 @@ struct Row {
     node_broken: bool,
     /// The client's connection took no more bytes; what it still sends is passed on.
     client_broken: bool,
+    /// The sweep has seen it once: it is no connection that comes and goes.
+    lasting: bool,
     node_id: NodeId,
     waker: Option<Waker>,
     record: Box<Record>,
@@ -203,6 +205,7 @@ impl Table {
             close: None,
             node_broken: false,
             client_broken: false,
+            lasting: false,
             node_id,
             waker: None,
             record,
@@ -290,9 +293,14 @@ impl Table {
         })
     }
 
-    /// Ends what was silent or half-closed for too long. To be called once a second.
-    pub fn sweep(&mut self, now: Seconds) {
+    /// Ends what was silent or half-closed for too long, and shows each node's socket once to `watch`. To be called once a
+    /// second.
+    pub fn sweep(&mut self, now: Seconds, watch: impl Fn(&Socket)) {
         for row in self.rows_mut() {
+            if !row.lasting {
+                row.lasting = true;
+                watch(&row.node);
+            }
             if let Some(cause) = row.overdue(now) {
                 row.end_with(cause);
             }
