@@ -108,6 +108,8 @@ struct Driver<'a> {
     /// Of the open loop: when it began, and how many messages of all clients were due since.
     traffic_began: Nanos,
     due: u64,
+    /// How many of those are still to be sent by clients that are here.
+    owed: u64,
     /// The measured time; messages that were to be sent in it count, even those that arrive later.
     measured_from: Nanos,
     measured_until: Nanos,
@@ -144,6 +146,7 @@ impl<'a> Driver<'a> {
             traffic: false,
             traffic_began: 0,
             due: 0,
+            owed: 0,
             measured_from: Nanos::MAX,
             measured_until: Nanos::MAX,
             in_flight: 0,
@@ -191,11 +194,7 @@ impl<'a> Driver<'a> {
             Phase::Connecting if now >= self.phase_ends => Phase::Draining,
             Phase::WarmingUp if now >= self.phase_ends => Phase::Measuring,
             Phase::Measuring if now >= self.phase_ends => Phase::Draining,
-            Phase::Draining
-                if now >= self.phase_ends || self.in_flight + u64::from(self.dialing) == 0 =>
-            {
-                Phase::Settling
-            }
+            Phase::Draining if now >= self.phase_ends || self.is_quiet() => Phase::Settling,
             Phase::Settling if now >= self.phase_ends => Phase::Over,
             _ => return,
         };
@@ -219,7 +218,7 @@ impl<'a> Driver<'a> {
                 DRAIN
             }
             Phase::Settling => {
-                self.measured.cut_off += self.in_flight;
+                self.measured.cut_off += self.in_flight + self.owed;
                 self.close_all();
                 self.plan.settle
             }
@@ -239,16 +238,23 @@ impl<'a> Driver<'a> {
         self.measured_until = clock::now();
         self.look(Moment::End);
         self.measured.measuring = self.measured_until.saturating_sub(self.measured_from);
-        self.traffic = false;
-        // What the schedule wanted by now and was never sent: the client is gone, or its window never opened.
-        for index in 0..self.plan.clients {
-            let client = &self.clients[index as usize];
-            let missing = self.due_by(index).saturating_sub(u64::from(client.sent));
-            match client.state {
-                State::Here => self.measured.cut_off += missing,
-                _ => self.measured.fail_often(Failure::NotSent, missing),
-            }
-        }
+        // A closed loop is over. An open one goes on until all that was due by now is sent: to drop what waits would hide
+        // the very stall that made it wait.
+        self.traffic = matches!(self.plan.traffic, Traffic::PerSecond { .. }) && self.traffic;
+    }
+
+    /// Whether nothing is under way any more.
+    fn is_quiet(&self) -> bool {
+        self.in_flight + u64::from(self.dialing) + self.owed == 0 && self.next_message().is_none()
+    }
+
+    /// When the open loop's next message is due, as long as messages still fall due.
+    fn next_message(&self) -> Option<Nanos> {
+        let Traffic::PerSecond { rate, .. } = self.plan.traffic else {
+            return None;
+        };
+        let due = self.traffic_began + at_rate(self.due, rate);
+        (self.traffic && due < self.measured_until).then_some(due)
     }
 
     /// How many messages of a client the open loop's schedule has called for.
@@ -273,7 +279,7 @@ impl<'a> Driver<'a> {
 
     fn next_due(&self, now: Nanos) -> Nanos {
         let mut due = self.phase_ends.min(self.next_sweep);
-        if self.phase == Phase::Draining && self.in_flight + u64::from(self.dialing) == 0 {
+        if self.phase == Phase::Draining && self.is_quiet() {
             return now;
         }
         if self.settled == self.plan.clients && self.phase == Phase::Connecting {
@@ -285,12 +291,7 @@ impl<'a> Driver<'a> {
         {
             due = due.min(self.began + at_rate(u64::from(self.next_dial), rate));
         }
-        if let Traffic::PerSecond { rate, .. } = self.plan.traffic
-            && self.traffic
-        {
-            due = due.min(self.traffic_began + at_rate(self.due, rate));
-        }
-        due
+        self.next_message().map_or(due, |message| due.min(message))
     }
 
     fn dial_due(&mut self, now: Nanos) {
@@ -551,8 +552,14 @@ impl<'a> Driver<'a> {
 
     /// Closes a client that failed.
     fn lose(&mut self, index: u32, failure: Failure) {
+        let missing = self.due_by(index);
         let client = &mut self.clients[index as usize];
         self.measured.fail(failure);
+        if client.state == State::Here {
+            let missing = missing.saturating_sub(u64::from(client.sent));
+            self.measured.fail_often(Failure::NotSent, missing);
+            self.owed -= missing.min(self.owed);
+        }
         self.in_flight -= u64::from(client.in_flight);
         client.in_flight = 0;
         client.link = None;
@@ -575,16 +582,18 @@ impl<'a> Driver<'a> {
 
     /// In an open loop, sends what is due by now; not all at once, so that answers are read in between.
     fn publish_due(&mut self, now: Nanos) {
-        let Traffic::PerSecond { rate, .. } = self.plan.traffic else {
-            return;
-        };
         for _ in 0..BURST {
-            if !self.traffic || self.traffic_began + at_rate(self.due, rate) > now {
+            if self.next_message().is_none_or(|due| due > now) {
                 return;
             }
             let index = (self.due % u64::from(self.plan.clients)) as u32;
             self.due += 1;
-            self.publish_allowed(index);
+            if self.clients[index as usize].state == State::Here {
+                self.owed += 1;
+                self.publish_allowed(index);
+            } else {
+                self.measured.fail(Failure::NotSent);
+            }
         }
     }
 
@@ -643,6 +652,7 @@ impl<'a> Driver<'a> {
                 client.since = now;
                 client.in_flight += 1;
                 self.in_flight += 1;
+                self.owed = self.owed.saturating_sub(1);
                 self.measured.sent += u64::from(self.measures(now));
                 true
             }
