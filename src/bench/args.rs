@@ -1,6 +1,7 @@
-//! The bench's command line, and the plan that it makes of it.
+//! The bench's command line, and the plans that it makes of it.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -8,14 +9,36 @@ use clap::ValueEnum;
 use super::clock::nanos;
 use super::nodes::Stall;
 use super::packet::{STAMP_BYTES, Version};
-use super::plan::{Arrival, Parting, Plan, Then, Traffic};
+use super::plan::{Arrival, Audience, Parting, Plan, Then, Traffic};
+use super::sources::Sources;
+use super::units;
+
+/// More clients than one process is made for.
+const CLIENTS_MAX: u32 = 1_000_000;
+
+/// Largest payload: what fits into a PUBLISH, but for its topic.
+const SIZE_MAX: usize = 256 * 1024 * 1024 - 128 * 1024;
+
+/// Time to connect for clients that have no schedule of their own.
+const CONNECTING_MAX: Duration = Duration::from_secs(60);
+
+/// Longest time to connect that a schedule may ask for.
+const LONGEST_CONNECTING: Duration = Duration::from_secs(24 * 3600);
 
 /// Load-tests an MQTT endpoint.
+///
+/// Without a workload: a storm, latency at a fixed rate, throughput, and the return of clients that were cut off, in less
+/// than a minute.
 #[derive(Clone, Debug, clap::Args)]
+#[command(
+    after_help = "Exit codes: 0 fine, 1 failed or past a threshold, 64 bad usage.\n\n\
+    Latency is counted from the time the schedule wanted a message sent; `from send` is the flattering one, without \
+    the time that it had to wait for its turn."
+)]
 pub struct Args {
     /// What the clients do.
-    #[arg(value_enum, default_value_t = Workload::Echo)]
-    workload: Workload,
+    #[arg(value_enum)]
+    workload: Option<Workload>,
 
     /// Where the clients connect to.
     #[arg(
@@ -24,66 +47,87 @@ pub struct Args {
         value_name = "HOST:PORT",
         default_value = "127.0.0.1:1883"
     )]
-    target: SocketAddr,
+    target: String,
 
-    /// How many clients.
-    #[arg(short, long, value_name = "N")]
+    /// The target is not on this machine, and it is mine to load.
+    #[arg(long)]
+    i_own_this_target: bool,
+
+    /// How many clients: publishers of pub, subscribers of sub.
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CLIENTS_MAX)))]
     clients: Option<u32>,
 
+    /// How many clients publish to the subscribers of sub [default: 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(CLIENTS_MAX)))]
+    publishers: Option<u32>,
+
+    /// How many clients subscribe to the publishers of pub [default: 0].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=i64::from(CLIENTS_MAX)))]
+    subscribers: Option<u32>,
+
     /// How many clients connect at once.
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     at_once: u32,
 
     /// How many clients connect per second, whatever the target does.
-    #[arg(
-        short = 'R',
-        long,
-        value_name = "PER_SECOND",
-        conflicts_with = "at_once"
-    )]
+    #[arg(short = 'R', long, value_name = "PER_SECOND", conflicts_with = "at_once", value_parser = units::rate)]
     connect_rate: Option<f64>,
 
+    /// From the dial to CONNACK.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = units::duration)]
+    connect_timeout: Duration,
+
     /// Messages per second over all clients, at fixed times (open loop).
-    #[arg(short, long, value_name = "PER_SECOND")]
+    #[arg(short, long, value_name = "PER_SECOND", value_parser = units::rate)]
     rate: Option<f64>,
 
     /// Messages under way per client: without a rate, the next is sent when one returns (closed loop).
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     window: Option<u32>,
 
     /// Payload bytes of a message.
     #[arg(short, long, value_name = "BYTES")]
     size: Option<usize>,
 
-    /// The measured time, in seconds.
-    #[arg(short, long, value_name = "SECONDS")]
-    duration: Option<f64>,
+    /// The measured time.
+    #[arg(short, long, value_name = "TIME", value_parser = units::duration)]
+    duration: Option<Duration>,
 
-    /// Time between the first message and the measured time, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.5)]
-    warm_up: f64,
+    /// Time between the first message and the measured time; of reconnect, how long clients stay.
+    #[arg(long, value_name = "TIME", default_value = "0.5s", value_parser = units::duration)]
+    warm_up: Duration,
 
-    /// Time between the last close and the last look at `--pid`, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 0.0)]
-    settle: f64,
+    /// Time between the last close and the last look at `--pid`.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = units::duration)]
+    settle: Duration,
+
+    /// How often the clients of reconnect are cut off.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    cuts: u32,
 
     /// QoS of the messages.
     #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     qos: u8,
 
-    /// Protocol version: 4 (MQTT 3.1.1) or 5.
-    #[arg(short = 'V', long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(4..=5))]
+    /// Protocol version: 4 (MQTT 3.1.1) or 5, in which nodes may tell their names.
+    #[arg(short = 'V', long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(4..=5))]
     protocol: u8,
 
     /// Keep alive in seconds; 0 is none.
-    #[arg(short, long, value_name = "SECONDS", default_value_t = 300)]
+    #[arg(
+        short,
+        long,
+        visible_alias = "keepalive",
+        value_name = "SECONDS",
+        default_value_t = 300
+    )]
     keep_alive: u16,
 
     /// Client ids; `%i` is the client's number.
     #[arg(short, long, value_name = "TEMPLATE", default_value = "bench-%i")]
     id: String,
 
-    /// Topics; `%i` is the client's number.
+    /// Topics; `%i` is the publisher's number. Without it all publishers share the topic.
     #[arg(long, value_name = "TEMPLATE", default_value = "bench/%i")]
     topic: String,
 
@@ -94,6 +138,10 @@ pub struct Args {
     /// Password.
     #[arg(short = 'P', long)]
     password: Option<String>,
+
+    /// Addresses and IPv4 networks that clients connect from, in turn.
+    #[arg(long, value_name = "ADDRESS,...", value_parser = Sources::parse)]
+    ifaddr: Option<Sources>,
 
     /// Leave with a reset instead of in order.
     #[arg(long)]
@@ -107,9 +155,33 @@ pub struct Args {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// Instead of load: serve so many small nodes on free ports, which accept everyone and echo every message.
-    #[arg(long, value_name = "N")]
-    pub(super) serve: Option<usize>,
+    /// Write the result as a page with charts, in one file.
+    #[arg(long, value_name = "FILE")]
+    pub(super) report: Option<PathBuf>,
+
+    /// Instead of load: print two results of --json side by side.
+    #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], conflicts_with_all = ["workload", "serve", "report"])]
+    pub(super) compare: Option<Vec<PathBuf>>,
+
+    /// Fail when the message latency (or that of CONNACKs, without messages) is above this at p99.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub(super) max_p99: Option<Duration>,
+
+    /// Fail when the latency from CONNECT to CONNACK is above this at p99.
+    #[arg(long, value_name = "TIME", value_parser = units::duration)]
+    pub(super) max_connack_p99: Option<Duration>,
+
+    /// Fail when there are more errors.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) max_errors: u64,
+
+    /// Fail when fewer of the clients that return come to the same node.
+    #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(super) min_same_node: Option<u8>,
+
+    /// Instead of load: serve so many small nodes on free ports, which accept everyone and pass messages on by exact topic.
+    #[arg(long, value_name = "N", conflicts_with = "workload", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    pub(super) serve: Option<u16>,
 
     /// The served nodes do nothing for a second, so often (in seconds).
     #[arg(long, value_name = "SECONDS", requires = "serve", value_parser = clap::value_parser!(u16).range(2..))]
@@ -121,13 +193,51 @@ pub struct Args {
 pub enum Workload {
     /// Connect and leave, as fast as the target takes it.
     Connect,
+    /// Publish; with QoS 1 each message is timed until it is confirmed.
+    Pub,
+    /// Subscribe, and time what few publishers send.
+    Sub,
     /// Each client gets back what it sends.
     Echo,
     /// Connect, ping once, stay.
     Idle,
+    /// All are cut off at once and return: time, same node, session present.
+    Reconnect,
     /// Large messages, content verified.
     Bulk,
 }
+
+/// What differs between workloads where nothing else is asked for.
+struct Defaults {
+    name: &'static str,
+    clients: u32,
+    size: usize,
+    duration_s: u64,
+    traffic: Traffic,
+}
+
+impl Workload {
+    fn defaults(self) -> Defaults {
+        let (name, clients, size, duration_s, traffic) = match self {
+            Self::Connect => ("connect", 10_000, STAMP_BYTES, 60, Traffic::None),
+            Self::Pub | Self::Sub => ("pub", 100, 100, 10, Traffic::Window(1)),
+            Self::Echo => ("echo", 100, 100, 10, Traffic::Window(1)),
+            Self::Idle => ("idle", 1_000, STAMP_BYTES, 10, Traffic::None),
+            Self::Reconnect => ("reconnect", 1_000, STAMP_BYTES, 10, Traffic::None),
+            Self::Bulk => ("bulk", 4, 1024 * 1024, 10, Traffic::Window(2)),
+        };
+        Defaults {
+            name: if self == Self::Sub { "sub" } else { name },
+            clients,
+            size,
+            duration_s,
+            traffic,
+        }
+    }
+}
+
+/// Messages a second of a publisher that nothing holds back, where no rate is asked for.
+const RATE: f64 = 1_000.0;
 
 impl Args {
     /// How the served nodes stall.
@@ -138,28 +248,188 @@ impl Args {
         })
     }
 
-    /// What they ask for, or why it cannot be.
-    pub(super) fn plan(&self) -> Result<Plan, String> {
-        let (clients, size, duration, window) = match self.workload {
-            Workload::Connect => (10_000, STAMP_BYTES, 60.0, 0),
-            Workload::Echo => (100, 100, 10.0, 1),
-            Workload::Idle => (1_000, STAMP_BYTES, 10.0, 0),
-            Workload::Bulk => (4, 1024 * 1024, 10.0, 2),
+    /// What they ask for, run after run, or why it cannot be.
+    pub(super) fn plans(&self) -> Result<Vec<Plan>, String> {
+        let target = self.resolved()?;
+        self.check(target)?;
+        let Some(workload) = self.workload else {
+            return self
+                .canonical()
+                .iter()
+                .map(|(args, workload, name)| {
+                    Ok(Plan {
+                        name,
+                        ..args.plan(*workload, target)?
+                    })
+                })
+                .collect();
         };
-        let size = self.size.unwrap_or(size);
+        Ok(vec![self.plan(workload, target)?])
+    }
+
+    /// The runs that show most of a target in less than a minute; what was asked for counts in each of them.
+    fn canonical(&self) -> [(Self, Workload, &'static str); 4] {
+        let with = |change: fn(&mut Self)| {
+            let mut args = self.clone();
+            change(&mut args);
+            args
+        };
+        let seconds = |duration: &mut Option<Duration>, seconds| {
+            duration.get_or_insert(Duration::from_secs(seconds));
+        };
+        let storm = with(|args| {
+            args.clients = args.clients.or(Some(5_000));
+            args.duration = args.duration.or(Some(Duration::from_secs(10)));
+            // In order, the ports of each run would be missing in the next.
+            args.reset = true;
+        });
+        let mut latency = with(|args| args.rate = args.rate.or(Some(2_000.0)));
+        seconds(&mut latency.duration, 10);
+        let mut throughput = with(|args| {
+            args.rate = None;
+            args.window = args.window.or(Some(8));
+        });
+        seconds(&mut throughput.duration, 5);
+        let returning = with(|args| args.clients = args.clients.or(Some(500)));
+        [
+            (storm, Workload::Connect, "storm"),
+            (latency, Workload::Echo, "latency"),
+            (throughput, Workload::Echo, "throughput"),
+            (returning, Workload::Reconnect, "return"),
+        ]
+    }
+
+    fn resolved(&self) -> Result<SocketAddr, String> {
+        let text = self.target.strip_prefix("mqtt://").unwrap_or(&self.target);
+        let text = text.strip_prefix("tcp://").unwrap_or(text);
+        let addresses = text
+            .to_socket_addrs()
+            .or_else(|_| (text, 1883).to_socket_addrs());
+        let target = addresses
+            .ok()
+            .and_then(|mut addresses| addresses.next())
+            .ok_or_else(|| format!("--target {}: no such HOST:PORT", self.target))?;
+        if target.port() == 0 {
+            return Err(format!("--target {}: port 0 is no target", self.target));
+        }
+        Ok(target)
+    }
+
+    fn check(&self, target: SocketAddr) -> Result<(), String> {
+        if !target.ip().is_loopback() && !self.i_own_this_target {
+            return Err(format!(
+                "{target} is not on this machine: add --i-own-this-target if it is yours to load"
+            ));
+        }
+        for (option, template) in [("--id", &self.id), ("--topic", &self.topic)] {
+            // Room for a number of ten digits in each place.
+            if template.len() + 10 * template.matches("%i").count() > usize::from(u16::MAX) {
+                return Err(format!("{option}: longer than MQTT's 65,535 bytes"));
+            }
+        }
+        if self.topic.is_empty() || self.topic.contains(['+', '#', '\0']) {
+            return Err(format!(
+                "--topic {:?}: not a topic to publish to",
+                self.topic
+            ));
+        }
+        for (option, text) in [
+            ("--username", &self.username),
+            ("--password", &self.password),
+        ] {
+            if text
+                .as_ref()
+                .is_some_and(|text| text.len() > usize::from(u16::MAX))
+            {
+                return Err(format!("{option}: longer than MQTT's 65,535 bytes"));
+            }
+        }
+        if self.protocol == 4 && self.password.is_some() && self.username.is_none() {
+            return Err("--password without --username: MQTT 3.1.1 knows no such thing".into());
+        }
+        if self
+            .ifaddr
+            .as_ref()
+            .is_some_and(|sources| !sources.fit(target))
+        {
+            return Err(format!("--ifaddr: not all of the family of {target}"));
+        }
+        let of = |workload, given: bool, option| {
+            if given && self.workload != Some(workload) {
+                return Err(format!("{option} is for another workload"));
+            }
+            Ok(())
+        };
+        of(Workload::Sub, self.publishers.is_some(), "--publishers")?;
+        of(Workload::Pub, self.subscribers.is_some(), "--subscribers")
+    }
+
+    fn plan(&self, workload: Workload, target: SocketAddr) -> Result<Plan, String> {
+        let defaults = workload.defaults();
+        let size = self.size.unwrap_or(defaults.size);
         if size < STAMP_BYTES {
             return Err(format!(
                 "--size {size}: at least {STAMP_BYTES}, since every message carries its times"
             ));
         }
-        let seconds = |seconds: f64| {
-            Duration::try_from_secs_f64(seconds)
-                .map(nanos)
-                .map_err(|error| error.to_string())
+        if size > SIZE_MAX {
+            return Err(format!(
+                "--size {size}: at most {SIZE_MAX} fit into a message"
+            ));
+        }
+        let asked_for = self.clients.unwrap_or(defaults.clients);
+        let (publishers, subscribers, audience) = match workload {
+            Workload::Connect | Workload::Idle | Workload::Reconnect => {
+                (asked_for, 0, Audience::None)
+            }
+            Workload::Echo | Workload::Bulk => (asked_for, 0, Audience::Sender),
+            Workload::Pub => match self.subscribers.unwrap_or(0) {
+                0 => (asked_for, 0, Audience::None),
+                subscribers => (asked_for, subscribers, Audience::Others),
+            },
+            Workload::Sub => (self.publishers.unwrap_or(1), asked_for, Audience::Others),
         };
+        let clients = publishers + subscribers;
+        if clients > CLIENTS_MAX {
+            return Err(format!("{clients} clients: at most {CLIENTS_MAX}"));
+        }
+        let is_held_back = audience != Audience::None || self.qos > 0;
+        let rate = self.rate.or((!is_held_back).then_some(RATE));
+        let traffic = match (defaults.traffic, rate) {
+            (Traffic::None, _) => Traffic::None,
+            (_, Some(rate)) => Traffic::PerSecond {
+                rate,
+                window: self.window.unwrap_or(u32::MAX),
+            },
+            (Traffic::Window(window), None) => Traffic::Window(self.window.unwrap_or(window)),
+            (per_second, None) => per_second,
+        };
+        let arrival = self
+            .connect_rate
+            .map_or(Arrival::AtOnce(self.at_once), Arrival::PerSecond);
+        let connecting = match arrival {
+            Arrival::AtOnce(_) => CONNECTING_MAX,
+            Arrival::PerSecond(rate) => {
+                Duration::try_from_secs_f64(f64::from(clients) / rate).unwrap_or(Duration::MAX)
+            }
+        };
+        if connecting > LONGEST_CONNECTING {
+            return Err(format!(
+                "{clients} clients at that --connect-rate take longer than a day"
+            ));
+        }
+        let returns = workload == Workload::Reconnect;
         Ok(Plan {
-            target: self.target,
-            clients: self.clients.unwrap_or(clients),
+            name: defaults.name,
+            target,
+            sources: self
+                .ifaddr
+                .clone()
+                .unwrap_or_else(|| Sources::for_clients(target, clients)),
+            clients,
+            publishers,
+            audience,
+            clean: !returns,
             version: if self.protocol == 5 {
                 Version::V5
             } else {
@@ -170,34 +440,29 @@ impl Args {
             keep_alive_s: self.keep_alive,
             username: self.username.clone(),
             password: self.password.clone(),
-            arrival: self
-                .connect_rate
-                .map_or(Arrival::AtOnce(self.at_once), Arrival::PerSecond),
-            connect_timeout: nanos(Duration::from_secs(5)),
-            then: match self.workload {
+            arrival,
+            connect_timeout: nanos(self.connect_timeout),
+            connecting_max: nanos(connecting.saturating_add(self.connect_timeout)),
+            then: match workload {
                 Workload::Connect => Then::Leave,
                 Workload::Idle => Then::Ping,
-                Workload::Echo | Workload::Bulk => Then::Stay,
+                Workload::Reconnect => Then::Return(self.cuts),
+                Workload::Pub | Workload::Sub | Workload::Echo | Workload::Bulk => Then::Stay,
             },
             parting: if self.reset {
                 Parting::Reset
             } else {
                 Parting::Fin
             },
-            subscribes: matches!(self.workload, Workload::Echo | Workload::Bulk),
-            traffic: match (self.workload, self.rate) {
-                (Workload::Connect | Workload::Idle, _) => Traffic::None,
-                (_, Some(rate)) => Traffic::PerSecond {
-                    rate,
-                    window: self.window.unwrap_or(u32::MAX),
-                },
-                (_, None) => Traffic::Window(self.window.unwrap_or(window)),
-            },
+            traffic,
             qos: self.qos,
             size,
-            warm_up: seconds(self.warm_up)?,
-            duration: seconds(self.duration.unwrap_or(duration))?,
-            settle: seconds(self.settle)?,
+            warm_up: nanos(self.warm_up),
+            duration: nanos(
+                self.duration
+                    .unwrap_or(Duration::from_secs(defaults.duration_s)),
+            ),
+            settle: nanos(self.settle),
             pids: self
                 .pid
                 .iter()

@@ -1,16 +1,20 @@
 //! One thread's clients: dials, greets, publishes and reads as the plan says, and measures. It knows no workload by name.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem;
 
 use nix::errno::Errno;
 
 use super::clock::{self, Nanos, SECOND};
+use super::files::Listener;
+use super::interrupt::Interrupts;
 use super::link::{Body, Link};
-use super::measured::{Failure, Measured};
+use super::live::{Live, Progress};
+use super::measured::{Failure, Latencies, Measured, Slice};
 use super::packet::{self, Hello, Message, Read, STAMP_BYTES, Stamp, kind};
 use super::pattern::Pattern;
-use super::plan::{Arrival, Plan, Then, Traffic};
+use super::plan::{Arrival, Audience, Parting, Plan, Then, Traffic};
 use super::poll::{Poll, Ready};
 use super::process::{self, Usage};
 
@@ -20,17 +24,25 @@ const DRAIN: Nanos = 2 * SECOND;
 /// How much is read at once: enough that bulk is cheap, and still in the processor's cache.
 const READ_BYTES: usize = 256 * 1024;
 
+/// How often clients are looked at that took too long or were quiet for long.
+const SWEEP: Nanos = SECOND / 4;
+
 /// Messages sent between two looks at the sockets, when the schedule is behind.
 const BURST: u32 = 64;
 
-/// Runs a plan; returns when it is over.
-pub(super) fn run(plan: &Plan) -> io::Result<Outcome> {
-    let mut driver = Driver::new(plan)?;
+/// Runs a plan; returns when it is over, or soon after an interrupt.
+pub(super) fn run(
+    plan: &Plan,
+    live: &Live,
+    interrupts: Option<&Interrupts>,
+) -> io::Result<Outcome> {
+    let mut driver = Driver::new(plan, live, interrupts)?;
     driver.look(Moment::Start);
     driver.run()?;
     Ok(Outcome {
         measured: driver.measured,
         looks: driver.looks,
+        files: driver.files,
     })
 }
 
@@ -38,6 +50,16 @@ pub(super) fn run(plan: &Plan) -> io::Result<Outcome> {
 pub(super) struct Outcome {
     pub(super) measured: Measured,
     pub(super) looks: Vec<Look>,
+    pub(super) files: Option<Files>,
+}
+
+/// What the target's process has open, when it is on this machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Files {
+    pub(super) listener: Listener,
+    pub(super) before: u64,
+    /// While so many clients were here.
+    pub(super) during: Option<(u64, u32)>,
 }
 
 /// When processes are looked at.
@@ -63,6 +85,8 @@ pub(super) struct Look {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Connecting,
+    /// All are here, and about to be cut off.
+    Resting,
     WarmingUp,
     Measuring,
     Draining,
@@ -89,10 +113,18 @@ struct Client {
     sent: u32,
     received: u32,
     in_flight: u32,
+    /// The node that accepted it last, as a number; zero is unknown.
+    node: u16,
+    /// It has been accepted before.
+    known: bool,
+    /// Messages to be confirmed; empty where somebody subscribes to them.
+    unconfirmed: VecDeque<Stamp>,
 }
 
 struct Driver<'a> {
     plan: &'a Plan,
+    live: &'a Live,
+    interrupts: Option<&'a Interrupts>,
     poll: Poll,
     clients: Vec<Client>,
     pattern: Pattern,
@@ -104,6 +136,13 @@ struct Driver<'a> {
     next_dial: u32,
     dialing: u32,
     settled: u32,
+    /// How many are here.
+    here: u32,
+    /// Subscribers that are here: of each publisher's topic, or of the one topic.
+    audiences: Vec<u32>,
+    /// How many times all were cut off, and when that was the last time.
+    cuts: u32,
+    cut_at: Nanos,
     traffic: bool,
     /// Of the open loop: when it began, and how many messages of all clients were due since.
     traffic_began: Nanos,
@@ -115,14 +154,20 @@ struct Driver<'a> {
     measured_until: Nanos,
     in_flight: u64,
     measured: Measured,
+    /// What the slice of time that runs has seen, and when it ends.
+    slice: Slice,
+    slice_latency: Latencies,
+    slice_ends: Nanos,
+    errors_before: u64,
     looks: Vec<Look>,
+    files: Option<Files>,
     buffer: Vec<u8>,
     packet: Vec<u8>,
     text: Vec<u8>,
 }
 
 impl<'a> Driver<'a> {
-    fn new(plan: &'a Plan) -> io::Result<Self> {
+    fn new(plan: &'a Plan, live: &'a Live, interrupts: Option<&'a Interrupts>) -> io::Result<Self> {
         let absent = || Client {
             link: None,
             state: State::Absent,
@@ -130,10 +175,24 @@ impl<'a> Driver<'a> {
             sent: 0,
             received: 0,
             in_flight: 0,
+            node: 0,
+            known: false,
+            unconfirmed: VecDeque::new(),
+        };
+        let poll = Poll::new()?;
+        if let Some(interrupts) = interrupts {
+            poll.add_waker(interrupts)?;
+        }
+        let audiences = match plan.audience {
+            Audience::Others if plan.has_one_topic() => 1,
+            Audience::Others => plan.publishers as usize,
+            _ => 0,
         };
         Ok(Self {
             plan,
-            poll: Poll::new()?,
+            live,
+            interrupts,
+            poll,
             clients: (0..plan.clients).map(|_| absent()).collect(),
             pattern: Pattern::new(plan.size),
             phase: Phase::Connecting,
@@ -143,6 +202,10 @@ impl<'a> Driver<'a> {
             next_dial: 0,
             dialing: 0,
             settled: 0,
+            here: 0,
+            audiences: vec![0; audiences],
+            cuts: 0,
+            cut_at: 0,
             traffic: false,
             traffic_began: 0,
             due: 0,
@@ -151,7 +214,18 @@ impl<'a> Driver<'a> {
             measured_until: Nanos::MAX,
             in_flight: 0,
             measured: Measured::new(),
+            slice: Slice::default(),
+            slice_latency: Latencies::new(),
+            slice_ends: 0,
+            errors_before: 0,
             looks: Vec::new(),
+            files: Listener::find(plan.target).and_then(|listener| {
+                Some(Files {
+                    listener,
+                    before: listener.open_files()?,
+                    during: None,
+                })
+            }),
             buffer: vec![0; READ_BYTES],
             packet: Vec::new(),
             text: Vec::new(),
@@ -161,6 +235,8 @@ impl<'a> Driver<'a> {
     fn run(&mut self) -> io::Result<()> {
         let mut ready = Vec::new();
         self.began = clock::now();
+        self.slice_ends = self.began + self.measured.series.every;
+        self.phase_ends = self.began + self.plan.connecting_max;
         if self.plan.then == Then::Leave {
             self.phase_ends = self.began + self.plan.duration;
             self.begin_measuring();
@@ -175,36 +251,104 @@ impl<'a> Driver<'a> {
             self.publish_due(now);
             if now >= self.next_sweep {
                 self.sweep(now);
-                self.next_sweep = now + SECOND;
+                self.next_sweep = now + SWEEP;
+            }
+            if now >= self.slice_ends {
+                self.end_slice(now);
             }
             let due = self.next_due(now);
             self.poll.wait(now, due, &mut ready)?;
             for event in &ready {
                 self.turn(*event);
             }
+            if self.interrupts.is_some_and(Interrupts::came) {
+                self.measured.interrupted = true;
+            }
         }
     }
 
     /// Goes on to the next phase when this one is over.
     fn advance(&mut self, now: Nanos) {
-        let all_here = self.settled == self.plan.clients;
+        let all_settled = self.settled == self.plan.clients;
+        let ended = now >= self.phase_ends;
         let next = match self.phase {
-            Phase::Connecting if all_here && self.plan.then == Then::Leave => Phase::Draining,
-            Phase::Connecting if all_here => Phase::WarmingUp,
-            Phase::Connecting if now >= self.phase_ends => Phase::Draining,
-            Phase::WarmingUp if now >= self.phase_ends => Phase::Measuring,
-            Phase::Measuring if now >= self.phase_ends => Phase::Draining,
-            Phase::Draining if now >= self.phase_ends || self.is_quiet() => Phase::Settling,
-            Phase::Settling if now >= self.phase_ends => Phase::Over,
+            Phase::Draining if self.measured.interrupted => Phase::Settling,
+            Phase::Settling if self.measured.interrupted => Phase::Over,
+            _ if self.measured.interrupted => Phase::Draining,
+            Phase::Connecting if ended && !all_settled => {
+                self.end_connecting();
+                return;
+            }
+            Phase::Connecting if all_settled => self.after_connecting(now),
+            Phase::Resting if ended => {
+                self.cut(now);
+                Phase::Connecting
+            }
+            // Nobody is left to measure with.
+            Phase::WarmingUp | Phase::Measuring if self.here == 0 => Phase::Draining,
+            Phase::WarmingUp if ended => Phase::Measuring,
+            Phase::Measuring if ended => Phase::Draining,
+            Phase::Draining if ended || self.is_quiet() => Phase::Settling,
+            Phase::Settling if ended => Phase::Over,
             _ => return,
         };
         self.enter(next);
     }
 
+    /// What follows when every client is here, or has failed to be.
+    fn after_connecting(&mut self, now: Nanos) -> Phase {
+        if self.cuts > 0 {
+            self.measured.returns.rounds.push(now - self.cut_at);
+        }
+        match self.plan.then {
+            Then::Leave => Phase::Draining,
+            Then::Return(times) if self.cuts < times && self.here > 0 => Phase::Resting,
+            Then::Return(_) => Phase::Draining,
+            Then::Ping | Then::Stay => Phase::WarmingUp,
+        }
+    }
+
+    /// The time to connect is over: who is not here has failed, unless connecting until now was all there was to do.
+    fn end_connecting(&mut self) {
+        if self.plan.then == Then::Leave {
+            self.enter(Phase::Draining);
+            return;
+        }
+        let left = mem::replace(&mut self.next_dial, self.plan.clients);
+        let left = self.plan.clients - left;
+        self.settled += left;
+        self.measured.fail_often(Failure::Timeout, left.into());
+        for index in 0..self.plan.clients {
+            if self.clients[index as usize].link.is_some()
+                && self.clients[index as usize].state != State::Here
+            {
+                self.lose(index, Failure::Timeout);
+            }
+        }
+    }
+
+    /// Cuts everyone off without a word, as a network does that fails.
+    fn cut(&mut self, now: Nanos) {
+        if self.cuts == 0 {
+            self.begin_measuring();
+        }
+        for client in &mut self.clients {
+            if let Some(link) = client.link.take() {
+                link.part(Parting::Reset);
+            }
+            client.state = State::Absent;
+        }
+        self.cuts += 1;
+        self.cut_at = now;
+        (self.next_dial, self.dialing, self.settled, self.here) = (0, 0, 0, 0);
+    }
+
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         let lasts = match phase {
-            Phase::Connecting | Phase::Over => 0,
+            Phase::Over => 0,
+            Phase::Connecting => self.plan.connecting_max,
+            Phase::Resting => self.plan.warm_up,
             Phase::WarmingUp => {
                 self.start_traffic();
                 self.plan.warm_up
@@ -219,14 +363,59 @@ impl<'a> Driver<'a> {
             }
             Phase::Settling => {
                 self.measured.cut_off += self.in_flight + self.owed;
+                let not_here = self.plan.clients - self.next_dial + self.dialing;
+                self.measured.cut_off_connects += u64::from(not_here);
                 self.close_all();
                 self.plan.settle
             }
         };
         if phase == Phase::Over {
             self.look(Moment::Settled);
+            self.end_slice(clock::now());
+        }
+        if matches!(phase, Phase::Resting | Phase::WarmingUp) {
+            self.count_files();
         }
         self.phase_ends = clock::now() + lasts;
+    }
+
+    fn count_files(&mut self) {
+        if let Some(files) = &mut self.files
+            && files.during.is_none()
+        {
+            files.during = files.listener.open_files().map(|open| (open, self.here));
+        }
+    }
+
+    /// Notes what the slice of time that is over has seen.
+    fn end_slice(&mut self, now: Nanos) {
+        let every = self.measured.series.every;
+        let mut slice = mem::take(&mut self.slice);
+        slice.p99_us = self.slice_latency.quantile_us(0.99);
+        slice.errors = self.measured.failed_in_all() - self.errors_before;
+        self.errors_before += slice.errors;
+        self.slice_latency.clear();
+        let seconds = (now - (self.slice_ends - every)) as f64 / SECOND as f64;
+        self.live.show(
+            self.plan.name,
+            &Progress {
+                phase: match self.phase {
+                    Phase::Connecting => "connecting",
+                    Phase::Resting | Phase::WarmingUp => "warming up",
+                    Phase::Measuring => "measuring",
+                    Phase::Draining | Phase::Settling | Phase::Over => "ending",
+                },
+                elapsed: now - self.began,
+                here: self.here,
+                clients: self.plan.clients,
+                connects_per_s: slice.connects as f64 / seconds,
+                messages_per_s: slice.messages as f64 / seconds,
+                p99_us: slice.p99_us,
+                errors: self.measured.failed_in_all(),
+            },
+        );
+        self.measured.series.push(slice);
+        self.slice_ends = now + self.measured.series.every;
     }
 
     fn begin_measuring(&mut self) {
@@ -259,8 +448,11 @@ impl<'a> Driver<'a> {
 
     /// How many messages of a client the open loop's schedule has called for.
     fn due_by(&self, index: u32) -> u64 {
-        let clients = u64::from(self.plan.clients);
-        (self.due + clients - 1 - u64::from(index)) / clients
+        let publishers = u64::from(self.plan.publishers);
+        if index >= self.plan.publishers {
+            return 0;
+        }
+        (self.due + publishers - 1 - u64::from(index)) / publishers
     }
 
     fn look(&mut self, moment: Moment) {
@@ -278,20 +470,28 @@ impl<'a> Driver<'a> {
     }
 
     fn next_due(&self, now: Nanos) -> Nanos {
-        let mut due = self.phase_ends.min(self.next_sweep);
+        let mut due = self.phase_ends.min(self.next_sweep).min(self.slice_ends);
         if self.phase == Phase::Draining && self.is_quiet() {
             return now;
         }
-        if self.settled == self.plan.clients && self.phase == Phase::Connecting {
+        if self.settled == self.plan.clients && self.phase == Phase::Connecting
+            || self.here == 0 && matches!(self.phase, Phase::WarmingUp | Phase::Measuring)
+            || self.measured.interrupted
+        {
             return now;
         }
         if let Arrival::PerSecond(rate) = self.plan.arrival
             && self.phase == Phase::Connecting
             && self.next_dial < self.plan.clients
         {
-            due = due.min(self.began + at_rate(u64::from(self.next_dial), rate));
+            due = due.min(self.dials_from() + at_rate(u64::from(self.next_dial), rate));
         }
         self.next_message().map_or(due, |message| due.min(message))
+    }
+
+    /// When this round of dials began.
+    fn dials_from(&self) -> Nanos {
+        self.began.max(self.cut_at)
     }
 
     fn dial_due(&mut self, now: Nanos) {
@@ -302,7 +502,9 @@ impl<'a> Driver<'a> {
             let intended = match self.plan.arrival {
                 Arrival::AtOnce(most) if self.dialing >= most => return,
                 Arrival::AtOnce(_) => clock::now(),
-                Arrival::PerSecond(rate) => self.began + at_rate(u64::from(self.next_dial), rate),
+                Arrival::PerSecond(rate) => {
+                    self.dials_from() + at_rate(u64::from(self.next_dial), rate)
+                }
             };
             if intended > now && matches!(self.plan.arrival, Arrival::PerSecond(_)) {
                 return;
@@ -315,7 +517,8 @@ impl<'a> Driver<'a> {
     fn dial(&mut self, index: u32, intended: Nanos) {
         let client = &mut self.clients[index as usize];
         client.since = intended;
-        match Link::dial(self.plan.target, None, &self.poll, u64::from(index)) {
+        let source = self.plan.sources.of(index);
+        match Link::dial(self.plan.target, source, &self.poll, u64::from(index)) {
             Ok(link) => {
                 client.link = Some(link);
                 client.state = State::Dialing;
@@ -368,7 +571,7 @@ impl<'a> Driver<'a> {
                 version: self.plan.version,
                 client_id: str::from_utf8(&self.text).unwrap_or_default(),
                 keep_alive_s: self.plan.keep_alive_s,
-                clean: true,
+                clean: self.plan.clean,
                 username: self.plan.username.as_deref(),
                 password: self.plan.password.as_deref(),
             },
@@ -413,12 +616,17 @@ impl<'a> Driver<'a> {
         let now = clock::now();
         let mut rest = bytes;
         while !rest.is_empty() {
-            let Some(link) = &mut self.clients[index as usize].link else {
+            let client = &mut self.clients[index as usize];
+            let Some(link) = &mut client.link else {
                 return Ok(());
             };
             if let Some(body) = link.body.take() {
                 rest = self.read_body(index, *body, rest, now)?;
                 continue;
+            }
+            // Whoever speaks no MQTT may never complete what it began.
+            if client.state == State::Greeting && rest[0] != kind::CONNACK << 4 {
+                return Err(Failure::Junk);
             }
             match packet::read(rest, self.plan.version) {
                 Read::NeedMore if rest.len() == READ_BYTES => return Err(Failure::Junk),
@@ -429,7 +637,7 @@ impl<'a> Driver<'a> {
                 Read::Junk => return Err(Failure::Junk),
                 Read::Packet { kind, body, whole } => {
                     rest = &rest[whole.len()..];
-                    self.heard(index, kind, body, now)?;
+                    self.heard(index, kind, body, whole, now)?;
                 }
                 Read::Publish(published) => {
                     rest = &rest[published.head.len()..];
@@ -474,11 +682,22 @@ impl<'a> Driver<'a> {
         Ok(rest)
     }
 
-    fn heard(&mut self, index: u32, kind: u8, body: &[u8], now: Nanos) -> Result<(), Failure> {
+    fn heard(
+        &mut self,
+        index: u32,
+        kind: u8,
+        body: &[u8],
+        whole: &[u8],
+        now: Nanos,
+    ) -> Result<(), Failure> {
         let state = self.clients[index as usize].state;
         match (state, kind) {
-            (State::Greeting, kind::CONNACK) => self.greeted(index, body, now),
+            (State::Greeting, kind::CONNACK) => self.greeted(index, whole, now),
             (State::Subscribing, kind::SUBACK) => {
+                // Refusals of a filter are codes from 128 on, in every version.
+                if body.last().is_some_and(|&code| code >= 0x80) {
+                    return Err(Failure::NotAccepted);
+                }
                 self.arrive(index, now);
                 Ok(())
             }
@@ -486,25 +705,50 @@ impl<'a> Driver<'a> {
                 self.arrive(index, now);
                 Ok(())
             }
-            (State::Here, kind::PINGRESP | kind::PUBACK) => Ok(()),
+            (State::Here, kind::PINGRESP) => Ok(()),
+            (State::Here, kind::PUBACK) => {
+                self.confirmed(index, body, now);
+                Ok(())
+            }
+            (_, kind::DISCONNECT) => Err(Failure::Closed),
             _ => Err(Failure::Junk),
         }
     }
 
     fn greeted(&mut self, index: u32, connack: &[u8], now: Nanos) -> Result<(), Failure> {
-        if connack.get(1) != Some(&0) {
-            return Err(Failure::NotAccepted);
-        }
+        let welcome = packet::read_connack(connack, self.plan.version)
+            .map_err(|()| Failure::Junk)?
+            .ok_or(Failure::NotAccepted)?;
+        let node = self.measured.note_node(welcome.node.as_deref());
         let client = &mut self.clients[index as usize];
-        self.measured
-            .connect
-            .record(now.saturating_sub(client.since));
+        let latency = now.saturating_sub(client.since);
+        self.measured.connect.record(latency);
         self.measured.accepted += 1;
-        self.measured.connecting = now - self.began;
+        self.slice.connects += 1;
+        if self.phase != Phase::Measuring {
+            self.slice_latency.record(latency);
+        }
+        if self.cuts == 0 {
+            self.measured.connecting = now - self.began;
+        } else if client.known {
+            let returns = &mut self.measured.returns;
+            returns.count += 1;
+            returns.session_present += u64::from(welcome.session_present);
+            if client.node != 0 && node != 0 {
+                returns.known += 1;
+                returns.same_node += u64::from(client.node == node);
+            }
+        }
+        client.node = node;
+        client.known = true;
         self.packet.clear();
-        if self.plan.subscribes {
+        if self.plan.subscribes(index) {
             client.state = State::Subscribing;
-            packet::fill(&self.plan.topic, index, &mut self.text);
+            packet::fill(
+                &self.plan.topic,
+                self.plan.topic_number(index),
+                &mut self.text,
+            );
             let filter = str::from_utf8(&self.text).unwrap_or_default();
             packet::write_subscribe(&mut self.packet, self.plan.version, filter, self.plan.qos);
             return self.send_packet(index);
@@ -521,7 +765,7 @@ impl<'a> Driver<'a> {
                 self.packet.extend_from_slice(&packet::PINGREQ);
                 self.send_packet(index)
             }
-            Then::Stay => {
+            Then::Stay | Then::Return(_) => {
                 self.arrive(index, now);
                 Ok(())
             }
@@ -535,7 +779,37 @@ impl<'a> Driver<'a> {
         client.since = now;
         self.dialing -= 1;
         self.settled += 1;
+        self.here += 1;
+        if self.cuts > 0 {
+            self.measured.returns.latency.record(now - self.cut_at);
+        }
+        if let Some(audience) = self.audience_of(index) {
+            self.audiences[audience] += 1;
+        }
         self.dial_due(now);
+    }
+
+    /// The topic that a client subscribes to as one of others, as an index of the audiences.
+    fn audience_of(&self, index: u32) -> Option<usize> {
+        let is_listener = self.plan.audience == Audience::Others && self.plan.subscribes(index);
+        is_listener.then(|| self.topic_index(index))
+    }
+
+    fn topic_index(&self, index: u32) -> usize {
+        if self.plan.has_one_topic() {
+            0
+        } else {
+            self.plan.topic_number(index) as usize
+        }
+    }
+
+    /// How often a message of this client arrives.
+    fn copies(&self, index: u32) -> u32 {
+        match self.plan.audience {
+            Audience::None => 0,
+            Audience::Sender => 1,
+            Audience::Others => self.audiences[self.topic_index(index)],
+        }
     }
 
     /// Closes a client that has done what it came for.
@@ -563,19 +837,41 @@ impl<'a> Driver<'a> {
         self.in_flight -= u64::from(client.in_flight);
         client.in_flight = 0;
         client.link = None;
+        client.unconfirmed = VecDeque::new();
         match mem::replace(&mut client.state, State::Gone) {
-            State::Here => {}
-            _ => {
+            State::Here => {
+                self.here -= 1;
+                self.lose_listener(index);
+            }
+            State::Dialing | State::Greeting | State::Subscribing | State::Pinging => {
                 self.dialing -= 1;
                 self.settled += 1;
             }
+            State::Absent | State::Gone => {}
+        }
+    }
+
+    /// Nobody waits any longer for what was under way to a listener that is gone.
+    fn lose_listener(&mut self, index: u32) {
+        let Some(audience) = self.audience_of(index) else {
+            return;
+        };
+        self.audiences[audience] -= 1;
+        let publishers = if self.plan.has_one_topic() {
+            0..self.plan.publishers
+        } else {
+            audience as u32..audience as u32 + 1
+        };
+        for publisher in publishers {
+            let in_flight = mem::take(&mut self.clients[publisher as usize].in_flight);
+            self.in_flight -= u64::from(in_flight);
         }
     }
 
     fn start_traffic(&mut self) {
         self.traffic = self.plan.traffic != Traffic::None;
         self.traffic_began = clock::now();
-        for index in 0..self.plan.clients {
+        for index in 0..self.plan.publishers {
             self.publish_allowed(index);
         }
     }
@@ -586,7 +882,7 @@ impl<'a> Driver<'a> {
             if self.next_message().is_none_or(|due| due > now) {
                 return;
             }
-            let index = (self.due % u64::from(self.plan.clients)) as u32;
+            let index = (self.due % u64::from(self.plan.publishers)) as u32;
             self.due += 1;
             if self.clients[index as usize].state == State::Here {
                 self.owed += 1;
@@ -599,19 +895,23 @@ impl<'a> Driver<'a> {
 
     /// Sends what the client's window has room for: in an open loop only what is due, with the time it was due at.
     fn publish_allowed(&mut self, index: u32) {
-        while self.traffic {
+        while self.traffic && index < self.plan.publishers {
             let client = &self.clients[index as usize];
             let now = clock::now();
             let (window, intended) = match self.plan.traffic {
                 Traffic::None => return,
+                // Without a word from the target there is nothing to close the loop with.
+                Traffic::Window(_) if self.plan.qos == 0 && self.copies(index) == 0 => return,
                 Traffic::Window(window) => (window, now),
                 Traffic::PerSecond { .. } if u64::from(client.sent) >= self.due_by(index) => return,
                 Traffic::PerSecond { rate, window } => {
                     let number =
-                        u64::from(client.sent) * u64::from(self.plan.clients) + u64::from(index);
+                        u64::from(client.sent) * u64::from(self.plan.publishers) + u64::from(index);
                     (window, self.traffic_began + at_rate(number, rate))
                 }
             };
+            // Each copy of a message is under way for itself.
+            let window = window.saturating_mul(self.copies(index).max(1));
             let has_room = client.link.as_ref().is_some_and(Link::has_room);
             if client.in_flight >= window || !has_room || !self.publish(index, intended, now) {
                 return;
@@ -621,6 +921,8 @@ impl<'a> Driver<'a> {
 
     /// Sends a message; `false` when the client is not here (any more).
     fn publish(&mut self, index: u32, intended: Nanos, now: Nanos) -> bool {
+        let copies = self.copies(index);
+        let is_confirmed = copies == 0 && self.plan.qos > 0;
         let client = &mut self.clients[index as usize];
         let Some(link) = client.link.as_mut().filter(|_| client.state == State::Here) else {
             return false;
@@ -640,7 +942,7 @@ impl<'a> Driver<'a> {
                 version: self.plan.version,
                 topic: &self.text,
                 qos: self.plan.qos,
-                packet_id: (client.sent % 65_535 + 1) as u16,
+                packet_id: packet_id(stamp.sequence),
                 stamp,
                 body_bytes,
             },
@@ -650,10 +952,16 @@ impl<'a> Driver<'a> {
             Ok(()) => {
                 client.sent = client.sent.wrapping_add(1);
                 client.since = now;
-                client.in_flight += 1;
-                self.in_flight += 1;
+                let under_way = if is_confirmed { 1 } else { copies };
+                if is_confirmed {
+                    client.unconfirmed.push_back(stamp);
+                }
+                client.in_flight += under_way;
+                self.in_flight += u64::from(under_way);
                 self.owed = self.owed.saturating_sub(1);
                 self.measured.sent += u64::from(self.measures(now));
+                // What nobody confirms and nobody receives is over with the send.
+                self.slice.messages += u64::from(under_way == 0);
                 true
             }
             Err(error) => {
@@ -673,30 +981,56 @@ impl<'a> Driver<'a> {
         let Some(stamp) = message.stamp else {
             return Ok(());
         };
-        let client = &mut self.clients[index as usize];
-        if stamp.sender == index {
+        // One topic for all mixes the sequences of its publishers.
+        if !(self.plan.audience == Audience::Others && self.plan.has_one_topic()) {
+            let client = &mut self.clients[index as usize];
             if stamp.sequence != client.received {
                 self.measured.fail(Failure::OutOfOrder);
             }
             client.received = stamp.sequence.wrapping_add(1);
-            let under_way = client.in_flight.min(1);
-            client.in_flight -= under_way;
-            self.in_flight -= u64::from(under_way);
         }
         if self.measures(now) {
             self.measured.received += 1;
             self.measured.received_bytes += (message.bytes + STAMP_BYTES) as u64;
         }
+        self.done(stamp, now);
+        Ok(())
+    }
+
+    /// The target has confirmed a message that nobody of this run subscribes to.
+    fn confirmed(&mut self, index: u32, puback: &[u8], now: Nanos) {
+        let Some(&id) = puback.first_chunk() else {
+            return;
+        };
+        let id = u16::from_be_bytes(id);
+        let unconfirmed = &mut self.clients[index as usize].unconfirmed;
+        let found = unconfirmed
+            .iter()
+            .position(|stamp| packet_id(stamp.sequence) == id);
+        if let Some(stamp) = found.and_then(|at| unconfirmed.remove(at)) {
+            self.measured.confirmed += u64::from(self.measures(now));
+            self.done(stamp, now);
+        }
+    }
+
+    /// A message, or a copy of it, has come to its end: its sender may send the next.
+    fn done(&mut self, stamp: Stamp, now: Nanos) {
+        let Some(sender) = self.clients.get_mut(stamp.sender as usize) else {
+            return;
+        };
+        let under_way = sender.in_flight.min(1);
+        sender.in_flight -= under_way;
+        self.in_flight -= u64::from(under_way);
+        let latency = now.saturating_sub(stamp.intended);
+        self.slice.messages += 1;
+        self.slice_latency.record(latency);
         if self.measures(stamp.intended) {
-            self.measured
-                .message
-                .record(now.saturating_sub(stamp.intended));
+            self.measured.message.record(latency);
             self.measured
                 .message_from_send
                 .record(now.saturating_sub(stamp.sent));
         }
-        self.publish_allowed(index);
-        Ok(())
+        self.publish_allowed(stamp.sender);
     }
 
     /// Whether a moment is in the measured time.
@@ -729,15 +1063,22 @@ impl<'a> Driver<'a> {
     }
 
     fn close_all(&mut self) {
+        let disconnect = packet::last_disconnect(self.plan.version);
         for client in &mut self.clients {
             if let Some(mut link) = client.link.take() {
                 // The peer may be gone; the run is over either way.
-                let _ = link.send(&packet::DISCONNECT, 0..0, &self.pattern.bytes);
+                let _ = link.send(disconnect, 0..0, &self.pattern.bytes);
                 link.part(self.plan.parting);
             }
             client.state = State::Gone;
         }
+        self.here = 0;
     }
+}
+
+/// Packet ids come again after 65,535 messages: long after the first with it was confirmed.
+fn packet_id(sequence: u32) -> u16 {
+    (sequence % 65_535 + 1) as u16
 }
 
 /// When the event with this number is due, at so many a second.
@@ -760,181 +1101,4 @@ fn failure_of(error: &io::Error) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::thread::{self, JoinHandle};
-    use std::time::Duration;
-
-    use super::super::nodes::{Nodes, Stall};
-    use super::super::packet::Version;
-    use super::super::plan::{Parting, Then};
-    use super::*;
-
-    /// A node in a thread of its own, which ends with it.
-    struct FakeNode {
-        address: SocketAddr,
-        over: Arc<AtomicBool>,
-        thread: Option<JoinHandle<()>>,
-    }
-
-    impl FakeNode {
-        fn start(stall: Option<Stall>) -> Self {
-            let mut nodes = Nodes::bind(1, stall).unwrap();
-            let address = nodes.addresses().unwrap()[0];
-            let over = Arc::new(AtomicBool::new(false));
-            let seen = Arc::clone(&over);
-            let thread = thread::spawn(move || {
-                while !seen.load(Ordering::Relaxed) {
-                    nodes.turn().unwrap();
-                }
-            });
-            Self {
-                address,
-                over,
-                thread: Some(thread),
-            }
-        }
-    }
-
-    impl Drop for FakeNode {
-        fn drop(&mut self) {
-            self.over.store(true, Ordering::Relaxed);
-            if let Some(thread) = self.thread.take() {
-                thread.join().unwrap();
-            }
-        }
-    }
-
-    fn plan(target: SocketAddr, clients: u32) -> Plan {
-        Plan {
-            target,
-            clients,
-            version: Version::V4,
-            client_id: "test-%i".into(),
-            topic: "test/%i".into(),
-            keep_alive_s: 60,
-            username: None,
-            password: None,
-            arrival: Arrival::AtOnce(8),
-            connect_timeout: 5 * SECOND,
-            then: Then::Stay,
-            parting: Parting::Reset,
-            subscribes: false,
-            traffic: Traffic::None,
-            qos: 0,
-            size: 100,
-            warm_up: 0,
-            duration: SECOND / 10,
-            settle: 0,
-            pids: Vec::new(),
-        }
-    }
-
-    fn failures(measured: &Measured) -> Vec<(&'static str, u64)> {
-        let counts = Failure::ALL.map(|failure| (failure.name(), measured.failed(failure)));
-        counts.into_iter().filter(|(_, count)| *count > 0).collect()
-    }
-
-    #[test]
-    fn a_storm_connects_every_client_once() {
-        let node = FakeNode::start(None);
-        let plan = Plan {
-            then: Then::Leave,
-            duration: 30 * SECOND,
-            ..plan(node.address, 500)
-        };
-        let measured = run(&plan).unwrap().measured;
-        assert_eq!(failures(&measured), []);
-        assert_eq!(measured.accepted, 500);
-    }
-
-    #[test]
-    fn every_message_returns_whole_and_in_order() {
-        let node = FakeNode::start(None);
-        for (version, qos, size) in [
-            (Version::V4, 0, STAMP_BYTES),
-            (Version::V4, 1, 100),
-            (Version::V5, 0, 100_000),
-            (Version::V5, 1, 1 << 20),
-        ] {
-            let plan = Plan {
-                version,
-                qos,
-                size,
-                subscribes: true,
-                traffic: Traffic::Window(3),
-                ..plan(node.address, 4)
-            };
-            let measured = run(&plan).unwrap().measured;
-            assert_eq!(failures(&measured), []);
-            assert_eq!(measured.cut_off, 0);
-            assert!(measured.received > 0, "{size} bytes");
-            assert_eq!(measured.received_bytes, measured.received * size as u64);
-        }
-    }
-
-    #[test]
-    fn an_open_loop_keeps_its_schedule() {
-        let node = FakeNode::start(None);
-        let plan = Plan {
-            traffic: Traffic::PerSecond {
-                rate: 2_000.0,
-                window: u32::MAX,
-            },
-            duration: SECOND / 2,
-            ..plan(node.address, 10)
-        };
-        let measured = run(&plan).unwrap().measured;
-        assert_eq!(failures(&measured), []);
-        // A second's half at 2,000 a second; a message more or less at either end.
-        assert!(
-            (990..=1_010).contains(&measured.message.count()),
-            "{}",
-            measured.message.count()
-        );
-    }
-
-    /// Ten windows of one message: while the node stalls ten messages wait, and all others are not even sent.
-    #[test]
-    fn a_stall_shows_in_the_latency_from_the_intended_time() {
-        let node = FakeNode::start(Some(Stall {
-            every: Duration::from_secs(10),
-            lasts: Duration::from_secs(1),
-        }));
-        let plan = Plan {
-            traffic: Traffic::PerSecond {
-                rate: 1_000.0,
-                window: 1,
-            },
-            duration: 10 * SECOND,
-            ..plan(node.address, 10)
-        };
-        let measured = run(&plan).unwrap().measured;
-        assert_eq!(failures(&measured), []);
-        let corrected = measured.message.quantile_us(0.99);
-        let uncorrected = measured.message_from_send.quantile_us(0.99);
-        assert!(corrected >= 800_000.0, "{corrected} µs");
-        assert!(uncorrected < 200_000.0, "{uncorrected} µs: it shows no lie");
-    }
-
-    #[test]
-    fn a_target_that_refuses_is_counted_and_the_run_ends() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let measured = run(&plan(address, 20)).unwrap().measured;
-        assert_eq!(failures(&measured), [("refused", 20)]);
-    }
-
-    #[test]
-    fn a_target_that_says_nothing_is_a_timeout() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let plan = Plan {
-            connect_timeout: SECOND / 10,
-            ..plan(listener.local_addr().unwrap(), 3)
-        };
-        assert_eq!(failures(&run(&plan).unwrap().measured), [("timeout", 3)]);
-    }
-}
+mod tests;

@@ -8,6 +8,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::packet::Stamp;
@@ -60,6 +62,8 @@ impl Link {
         )?;
         socket.set_tcp_nodelay(true)?;
         if let Some(source) = source {
+            // The port is chosen with the connect: a port of one source serves many targets.
+            setsockopt(&socket, IpBindAddressNoPort, &true)?;
             socket.bind(&SocketAddr::new(source, 0).into())?;
         }
         match socket.connect(&target.into()) {

@@ -73,7 +73,8 @@ impl Failure {
 pub(super) struct Latencies(Histogram<u64>);
 
 impl Latencies {
-    fn new() -> Self {
+    /// None yet.
+    pub(super) fn new() -> Self {
         // The bounds are constants that fit: 1 µs to an hour, three digits.
         #[expect(clippy::expect_used, reason = "constant bounds")]
         Self(Histogram::new_with_bounds(1_000, 3_600 * SECOND, 3).expect("bounds fit"))
@@ -98,7 +99,15 @@ impl Latencies {
     pub(super) fn count(&self) -> u64 {
         self.0.len()
     }
+
+    /// Forgets them.
+    pub(super) fn clear(&mut self) {
+        self.0.reset();
+    }
 }
+
+/// Most nodes that are told apart.
+const NODES_MAX: usize = 1_000;
 
 /// What a run measured.
 pub(super) struct Measured {
@@ -114,15 +123,77 @@ pub(super) struct Measured {
     pub(super) received: u64,
     /// Payload of those.
     pub(super) received_bytes: u64,
+    /// Messages whose receipt the target confirmed in the measured time, where nobody subscribes to them.
+    pub(super) confirmed: u64,
     /// Messages that were under way when the run ended.
     pub(super) cut_off: u64,
+    /// Clients that the run's end left no time to connect.
+    pub(super) cut_off_connects: u64,
     /// Connections that were accepted.
     pub(super) accepted: u64,
     /// From the first dial to the last CONNACK.
     pub(super) connecting: Nanos,
     /// The measured time.
     pub(super) measuring: Nanos,
+    /// Nodes by name, as they tell in CONNACK, and how many connections each accepted.
+    pub(super) nodes: Vec<(String, u64)>,
+    pub(super) returns: Returns,
+    pub(super) series: Series,
+    /// Whether somebody ended the run before its time.
+    pub(super) interrupted: bool,
     failures: [u64; Failure::ALL.len()],
+}
+
+/// What became of clients that were cut off and returned.
+pub(super) struct Returns {
+    /// From the cut to the return.
+    pub(super) latency: Latencies,
+    /// From the cut until all were back, each time.
+    pub(super) rounds: Vec<Nanos>,
+    /// Clients that returned.
+    pub(super) count: u64,
+    /// Of those, the ones whose node is known before and after.
+    pub(super) known: u64,
+    pub(super) same_node: u64,
+    pub(super) session_present: u64,
+}
+
+/// How the run went over time: at most so many slices, which grow with the run.
+pub(super) struct Series {
+    pub(super) slices: Vec<Slice>,
+    /// How long each is.
+    pub(super) every: Nanos,
+}
+
+/// What happened in one slice of time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Slice {
+    pub(super) connects: u64,
+    pub(super) messages: u64,
+    pub(super) errors: u64,
+    /// Of messages, or of CONNACKs while there are none.
+    pub(super) p99_us: f64,
+}
+
+impl Series {
+    const SLICES_MAX: usize = 240;
+
+    /// Appends a slice; when there are too many, each two become one.
+    pub(super) fn push(&mut self, slice: Slice) {
+        self.slices.push(slice);
+        if self.slices.len() < Self::SLICES_MAX {
+            return;
+        }
+        let pairs = self.slices.chunks(2).map(|pair| Slice {
+            connects: pair.iter().map(|slice| slice.connects).sum(),
+            messages: pair.iter().map(|slice| slice.messages).sum(),
+            errors: pair.iter().map(|slice| slice.errors).sum(),
+            // The worse of two: a percentile of both is not to be had from two percentiles.
+            p99_us: pair.iter().map(|slice| slice.p99_us).fold(0.0, f64::max),
+        });
+        self.slices = pairs.collect();
+        self.every *= 2;
+    }
 }
 
 impl Measured {
@@ -135,10 +206,26 @@ impl Measured {
             sent: 0,
             received: 0,
             received_bytes: 0,
+            confirmed: 0,
             cut_off: 0,
+            cut_off_connects: 0,
             accepted: 0,
             connecting: 0,
             measuring: 0,
+            nodes: Vec::new(),
+            returns: Returns {
+                latency: Latencies::new(),
+                rounds: Vec::new(),
+                count: 0,
+                known: 0,
+                same_node: 0,
+                session_present: 0,
+            },
+            series: Series {
+                slices: Vec::new(),
+                every: SECOND / 10,
+            },
+            interrupted: false,
             failures: [0; Failure::ALL.len()],
         }
     }
@@ -153,8 +240,71 @@ impl Measured {
         self.failures[failure as usize] += count;
     }
 
+    /// Notes the node of a connection: a number above zero, or zero when it did not tell.
+    pub(super) fn note_node(&mut self, name: Option<&str>) -> u16 {
+        let Some(name) = name else {
+            return 0;
+        };
+        let known = self.nodes.iter().position(|(node, _)| node == name);
+        let index = match known {
+            Some(index) => index,
+            // A target that names thousands of nodes is not worth the memory.
+            None if self.nodes.len() >= NODES_MAX => return 0,
+            None => {
+                self.nodes.push((name.to_owned(), 0));
+                self.nodes.len() - 1
+            }
+        };
+        self.nodes[index].1 += 1;
+        index as u16 + 1
+    }
+
+    /// How often anything failed.
+    pub(super) fn failed_in_all(&self) -> u64 {
+        self.failures.iter().sum()
+    }
+
     /// How often something failed.
     pub(super) fn failed(&self, failure: Failure) -> u64 {
         self.failures[failure as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_series_keeps_its_sums_in_fewer_slices() {
+        let mut series = Series {
+            slices: Vec::new(),
+            every: SECOND / 10,
+        };
+        for number in 0..1_000 {
+            series.push(Slice {
+                messages: 1,
+                p99_us: f64::from(number),
+                ..Slice::default()
+            });
+        }
+        assert!(series.slices.len() < Series::SLICES_MAX);
+        assert!(series.every > SECOND / 10);
+        assert_eq!(
+            series
+                .slices
+                .iter()
+                .map(|slice| slice.messages)
+                .sum::<u64>(),
+            1_000
+        );
+        assert_eq!(series.slices.last().unwrap().p99_us, 999.0);
+    }
+
+    #[test]
+    fn nodes_are_counted_by_name() {
+        let mut measured = Measured::new();
+        let seen = [Some("a"), None, Some("b"), Some("a")].map(|name| measured.note_node(name));
+        assert_eq!(seen, [1, 0, 2, 1]);
+        assert_eq!(measured.nodes, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
     }
 }

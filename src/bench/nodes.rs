@@ -1,7 +1,9 @@
-//! Small nodes for measuring a balancer with no broker in the way: they accept everyone and echo every message to its sender.
+//! Small nodes for measuring a balancer with no broker in the way: they accept everyone and pass messages on by exact topic.
 //!
-//! One thread, no sessions, no routing. A node names itself in CONNACK (MQTT 5), so that stickiness can be seen.
+//! One thread, all nodes joined, no wildcards, and of a session only that it was there. A client that alone subscribes to
+//! what it publishes gets it back as it comes; messages to others are passed on whole, up to 128 kB. A node names itself in CONNACK (MQTT 5), so that stickiness can be seen.
 
+use std::collections::{HashMap, HashSet};
 use std::io::{self, Read as _, Write as _};
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -17,6 +19,12 @@ const READ_BYTES: usize = 256 * 1024;
 /// Most bytes of a packet that are kept until the rest of it comes.
 const HELD_BYTES_MAX: usize = 128 * 1024;
 
+/// Most bytes that wait for a client that does not read; messages beyond are dropped.
+const UNSENT_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most sessions that are remembered.
+const SESSIONS_MAX: usize = 200_000;
+
 /// Some nodes, each on a port of its own.
 pub(super) struct Nodes {
     poll: Poll,
@@ -27,6 +35,69 @@ pub(super) struct Nodes {
     ready: Vec<Ready>,
     stall: Option<Stall>,
     began: Nanos,
+    topics: Topics,
+}
+
+/// Who subscribes to what, and what is on its way to them.
+#[derive(Default)]
+struct Topics {
+    subscribers: HashMap<Vec<u8>, Vec<usize>>,
+    deliveries: Vec<(usize, Vec<u8>)>,
+    /// Client ids with a session, each on its node.
+    sessions: HashSet<(usize, Vec<u8>)>,
+}
+
+/// Where a message goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Audience {
+    Nobody,
+    /// Its sender and nobody else.
+    Sender,
+    Others,
+}
+
+impl Topics {
+    fn audience(&self, topic: &[u8], sender: usize) -> Audience {
+        match self.subscribers.get(topic).map(Vec::as_slice) {
+            None | Some([]) => Audience::Nobody,
+            Some([only]) if *only == sender => Audience::Sender,
+            Some(_) => Audience::Others,
+        }
+    }
+
+    fn subscribe(&mut self, topic: &[u8], slot: usize) {
+        let subscribers = self.subscribers.entry(topic.to_vec()).or_default();
+        if !subscribers.contains(&slot) {
+            subscribers.push(slot);
+        }
+    }
+
+    fn leave(&mut self, filters: &[Vec<u8>], slot: usize) {
+        for filter in filters {
+            if let Some(subscribers) = self.subscribers.get_mut(filter) {
+                subscribers.retain(|&subscriber| subscriber != slot);
+                if subscribers.is_empty() {
+                    self.subscribers.remove(filter);
+                }
+            }
+        }
+    }
+
+    fn deliver(&mut self, topic: &[u8], message: &[u8]) {
+        for &slot in self.subscribers.get(topic).into_iter().flatten() {
+            self.deliveries.push((slot, message.to_vec()));
+        }
+    }
+
+    /// Begins a session, or ends it; whether there was one.
+    fn session(&mut self, node: usize, client_id: &[u8], clean: bool) -> bool {
+        let session = (node, client_id.to_vec());
+        if clean {
+            self.sessions.remove(&session);
+            return false;
+        }
+        self.sessions.len() < SESSIONS_MAX && !self.sessions.insert(session)
+    }
 }
 
 /// Nodes that do nothing for a while, again and again: what a load tester must not gloss over.
@@ -41,9 +112,12 @@ pub(super) struct Stall {
 struct Connection {
     socket: TcpStream,
     node: usize,
+    slot: usize,
     version: Version,
-    /// How much of a message's body is still to be echoed.
-    echoing: usize,
+    filters: Vec<Vec<u8>>,
+    /// How much of a message's body is still to come, and whether it goes back.
+    body_left: usize,
+    echoes: bool,
     held: Vec<u8>,
     /// While any of this waits, nothing is read.
     unsent: Vec<u8>,
@@ -77,6 +151,7 @@ impl Nodes {
             ready: Vec::new(),
             stall,
             began: clock::now(),
+            topics: Topics::default(),
         })
     }
 
@@ -136,8 +211,11 @@ impl Nodes {
             self.connections[slot] = Some(Connection {
                 socket,
                 node,
+                slot,
                 version: Version::V4,
-                echoing: 0,
+                filters: Vec::new(),
+                body_left: 0,
+                echoes: false,
                 held: Vec::new(),
                 unsent: Vec::new(),
             });
@@ -148,8 +226,25 @@ impl Nodes {
         let Some(connection) = &mut self.connections[slot] else {
             return;
         };
-        if connection.turn(event, &mut self.buffer).is_err() {
-            self.connections[slot] = None;
+        if connection
+            .turn(event, &mut self.buffer, &mut self.topics)
+            .is_err()
+        {
+            self.close(slot);
+        }
+        for (slot, message) in mem::take(&mut self.topics.deliveries) {
+            let Some(connection) = &mut self.connections[slot] else {
+                continue;
+            };
+            if connection.unsent.len() < UNSENT_BYTES_MAX && connection.send(&message).is_err() {
+                self.close(slot);
+            }
+        }
+    }
+
+    fn close(&mut self, slot: usize) {
+        if let Some(connection) = self.connections[slot].take() {
+            self.topics.leave(&connection.filters, slot);
             self.free.push(slot);
         }
     }
@@ -157,7 +252,7 @@ impl Nodes {
 
 impl Connection {
     /// Reads and answers until the socket is empty, or full. An error is the end of the connection, whatever it was.
-    fn turn(&mut self, event: Ready, buffer: &mut [u8]) -> io::Result<()> {
+    fn turn(&mut self, event: Ready, buffer: &mut [u8], topics: &mut Topics) -> io::Result<()> {
         self.flush()?;
         while self.unsent.is_empty() {
             let held = mem::take(&mut self.held);
@@ -172,7 +267,7 @@ impl Connection {
             };
             buffer[..held.len()].copy_from_slice(&held);
             let filled = held.len() + count;
-            self.answer(&buffer[..filled])?;
+            self.answer(&buffer[..filled], topics)?;
             if filled < buffer.len() && !event.hangup {
                 return Ok(());
             }
@@ -180,42 +275,61 @@ impl Connection {
         Ok(())
     }
 
-    fn answer(&mut self, bytes: &[u8]) -> io::Result<()> {
+    fn answer(&mut self, bytes: &[u8], topics: &mut Topics) -> io::Result<()> {
         let mut at = 0;
         // Messages in a row are echoed with one write, from where they were read.
         let mut echo = 0..0;
         while at < bytes.len() {
-            if self.echoing > 0 {
-                let here = self.echoing.min(bytes.len() - at);
-                self.echoing -= here;
+            if self.body_left > 0 {
+                let here = self.body_left.min(bytes.len() - at);
+                self.body_left -= here;
                 at += here;
-                echo.end = at;
+                if self.echoes {
+                    echo.end = at;
+                } else {
+                    echo = at..at;
+                }
                 continue;
             }
             match packet::read(&bytes[at..], self.version) {
                 Read::Publish(published) => {
-                    at += published.head.len();
-                    self.echoing = published.body_bytes;
+                    let audience = topics.audience(published.topic, self.slot);
+                    let head = published.head.len();
+                    let whole = bytes.get(at..at + head + published.body_bytes);
+                    if audience == Audience::Others && whole.is_none() {
+                        self.hold(&bytes[at..])?;
+                        break;
+                    }
+                    let begins = at;
+                    at += head;
+                    self.body_left = published.body_bytes;
+                    self.echoes = audience == Audience::Sender;
+                    if published.qos > 0 || !self.echoes {
+                        self.send(&bytes[echo.clone()])?;
+                        echo = begins..at;
+                    }
                     if published.qos > 0 {
                         let mut puback = Vec::new();
                         packet::write_puback(&mut puback, published.packet_id);
-                        self.send(&bytes[echo.clone()])?;
                         self.send(&puback)?;
-                        echo.start = at - published.head.len();
                     }
-                    echo.end = at;
+                    if let Some(whole) = whole.filter(|_| audience == Audience::Others) {
+                        topics.deliver(published.topic, whole);
+                    }
+                    if self.echoes {
+                        echo.end = at;
+                    } else {
+                        echo = at..at;
+                    }
                 }
                 Read::Packet { kind, body, whole } => {
                     self.send(&bytes[echo.clone()])?;
                     at += whole.len();
                     echo = at..at;
-                    self.answer_packet(kind, body)?;
-                }
-                Read::NeedMore if bytes.len() - at > HELD_BYTES_MAX => {
-                    return Err(io::ErrorKind::InvalidData.into());
+                    self.answer_packet(kind, body, topics)?;
                 }
                 Read::NeedMore => {
-                    self.held = bytes[at..].to_vec();
+                    self.hold(&bytes[at..])?;
                     break;
                 }
                 Read::Junk => return Err(io::ErrorKind::InvalidData.into()),
@@ -224,22 +338,36 @@ impl Connection {
         self.send(&bytes[echo])
     }
 
-    fn answer_packet(&mut self, kind: u8, body: &[u8]) -> io::Result<()> {
+    /// Keeps the beginning of a packet until the rest of it comes.
+    fn hold(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if bytes.len() > HELD_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.held = bytes.to_vec();
+        Ok(())
+    }
+
+    fn answer_packet(&mut self, kind: u8, body: &[u8], topics: &mut Topics) -> io::Result<()> {
         match kind {
-            // The level follows the protocol name.
-            kind::CONNECT if body.get(6) == Some(&5) => {
-                self.version = Version::V5;
-                let name = format!("node{}", self.node + 1);
-                self.send(&packet::connack_with_node(&name))
-            }
-            kind::CONNECT => self.send(&[kind::CONNACK << 4, 2, 0, 0]),
-            kind::SUBSCRIBE => {
-                let (Some(&high), Some(&low)) = (body.first(), body.get(1)) else {
-                    return Err(io::ErrorKind::InvalidData.into());
+            kind::CONNECT => {
+                let connect = Connect::read(body).ok_or(io::ErrorKind::InvalidData)?;
+                self.version = connect.version;
+                let present = topics.session(self.node, connect.client_id, connect.clean);
+                let mut connack = match self.version {
+                    Version::V4 => vec![kind::CONNACK << 4, 2, 0, 0],
+                    Version::V5 => packet::connack_with_node(&format!("node{}", self.node + 1)),
                 };
+                connack[2] = present.into();
+                self.send(&connack)
+            }
+            kind::SUBSCRIBE => {
+                let (id, filter, qos) =
+                    read_subscribe(body, self.version).ok_or(io::ErrorKind::InvalidData)?;
+                topics.subscribe(filter, self.slot);
+                self.filters.push(filter.to_vec());
                 match self.version {
-                    Version::V4 => self.send(&[kind::SUBACK << 4, 3, high, low, 0]),
-                    Version::V5 => self.send(&[kind::SUBACK << 4, 4, high, low, 0, 0]),
+                    Version::V4 => self.send(&[kind::SUBACK << 4, 3, id[0], id[1], qos]),
+                    Version::V5 => self.send(&[kind::SUBACK << 4, 4, id[0], id[1], 0, qos]),
                 }
             }
             kind::PINGREQ => self.send(&packet::PINGRESP),
@@ -268,4 +396,47 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// What the nodes look at in a CONNECT.
+struct Connect<'a> {
+    version: Version,
+    clean: bool,
+    client_id: &'a [u8],
+}
+
+impl<'a> Connect<'a> {
+    fn read(body: &'a [u8]) -> Option<Self> {
+        // Name, level, flags, keep alive.
+        let (_, rest) = split_text(body)?;
+        let (&[level, flags, _, _], mut rest) = rest.split_first_chunk()?;
+        let version = if level == 5 { Version::V5 } else { Version::V4 };
+        if version == Version::V5 {
+            // The bench's own properties are shorter than 128 bytes.
+            let (&length, behind) = rest.split_first()?;
+            rest = behind.get(usize::from(length)..)?;
+        }
+        let (client_id, _) = split_text(rest)?;
+        Some(Self {
+            version,
+            clean: flags & 2 != 0,
+            client_id,
+        })
+    }
+}
+
+/// Packet id, the first filter, and its QoS.
+fn read_subscribe(body: &[u8], version: Version) -> Option<([u8; 2], &[u8], u8)> {
+    let (&id, mut rest) = body.split_first_chunk()?;
+    if version == Version::V5 {
+        let (&length, behind) = rest.split_first()?;
+        rest = behind.get(usize::from(length)..)?;
+    }
+    let (filter, rest) = split_text(rest)?;
+    Some((id, filter, rest.first()? & 3))
+}
+
+fn split_text(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(u16::from_be_bytes(length).into())
 }

@@ -1,8 +1,12 @@
 //! MQTT packets as the bench writes and reads them: whole small packets, and PUBLISH as a head and a streamed body.
 //!
-//! Written by hand where every message passes; mqttbytes reads what comes once a connection.
+//! Written by hand where every message passes, and held to mqttbytes by tests; mqttbytes reads what comes once a
+//! connection.
 
 use std::io::Write as _;
+
+use bytes::BytesMut;
+use mqttbytes::{v4, v5};
 
 use super::clock::Nanos;
 
@@ -155,6 +159,53 @@ pub(super) fn write_puback(packet: &mut Vec<u8>, packet_id: u16) {
     packet.extend_from_slice(&packet_id.to_be_bytes());
 }
 
+/// What a CONNACK says to a client that it accepts.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Welcome {
+    pub(super) session_present: bool,
+    /// The node's name, where it tells.
+    pub(super) node: Option<String>,
+}
+
+/// Reads a whole CONNACK: what it says, or no welcome when it refuses; an error is no MQTT.
+///
+/// Once a connection there is time for mqttbytes.
+pub(super) fn read_connack(whole: &[u8], version: Version) -> Result<Option<Welcome>, ()> {
+    // A code that mqttbytes does not know is a refusal all the same.
+    if whole.len() >= 4 && whole[2] <= 1 && whole[3] != 0 {
+        return Ok(None);
+    }
+    let mut stream = BytesMut::from(whole);
+    match version {
+        Version::V4 => match v4::read(&mut stream, whole.len()) {
+            Ok(v4::Packet::ConnAck(connack)) => Ok(Some(Welcome {
+                session_present: connack.session_present,
+                node: None,
+            })),
+            _ => Err(()),
+        },
+        Version::V5 => match v5::read(&mut stream, whole.len()) {
+            Ok(v5::Packet::ConnAck(connack)) => Ok(Some(Welcome {
+                session_present: connack.session_present,
+                node: connack.properties.and_then(|properties| {
+                    let mut told = properties.user_properties.into_iter();
+                    let (_, node) = told.find(|(name, _)| name == NODE_PROPERTY)?;
+                    Some(node)
+                }),
+            })),
+            _ => Err(()),
+        },
+    }
+}
+
+/// DISCONNECT of a client that does not return: its session ends with it (MQTT 5; 3.1.1 cannot say so).
+pub(super) fn last_disconnect(version: Version) -> &'static [u8] {
+    match version {
+        Version::V4 => &DISCONNECT,
+        Version::V5 => &[kind::DISCONNECT << 4, 7, 0, 5, 0x11, 0, 0, 0, 0],
+    }
+}
+
 /// Fills in `%i` of an id or topic.
 pub(super) fn fill(template: &str, index: u32, text: &mut Vec<u8>) {
     text.clear();
@@ -214,6 +265,7 @@ pub(super) enum Read<'a> {
 pub(super) struct Published<'a> {
     /// The bytes read: fixed header, topic, packet id, properties and stamp.
     pub(super) head: &'a [u8],
+    pub(super) topic: &'a [u8],
     pub(super) qos: u8,
     pub(super) packet_id: u16,
     /// Absent in messages too short to be the bench's.
@@ -256,6 +308,7 @@ fn read_publish(bytes: &[u8], header: usize, remaining: usize, version: Version)
         };
     };
     let mut at = header + 2 + usize::from(u16::from_be_bytes(topic_length));
+    let topic = header + 2..at;
     let mut packet_id = 0;
     if qos > 0 {
         let Some(&id) = bytes.get(at..).and_then(<[u8]>::first_chunk) else {
@@ -282,6 +335,7 @@ fn read_publish(bytes: &[u8], header: usize, remaining: usize, version: Version)
     match bytes.get(..at + stamp_bytes) {
         Some(head) => Read::Publish(Published {
             head,
+            topic: &head[topic],
             qos,
             packet_id,
             stamp: Stamp::read(&head[at..]),
@@ -332,9 +386,6 @@ pub(super) const NODE_PROPERTY: &str = "node";
 
 #[cfg(test)]
 mod tests {
-    use bytes::BytesMut;
-    use mqttbytes::{v4, v5};
-
     use super::*;
 
     const STAMP: Stamp = Stamp {
@@ -444,6 +495,40 @@ mod tests {
     }
 
     #[test]
+    fn a_connack_tells_session_and_node() {
+        let read = |whole: &[u8], version| read_connack(whole, version);
+        let welcome = |session_present, node: Option<&str>| {
+            Ok(Some(Welcome {
+                session_present,
+                node: node.map(str::to_owned),
+            }))
+        };
+        assert_eq!(
+            read(&connack_with_node("node7"), Version::V5),
+            welcome(false, Some("node7"))
+        );
+        assert_eq!(read(&[0x20, 3, 1, 0, 0], Version::V5), welcome(true, None));
+        assert_eq!(read(&[0x20, 2, 1, 0], Version::V4), welcome(true, None));
+        assert_eq!(read(&[0x20, 2, 0, 5], Version::V4), Ok(None));
+        // A code that MQTT does not know.
+        assert_eq!(read(&[0x20, 3, 0, 0xff, 0], Version::V5), Ok(None));
+        assert_eq!(read(&[0x20, 1, 0], Version::V4), Err(()));
+        assert_eq!(read(&[0x20, 3, 0, 0, 9], Version::V5), Err(()));
+    }
+
+    #[test]
+    fn the_last_disconnect_ends_the_session() {
+        let mut stream = BytesMut::from(last_disconnect(Version::V5));
+        let Ok(v5::Packet::Disconnect(disconnect)) = v5::read(&mut stream, 100) else {
+            panic!("no DISCONNECT");
+        };
+        let expiry = disconnect
+            .properties
+            .and_then(|properties| properties.session_expiry_interval);
+        assert_eq!(expiry, Some(0));
+    }
+
+    #[test]
     fn a_publish_is_read_as_soon_as_its_stamp_is_there() {
         for (version, qos, size) in [
             (Version::V4, 0, 0),
@@ -458,6 +543,7 @@ mod tests {
             }
             let expected = Read::Publish(Published {
                 head: &packet[..head],
+                topic: b"bench/7",
                 qos,
                 packet_id: if qos > 0 { 9 } else { 0 },
                 stamp: Some(STAMP),
@@ -507,6 +593,7 @@ mod tests {
         let foreign = [0x30, 5, 0, 1, b'a', b'h', b'i'];
         let expected = Read::Publish(Published {
             head: &foreign[..5],
+            topic: b"a",
             qos: 0,
             packet_id: 0,
             stamp: None,

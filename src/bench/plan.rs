@@ -4,12 +4,21 @@ use std::net::SocketAddr;
 
 use super::clock::Nanos;
 use super::packet::Version;
+use super::sources::Sources;
 
 /// One run against one target.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
+    /// What it is called in the result.
+    pub(super) name: &'static str,
     pub(super) target: SocketAddr,
+    pub(super) sources: Sources,
     pub(super) clients: u32,
+    /// The first so many clients publish.
+    pub(super) publishers: u32,
+    pub(super) audience: Audience,
+    /// Without a session that outlives the connection.
+    pub(super) clean: bool,
     pub(super) version: Version,
     /// With `%i` for the client's number.
     pub(super) client_id: String,
@@ -21,9 +30,10 @@ pub(super) struct Plan {
     pub(super) arrival: Arrival,
     /// From the dial to CONNACK.
     pub(super) connect_timeout: Nanos,
+    /// From the first dial to the last; those that are not here by then have failed.
+    pub(super) connecting_max: Nanos,
     pub(super) then: Then,
     pub(super) parting: Parting,
-    pub(super) subscribes: bool,
     pub(super) traffic: Traffic,
     pub(super) qos: u8,
     /// The payload, stamp included.
@@ -47,6 +57,17 @@ pub(super) enum Arrival {
     PerSecond(f64),
 }
 
+/// Who subscribes to what is published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Nobody of this run.
+    None,
+    /// Each client to its own topic.
+    Sender,
+    /// The clients that do not publish: in turn to the publishers' topics, or all to the one topic there is.
+    Others,
+}
+
 /// What a client does once it was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Then {
@@ -56,6 +77,8 @@ pub(super) enum Then {
     Ping,
     /// It stays.
     Stay,
+    /// It stays until all are here; then all are cut off, and return, so many times.
+    Return(u32),
 }
 
 /// How a client leaves, after its DISCONNECT.
@@ -80,4 +103,30 @@ pub(super) enum Traffic {
         /// Most of a client's own messages under way: those that have to wait for it are late, and measured as that.
         window: u32,
     },
+}
+
+impl Plan {
+    /// Whether all publish into one topic.
+    pub(super) fn has_one_topic(&self) -> bool {
+        !self.topic.contains("%i")
+    }
+
+    /// The number in a client's topic: its own, or that of the publisher it listens to.
+    pub(super) fn topic_number(&self, client: u32) -> u32 {
+        match client.checked_sub(self.publishers) {
+            None => client,
+            Some(subscriber) => subscriber
+                .checked_rem(self.publishers)
+                .unwrap_or(subscriber),
+        }
+    }
+
+    /// Whether a client subscribes.
+    pub(super) fn subscribes(&self, client: u32) -> bool {
+        match self.audience {
+            Audience::None => false,
+            Audience::Sender => true,
+            Audience::Others => client >= self.publishers,
+        }
+    }
 }

@@ -14,6 +14,9 @@ use super::clock::Nanos;
 /// The token of the timer; clients and connections count up from zero and never reach it.
 const TIMER: u64 = u64::MAX;
 
+/// The token of what only wakes.
+const WAKER: u64 = u64::MAX - 1;
+
 /// One thread's sockets and its alarm.
 pub(super) struct Poll {
     epoll: Epoll,
@@ -65,6 +68,12 @@ impl Poll {
         Ok(self.epoll.add(socket, EpollEvent::new(flags, token))?)
     }
 
+    /// Ends waits when there is something to read.
+    pub(super) fn add_waker(&self, waker: impl AsFd) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLET;
+        Ok(self.epoll.add(waker, EpollEvent::new(flags, WAKER))?)
+    }
+
     /// Waits for sockets, at most until `due` (and not at all when that has passed), and puts what happened into `ready`.
     pub(super) fn wait(
         &mut self,
@@ -86,7 +95,7 @@ impl Poll {
         };
         let sockets = self.events[..count]
             .iter()
-            .filter(|event| event.data() != TIMER);
+            .filter(|event| event.data() < WAKER);
         ready.extend(sockets.map(|event| {
             let flags = event.events();
             let hangup = flags

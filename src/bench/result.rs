@@ -2,27 +2,127 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 
 use super::clock::{Nanos, SECOND};
-use super::driver::{Look, Moment, Outcome};
-use super::measured::{Failure, Latencies};
-use super::plan::{Plan, Then};
+use super::driver::{Files, Look, Moment, Outcome};
+use super::measured::{self, Failure, Latencies, Measured, Series};
+use super::plan::{Audience, Plan, Then};
 use super::process::{self, Usage};
 
-/// What is printed.
+/// What is printed: each run by itself.
+#[derive(Serialize)]
+pub(super) struct Report {
+    /// Of the bench.
+    version: &'static str,
+    pub(super) runs: Vec<Summary>,
+    /// Thresholds that were missed, in words.
+    pub(super) missed: Vec<String>,
+}
+
+impl Report {
+    /// Of runs that are over.
+    pub(super) fn new(runs: Vec<Summary>, thresholds: &Thresholds) -> Self {
+        let missed = thresholds.missed(&runs);
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            runs,
+            missed,
+        }
+    }
+}
+
+/// What a result must keep to.
+pub(super) struct Thresholds {
+    pub(super) p99: Option<Duration>,
+    pub(super) connack_p99: Option<Duration>,
+    pub(super) errors: u64,
+    pub(super) same_node_percent: Option<u8>,
+}
+
+impl Thresholds {
+    fn missed(&self, runs: &[Summary]) -> Vec<String> {
+        let mut missed = Vec::new();
+        for run in runs {
+            let connack = &run.connections.connack_us;
+            let messages = &run.messages;
+            let latency = if messages.sent > 0 {
+                &messages.latency_us
+            } else {
+                connack
+            };
+            for (what, max, found) in [
+                ("p99", self.p99, latency),
+                ("CONNACK p99", self.connack_p99, connack),
+            ] {
+                let Some(max) = max else {
+                    continue;
+                };
+                // Messages that nobody receives or confirms have no latency to hold to anything.
+                let is_timed = found.count > 0 || messages.sent == 0 || messages.is_timed;
+                let found_us = found.p99;
+                if is_timed && (found.count == 0 || found_us > max.as_secs_f64() * 1e6) {
+                    missed.push(if found.count == 0 {
+                        format!("{}: no {what} at all, at most {max:?} allowed", run.name)
+                    } else {
+                        format!(
+                            "{}: {what} {found_us:.0} µs, at most {max:?} allowed",
+                            run.name
+                        )
+                    });
+                }
+            }
+            if let (Some(percent), Some(returns)) = (self.same_node_percent, &run.returns) {
+                match returns.same_node_percent {
+                    Some(found) if found < f64::from(percent) => missed.push(format!(
+                        "{}: {found:.2} % came to the same node, at least {percent} % asked for",
+                        run.name
+                    )),
+                    None => missed.push(format!("{}: the nodes do not tell their names", run.name)),
+                    Some(_) => {}
+                }
+            }
+        }
+        let errors: u64 = runs.iter().flat_map(|run| run.errors.values()).sum();
+        if errors > self.errors {
+            missed.push(format!("{errors} errors, at most {} allowed", self.errors));
+        }
+        if runs.iter().all(|run| run.connections.accepted == 0) {
+            missed.push("no client was accepted".into());
+        }
+        missed
+    }
+}
+
+/// One run, summed up.
 #[derive(Serialize)]
 pub(super) struct Summary {
+    pub(super) name: &'static str,
     target: String,
     clients: u32,
     measured_s: f64,
+    /// It was ended before its time.
+    interrupted: bool,
     connections: Connections,
     messages: Messages,
+    /// Of clients that were cut off.
+    returns: Option<Returns>,
+    /// Connections of each node, as the nodes name themselves.
+    pub(super) nodes: BTreeMap<String, u64>,
+    /// The busiest node's connections to those of the mean; absent where no node told its name.
+    balance_max_to_mean: Option<f64>,
+    target_files: Option<TargetFiles>,
+    pub(super) series: SeriesOut,
+    /// Latency in µs at ever more nines: of messages, or of CONNACKs without them.
+    pub(super) curve: Vec<(f64, f64)>,
     /// By kind; those that never happened included.
     errors: BTreeMap<&'static str, u64>,
     /// Messages under way when the run ended: no error.
     cut_off: u64,
+    /// Clients that the end left no time to connect: no error.
+    cut_off_connects: u64,
     /// CPU of the whole machine in the measured time.
     box_cpu_ms: f64,
     /// The kernel's own memory: at the start, at the end of the measured time, and when all had settled.
@@ -35,17 +135,54 @@ pub(super) struct Summary {
 struct Connections {
     accepted: u64,
     per_s: f64,
+    /// From CONNECT being due to CONNACK.
     connack_us: Quantiles,
 }
 
 #[derive(Serialize)]
 struct Messages {
     sent: u64,
+    sent_per_s: f64,
     received: u64,
+    /// Confirmed with PUBACK, where nobody of the run subscribes.
+    confirmed: u64,
+    /// Received, confirmed, or (where nobody tells) sent.
     per_s: f64,
     received_bytes: u64,
+    #[serde(skip)]
+    is_timed: bool,
     latency_us: Quantiles,
     latency_from_send_us: Quantiles,
+}
+
+#[derive(Serialize)]
+struct Returns {
+    count: u64,
+    /// From the cut until each was back.
+    latency_us: Quantiles,
+    /// From the cut until all were back, each time.
+    all_back_ms: Vec<f64>,
+    /// Of those whose node is known before and after.
+    same_node_percent: Option<f64>,
+    session_present_percent: f64,
+}
+
+#[derive(Serialize)]
+struct TargetFiles {
+    pid: u32,
+    limit: u64,
+    per_client: f64,
+    clients_max: u64,
+}
+
+/// How the run went over time.
+#[derive(Serialize)]
+pub(super) struct SeriesOut {
+    pub(super) every_s: f64,
+    pub(super) connects: Vec<u64>,
+    pub(super) messages: Vec<u64>,
+    pub(super) errors: Vec<u64>,
+    pub(super) p99_us: Vec<f64>,
 }
 
 #[derive(Serialize)]
@@ -78,28 +215,51 @@ impl Summary {
             Then::Leave => measured_s,
             _ => seconds(measured.connecting),
         };
+        let timed = if measured.message.count() > 0 {
+            &measured.message
+        } else {
+            &measured.connect
+        };
+        let is_timed = plan.audience != Audience::None || plan.qos > 0;
+        let finished = match (is_timed, plan.audience) {
+            (false, _) => measured.sent,
+            (true, Audience::None) => measured.confirmed,
+            (true, _) => measured.received,
+        };
         Self {
+            name: plan.name,
             target: plan.target.to_string(),
             clients: plan.clients,
             measured_s,
+            interrupted: measured.interrupted,
             connections: Connections {
                 accepted: measured.accepted,
-                per_s: rate(measured.accepted, connecting_s),
+                per_s: rate(first_accepted(measured), connecting_s),
                 connack_us: Quantiles::new(&measured.connect),
             },
             messages: Messages {
                 sent: measured.sent,
+                sent_per_s: rate(measured.sent, measured_s),
                 received: measured.received,
-                per_s: rate(measured.received, measured_s),
+                confirmed: measured.confirmed,
+                per_s: rate(finished, measured_s),
                 received_bytes: measured.received_bytes,
+                is_timed,
                 latency_us: Quantiles::new(&measured.message),
                 latency_from_send_us: Quantiles::new(&measured.message_from_send),
             },
+            returns: matches!(plan.then, Then::Return(_)).then(|| Returns::new(&measured.returns)),
+            nodes: measured.nodes.iter().cloned().collect(),
+            balance_max_to_mean: balance(&measured.nodes),
+            target_files: outcome.files.map(TargetFiles::new),
+            series: SeriesOut::new(&measured.series),
+            curve: curve(timed),
             errors: Failure::ALL
                 .into_iter()
                 .map(|failure| (failure.name(), measured.failed(failure)))
                 .collect(),
             cut_off: measured.cut_off,
+            cut_off_connects: measured.cut_off_connects,
             box_cpu_ms: milliseconds(
                 looks.machine(Moment::Begin).busy_ns,
                 looks.machine(Moment::End).busy_ns,
@@ -116,6 +276,79 @@ impl Summary {
                     pss_bytes: MEMORY_MOMENTS.map(|moment| looks.process(moment, index).pss_bytes),
                 })
                 .collect(),
+        }
+    }
+}
+
+/// Connections before any was cut off.
+fn first_accepted(measured: &Measured) -> u64 {
+    measured.accepted - measured.returns.count
+}
+
+fn balance(nodes: &[(String, u64)]) -> Option<f64> {
+    let most = nodes.iter().map(|(_, count)| *count).max()?;
+    let all: u64 = nodes.iter().map(|(_, count)| count).sum();
+    Some(most as f64 * nodes.len() as f64 / all as f64)
+}
+
+/// Latencies at 0, 0.5, 0.9 and so on, in small steps of nines, as far as there are latencies to tell.
+fn curve(latencies: &Latencies) -> Vec<(f64, f64)> {
+    let count = latencies.count();
+    if count == 0 {
+        return Vec::new();
+    }
+    let nines = (count as f64).log10().min(6.0);
+    let steps = (nines * 20.0) as u32;
+    let quantiles = (0..=steps).map(|step| 1.0 - 10_f64.powf(-f64::from(step) / 20.0));
+    quantiles
+        .map(|quantile| (quantile, latencies.quantile_us(quantile)))
+        .collect()
+}
+
+impl Returns {
+    fn new(returns: &measured::Returns) -> Self {
+        let percent = |part: u64, of: u64| part as f64 * 100.0 / of as f64;
+        Self {
+            count: returns.count,
+            latency_us: Quantiles::new(&returns.latency),
+            all_back_ms: returns
+                .rounds
+                .iter()
+                .map(|&round| milliseconds(0, round))
+                .collect(),
+            same_node_percent: (returns.known > 0)
+                .then(|| percent(returns.same_node, returns.known)),
+            session_present_percent: percent(returns.session_present, returns.count.max(1)),
+        }
+    }
+}
+
+impl TargetFiles {
+    fn new(files: Files) -> Self {
+        let assumed = files.listener.files_per_client();
+        // Measured where enough clients were there for it to be no accident.
+        let measured = files.during.filter(|&(_, clients)| clients >= 10);
+        let per_client = measured.map_or(assumed, |(open, clients)| {
+            (open.saturating_sub(files.before) as f64 / f64::from(clients)).max(assumed.min(1.0))
+        });
+        Self {
+            pid: files.listener.pid,
+            limit: files.listener.limit,
+            per_client,
+            clients_max: files.listener.clients_max(per_client, files.before),
+        }
+    }
+}
+
+impl SeriesOut {
+    fn new(series: &Series) -> Self {
+        let slices = &series.slices;
+        Self {
+            every_s: seconds(series.every),
+            connects: slices.iter().map(|slice| slice.connects).collect(),
+            messages: slices.iter().map(|slice| slice.messages).collect(),
+            errors: slices.iter().map(|slice| slice.errors).collect(),
+            p99_us: slices.iter().map(|slice| slice.p99_us).collect(),
         }
     }
 }
@@ -170,13 +403,36 @@ impl fmt::Display for Quantiles {
     }
 }
 
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, run) in self.runs.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{run}")?;
+        }
+        for missed in &self.missed {
+            writeln!(f, "failed       {missed}")?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let connections = &self.connections;
         writeln!(
             f,
-            "{} clients against {}, {:.1} s",
-            self.clients, self.target, self.measured_s
+            "{}: {} clients against {}, {:.1} s{}",
+            self.name,
+            self.clients,
+            self.target,
+            self.measured_s,
+            if self.interrupted {
+                ", ended early"
+            } else {
+                ""
+            }
         )?;
         writeln!(
             f,
@@ -184,37 +440,136 @@ impl fmt::Display for Summary {
             connections.accepted, connections.per_s
         )?;
         writeln!(f, "  CONNACK    {}", connections.connack_us)?;
-        if self.messages.sent > 0 {
-            let messages = &self.messages;
-            let megabytes = messages.received_bytes as f64 / 1e6 / self.measured_s;
-            writeln!(
-                f,
-                "messages     {} sent, {} received, {:.0} a second, {megabytes:.1} MB/s",
-                messages.sent, messages.received, messages.per_s
-            )?;
-            writeln!(f, "  latency    {}", messages.latency_us)?;
-            writeln!(f, "  from send  {}", messages.latency_from_send_us)?;
-        }
+        self.write_messages(f)?;
+        self.write_returns(f)?;
+        self.write_nodes(f)?;
         for (kind, count) in self.errors.iter().filter(|(_, count)| **count > 0) {
             writeln!(f, "error        {kind}: {count}")?;
         }
-        if self.cut_off > 0 {
+        if self.cut_off + self.cut_off_connects > 0 {
             writeln!(
                 f,
-                "cut off      {} messages were under way at the end",
-                self.cut_off
+                "cut off      {} messages and {} connects were under way or due at the end",
+                self.cut_off, self.cut_off_connects
             )?;
         }
-        let asked_for = self
-            .processes
-            .split_last()
-            .map_or(&[][..], |(_, asked_for)| asked_for);
+        self.write_processes(f)
+    }
+}
+
+impl Summary {
+    fn write_messages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let messages = &self.messages;
+        if messages.sent == 0 {
+            return Ok(());
+        }
+        let megabytes = rate(messages.received_bytes, self.measured_s) / 1e6;
+        write!(f, "messages     {} sent, ", messages.sent)?;
+        if messages.confirmed > 0 {
+            write!(f, "{} confirmed, ", messages.confirmed)?;
+        } else if messages.is_timed {
+            write!(f, "{} received, ", messages.received)?;
+        }
+        write!(f, "{:.0} a second", messages.per_s)?;
+        if megabytes >= 1_000.0 {
+            writeln!(f, ", {:.2} GB/s", megabytes / 1e3)?;
+        } else if megabytes > 0.0 {
+            writeln!(f, ", {megabytes:.1} MB/s")?;
+        } else {
+            writeln!(f)?;
+        }
+        if messages.latency_us.count > 0 {
+            writeln!(f, "  latency    {}", messages.latency_us)?;
+            writeln!(f, "  from send  {}", messages.latency_from_send_us)?;
+        }
+        Ok(())
+    }
+
+    fn write_returns(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(returns) = &self.returns else {
+            return Ok(());
+        };
+        let rounds: Vec<_> = returns
+            .all_back_ms
+            .iter()
+            .map(|ms| format!("{ms:.0} ms"))
+            .collect();
+        writeln!(
+            f,
+            "returns      {} after {} cuts; all back after {}",
+            returns.count,
+            rounds.len(),
+            rounds.join(", ")
+        )?;
+        writeln!(f, "  each       {}", returns.latency_us)?;
+        let same_node = returns.same_node_percent.map_or_else(
+            || "unknown: the nodes do not tell their names".to_owned(),
+            |percent| format!("{percent:.2} %"),
+        );
+        writeln!(
+            f,
+            "  same node  {same_node}; session present {:.2} %",
+            returns.session_present_percent
+        )
+    }
+
+    fn write_nodes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(balance) = self.balance_max_to_mean else {
+            return Ok(());
+        };
+        // Names come from outside: escaped and cut, and as many as a line holds.
+        let mut shown: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|(name, count)| {
+                let name: String = name.escape_debug().take(40).collect();
+                format!("{name} {count}")
+            })
+            .collect();
+        let more = shown.len().saturating_sub(8);
+        shown.truncate(8);
+        if more > 0 {
+            shown.push(format!("{more} more"));
+        }
+        writeln!(
+            f,
+            "nodes        {}; busiest {balance:.2} times the mean",
+            shown.join(", ")
+        )
+    }
+
+    fn write_processes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let accepted = self.connections.accepted.max(1) as f64;
+        let (bench, asked_for) = match self.processes.split_last() {
+            Some((bench, asked_for)) => (Some(bench), asked_for),
+            None => (None, &[][..]),
+        };
         for process in asked_for {
             let [start, end, settled] = process.rss_bytes.map(|bytes| bytes as f64 / 1e6);
             writeln!(
                 f,
-                "process {}  {:.1} ms CPU; resident {start:.1} MB, {end:.1} MB at the end, {settled:.1} MB after",
-                process.pid, process.cpu_ms
+                "process {}  {:.1} ms CPU; resident {start:.1} MB, {end:.1} MB at the end ({:.1} kB a connection), {settled:.1} MB after",
+                process.pid,
+                process.cpu_ms,
+                (end - start).max(0.0) * 1e3 / accepted,
+            )?;
+        }
+        if let Some(bench) = bench {
+            let [start, end, _] = bench.rss_bytes;
+            let [slab_start, slab_end, _] = self.slab_bytes;
+            writeln!(
+                f,
+                "bench        {:.1} ms CPU; {:.1} kB a client, and in the kernel of this machine {:.1} kB a client",
+                bench.cpu_ms,
+                end.saturating_sub(start) as f64 / 1e3 / f64::from(self.clients),
+                slab_end.saturating_sub(slab_start) as f64 / 1e3 / f64::from(self.clients),
+            )?;
+        }
+        if let Some(files) = &self.target_files {
+            writeln!(
+                f,
+                "target       {:.1} files a client in process {}, which may have {}: {} clients fit",
+                files.per_client, files.pid, files.limit, files.clients_max
             )?;
         }
         Ok(())
@@ -226,6 +581,10 @@ fn seconds(nanos: Nanos) -> f64 {
 }
 
 fn milliseconds(begin: Nanos, end: Nanos) -> f64 {
+    // A moment that never came is zero.
+    if begin == 0 && end > 3_600 * SECOND {
+        return 0.0;
+    }
     end.saturating_sub(begin) as f64 / 1e6
 }
 
