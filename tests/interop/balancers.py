@@ -1,6 +1,7 @@
 """The balancer under test, and another one to try the cases on."""
 
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -25,6 +26,10 @@ class Remora:
     def start(self):
         self.process = Process("remora", [os.environ["REMORA_BIN"], "run", "-c", "remora.toml"], self.folder)
         wait_until(lambda: _accepts(self), "remora to listen")
+
+    def causes(self):
+        """Why connections ended, in the order of their ends, in the balancer's own words."""
+        return re.findall(r'cause="(\w+)"', self.process.output())
 
     def stop(self):
         """Ends it as a service manager would; a balancer that crashed, complained or hung fails the case."""
@@ -67,6 +72,10 @@ class HAProxy:
     def start(self):
         self.process = Process("haproxy", ["haproxy", "-db", "-f", "haproxy.cfg"], self.folder)
         wait_until(lambda: _accepts(self), "haproxy to listen")
+
+    def causes(self):
+        """Why connections ended: the two letters that HAProxy has for it."""
+        return re.findall(r" (\S\S) \d+/\d+/\d+/\d+/\d+ ", self.process.output())
 
     def stop(self):
         self.process.stop()

@@ -103,23 +103,32 @@ class EjabberdCluster:
         return self._command(command, check=True).stdout.strip()
 
     def home(self, client_id):
-        """The node on which a client's session lives now, connected or not; None without a session.
+        """The node on which a client's session lives now, connected or not; the case fails when there is no session.
 
-        Asked of the table of sessions that all nodes share: it names the process that holds each, and that its node.
+        Asked of the table of sessions that all nodes share: it names the process that holds each, and that its node. What
+        one node writes reaches the others a moment later.
         """
-        table = self.call(self.nodes[0], "ets tab2list [mqtt_session]")
         binary = f"#Bin<{','.join(str(byte) for byte in client_id.encode())}>"
-        session = re.search(rf"{re.escape(binary)}}}, <([^.]+)\.", table)
-        return session and next(node for node in self.nodes if node.erlang_name == session.group(1))
 
-    def takeovers(self, client_id):
+        def holder():
+            table = self.call(self.nodes[0], "ets tab2list [mqtt_session]")
+            return re.search(rf"{re.escape(binary)}}}, <([^.]+)\.", table)
+
+        session = wait_until(holder, f"a session of {client_id}")
+        return next(node for node in self.nodes if node.erlang_name == session.group(1))
+
+    def takeovers(self, client_id, count):
         """How often a client's session was handed to a new connection on its own node, and how often across nodes.
 
         A node's log names the process that held the session before; its first number is 0 for a process of the same node.
+        The log is written behind the CONNACK's back, so that `count` of these lines, as many as there were returns, are
+        waited for.
         """
         pattern = rf"Reopened MQTT session via <(\d+)\.\S+ for \S+/{re.escape(client_id)} "
-        holders = [holder for node in self.nodes for holder in re.findall(pattern, node.process.output())]
-        return Takeovers(holders.count("0"), len(holders) - holders.count("0"))
+        holders = lambda: [holder for node in self.nodes for holder in re.findall(pattern, node.process.output())]  # noqa: E731
+        wait_until(lambda: len(holders()) >= count, f"{count} takeovers of {client_id} in the logs")
+        found = holders()
+        return Takeovers(found.count("0"), len(found) - found.count("0"))
 
     def _command(self, command, check=False):
         return subprocess.run(command, check=check, capture_output=True, text=True, env=self.environment, timeout=30)
@@ -174,7 +183,7 @@ class Door:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def refuse(self, connack):
-        """From now on every CONNECT is answered by this CONNACK and a close."""
+        """From now on every CONNECT is answered by this CONNACK, or by nothing where it is empty, and a close."""
         self.refusal = connack
 
     def welcome(self):
@@ -198,7 +207,7 @@ class Door:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            serve = self._refuse if self.refusal else self._pass
+            serve = self._pass if self.refusal is None else self._refuse
             threading.Thread(target=serve, args=[client], daemon=True).start()
 
     def _refuse(self, client):

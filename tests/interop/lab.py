@@ -27,9 +27,9 @@ class Lab(contextlib.ExitStack):
     def mosquitto(self, name, extra=""):
         return Mosquitto(name, self.folder, extra)
 
-    def mosquittos(self):
+    def mosquittos(self, extra=""):
         """Three brokers that share nothing."""
-        return [self.mosquitto(f"mosquitto{number}") for number in (1, 2, 3)]
+        return [self.mosquitto(f"mosquitto{number}", extra) for number in (1, 2, 3)]
 
     def doors(self, brokers):
         """A door before each broker; the balancer is then given the doors as its nodes."""

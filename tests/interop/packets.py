@@ -28,10 +28,10 @@ def packet(first_byte, body):
     return bytes([first_byte]) + _length(len(body)) + body
 
 
-def connect(client_id, version="3.1.1", keep_alive=60, will=None, user_properties=()):
-    """A CONNECT with a clean session; `will` is a pair of topic and payload."""
+def connect(client_id, version="3.1.1", keep_alive=60, will=None, user_properties=(), login=None):
+    """A CONNECT with a clean session; `will` is a pair of topic and payload, `login` one of user name and password."""
     name, level = VERSIONS[version]
-    flags = 0x02 | (0x04 if will else 0)
+    flags = 0x02 | (0x04 if will else 0) | (0xC0 if login else 0)
     body = _string(name) + bytes([level, flags]) + struct.pack(">H", keep_alive)
     if version == "5":
         properties = b"".join(b"\x26" + _string(key) + _string(value) for key, value in user_properties)
@@ -40,15 +40,22 @@ def connect(client_id, version="3.1.1", keep_alive=60, will=None, user_propertie
     if will:
         topic, payload = will
         body += (b"\x00" if version == "5" else b"") + _string(topic) + _string(payload)
+    if login:
+        user_name, password = login
+        body += _string(user_name) + _string(password)
     return packet(0x10, body)
 
 
-def subscribe(topic):
-    return packet(0x82, b"\x00\x01" + _string(topic) + b"\x00")
+def subscribe(topic, version="3.1.1"):
+    return packet(0x82, b"\x00\x01" + _no_properties(version) + _string(topic) + b"\x00")
 
 
-def publish(topic, payload):
-    return packet(0x30, _string(topic) + payload)
+def publish(topic, payload, version="3.1.1"):
+    return packet(0x30, _string(topic) + _no_properties(version) + payload)
+
+
+def _no_properties(version):
+    return b"\x00" if version == "5" else b""
 
 
 class Socket:

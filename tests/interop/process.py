@@ -1,7 +1,9 @@
 """Child processes that end with the run, their logs, free ports, and waiting for a condition."""
 
+import os
 import random
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -87,6 +89,22 @@ class Process:
 
     def running(self):
         return self.child.poll() is None
+
+    def resident_bytes(self):
+        """Memory of the process that is in the machine's."""
+        pages = Path(f"/proc/{self.child.pid}/statm").read_text().split()[1]
+        return int(pages) * resource.getpagesize()
+
+    def descriptors(self):
+        """What each of its open descriptors leads to, by number."""
+        found = {}
+        for link in Path(f"/proc/{self.child.pid}/fd").iterdir():
+            try:
+                found[int(link.name)] = os.readlink(link)
+            except FileNotFoundError:
+                # Closed since it was listed.
+                continue
+        return found
 
     def wait(self, seconds=10):
         """The exit status; the case fails when the process is still running then."""

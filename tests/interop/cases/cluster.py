@@ -15,7 +15,7 @@ def sticky_sessions_are_never_taken_over_by_another_node(lab):
     ids = [(f"sticky-{version}-{number}", version) for version in VERSIONS for number in range(4)]
     for client_id, version in ids:
         _come_and_go(lab, cluster, client_id, version, ports=[port] * 5)
-        takeovers = cluster.takeovers(client_id)
+        takeovers = cluster.takeovers(client_id, count=4)
         assert takeovers == Takeovers(within_a_node=4, across_nodes=0), f"{client_id}: {takeovers}"
     visited = {cluster.home(client_id) for client_id, _ in ids}
     assert visited == set(cluster.nodes), "all clients sat on one node: that proves nothing"
@@ -28,7 +28,7 @@ def taking_the_nodes_in_turn_takes_sessions_over(lab):
     ports = [node.port for node in cluster.nodes]
     for client_id, version in ((f"roaming-{version}-{number}", version) for version in VERSIONS for number in range(4)):
         _come_and_go(lab, cluster, client_id, version, ports)
-        takeovers = cluster.takeovers(client_id)
+        takeovers = cluster.takeovers(client_id, count=1)
         assert takeovers == Takeovers(within_a_node=0, across_nodes=1), f"{client_id}: {takeovers}"
 
 
@@ -43,7 +43,7 @@ def the_second_of_two_connections_finds_the_session_on_its_node(lab):
         assert second.connect(ports[1]), f"{client_id}: the second connection did not get the session"
         reason = first.ended()
         assert reason.value == SESSION_TAKEN_OVER, f"{client_id}: the first connection ended with {reason}"
-        takeovers = cluster.takeovers(client_id)
+        takeovers = cluster.takeovers(client_id, count=1)
         assert takeovers == expected, f"{client_id}: {takeovers}"
 
 
@@ -80,7 +80,6 @@ def _come_and_go(lab, cluster, client_id, version, ports):
             assert client.message() == b"%d" % visit
         client.disconnect()
         home = cluster.home(client_id)
-        assert home, f"{client_id} left no session behind"
         elsewhere = next(node for node in cluster.nodes if node is not home)
         publisher = lab.paho("publisher", version, cluster.USER_NAME, persistent=False)
         publisher.connect(elsewhere.port)

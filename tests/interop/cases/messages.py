@@ -1,9 +1,16 @@
 """What goes through the balancer arrives whole: payloads, wills, bridges."""
 
+import hashlib
 import random
+import signal
 
 from clients import mosquitto_pub
 from process import wait_until
+
+MIB = 1024 * 1024
+
+# What a balancer may take for bytes that a slow client leaves unread. The bytes are five times as many.
+SLOW_BYTES_MAX = 8 * MIB
 
 
 def messages_of_every_qos_arrive_whole(lab):
@@ -29,7 +36,8 @@ def messages_of_every_qos_arrive_whole(lab):
 
 def many_messages_arrive_in_order(lab):
     """20,000 small messages from one client to another."""
-    brokers = lab.mosquittos()
+    # A broker that may queue only so many drops the rest when the subscriber is held up for a moment.
+    brokers = lab.mosquittos("max_queued_messages 0\n")
     port = lab.balancer(brokers).port
     subscriber, publisher = _neighbours(lab, brokers, port)[:2]
     lines = [b"%d" % number for number in range(20_000)]
@@ -37,6 +45,50 @@ def many_messages_arrive_in_order(lab):
     _wait_for_subscription(brokers, "many")
     mosquitto_pub(port, "-i", publisher, "-q", 1, "-t", "many", source="-l", payload=b"\n".join(lines) + b"\n")
     assert receiver.payload(seconds=30).split() == lines
+
+
+def large_messages_keep_their_checksums(lab):
+    """1 to 16 MiB from one client to another, at every QoS, as fast as mosquitto can."""
+    brokers = lab.mosquittos()
+    port = lab.balancer(brokers).port
+    subscriber, publisher = _neighbours(lab, brokers, port)[:2]
+    for version, qos, size in (("3.1.1", 0, MIB), ("3.1.1", 1, 4 * MIB), ("5", 2, 4 * MIB), ("5", 0, 16 * MIB)):
+        payload = random.randbytes(size)
+        topic = f"large/{version}/{qos}/{size}"
+        options = ["-i", subscriber, "-q", qos, "-t", topic, "-C", 1, "-N"]
+        receiver = lab.mosquitto_sub(port, *options, version=version)
+        _wait_for_subscription(brokers, topic)
+        mosquitto_pub(port, "-i", publisher, "-q", qos, "-t", topic, version=version, payload=payload)
+        received = receiver.payload(seconds=30)
+        assert len(received) == size, f"{topic}: {len(received)} bytes arrived"
+        assert hashlib.sha256(received).digest() == hashlib.sha256(payload).digest(), f"{topic}: other bytes arrived"
+
+
+def a_slow_subscriber_holds_up_nobody(lab):
+    """A mosquitto_sub stops reading while 40 MiB wait for it: the balancer keeps little of it, others go on, all arrives."""
+    # Without a window the broker writes until nobody takes any more.
+    brokers = lab.mosquittos("max_inflight_messages 0\n")
+    balancer = lab.balancer(brokers)
+    port = balancer.port
+    slow, quick, publisher = _neighbours(lab, brokers, port)[:3]
+    payloads = [random.randbytes(4 * MIB) for _ in range(10)]
+    sleeper = lab.mosquitto_sub(port, "-i", slow, "-q", 1, "-t", "flood", "-C", len(payloads), "-N")
+    _wait_for_subscription(brokers, "flood")
+    sleeper.child.send_signal(signal.SIGSTOP)
+    before = balancer.process.resident_bytes()
+    for payload in payloads:
+        mosquitto_pub(port, "-i", publisher, "-q", 1, "-t", "flood", payload=payload)
+    for number in range(20):
+        topic = f"beside/{number}"
+        other = lab.mosquitto_sub(port, "-i", quick, "-q", 1, "-t", topic, "-C", 1, "-N")
+        _wait_for_subscription(brokers, topic)
+        mosquitto_pub(port, "-i", publisher, "-q", 1, "-t", topic, payload=b"not held up")
+        assert other.payload(seconds=2) == b"not held up"
+    assert not sleeper.received.stat().st_size, "the slow subscriber was not slow: that proves nothing"
+    grown = balancer.process.resident_bytes() - before
+    assert grown <= SLOW_BYTES_MAX, f"the balancer grew by {grown} bytes"
+    sleeper.child.send_signal(signal.SIGCONT)
+    assert sleeper.payload(seconds=30) == b"".join(payloads), "not what was sent, or not in its order"
 
 
 def a_big_will_passes(lab):

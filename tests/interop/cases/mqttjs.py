@@ -6,6 +6,9 @@ from process import wait_until
 UNAVAILABLE = bytes([0x20, 2, 0, 3])
 USE_ANOTHER_SERVER = bytes([0x20, 3, 0, 0x9C, 0])
 
+# A node that is about to end closes what it still accepts, without a word.
+NOTHING = b""
+
 # MQTT.js comes back a second after a cut; the rest is the balancer's time, and this machine's.
 RECOVERY_SECONDS = 5
 
@@ -15,8 +18,8 @@ def mqttjs_never_hears_that_its_node_refuses(lab):
     brokers = lab.mosquittos()
     doors = lab.doors(brokers)
     port = lab.balancer(doors).port
-    for refusal, options in ((UNAVAILABLE, {}), (USE_ANOTHER_SERVER, {"protocolVersion": 5})):
-        client = lab.mqttjs(port, f"evacuated-{len(options)}", **options)
+    for number, (refusal, options) in enumerate(((UNAVAILABLE, {}), (USE_ANOTHER_SERVER, {"protocolVersion": 5}), (NOTHING, {}))):
+        client = lab.mqttjs(port, f"evacuated-{number}", **options)
         home = client.hears_from(brokers)
         door = next(door for door in doors if door.broker is home)
         refused = door.refused
