@@ -36,8 +36,10 @@ pub(super) fn run(
     live: &Live,
     interrupts: Option<&Interrupts>,
 ) -> io::Result<Outcome> {
+    // Before there is a client, so that the bench's own memory is counted too.
+    let start = Look::at(plan, Moment::Start);
     let mut driver = Driver::new(plan, live, interrupts)?;
-    driver.look(Moment::Start);
+    driver.looks.push(start);
     driver.run()?;
     Ok(Outcome {
         measured: driver.measured,
@@ -80,6 +82,16 @@ pub(super) struct Look {
     pub(super) moment: Moment,
     pub(super) machine: process::Machine,
     pub(super) processes: Vec<Usage>,
+}
+
+impl Look {
+    fn at(plan: &Plan, moment: Moment) -> Self {
+        Self {
+            moment,
+            machine: process::machine(),
+            processes: plan.pids.iter().map(|&pid| process::usage(pid)).collect(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -456,17 +468,7 @@ impl<'a> Driver<'a> {
     }
 
     fn look(&mut self, moment: Moment) {
-        let processes = self
-            .plan
-            .pids
-            .iter()
-            .map(|&pid| process::usage(pid))
-            .collect();
-        self.looks.push(Look {
-            moment,
-            machine: process::machine(),
-            processes,
-        });
+        self.looks.push(Look::at(self.plan, moment));
     }
 
     fn next_due(&self, now: Nanos) -> Nanos {

@@ -123,6 +123,8 @@ pub(super) struct Summary {
     cut_off: u64,
     /// Clients that the end left no time to connect: no error.
     cut_off_connects: u64,
+    #[serde(skip)]
+    stays: bool,
     /// CPU of the whole machine in the measured time.
     box_cpu_ms: f64,
     /// The kernel's own memory: at the start, at the end of the measured time, and when all had settled.
@@ -260,6 +262,7 @@ impl Summary {
                 .collect(),
             cut_off: measured.cut_off,
             cut_off_connects: measured.cut_off_connects,
+            stays: plan.then != Then::Leave,
             box_cpu_ms: milliseconds(
                 looks.machine(Moment::Begin).busy_ns,
                 looks.machine(Moment::End).busy_ns,
@@ -388,6 +391,9 @@ impl Quantiles {
 
 impl fmt::Display for Quantiles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.count == 0 {
+            return write!(f, "none");
+        }
         let Self {
             p50,
             p90,
@@ -555,15 +561,26 @@ impl Summary {
             )?;
         }
         if let Some(bench) = bench {
-            let [start, end, _] = bench.rss_bytes;
-            let [slab_start, slab_end, _] = self.slab_bytes;
-            writeln!(
-                f,
-                "bench        {:.1} ms CPU; {:.1} kB a client, and in the kernel of this machine {:.1} kB a client",
-                bench.cpu_ms,
-                end.saturating_sub(start) as f64 / 1e3 / f64::from(self.clients),
-                slab_end.saturating_sub(slab_start) as f64 / 1e3 / f64::from(self.clients),
-            )?;
+            write!(f, "bench        {:.1} ms CPU", bench.cpu_ms)?;
+            let messages = self.messages.received.max(self.messages.sent);
+            if messages > 0 {
+                let us = bench.cpu_ms * 1e3 / messages as f64;
+                writeln!(f, ", {us:.1} µs a message")?;
+            } else if self.returns.is_none() && self.stays {
+                let per_client = |start: u64, end: u64| {
+                    end.saturating_sub(start) as f64 / 1e3 / f64::from(self.clients)
+                };
+                let [start, end, _] = bench.rss_bytes;
+                let [slab_start, slab_end, _] = self.slab_bytes;
+                writeln!(
+                    f,
+                    "; {:.2} kB a client, and {:.1} kB in the kernel, of both ends and what lies between",
+                    per_client(start, end),
+                    per_client(slab_start, slab_end),
+                )?;
+            } else {
+                writeln!(f)?;
+            }
         }
         if let Some(files) = &self.target_files {
             writeln!(

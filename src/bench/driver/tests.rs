@@ -1,8 +1,11 @@
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use socket2::SockRef;
 
 use super::*;
 use crate::bench::nodes::{Nodes, Stall};
@@ -181,4 +184,200 @@ fn a_target_that_says_nothing_is_a_timeout() {
         ..plan(listener.local_addr().unwrap(), 3)
     };
     assert_eq!(failures(&measured(&plan)), [("timeout", 3)]);
+}
+
+/// A target that does one thing to every client, in a thread that ends with it.
+struct FakeTarget {
+    address: SocketAddr,
+    over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeTarget {
+    fn start(serve: fn(TcpStream)) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&over);
+        let thread = thread::spawn(move || {
+            while let Ok((client, _)) = listener.accept() {
+                if seen.load(Ordering::Relaxed) {
+                    return;
+                }
+                serve(client);
+            }
+        });
+        Self {
+            address,
+            over,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for FakeTarget {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+        // Wakes it, so that it looks.
+        drop(TcpStream::connect(self.address));
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Answers the CONNECT with something, and waits for the client to go.
+fn answer(mut client: TcpStream, answer: &[u8]) {
+    let mut buffer = [0; 1024];
+    client.read(&mut buffer).unwrap();
+    client.write_all(answer).unwrap();
+    while client.read(&mut buffer).is_ok_and(|count| count > 0) {}
+}
+
+#[test]
+fn what_a_target_does_wrong_is_counted_by_kind() {
+    type Serve = fn(TcpStream);
+    let cases: [(&str, Serve); 6] = [
+        ("reset", |client| {
+            SockRef::from(&client)
+                .set_linger(Some(Duration::ZERO))
+                .unwrap();
+        }),
+        ("closed", |mut client| {
+            // All of the CONNECT is read, or the close would be a reset.
+            client.read(&mut [0; 1024]).unwrap();
+        }),
+        ("junk", |client| {
+            answer(client, b"HTTP/1.1 400 Bad Request\r\n")
+        }),
+        ("junk", |client| {
+            answer(client, &[0x20, 0xff, 0xff, 0xff, 0xff, 0xff])
+        }),
+        ("junk", |client| {
+            answer(client, &[0x20, 2, 0, 0, 0x20, 2, 0, 0])
+        }),
+        ("not_accepted", |client| answer(client, &[0x20, 2, 0, 5])),
+    ];
+    for (kind, serve) in cases {
+        let target = FakeTarget::start(serve);
+        let plan = Plan {
+            arrival: Arrival::AtOnce(1),
+            ..plan(target.address, 3)
+        };
+        assert_eq!(failures(&measured(&plan)), [(kind, 3)]);
+    }
+}
+
+#[test]
+fn connecting_ends_in_time_with_a_target_that_says_nothing() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let plan = Plan {
+        arrival: Arrival::AtOnce(1),
+        connecting_max: SECOND / 10,
+        ..plan(listener.local_addr().unwrap(), 1_000)
+    };
+    let before = clock::now();
+    assert_eq!(failures(&measured(&plan)), [("timeout", 1_000)]);
+    assert!(clock::now() - before < 3 * SECOND);
+}
+
+#[test]
+fn a_storm_that_its_end_cuts_off_has_not_failed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let plan = Plan {
+        then: Then::Leave,
+        ..plan(listener.local_addr().unwrap(), 20)
+    };
+    let measured = measured(&plan);
+    assert_eq!(failures(&measured), []);
+    assert_eq!(measured.cut_off_connects, 20);
+}
+
+#[test]
+fn subscribers_get_each_message_of_their_publisher() {
+    let node = FakeNode::start(None);
+    for (topic, publishers, clients, copies) in [
+        // Five subscribers for two topics; all five for the one.
+        ("test/%i", 2, 7, None),
+        ("test", 2, 7, Some(5)),
+    ] {
+        let plan = Plan {
+            topic: topic.into(),
+            publishers,
+            audience: Audience::Others,
+            traffic: Traffic::Window(2),
+            ..plan(node.address, clients)
+        };
+        let measured = measured(&plan);
+        assert_eq!(failures(&measured), []);
+        assert_eq!(measured.cut_off, 0);
+        assert!(measured.message.count() > 0);
+        if let Some(copies) = copies {
+            let expected = measured.sent * copies;
+            let off = measured.message.count().abs_diff(expected);
+            assert_eq!(off, 0, "{} of {expected}", measured.message.count());
+        }
+    }
+}
+
+#[test]
+fn messages_without_subscribers_are_timed_until_they_are_confirmed() {
+    let node = FakeNode::start(None);
+    let plan = Plan {
+        audience: Audience::None,
+        qos: 1,
+        traffic: Traffic::Window(3),
+        ..plan(node.address, 5)
+    };
+    let measured = measured(&plan);
+    assert_eq!(failures(&measured), []);
+    assert_eq!((measured.received, measured.cut_off), (0, 0));
+    assert!(measured.confirmed > 0);
+    assert_eq!(measured.message.count(), measured.sent);
+}
+
+#[test]
+fn clients_that_are_cut_off_find_their_node_and_session() {
+    let node = FakeNode::start(None);
+    let plan = Plan {
+        version: Version::V5,
+        audience: Audience::None,
+        clean: false,
+        then: Then::Return(2),
+        ..plan(node.address, 30)
+    };
+    let measured = measured(&plan);
+    assert_eq!(failures(&measured), []);
+    assert_eq!(measured.accepted, 90);
+    let returns = &measured.returns;
+    assert_eq!(returns.rounds.len(), 2);
+    assert_eq!((returns.count, returns.known), (60, 60));
+    assert_eq!((returns.same_node, returns.session_present), (60, 60));
+    assert_eq!(measured.nodes, [("node1".to_owned(), 90)]);
+}
+
+#[test]
+fn clients_connect_from_their_source_addresses() {
+    let (seen, sources) = std::sync::mpsc::sync_channel(8);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let thread = thread::spawn(move || {
+        for _ in 0..4 {
+            seen.send(listener.accept().unwrap().1.ip().to_string())
+                .unwrap();
+        }
+    });
+    let plan = Plan {
+        sources: Sources::parse("127.0.0.7,127.1.0.0/31").unwrap(),
+        connect_timeout: SECOND / 10,
+        arrival: Arrival::AtOnce(1),
+        ..plan(address, 4)
+    };
+    measured(&plan);
+    thread.join().unwrap();
+    let sources: Vec<String> = sources.iter().collect();
+    assert_eq!(
+        sources,
+        ["127.0.0.7", "127.1.0.0", "127.1.0.1", "127.0.0.7"]
+    );
 }

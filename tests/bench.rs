@@ -1,0 +1,388 @@
+//! The load tester as its users see it, against small nodes that it serves itself.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::net::{Ipv4Addr, TcpListener};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// Far more than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn bench() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command.arg("bench");
+    command
+}
+
+/// Runs the bench to its end.
+fn output(arguments: &[&str]) -> Output {
+    bench().args(arguments).output().expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    str::from_utf8(bytes).expect("UTF-8")
+}
+
+/// Served nodes, which end with the value.
+struct Nodes {
+    process: Child,
+    addresses: Vec<String>,
+}
+
+impl Nodes {
+    fn serve(count: usize) -> Self {
+        let mut process = bench()
+            .args(["--serve", &count.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let stdout = BufReader::new(process.stdout.take().expect("a pipe"));
+        let addresses = stdout.lines().take(count);
+        let addresses = addresses.map(|line| line.expect("an address")).collect();
+        Self { process, addresses }
+    }
+
+    fn address(&self) -> &str {
+        &self.addresses[0]
+    }
+
+    /// Waits until so many clients are connected.
+    fn wait_for(&self, clients: usize) {
+        let files = format!("/proc/{}/fd", self.process.id());
+        let count = || fs::read_dir(&files).expect("a process").count();
+        let deadline = Instant::now() + DEADLINE;
+        while count() < clients {
+            assert!(Instant::now() < deadline, "{clients} clients never came");
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        // It may have been ended by its test.
+        let _ = self.process.kill();
+        self.process.wait().expect("an end");
+    }
+}
+
+/// Runs a workload with `--json` that must not fail.
+fn result(nodes: &Nodes, arguments: &[&str]) -> Value {
+    let common = ["-t", nodes.address(), "--json", "--warm-up", "0"];
+    let output = output(&[arguments, &common].concat());
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{arguments:?}: {}{}",
+        text(&output.stdout),
+        text(&output.stderr)
+    );
+    assert_eq!(text(&output.stderr), "", "quiet when nobody watches");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn number(result: &Value, pointer: &str) -> f64 {
+    result
+        .pointer(pointer)
+        .and_then(Value::as_f64)
+        .unwrap_or_else(|| panic!("no {pointer} in {result}"))
+}
+
+#[test]
+fn every_workload_measures_what_it_is_for() {
+    let nodes = Nodes::serve(1);
+    let messages = "/runs/0/messages/latency_us/p99";
+    let connack = "/runs/0/connections/connack_us/p99";
+    for (arguments, name, figures) in [
+        (&["connect", "-c", "300"][..], "connect", &[connack][..]),
+        (&["idle", "-c", "300", "-d", "0.1"], "idle", &[connack]),
+        (
+            &["pub", "-c", "5", "-d", "0.2"],
+            "pub",
+            &["/runs/0/messages/sent_per_s"],
+        ),
+        (
+            &["pub", "-c", "5", "-q", "1", "-d", "0.2"],
+            "pub",
+            &[messages, "/runs/0/messages/confirmed"],
+        ),
+        (
+            &["pub", "-c", "5", "--subscribers", "9", "-d", "0.2"],
+            "pub",
+            &[messages],
+        ),
+        (
+            &[
+                "sub",
+                "-c",
+                "20",
+                "--publishers",
+                "2",
+                "-q",
+                "1",
+                "-d",
+                "0.2",
+            ],
+            "sub",
+            &[messages],
+        ),
+        (
+            &["echo", "-c", "10", "-V", "4", "-d", "0.2"],
+            "echo",
+            &[messages],
+        ),
+        (
+            &["echo", "-c", "10", "-r", "500", "-d", "0.4s"],
+            "echo",
+            &[messages, "/runs/0/messages/latency_from_send_us/p99"],
+        ),
+        (
+            &["bulk", "-d", "0.3"],
+            "bulk",
+            &["/runs/0/messages/received_bytes"],
+        ),
+        (
+            &["reconnect", "-c", "100", "--cuts", "2"],
+            "reconnect",
+            &[
+                "/runs/0/returns/latency_us/p99",
+                "/runs/0/returns/all_back_ms/1",
+            ],
+        ),
+    ] {
+        let result = result(&nodes, arguments);
+        assert_eq!(
+            result.pointer("/runs/0/name"),
+            Some(&Value::from(name)),
+            "{arguments:?}"
+        );
+        for figure in figures {
+            assert!(number(&result, figure) > 0.0, "{arguments:?}: {figure}");
+        }
+        let errors = result.pointer("/runs/0/errors").and_then(Value::as_object);
+        let errors = errors.expect("errors by kind");
+        assert_eq!(errors.len(), 12, "zero is visible");
+        assert!(errors.values().all(|count| count == 0), "{errors:?}");
+    }
+}
+
+#[test]
+fn without_a_workload_the_canonical_runs_fill_one_screen() {
+    let nodes = Nodes::serve(1);
+    let arguments = [
+        "-t",
+        nodes.address(),
+        "-c",
+        "50",
+        "-d",
+        "0.2",
+        "--warm-up",
+        "0",
+    ];
+    let output = output(&arguments);
+    assert_eq!(output.status.code(), Some(0));
+    let screen = text(&output.stdout);
+    for words in [
+        "storm: 50 clients",
+        "latency: 50 clients",
+        "throughput: 50 clients",
+        "return: 50 clients",
+        "CONNACK    p50",
+        "latency    p50",
+        "from send  p50",
+        "same node  100.00 %",
+        "nodes        node1",
+    ] {
+        assert!(screen.contains(words), "{words} in:\n{screen}");
+    }
+    assert!(screen.lines().count() < 40, "{screen}");
+}
+
+#[test]
+fn thresholds_set_the_exit_code() {
+    let nodes = Nodes::serve(1);
+    let code = |arguments: &[&str]| {
+        let common = ["-t", nodes.address(), "-c", "10", "-d", "0.2"];
+        let output = output(&[arguments, &common].concat());
+        (output.status.code(), text(&output.stdout).to_owned())
+    };
+    assert_eq!(
+        code(&["echo", "--max-p99", "30s", "--max-errors", "0"]).0,
+        Some(0)
+    );
+    let (failed, screen) = code(&["echo", "--max-p99", "1ns"]);
+    assert_eq!(failed, Some(1));
+    assert!(screen.contains("failed       echo: p99"), "{screen}");
+    assert_eq!(code(&["connect", "--max-connack-p99", "1us"]).0, Some(1));
+    assert_eq!(code(&["reconnect", "--min-same-node", "100"]).0, Some(0));
+    // Without MQTT 5 nobody tells its name: nothing is claimed.
+    assert_eq!(
+        code(&["reconnect", "--min-same-node", "100", "-V", "4"]).0,
+        Some(1)
+    );
+}
+
+#[test]
+fn a_target_that_refuses_fails_unless_that_is_allowed() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    drop(listener);
+    let failed = output(&["connect", "-t", &address, "-c", "7"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stdout).contains("error        refused: 7"));
+    // The canonical runs stop at the first that nobody takes.
+    let failed = output(&["-t", &address, "-c", "7", "--max-errors", "7"]);
+    assert_eq!(failed.status.code(), Some(1));
+    assert!(text(&failed.stdout).contains("no client was accepted"));
+}
+
+#[test]
+fn a_target_that_dies_ends_the_run() {
+    let mut nodes = Nodes::serve(1);
+    let bench = bench()
+        .args([
+            "echo",
+            "-c",
+            "40",
+            "-d",
+            "10m",
+            "--json",
+            "-t",
+            nodes.address(),
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    nodes.wait_for(40);
+    nodes.process.kill().expect("a process");
+    let output = bench.wait_with_output().expect("an end");
+    assert_eq!(output.status.code(), Some(1));
+    let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let errors = ["reset", "closed", "refused"]
+        .map(|kind| number(&result, &format!("/runs/0/errors/{kind}")));
+    assert_eq!(errors.iter().sum::<f64>(), 40.0, "{result}");
+}
+
+#[test]
+fn an_interrupt_prints_what_was_measured_so_far() {
+    let nodes = Nodes::serve(1);
+    let mut bench = bench()
+        .args([
+            "idle",
+            "-c",
+            "40",
+            "-d",
+            "10m",
+            "--json",
+            "-t",
+            nodes.address(),
+        ])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    nodes.wait_for(40);
+    let pid = Pid::from_child(&bench);
+    kill_process(pid, Signal::INT).expect("a process");
+    let mut stdout = String::new();
+    let pipe = bench.stdout.as_mut().expect("a pipe");
+    pipe.read_to_string(&mut stdout).expect("UTF-8");
+    assert_eq!(bench.wait().expect("an end").code(), Some(0), "{stdout}");
+    let result: Value = serde_json::from_str(&stdout).expect("JSON");
+    assert_eq!(
+        result.pointer("/runs/0/interrupted"),
+        Some(&Value::from(true))
+    );
+    assert!(number(&result, "/runs/0/connections/accepted") > 0.0);
+}
+
+#[test]
+fn the_report_is_one_file_that_needs_no_network() {
+    let nodes = Nodes::serve(1);
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("report.html");
+    let path = path.to_str().expect("UTF-8");
+    result(&nodes, &["echo", "-c", "10", "-d", "0.3", "--report", path]);
+    let page = fs::read_to_string(path).expect("a page");
+    for part in [
+        "Latency in µs at percentiles",
+        "Messages per second",
+        "p99 in µs",
+        "Connections per node",
+        "node1",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    assert_eq!(page.matches("<svg").count(), 4);
+    assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
+    for outside in [
+        "http:", "https:", "src=", "href=", "url(", "@import", "<script", "NaN", "inf",
+    ] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+}
+
+#[test]
+fn two_results_are_compared() {
+    let nodes = Nodes::serve(1);
+    let directory = TempDir::new().expect("a directory");
+    let path = |name: &str| {
+        directory
+            .path()
+            .join(name)
+            .to_str()
+            .expect("UTF-8")
+            .to_owned()
+    };
+    for name in ["a.json", "b.json"] {
+        let result = result(&nodes, &["echo", "-c", "5", "-d", "0.2"]);
+        fs::write(path(name), result.to_string()).expect("a file");
+    }
+    let compared = output(&["--compare", &path("a.json"), &path("b.json")]);
+    assert_eq!(compared.status.code(), Some(0));
+    for words in ["echo", "messages/s", "latency p99 µs", "B to A"] {
+        assert!(text(&compared.stdout).contains(words), "{words}");
+    }
+    fs::write(path("c.json"), "{}").expect("a file");
+    for wrong in ["c.json", "absent.json"] {
+        let compared = output(&["--compare", &path("a.json"), &path(wrong)]);
+        assert_eq!(compared.status.code(), Some(64));
+        let said = text(&compared.stderr);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.contains(wrong), "{said}");
+    }
+}
+
+#[test]
+fn wrong_options_are_bad_usage() {
+    for (arguments, says) in [
+        (&["echo", "-t", "192.0.2.1:1883"][..], "--i-own-this-target"),
+        (&["echo", "-t", "127.0.0.1:0"], "port 0"),
+        (&["echo", "-t", "127.0.0.1:99999"], "no such HOST:PORT"),
+        (&["echo", "--size", "3"], "--size 3"),
+        (&["echo", "--topic", "a/#"], "--topic"),
+        (&["echo", "--subscribers", "3"], "--subscribers"),
+        (&["echo", "--ifaddr", "::1"], "--ifaddr"),
+        (&["echo", "-V", "4", "-P", "secret"], "--password"),
+        (&["connect", "-R", "0.0001"], "longer than a day"),
+        (&["echo", "--report", "/"], "--report /"),
+        (&["dance"], "'dance'"),
+        (&["echo", "--qos", "2"], "2"),
+        (&["echo", "--duration", "long"], "no duration"),
+        (&["echo", "--clients", "0"], "0"),
+        (&["--stall-every", "10"], "--serve"),
+    ] {
+        let output = output(arguments);
+        assert_eq!(output.status.code(), Some(64), "{arguments:?}");
+        assert_eq!(text(&output.stdout), "", "{arguments:?}");
+        let said = text(&output.stderr);
+        let first = said.lines().next().unwrap_or_default();
+        let line = if first.ends_with(':') { said } else { first };
+        assert!(line.contains(says), "{arguments:?}: {said}");
+    }
+}
