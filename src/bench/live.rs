@@ -1,7 +1,5 @@
 //! The line that tells how a run goes while it goes: on a terminal only.
 
-use std::time::Duration;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::clock::{Nanos, SECOND};
@@ -42,7 +40,6 @@ impl Live {
     pub(super) fn show(&self, name: &str, progress: &Progress) {
         if !self.0.is_hidden() {
             self.0.set_message(text(name, progress));
-            self.0.tick();
         }
     }
 
@@ -63,8 +60,8 @@ fn text(name: &str, progress: &Progress) -> String {
         p99_us,
         errors,
     } = progress;
-    let elapsed = Duration::from_nanos(*elapsed / SECOND * SECOND);
-    let mut line = format!("{name}: {phase} {elapsed:?}, {here} of {clients} clients here");
+    let elapsed = elapsed / SECOND;
+    let mut line = format!("{name}: {phase}, {elapsed} s, {here} of {clients} clients here");
     for (rate, what) in [(connects_per_s, "connects"), (messages_per_s, "messages")] {
         if *rate > 0.0 {
             line += &format!(", {rate:.0} {what}/s");
@@ -97,7 +94,7 @@ mod tests {
         };
         assert_eq!(
             text("echo", &progress),
-            "echo: connecting 2s, 3 of 10 clients here, 1 connects/s, 2 errors"
+            "echo: connecting, 2 s, 3 of 10 clients here, 1 connects/s, 2 errors"
         );
     }
 }
