@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 
 use super::clock::nanos;
+use super::emqx::Api;
 use super::nodes::Stall;
 use super::packet::{STAMP_BYTES, Version};
 use super::plan::{Arrival, Audience, Parting, Plan, Then, Traffic};
@@ -124,7 +125,13 @@ pub struct Args {
     keep_alive: u16,
 
     /// Client ids; `%i` is the client's number.
-    #[arg(short, long, value_name = "TEMPLATE", default_value = "bench-%i")]
+    #[arg(
+        short,
+        long,
+        visible_alias = "client-id",
+        value_name = "TEMPLATE",
+        default_value = "bench-%i"
+    )]
     id: String,
 
     /// Topics; `%i` is the publisher's number. Without it all publishers share the topic.
@@ -146,6 +153,14 @@ pub struct Args {
     /// Leave with a reset instead of in order.
     #[arg(long)]
     reset: bool,
+
+    /// EMQX's API, which tells each client's node where CONNACK does not.
+    #[arg(long, value_name = "HOST:PORT", requires = "emqx_key")]
+    emqx_api: Option<String>,
+
+    /// A file with the API's key, as KEY:SECRET.
+    #[arg(long, value_name = "FILE", requires = "emqx_api")]
+    emqx_key: Option<PathBuf>,
 
     /// Measure the CPU time and memory of this process and its descendants.
     #[arg(long, value_name = "PID")]
@@ -419,6 +434,10 @@ impl Args {
             ));
         }
         let returns = workload == Workload::Reconnect;
+        let emqx = match (&self.emqx_api, &self.emqx_key) {
+            (Some(address), Some(key)) => Some(Api::new(address, key)?),
+            _ => None,
+        };
         Ok(Plan {
             name: defaults.name,
             target,
@@ -463,6 +482,7 @@ impl Args {
                     .unwrap_or(Duration::from_secs(defaults.duration_s)),
             ),
             settle: nanos(self.settle),
+            emqx,
             pids: self
                 .pid
                 .iter()

@@ -312,12 +312,49 @@ impl<'a> Driver<'a> {
         if self.cuts > 0 {
             self.measured.returns.rounds.push(now - self.cut_at);
         }
+        self.ask_for_nodes();
         match self.plan.then {
             Then::Leave => Phase::Draining,
             Then::Return(times) if self.cuts < times && self.here > 0 => Phase::Resting,
             Then::Return(_) => Phase::Draining,
             Then::Ping | Then::Stay => Phase::WarmingUp,
         }
+    }
+
+    /// Asks EMQX on which node each client is, in a moment in which nothing is measured.
+    fn ask_for_nodes(&mut self) {
+        let Some(emqx) = self.plan.emqx.as_ref().filter(|_| self.here > 0) else {
+            return;
+        };
+        let nodes = match emqx.nodes() {
+            Ok(nodes) => nodes,
+            Err(problem) => {
+                self.measured.nodes_problem = Some(problem);
+                return;
+            }
+        };
+        for index in 0..self.plan.clients {
+            if self.clients[index as usize].state == State::Here {
+                packet::fill(&self.plan.client_id, index, &mut self.text);
+                let client_id = str::from_utf8(&self.text).unwrap_or_default();
+                let node = nodes.get(client_id).map(String::as_str);
+                let node = self.measured.note_node(node);
+                self.note_return(index, node);
+            }
+        }
+    }
+
+    /// Notes the node that a client is on now, and whether it is the one it was on before.
+    fn note_return(&mut self, index: u32, node: u16) {
+        let client = &mut self.clients[index as usize];
+        if node == 0 {
+            return;
+        }
+        if self.cuts > 0 && client.node != 0 {
+            self.measured.returns.known += 1;
+            self.measured.returns.same_node += u64::from(client.node == node);
+        }
+        client.node = node;
     }
 
     /// The time to connect is over: who is not here has failed, unless connecting until now was all there was to do.
@@ -721,7 +758,6 @@ impl<'a> Driver<'a> {
         let welcome = packet::read_connack(connack, self.plan.version)
             .map_err(|()| Failure::Junk)?
             .ok_or(Failure::NotAccepted)?;
-        let node = self.measured.note_node(welcome.node.as_deref());
         let client = &mut self.clients[index as usize];
         let latency = now.saturating_sub(client.since);
         self.measured.connect.record(latency);
@@ -736,13 +772,14 @@ impl<'a> Driver<'a> {
             let returns = &mut self.measured.returns;
             returns.count += 1;
             returns.session_present += u64::from(welcome.session_present);
-            if client.node != 0 && node != 0 {
-                returns.known += 1;
-                returns.same_node += u64::from(client.node == node);
-            }
         }
-        client.node = node;
         client.known = true;
+        // One of the two tells the node; were it both, a return would count twice.
+        if self.plan.emqx.is_none() {
+            let node = self.measured.note_node(welcome.node.as_deref());
+            self.note_return(index, node);
+        }
+        let client = &mut self.clients[index as usize];
         self.packet.clear();
         if self.plan.subscribes(index) {
             client.state = State::Subscribing;

@@ -137,6 +137,8 @@ pub(super) struct Measured {
     pub(super) measuring: Nanos,
     /// Nodes by name, as they tell in CONNACK, and how many connections each accepted.
     pub(super) nodes: Vec<(String, u64)>,
+    /// Why EMQX's API did not tell the nodes.
+    pub(super) nodes_problem: Option<String>,
     pub(super) returns: Returns,
     pub(super) series: Series,
     /// Whether somebody ended the run before its time.
@@ -213,6 +215,7 @@ impl Measured {
             connecting: 0,
             measuring: 0,
             nodes: Vec::new(),
+            nodes_problem: None,
             returns: Returns {
                 latency: Latencies::new(),
                 rounds: Vec::new(),

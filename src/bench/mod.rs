@@ -6,6 +6,7 @@ mod args;
 mod clock;
 mod compare;
 mod driver;
+mod emqx;
 mod files;
 mod interrupt;
 mod link;
@@ -32,7 +33,7 @@ use files::Listener;
 use interrupt::Interrupts;
 use live::Live;
 use nodes::Nodes;
-use plan::Plan;
+use plan::{Plan, Then};
 use result::{Report, Summary, Thresholds};
 
 /// Bad usage; sysexits.h calls it EX_USAGE.
@@ -69,7 +70,12 @@ fn bench(args: &Args) -> io::Result<ExitCode> {
         Ok(plans) => plans,
         Err(problem) => return Ok(bad_usage(&problem)),
     };
-    fit(&mut plans, clients_max);
+    for note in [fit(&mut plans, clients_max), room(&plans)]
+        .into_iter()
+        .flatten()
+    {
+        eprintln!("remora bench: {note}");
+    }
     // Found out now rather than after the run.
     if let Some(path) = &args.report
         && let Err(error) = fs::write(path, "")
@@ -99,47 +105,40 @@ fn bad_usage(problem: &str) -> ExitCode {
     ExitCode::from(BAD_USAGE)
 }
 
-/// Takes back what this machine does not allow, and tells what the target's process has no room for.
-fn fit(plans: &mut [Plan], clients_max: u64) {
-    let wanted = plans.iter().map(|plan| plan.clients).max().unwrap_or(0);
-    // A storm's clients are not here at the same time.
-    let stay = |plan: &Plan| plan.then != plan::Then::Leave;
+/// Takes back what this machine does not allow, and says so.
+fn fit(plans: &mut [Plan], clients_max: u64) -> Option<String> {
     let max = u32::try_from(clients_max).unwrap_or(u32::MAX);
-    if plans.iter().any(|plan| stay(plan) && plan.clients > max) {
-        eprintln!(
-            "remora bench: {max} clients instead of {wanted}: a process may have no more files on this machine"
-        );
+    let most = most_at_once(plans).filter(|&most| most > max)?;
+    for plan in plans.iter_mut().filter(|plan| plan.clients > max) {
+        // A storm's clients are not here at the same time.
+        if plan.then != Then::Leave {
+            let publishers = u64::from(plan.publishers) * u64::from(max);
+            plan.publishers = (publishers / u64::from(plan.clients)).max(1) as u32;
+            plan.clients = max;
+        }
     }
-    for plan in plans
-        .iter_mut()
-        .filter(|plan| stay(plan) && plan.clients > max)
-    {
-        plan.publishers =
-            (u64::from(plan.publishers) * u64::from(max) / u64::from(plan.clients)).max(1) as u32;
-        plan.clients = max;
-    }
-    let most = plans
-        .iter()
-        .filter(|plan| stay(plan))
-        .map(|plan| plan.clients);
-    let (Some(plan), Some(most)) = (plans.first(), most.max()) else {
-        return;
-    };
-    let Some(listener) = Listener::find(plan.target) else {
-        return;
-    };
-    let room = listener.clients_max(
-        listener.files_per_client(),
-        listener.open_files().unwrap_or(0),
-    );
-    if u64::from(most) > room {
-        eprintln!(
-            "remora bench: about {room} clients fit into the target (process {}, {:.0} files a client, {} files at most)",
-            listener.pid,
-            listener.files_per_client(),
-            listener.limit
-        );
-    }
+    Some(format!(
+        "{max} clients instead of {most}: a process may have no more files on this machine"
+    ))
+}
+
+/// Says how many clients fit into the target's process, when that is fewer than are to come.
+fn room(plans: &[Plan]) -> Option<String> {
+    let most = most_at_once(plans)?;
+    let listener = Listener::find(plans.first()?.target)?;
+    let files_per_client = listener.files_per_client();
+    let room = listener.clients_max(files_per_client, listener.open_files()?);
+    (u64::from(most) > room).then(|| {
+        format!(
+            "about {room} clients fit into the target: process {} may have {} files, and a client costs {files_per_client:.0}",
+            listener.pid, listener.limit
+        )
+    })
+}
+
+fn most_at_once(plans: &[Plan]) -> Option<u32> {
+    let stay = plans.iter().filter(|plan| plan.then != Then::Leave);
+    stay.map(|plan| plan.clients).max()
 }
 
 fn measure(plans: &[Plan], args: &Args) -> io::Result<Report> {
@@ -172,5 +171,65 @@ fn serve(mut nodes: Nodes) -> io::Result<ExitCode> {
     out.flush()?;
     loop {
         nodes.turn()?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn plans(line: &str) -> Vec<Plan> {
+        let words = format!("bench {line}");
+        let line = Line::try_parse_from(words.split_whitespace()).unwrap();
+        line.args.plans().unwrap()
+    }
+
+    #[test]
+    fn more_clients_than_files_are_fewer_and_it_is_said() {
+        let mut few = plans("idle -c 100");
+        assert_eq!(fit(&mut few, 100), None);
+
+        let mut many = plans("pub -c 300 --subscribers 100");
+        let note = fit(&mut many, 40).unwrap();
+        assert!(note.starts_with("40 clients instead of 400"), "{note}");
+        assert_eq!((many[0].clients, many[0].publishers), (40, 30));
+
+        // They come and go.
+        let mut storm = plans("connect -c 300");
+        assert_eq!(fit(&mut storm, 40), None);
+        assert_eq!(storm[0].clients, 300);
+    }
+
+    #[test]
+    fn a_target_without_room_is_told_of_before() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let note = |clients: u32| room(&plans(&format!("idle -t {address} -c {clients}")));
+        assert_eq!(note(1), None);
+        let said = note(1_000_000).unwrap();
+        assert!(said.contains("clients fit into the target"), "{said}");
+    }
+
+    #[test]
+    fn the_canonical_runs_end_within_a_minute() {
+        let plans = plans("");
+        assert_eq!(plans.len(), 4);
+        let planned: u64 = plans
+            .iter()
+            .map(|plan| match plan.then {
+                Then::Leave => plan.duration,
+                Then::Return(cuts) => plan.warm_up * u64::from(cuts),
+                Then::Ping | Then::Stay => plan.warm_up + plan.duration,
+            })
+            .sum();
+        assert!(planned < 30 * clock::SECOND, "{planned} ns");
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::clock::Nanos;
+use super::emqx::Api;
 use super::packet::Version;
 use super::sources::Sources;
 
@@ -44,6 +45,8 @@ pub(super) struct Plan {
     pub(super) duration: Nanos,
     /// From the last close to the last look at the processes' memory.
     pub(super) settle: Nanos,
+    /// Who tells the clients' nodes where CONNACK does not.
+    pub(super) emqx: Option<Api>,
     /// Processes whose CPU time and memory are read.
     pub(super) pids: Vec<u32>,
 }

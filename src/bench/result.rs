@@ -111,6 +111,8 @@ pub(super) struct Summary {
     returns: Option<Returns>,
     /// Connections of each node, as the nodes name themselves.
     pub(super) nodes: BTreeMap<String, u64>,
+    /// Why EMQX's API did not tell them.
+    nodes_problem: Option<String>,
     /// The busiest node's connections to those of the mean; absent where no node told its name.
     balance_max_to_mean: Option<f64>,
     target_files: Option<TargetFiles>,
@@ -252,6 +254,7 @@ impl Summary {
             },
             returns: matches!(plan.then, Then::Return(_)).then(|| Returns::new(&measured.returns)),
             nodes: measured.nodes.iter().cloned().collect(),
+            nodes_problem: measured.nodes_problem.clone(),
             balance_max_to_mean: balance(&measured.nodes),
             target_files: outcome.files.map(TargetFiles::new),
             series: SeriesOut::new(&measured.series),
@@ -520,6 +523,9 @@ impl Summary {
     }
 
     fn write_nodes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(problem) = &self.nodes_problem {
+            writeln!(f, "nodes        unknown: {problem}")?;
+        }
         let Some(balance) = self.balance_max_to_mean else {
             return Ok(());
         };

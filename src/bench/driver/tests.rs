@@ -1,4 +1,5 @@
-use std::io::{Read as _, Write as _};
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,6 +9,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::*;
+use crate::bench::emqx::Api;
 use crate::bench::nodes::{Nodes, Stall};
 use crate::bench::packet::Version;
 use crate::bench::sources::Sources;
@@ -73,6 +75,7 @@ fn plan(target: SocketAddr, clients: u32) -> Plan {
         warm_up: 0,
         duration: SECOND / 10,
         settle: 0,
+        emqx: None,
         pids: Vec::new(),
     }
 }
@@ -380,4 +383,38 @@ fn clients_connect_from_their_source_addresses() {
         sources,
         ["127.0.0.7", "127.1.0.0", "127.1.0.1", "127.0.0.7"]
     );
+}
+
+#[test]
+fn emqx_tells_the_nodes_of_its_clients() {
+    let api = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = api.local_addr().unwrap().to_string();
+    let thread = thread::spawn(move || {
+        // The second time, one of three has moved.
+        for moved in ["n1", "n2"] {
+            let (client, _) = api.accept().unwrap();
+            let on = |id: u32, node: &str| format!(r#"{{"clientid":"test-{id}","node":"{node}"}}"#);
+            let clients = [on(0, "n1"), on(1, moved), on(2, "n2")].join(",");
+            let body = format!(r#"{{"data":[{clients}],"meta":{{"hasnext":false}}}}"#);
+            let mut client = BufReader::new(client);
+            while client.by_ref().lines().next().unwrap().unwrap() != "" {}
+            let answer = format!("HTTP/1.1 200 OK\r\n\r\n{body}");
+            client.get_mut().write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let key = directory.path().join("key");
+    fs::write(&key, "key:secret\n").unwrap();
+    let node = FakeNode::start(None);
+    let plan = Plan {
+        audience: Audience::None,
+        then: Then::Return(1),
+        emqx: Some(Api::new(&address, &key).unwrap()),
+        ..plan(node.address, 3)
+    };
+    let measured = measured(&plan);
+    thread.join().unwrap();
+    assert_eq!(measured.nodes_problem, None);
+    assert_eq!((measured.returns.known, measured.returns.same_node), (3, 2));
+    assert_eq!(measured.nodes, [("n1".to_owned(), 3), ("n2".to_owned(), 3)]);
 }
