@@ -30,6 +30,20 @@ pub struct Listener {
     pub connections_max: Option<usize>,
 }
 
+impl Listener {
+    /// MQTT over TCP at `address`, for everyone.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            name: address.to_string(),
+            address,
+            transport: Transport::Tcp,
+            allow: Vec::new(),
+            deny: Vec::new(),
+            connections_max: None,
+        }
+    }
+}
+
 /// What clients of a listener speak below MQTT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {

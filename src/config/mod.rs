@@ -43,6 +43,24 @@ pub struct Config {
     pub log: log::Settings,
 }
 
+impl Config {
+    /// These listeners and nodes, and the defaults for all else.
+    pub fn new(listeners: Vec<accept::Listener>, nodes: Vec<cluster::Member>) -> Self {
+        Self {
+            workers: None,
+            listeners,
+            nodes,
+            affinity: route::Affinity::default(),
+            peek: peek::Limits::default(),
+            dial: dial::Settings::default(),
+            greet: greet::Settings::default(),
+            relay: relay::Settings::default(),
+            control: control::Settings::default(),
+            log: log::Settings::default(),
+        }
+    }
+}
+
 /// Reads the file at `path`.
 ///
 /// # Errors
@@ -179,15 +197,17 @@ mod tests {
     #[test]
     fn what_is_left_out_is_the_default_of_its_part() {
         let config = accepted(MINIMAL);
-        assert_eq!(config.workers, None);
-        assert_eq!(config.listeners[0].name, "0.0.0.0:1883");
-        assert_eq!(config.nodes[1].weight, cluster::WEIGHT_DEFAULT);
-        assert_eq!(config.affinity, route::Affinity::default());
-        assert_eq!(config.peek, peek::Limits::default());
-        assert_eq!(config.dial, dial::Settings::default());
-        assert_eq!(config.greet, greet::Settings::default());
-        assert_eq!(config.relay, relay::Settings::default());
-        assert_eq!(config.control, control::Settings::default());
-        assert_eq!(config.log, log::Settings::default());
+        let address = "0.0.0.0:1883".parse().expect("an address");
+        let node = |name: &str, address: &str| cluster::Member {
+            name: name.to_owned(),
+            address: cluster::NodeAddress::Socket(address.parse().expect("an address")),
+            weight: cluster::WEIGHT_DEFAULT,
+        };
+        let nodes = vec![
+            node("emqx1", "10.0.0.11:1883"),
+            node("emqx2", "10.0.0.12:1883"),
+        ];
+        let listeners = vec![accept::Listener::new(address)];
+        assert_eq!(config, Config::new(listeners, nodes));
     }
 }
