@@ -144,6 +144,10 @@ pub enum Property {
     AssignedClientIdentifier(Span),
     /// 0x13, in seconds.
     ServerKeepAlive(u16),
+    /// 0x18, in seconds.
+    WillDelayInterval(u32),
+    /// 0x21.
+    ReceiveMaximum(u16),
     /// Any other known one.
     Other,
 }
@@ -163,9 +167,11 @@ impl Cursor<'_> {
             0x11 => return self.four_bytes().map(Property::SessionExpiryInterval),
             0x12 => return self.string().map(Property::AssignedClientIdentifier),
             0x13 => return self.two_bytes().map(Property::ServerKeepAlive),
+            0x18 => return self.four_bytes().map(Property::WillDelayInterval),
+            0x21 => return self.two_bytes().map(Property::ReceiveMaximum),
             0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2A => drop(self.byte()?),
-            0x21..=0x23 => drop(self.two_bytes()?),
-            0x02 | 0x18 | 0x27 => drop(self.four_bytes()?),
+            0x22 | 0x23 => drop(self.two_bytes()?),
+            0x02 | 0x27 => drop(self.four_bytes()?),
             0x0B => drop(self.variable_integer()?),
             0x03 | 0x08 | 0x09 | 0x15 | 0x16 | 0x1A | 0x1C | 0x1F => drop(self.string()?),
             0x26 => {
@@ -221,7 +227,7 @@ mod tests {
             at: 0,
             end: bytes.len(),
         };
-        assert_eq!(cursor.property(), Some(Property::Other));
+        assert_eq!(cursor.property(), Some(Property::ReceiveMaximum(9)));
         assert_eq!(
             cursor.property(),
             Some(Property::SessionExpiryInterval(256))

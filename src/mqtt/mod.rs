@@ -3,7 +3,7 @@
 
 mod connack;
 mod connect;
-mod fields;
+pub(crate) mod fields;
 mod refusal;
 
 pub use connack::{Connack, ConnackVerdict, read_connack};

@@ -1,0 +1,420 @@
+//! One node's sockets: a listener, a task for each connection, and what a node does that was told to misbehave.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use mqttbytes::QoS;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::Behaviour;
+use super::broker::{Broker, ConnectionId, NodeIndex};
+use super::packet::{self, Connect, FromClient, PACKET_BYTES_MAX, ToClient, Unreadable, reason};
+use crate::mqtt::Version;
+
+/// From accept to a whole CONNECT.
+const CONNECT_MAX: Duration = Duration::from_secs(15);
+
+/// How long a client may take nothing of what is sent to it.
+const WRITE_MAX: Duration = Duration::from_secs(30);
+
+/// How long a client is stalled, at most.
+const STALL_MAX: Duration = Duration::from_secs(600);
+
+/// How long a node that closes waits for the client to do the same.
+const CLOSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long the listener pauses when no descriptor is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+const BACKLOG: i32 = 4_096;
+
+/// Bytes that wait for a client before nothing more is read from it, and messages without acknowledgement are dropped.
+const OUT_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
+
+const READ_BYTES: usize = 64 * 1024;
+
+/// What all connections of the sandbox share, on its one thread.
+pub(super) struct Shared {
+    pub(super) broker: RefCell<Broker>,
+    outgoing: RefCell<HashMap<ConnectionId, Rc<Outgoing>>>,
+}
+
+/// One node as its connections see it.
+pub(super) struct Node {
+    pub(super) index: NodeIndex,
+    pub(super) name: String,
+    pub(super) behaviour: Cell<Behaviour>,
+    pub(super) address: SocketAddr,
+}
+
+/// What waits to be sent to one client.
+struct Outgoing {
+    version: Version,
+    node: String,
+    bytes: RefCell<BytesMut>,
+    /// Nothing is added behind this.
+    ends: Cell<bool>,
+    added: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(broker: Broker) -> Self {
+        Self {
+            broker: RefCell::new(broker),
+            outgoing: RefCell::default(),
+        }
+    }
+
+    /// Hands out what the broker wants sent.
+    pub(super) fn deliver(&self) {
+        let out = self.broker.borrow_mut().take_out();
+        let outgoing = self.outgoing.borrow();
+        for (connection, packet) in out {
+            if let Some(outgoing) = outgoing.get(&connection) {
+                outgoing.add(&packet);
+            }
+        }
+    }
+}
+
+impl Outgoing {
+    fn new(version: Version, node: &Node) -> Self {
+        Self {
+            version,
+            node: node.name.clone(),
+            bytes: RefCell::default(),
+            ends: Cell::new(false),
+            added: Notify::new(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes.borrow().len() >= OUT_BYTES_MAX
+    }
+
+    fn add(&self, packet: &ToClient) {
+        let is_optional = |qos| qos == QoS::AtMostOnce && self.is_full();
+        match packet {
+            _ if self.ends.get() => return,
+            ToClient::Publish(delivery) if is_optional(delivery.qos) => return,
+            ToClient::Disconnect(_) => self.ends.set(true),
+            _ => {}
+        }
+        let mut bytes = self.bytes.borrow_mut();
+        let before = bytes.len();
+        if packet::write(packet, self.version, &self.node, &mut bytes).is_err() {
+            // A packet that cannot be written is not written by half.
+            bytes.truncate(before);
+        }
+        self.added.notify_one();
+    }
+
+    /// Sends as much as the socket takes now; whether that was anything.
+    fn send(&self, socket: &TcpStream) -> io::Result<bool> {
+        let mut bytes = self.bytes.borrow_mut();
+        let mut progress = false;
+        while !bytes.is_empty() {
+            match socket.try_write(&bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(sent) => bytes.advance(sent),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+            progress = true;
+        }
+        if bytes.is_empty() {
+            // A burst's buffer is not kept.
+            *bytes = BytesMut::new();
+        }
+        Ok(progress)
+    }
+}
+
+/// A socket bound to `address`, which does not listen yet: it keeps the port while its node is dead.
+pub(super) fn bind(address: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Opens a bound socket to clients.
+pub(super) fn listen(socket: Socket) -> io::Result<TcpListener> {
+    // Accepted sockets inherit it (Linux).
+    socket.set_tcp_nodelay(true)?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves clients until the node dies, which is when the other end of `dies` goes; then returns a socket that keeps its
+/// port.
+pub(super) async fn serve(
+    shared: Rc<Shared>,
+    node: Rc<Node>,
+    listener: TcpListener,
+    mut dies: watch::Receiver<()>,
+) -> io::Result<Socket> {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = dies.changed() => break,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                let (shared, node) = (Rc::clone(&shared), Rc::clone(&node));
+                let mut dies = dies.clone();
+                tokio::task::spawn_local(async move {
+                    let died = tokio::select! {
+                        // Looked at first: a dead node takes no CONNECT.
+                        biased;
+                        _ = dies.changed() => true,
+                        () = converse(&shared, &node, &socket) => false,
+                    };
+                    if died {
+                        // Closing a socket that is to be reset cannot fail in a way that matters.
+                        let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+                    }
+                });
+            }
+            // The client has gone already, or no descriptor is left.
+            Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+        }
+    }
+    drop(listener);
+    bind(node.address)
+}
+
+/// One connection, from its first byte to its last.
+async fn converse(shared: &Shared, node: &Node, socket: &TcpStream) {
+    let mut incoming = BytesMut::new();
+    let connect = match first_packet(socket, &mut incoming).await {
+        First::Connect(connect) => connect,
+        First::UnknownLevel(level) => {
+            let version = match level & 0x7F {
+                0..=4 => Version::V311,
+                _ => Version::V5,
+            };
+            let refused = ToClient::Refused(reason::UNSUPPORTED_VERSION);
+            return say_last(socket, node, version, &refused).await;
+        }
+        First::Nothing => return,
+    };
+    let version = connect.version;
+    let behaviour = node.behaviour.get();
+    if behaviour != Behaviour::Serve {
+        shared.broker.borrow_mut().note_turned_away(node.index);
+    }
+    match behaviour {
+        Behaviour::Serve => {}
+        Behaviour::Refuse(code) => {
+            return say_last(socket, node, version, &ToClient::Refused(code)).await;
+        }
+        Behaviour::Stall => return stall(socket).await,
+        Behaviour::Close => return,
+    }
+    let keep_alive = connect.keep_alive;
+    let accepted = shared
+        .broker
+        .borrow_mut()
+        .connect(node.index, *connect, Instant::now());
+    let id = match accepted {
+        Ok(id) => id,
+        Err(code) => return say_last(socket, node, version, &ToClient::Refused(code)).await,
+    };
+    let connected = Connected {
+        shared,
+        id,
+        outgoing: Rc::new(Outgoing::new(version, node)),
+    };
+    let outgoing = Rc::clone(&connected.outgoing);
+    shared.outgoing.borrow_mut().insert(id, outgoing);
+    shared.deliver();
+    connected.run(socket, incoming, keep_alive).await;
+}
+
+enum First {
+    Connect(Box<Connect>),
+    /// A CONNECT of a protocol level that is none of ours.
+    UnknownLevel(u8),
+    /// No CONNECT came.
+    Nothing,
+}
+
+async fn first_packet(socket: &TcpStream, incoming: &mut BytesMut) -> First {
+    let due = Instant::now() + CONNECT_MAX;
+    loop {
+        match packet::read(incoming, None) {
+            Ok(Some(FromClient::Connect(connect))) => return First::Connect(connect),
+            Err(Unreadable::UnknownLevel(level)) => return First::UnknownLevel(level),
+            Ok(Some(_)) | Err(_) => return First::Nothing,
+            Ok(None) => {}
+        }
+        match timeout_at(due, socket.readable()).await {
+            Ok(Ok(())) if receive(socket, incoming).is_ok() => {}
+            _ => return First::Nothing,
+        }
+    }
+}
+
+/// Adds what has arrived; fails at the end of the stream.
+fn receive(socket: &TcpStream, incoming: &mut BytesMut) -> io::Result<()> {
+    incoming.reserve(READ_BYTES);
+    match socket.try_read_buf(incoming) {
+        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says one thing to a client that has no session, and closes.
+async fn say_last(socket: &TcpStream, node: &Node, version: Version, packet: &ToClient) {
+    let outgoing = Outgoing::new(version, node);
+    outgoing.add(packet);
+    if outgoing.send(socket).is_ok() {
+        close(socket).await;
+    }
+}
+
+/// Ends the stream, and takes what still comes for a moment: a socket closed over unread bytes resets, and the reset
+/// would overtake what was said last.
+async fn close(socket: &TcpStream) {
+    if SockRef::from(socket)
+        .shutdown(std::net::Shutdown::Write)
+        .is_err()
+    {
+        return;
+    }
+    discard_until(socket, Instant::now() + CLOSE_MAX).await;
+}
+
+async fn stall(socket: &TcpStream) {
+    discard_until(socket, Instant::now() + STALL_MAX).await;
+}
+
+/// Reads and forgets until the client ends the stream.
+async fn discard_until(socket: &TcpStream, due: Instant) {
+    let mut incoming = BytesMut::new();
+    while let Ok(Ok(())) = timeout_at(due, socket.readable()).await {
+        if receive(socket, &mut incoming).is_err() {
+            return;
+        }
+        incoming.clear();
+    }
+}
+
+/// A connection that the broker knows; when it goes, in whatever way, the broker hears of it.
+struct Connected<'a> {
+    shared: &'a Shared,
+    id: ConnectionId,
+    outgoing: Rc<Outgoing>,
+}
+
+impl Connected<'_> {
+    async fn run(&self, socket: &TcpStream, mut incoming: BytesMut, keep_alive: u16) {
+        // One and a half times Keep Alive (MQTT 5, 3.1.2.10).
+        let silence = Duration::from_millis(u64::from(keep_alive) * 1_500);
+        let mut heard = Instant::now();
+        let mut taken = heard;
+        loop {
+            let now = Instant::now();
+            match self.outgoing.send(socket) {
+                Ok(progress) => {
+                    if progress || self.outgoing.bytes.borrow().is_empty() {
+                        taken = now;
+                    }
+                }
+                Err(_) => return,
+            }
+            let is_empty = self.outgoing.bytes.borrow().is_empty();
+            if self.outgoing.ends.get() && is_empty {
+                return close(socket).await;
+            }
+            let is_reading = !self.outgoing.is_full() && !self.outgoing.ends.get();
+            let interest = match (is_reading, is_empty) {
+                (true, true) => Interest::READABLE,
+                (true, false) => Interest::READABLE | Interest::WRITABLE,
+                (false, _) => Interest::WRITABLE,
+            };
+            if !is_reading {
+                heard = now;
+            }
+            let silent_at = (keep_alive > 0 && is_reading).then(|| heard + silence);
+            let stuck_at = (!is_empty).then(|| taken + WRITE_MAX);
+            let due = [silent_at, stuck_at].into_iter().flatten().min();
+            let ready = tokio::select! {
+                ready = socket.ready(interest) => ready,
+                () = self.outgoing.added.notified() => continue,
+                () = sleep_until(due.unwrap_or(now)), if due.is_some() => {
+                    if stuck_at.is_some_and(|at| Instant::now() >= at) {
+                        return;
+                    }
+                    self.outgoing.add(&ToClient::Disconnect(reason::KEEP_ALIVE_TIMEOUT));
+                    continue;
+                }
+            };
+            match ready {
+                Ok(ready) if ready.is_readable() && is_reading => {}
+                Ok(_) => continue,
+                Err(_) => return,
+            }
+            if receive(socket, &mut incoming).is_err() {
+                return;
+            }
+            heard = Instant::now();
+            if !self.read(&mut incoming) {
+                return close(socket).await;
+            }
+            if incoming.is_empty() {
+                // An idle client owns no buffer.
+                incoming = BytesMut::new();
+            }
+        }
+    }
+
+    /// Passes on the packets that have arrived whole; whether the client stays.
+    fn read(&self, incoming: &mut BytesMut) -> bool {
+        let version = Some(self.outgoing.version);
+        loop {
+            match packet::read(incoming, version) {
+                Ok(Some(packet)) => {
+                    let leaves = matches!(packet, FromClient::Disconnect(_));
+                    let mut broker = self.shared.broker.borrow_mut();
+                    broker.packet(self.id, packet, Instant::now());
+                    drop(broker);
+                    self.shared.deliver();
+                    if leaves {
+                        return false;
+                    }
+                }
+                Ok(None) => return true,
+                Err(unreadable) => {
+                    self.outgoing
+                        .add(&ToClient::Disconnect(unreadable.reason()));
+                    return true;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Connected<'_> {
+    fn drop(&mut self) {
+        self.shared.outgoing.borrow_mut().remove(&self.id);
+        self.shared
+            .broker
+            .borrow_mut()
+            .lost(self.id, Instant::now());
+        self.shared.deliver();
+    }
+}
