@@ -359,7 +359,7 @@ impl Connected<'_> {
                     if stuck_at.is_some_and(|at| Instant::now() >= at) {
                         return;
                     }
-                    self.outgoing.add(&ToClient::Disconnect(reason::KEEP_ALIVE_TIMEOUT));
+                    self.end(reason::KEEP_ALIVE_TIMEOUT);
                     continue;
                 }
             };
@@ -399,22 +399,31 @@ impl Connected<'_> {
                 }
                 Ok(None) => return true,
                 Err(unreadable) => {
-                    self.outgoing
-                        .add(&ToClient::Disconnect(unreadable.reason()));
+                    self.end(unreadable.reason());
                     return true;
                 }
             }
         }
+    }
+
+    /// Ends the connection from this side; what is on its way to the client still gets there.
+    fn end(&self, reason: u8) {
+        self.outgoing.add(&ToClient::Disconnect(reason));
+        self.lost();
+    }
+
+    /// The broker does not mind to hear it twice.
+    fn lost(&self) {
+        let mut broker = self.shared.broker.borrow_mut();
+        broker.lost(self.id, Instant::now());
+        drop(broker);
+        self.shared.deliver();
     }
 }
 
 impl Drop for Connected<'_> {
     fn drop(&mut self) {
         self.shared.outgoing.borrow_mut().remove(&self.id);
-        self.shared
-            .broker
-            .borrow_mut()
-            .lost(self.id, Instant::now());
-        self.shared.deliver();
+        self.lost();
     }
 }
