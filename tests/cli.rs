@@ -75,7 +75,7 @@ fn help_and_version_are_fine() {
 
     let help = output(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    for word in ["run", "check", "route", "[[listeners]]", "64"] {
+    for word in ["run", "check", "route", "demo", "[[listeners]]", "64"] {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
     assert_eq!(output(&["route", "--help"]).status.code(), Some(0));

@@ -1,6 +1,7 @@
 //! The command line: what each subcommand does, and which exit code it ends with.
 
 mod check;
+mod demo;
 mod route;
 
 use std::ffi::OsString;
@@ -9,7 +10,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use remora::bench;
 use remora::cluster::Ring;
@@ -59,6 +61,10 @@ enum Command {
         #[arg(value_name = "ID", required = true)]
         ids: Vec<OsString>,
     },
+    /// Try it: three small MQTT nodes and a balancer before them, until SIGTERM or SIGINT.
+    ///
+    /// Prints what to type to see a message pass. The nodes are no brokers for production: they keep everything in memory.
+    Demo(demo::Arguments),
     /// Load-test an MQTT endpoint.
     Bench(Box<bench::Args>),
 }
@@ -77,8 +83,9 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     match arguments.command {
-        Command::Run(file) => with_config(&file, run),
+        Command::Run(file) => with_config(&file, |config| or_failure(run(config))),
         Command::Check(file) => with_config(&file, |config| print(&check::description(&config))),
+        Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Bench(args) => bench::run(*args),
         Command::Route { file, json, ids } => {
             with_config(&file, |config| match route::answers(&config, &ids) {
@@ -120,8 +127,8 @@ fn with_config(file: &File, command: impl FnOnce(Config) -> ExitCode) -> ExitCod
     }
 }
 
-fn run(config: Config) -> ExitCode {
-    match run_until_signal(config) {
+fn or_failure(result: io::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("remora: {error}");
@@ -130,30 +137,59 @@ fn run(config: Config) -> ExitCode {
     }
 }
 
-fn run_until_signal(config: Config) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    // Caught before anything is started, so that no signal ends a half-started balancer without order.
-    let (mut terminate, mut interrupt) = {
-        let _runtime = runtime.enter();
-        (
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::interrupt())?,
-        )
-    };
+fn run(config: Config) -> io::Result<()> {
+    let signals = Signals::catch()?;
     let _log = log::init(&config.log);
     let running = serve::start(config)?;
     tracing::info!(addresses = ?running.addresses(), "listening");
-    let signal = runtime.block_on(async {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    });
-    tracing::info!(signal, "stopping");
+    signals.wait();
     running.stop();
     Ok(())
+}
+
+/// The signals that end the program in order.
+///
+/// Caught before anything is started, so that none ends a half-started balancer without order.
+struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()?;
+        let (terminate, interrupt) = {
+            let _runtime = runtime.enter();
+            (
+                signal(SignalKind::terminate())?,
+                signal(SignalKind::interrupt())?,
+            )
+        };
+        Ok(Self {
+            runtime,
+            terminate,
+            interrupt,
+        })
+    }
+
+    /// Returns when one has come, and says so in the log.
+    fn wait(self) {
+        let Self {
+            runtime,
+            mut terminate,
+            mut interrupt,
+        } = self;
+        let signal = runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        });
+        tracing::info!(signal, "stopping");
+    }
 }
 
 /// Prints to standard output.
