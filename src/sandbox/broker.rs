@@ -67,7 +67,7 @@ pub struct Counts {
     pub messages_out: u64,
     /// Messages that came from another node, since a session here asked for them.
     pub messages_across: u64,
-    /// Messages dropped because a session's queue was full.
+    /// Messages dropped because their client takes too little, or is away for too long.
     pub messages_dropped: u64,
 }
 
@@ -162,6 +162,13 @@ impl Broker {
     /// Notes a CONNECT that was not for the broker to answer.
     pub(super) fn note_turned_away(&mut self, node: NodeIndex) {
         self.nodes[node].counts.turned_away += 1;
+    }
+
+    /// Notes that a message was not sent after all, since its client takes too little.
+    pub(super) fn note_dropped(&mut self, node: NodeIndex) {
+        let counts = &mut self.nodes[node].counts;
+        counts.messages_out -= 1;
+        counts.messages_dropped += 1;
     }
 
     /// From now on nodes share neither sessions nor messages; or do so again. What they did not share is not made up for.
@@ -387,7 +394,7 @@ impl Broker {
             session.expires_at = Some(now + Duration::from_secs(expiry.into()));
         }
         if let Some(Will { message, delay }) = will {
-            let due = now + Duration::from_secs(delay.min(expiry).into());
+            let due = now + Duration::from_secs(delay.into());
             if due > now {
                 session.will_due = Some((due, message));
             } else {
@@ -1164,6 +1171,7 @@ mod tests {
         assert_eq!(play.received(watcher), ["gone"], "taken over");
 
         let (id, _) = play.connect(1, with_will(10));
+        play.pass(10);
         assert_eq!(play.received(watcher), [""; 0], "back in time");
         play.broker.lost(id, play.now);
         play.pass(9);

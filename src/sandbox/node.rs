@@ -59,7 +59,8 @@ pub(super) struct Node {
 /// What waits to be sent to one client.
 struct Outgoing {
     version: Version,
-    node: String,
+    node: NodeIndex,
+    name: String,
     bytes: RefCell<BytesMut>,
     /// Nothing is added behind this.
     ends: Cell<bool>,
@@ -79,8 +80,10 @@ impl Shared {
         let out = self.broker.borrow_mut().take_out();
         let outgoing = self.outgoing.borrow();
         for (connection, packet) in out {
-            if let Some(outgoing) = outgoing.get(&connection) {
-                outgoing.add(&packet);
+            if let Some(outgoing) = outgoing.get(&connection)
+                && !outgoing.add(&packet)
+            {
+                self.broker.borrow_mut().note_dropped(outgoing.node);
             }
         }
     }
@@ -90,7 +93,8 @@ impl Outgoing {
     fn new(version: Version, node: &Node) -> Self {
         Self {
             version,
-            node: node.name.clone(),
+            node: node.index,
+            name: node.name.clone(),
             bytes: RefCell::default(),
             ends: Cell::new(false),
             added: Notify::new(),
@@ -101,21 +105,24 @@ impl Outgoing {
         self.bytes.borrow().len() >= OUT_BYTES_MAX
     }
 
-    fn add(&self, packet: &ToClient) {
-        let is_optional = |qos| qos == QoS::AtMostOnce && self.is_full();
+    /// Adds a packet; whether there was room for it, which all have but messages without acknowledgement.
+    fn add(&self, packet: &ToClient) -> bool {
         match packet {
-            _ if self.ends.get() => return,
-            ToClient::Publish(delivery) if is_optional(delivery.qos) => return,
+            _ if self.ends.get() => return true,
+            ToClient::Publish(delivery) if delivery.qos == QoS::AtMostOnce && self.is_full() => {
+                return false;
+            }
             ToClient::Disconnect(_) => self.ends.set(true),
             _ => {}
         }
         let mut bytes = self.bytes.borrow_mut();
         let before = bytes.len();
-        if packet::write(packet, self.version, &self.node, &mut bytes).is_err() {
+        if packet::write(packet, self.version, &self.name, &mut bytes).is_err() {
             // A packet that cannot be written is not written by half.
             bytes.truncate(before);
         }
         self.added.notify_one();
+        true
     }
 
     /// Sends as much as the socket takes now; whether that was anything.
@@ -425,5 +432,124 @@ impl Drop for Connected<'_> {
     fn drop(&mut self) {
         self.shared.outgoing.borrow_mut().remove(&self.id);
         self.lost();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::runtime::{Builder, LocalOptions};
+
+    use super::*;
+
+    /// Runs a test against one node, on a clock that stands still while anyone has something to do.
+    fn with_node<F: Future<Output = ()>>(test: impl FnOnce(Rc<Shared>, Rc<Node>) -> F) {
+        let mut builder = Builder::new_current_thread();
+        let runtime = builder.enable_all().start_paused(true);
+        let runtime = runtime.build_local(LocalOptions::default()).unwrap();
+        runtime.block_on(async {
+            let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+            let node = Rc::new(Node {
+                index: 0,
+                name: "node".to_owned(),
+                behaviour: Cell::default(),
+                address: socket.local_addr().unwrap().as_socket().unwrap(),
+            });
+            let shared = Rc::new(Shared::new(Broker::new(&["node".to_owned()])));
+            let (_life, dies) = watch::channel(());
+            let listener = listen(socket).unwrap();
+            let served = serve(Rc::clone(&shared), Rc::clone(&node), listener, dies);
+            tokio::task::spawn_local(served);
+            test(shared, node).await;
+        });
+    }
+
+    const CONNECT: &[u8] = b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01x";
+    const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
+
+    async fn connect(node: &Node, packet: &[u8]) -> TcpStream {
+        let mut client = TcpStream::connect(node.address).await.unwrap();
+        client.write_all(packet).await.unwrap();
+        let mut connack = [0; 4];
+        client.read_exact(&mut connack).await.unwrap();
+        assert_eq!(connack, CONNACK);
+        client
+    }
+
+    #[test]
+    fn a_client_that_finishes_no_connect_is_closed_at_the_deadline() {
+        with_node(|_, node| async move {
+            let began = Instant::now();
+            let mut client = TcpStream::connect(node.address).await.unwrap();
+            client.write_all(&CONNECT[..9]).await.unwrap();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            assert_eq!(began.elapsed().as_secs(), CONNECT_MAX.as_secs());
+        });
+    }
+
+    #[test]
+    fn a_stalled_client_hears_nothing_but_the_end() {
+        with_node(|shared, node| async move {
+            node.behaviour.set(Behaviour::Stall);
+            let began = Instant::now();
+            let mut client = TcpStream::connect(node.address).await.unwrap();
+            client.write_all(CONNECT).await.unwrap();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            assert!(began.elapsed() >= STALL_MAX, "{:?}", began.elapsed());
+            let counts = shared.broker.borrow().counts(0);
+            assert_eq!((counts.turned_away, counts.connects), (1, 0));
+        });
+    }
+
+    #[test]
+    fn keep_alive_counts_from_the_clients_last_byte() {
+        with_node(|_, node| async move {
+            // Ten seconds, hence fifteen.
+            let mut client = connect(&node, b"\x10\x0D\0\x04MQTT\x04\x02\0\x0A\0\x01x").await;
+            tokio::time::sleep(Duration::from_secs(14)).await;
+            client.write_all(&[0xC0, 0]).await.unwrap();
+            let mut pong = [0; 2];
+            client.read_exact(&mut pong).await.unwrap();
+            assert_eq!(pong, [0xD0, 0]);
+            let pinged = Instant::now();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            assert_eq!(pinged.elapsed().as_secs(), 15);
+        });
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_costs_little_and_is_closed() {
+        with_node(|shared, node| async move {
+            let mut lazy = connect(&node, CONNECT).await;
+            lazy.write_all(b"\x82\x06\0\x01\0\x01a\0").await.unwrap();
+            let mut suback = [0; 5];
+            lazy.read_exact(&mut suback).await.unwrap();
+            let packet = [&CONNECT[..14], b"y"].concat();
+            let mut publisher = connect(&node, &packet).await;
+            let mut message = b"\x30\x83\x80\x10\0\x01a".to_vec();
+            message.resize(message.len() + 256 * 1024, b'x');
+            let mut bytes_max = 0;
+            let dropped = || shared.broker.borrow().counts(0).messages_dropped;
+            // Else the clock would jump whenever both sides wait for the kernel.
+            tokio::time::resume();
+            while dropped() < 100 {
+                publisher.write_all(&message).await.unwrap();
+                let outgoing = shared.outgoing.borrow();
+                let waiting = outgoing.values().map(|out| out.bytes.borrow().len());
+                bytes_max = bytes_max.max(waiting.sum());
+            }
+            assert_eq!(shared.broker.borrow().counts(0).connections, 2);
+            tokio::time::pause();
+            tokio::time::sleep(WRITE_MAX).await;
+            assert_eq!(shared.broker.borrow().counts(0).connections, 1);
+            assert!(bytes_max >= OUT_BYTES_MAX, "{bytes_max}");
+            assert!(bytes_max <= OUT_BYTES_MAX + message.len(), "{bytes_max}");
+            // The publisher is none the worse for it.
+            publisher.write_all(&[0xC0, 0]).await.unwrap();
+            let mut pong = [0; 2];
+            publisher.read_exact(&mut pong).await.unwrap();
+        });
     }
 }

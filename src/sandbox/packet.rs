@@ -29,7 +29,7 @@ pub(super) enum Unreadable {
     Malformed,
     /// Larger than [`PACKET_BYTES_MAX`].
     TooLarge,
-    /// A protocol level that is none of ours; whether it claims to be newer than 3.1.1.
+    /// A CONNECT whose protocol level is none of ours, nor fits its protocol's name.
     UnknownLevel(u8),
     /// QoS 2, which CONNACK has ruled out.
     Qos2,
