@@ -184,7 +184,8 @@ impl Flow {
         self.copied += read as u64;
         if let Mode::Copy { large } = &mut self.mode {
             *large = if read >= BULK_READ_BYTES {
-                *large + 1
+                // Where nothing is spliced, a burst goes on counting.
+                large.saturating_add(1)
             } else {
                 0
             };
