@@ -66,13 +66,14 @@ pub enum Turn {
     Ended,
     /// The sender's connection failed; everything read before was sent.
     ReadFailed(io::Error),
-    /// The receiver's connection failed. Why will be heard from its other direction, after what it has still to say.
-    WriteFailed,
+    /// The receiver's connection failed. What it has still to say will be heard from its other direction; why perhaps
+    /// not, since the kernel tells each error once.
+    WriteFailed(io::Error),
 }
 
 enum Failure {
     Read(io::Error),
-    Write,
+    Write(io::Error),
 }
 
 impl Flow {
@@ -118,7 +119,7 @@ impl Flow {
         loop {
             match self.flush(to, &mut tools.pipes, cx) {
                 Poll::Pending => return Turn::Waiting,
-                Poll::Ready(Err(_)) => return Turn::WriteFailed,
+                Poll::Ready(Err(e)) => return Turn::WriteFailed(e),
                 Poll::Ready(Ok(())) => {}
             }
             if self.ended {
@@ -135,7 +136,7 @@ impl Flow {
                 Poll::Ready(Ok(0)) => self.ended = true,
                 Poll::Ready(Ok(moved)) => budget = budget.saturating_sub(moved),
                 Poll::Ready(Err(Failure::Read(e))) => return Turn::ReadFailed(e),
-                Poll::Ready(Err(Failure::Write)) => return Turn::WriteFailed,
+                Poll::Ready(Err(Failure::Write(e))) => return Turn::WriteFailed(e),
             }
         }
     }
@@ -197,7 +198,7 @@ impl Flow {
         let mut bytes = &scratch[..read];
         while !bytes.is_empty() {
             match to.poll_send(cx, bytes) {
-                Poll::Ready(sent) => bytes = &bytes[sent.map_err(|_| Failure::Write)?..],
+                Poll::Ready(sent) => bytes = &bytes[sent.map_err(Failure::Write)?..],
                 Poll::Pending => {
                     self.backlog = Some(Box::new(Backlog::Bytes {
                         bytes: bytes.to_vec(),
@@ -244,7 +245,7 @@ impl Flow {
             match to.poll_splice_in(cx, pipe.read_end(), left) {
                 Poll::Ready(Ok(sent)) => left -= sent,
                 // The pipe goes with the connection: it still has bytes in it.
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(Failure::Write)),
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(Failure::Write(e))),
                 Poll::Pending => {
                     self.backlog = Some(Box::new(Backlog::Pipe { pipe, filled: left }));
                     return Poll::Ready(Ok(filled));

@@ -33,10 +33,10 @@ struct Row {
     ending: Option<Ended>,
     /// Set from outside the relay: it ends at its next turn.
     close: Option<Ended>,
-    /// The node's connection took no more bytes; what it still sends is passed on.
-    node_broken: bool,
-    /// The client's connection took no more bytes; what it still sends is passed on.
-    client_broken: bool,
+    /// The node's connection took no more bytes, for this reason; what it still sends is passed on.
+    node_broken: Option<Ended>,
+    /// The client's connection took no more bytes, for this reason; what it still sends is passed on.
+    client_broken: Option<Ended>,
     /// The sweep has seen it once: it is no connection that comes and goes.
     lasting: bool,
     node_id: NodeId,
@@ -203,8 +203,8 @@ impl Table {
             linger_until: None,
             ending: None,
             close: None,
-            node_broken: false,
-            client_broken: false,
+            node_broken: None,
+            client_broken: None,
             lasting: false,
             node_id,
             waker: None,
@@ -462,10 +462,10 @@ impl Row {
         if let Some(cause) = self.node_to_client(tools, linger, cx) {
             return Some(cause);
         }
-        let client_done = self.from_client.has_ended() || self.node_broken;
-        let node_done = self.from_node.has_ended() || self.client_broken;
-        let at_rest = (self.from_client.is_at_rest() || self.node_broken)
-            && (self.from_node.is_at_rest() || self.client_broken);
+        let client_done = self.from_client.has_ended() || self.node_broken.is_some();
+        let node_done = self.from_node.has_ended() || self.client_broken.is_some();
+        let at_rest = (self.from_client.is_at_rest() || self.node_broken.is_some())
+            && (self.from_node.is_at_rest() || self.client_broken.is_some());
         (client_done && node_done && at_rest).then_some(self.ending?)
     }
 
@@ -475,7 +475,7 @@ impl Row {
         linger: Seconds,
         cx: &mut Context<'_>,
     ) -> Option<Ended> {
-        if self.node_broken
+        if self.node_broken.is_some()
             || (self.from_client.has_ended()
                 && self.from_client.is_at_rest()
                 && self.ending.is_some())
@@ -491,15 +491,25 @@ impl Row {
             Turn::Waiting => {}
             Turn::Spent => cx.waker().wake_by_ref(),
             Turn::Ended => {
+                if let Some(cause @ (Ended::ClientReset | Ended::ClientVanished)) =
+                    self.client_broken
+                {
+                    return Some(cause);
+                }
                 if !self.from_node.has_ended() {
                     self.node.shutdown_write();
                 }
                 self.first_end(Ended::ClientClosed, tools.now, linger);
             }
             Turn::ReadFailed(e) => return Some(client_failure(&e)),
-            Turn::WriteFailed => {
-                self.node_broken = true;
-                self.first_end(Ended::NodeClosed, tools.now, linger);
+            Turn::WriteFailed(e) => {
+                let cause = if is_closed(&e) {
+                    Ended::NodeClosed
+                } else {
+                    node_failure(&e)
+                };
+                self.node_broken = Some(cause);
+                self.first_end(cause, tools.now, linger);
             }
         }
         None
@@ -511,7 +521,7 @@ impl Row {
         linger: Seconds,
         cx: &mut Context<'_>,
     ) -> Option<Ended> {
-        if self.client_broken
+        if self.client_broken.is_some()
             || (self.from_node.has_ended() && self.from_node.is_at_rest() && self.ending.is_some())
         {
             return None;
@@ -520,15 +530,23 @@ impl Row {
             Turn::Waiting => {}
             Turn::Spent => cx.waker().wake_by_ref(),
             Turn::Ended => {
+                if let Some(cause @ (Ended::NodeReset | Ended::NodeVanished)) = self.node_broken {
+                    return Some(cause);
+                }
                 if !self.from_client.has_ended() {
                     self.client.shutdown_write();
                 }
                 self.first_end(Ended::NodeClosed, tools.now, linger);
             }
             Turn::ReadFailed(e) => return Some(node_failure(&e)),
-            Turn::WriteFailed => {
-                self.client_broken = true;
-                self.first_end(Ended::ClientClosed, tools.now, linger);
+            Turn::WriteFailed(e) => {
+                let cause = if is_closed(&e) {
+                    Ended::ClientClosed
+                } else {
+                    client_failure(&e)
+                };
+                self.client_broken = Some(cause);
+                self.first_end(cause, tools.now, linger);
             }
         }
         None
@@ -541,6 +559,12 @@ impl Row {
             self.linger_until = Some(now.after(linger));
         }
     }
+}
+
+/// Whether a write failed because the peer had closed before; else the error was the end itself, and reading will only
+/// say that nothing more comes.
+fn is_closed(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 fn client_failure(error: &io::Error) -> Ended {
