@@ -258,8 +258,10 @@ impl Exchange {
                 }
                 Poll::Ready(_) => {}
             }
-            match read_connack(&self.bytes, version) {
-                ConnackVerdict::NeedMore(_) if self.bytes.len() <= ANSWER_BYTES_MAX => {}
+            // However it is cut, a CONNACK larger than that is passed on.
+            let readable = &self.bytes[..self.bytes.len().min(ANSWER_BYTES_MAX)];
+            match read_connack(readable, version) {
+                ConnackVerdict::NeedMore(enough) if enough <= ANSWER_BYTES_MAX => {}
                 ConnackVerdict::Connack(connack) => return Poll::Ready(judge(connack, version)),
                 ConnackVerdict::NeedMore(_) | ConnackVerdict::Auth | ConnackVerdict::Unreadable => {
                     return Poll::Ready(Answer::Pass {
