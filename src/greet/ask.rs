@@ -43,8 +43,10 @@ pub enum Answer {
     Refuse { cure: Cure },
     /// The node closed or reset the connection before it said a word.
     Silent,
-    /// Nothing, in time.
+    /// Nothing, in its time.
     Late,
+    /// Nothing before the client's own time was over.
+    OutOfTime,
 }
 
 /// Where a refused client may be accepted.
@@ -149,11 +151,8 @@ pub async fn ask(
     };
     loop {
         let whole = caller.is_whole();
-        let until = if whole {
-            due.min(Instant::now() + timeout)
-        } else {
-            due
-        };
+        let late = whole.then(|| Instant::now() + timeout);
+        let until = late.map_or(due, |late| late.min(due));
         let eviction = caller.share.eviction();
         let progress = std::future::poll_fn(|cx| exchange.poll(caller, node, whole, cx));
         let answer = tokio::select! {
@@ -166,8 +165,11 @@ pub async fn ask(
             // The CONNECT has become whole: the node's time begins.
             Ok(Ok(None)) => continue,
             Ok(Err(ended)) => return Err(ended),
-            Err(_elapsed) if whole => Answer::Late,
-            Err(_elapsed) => return Err(Ended::ConnectTimeout),
+            Err(_elapsed) => match late {
+                Some(late) if late <= due => Answer::Late,
+                Some(_) => Answer::OutOfTime,
+                None => return Err(Ended::ConnectTimeout),
+            },
         };
         let Exchange { sent, bytes, .. } = exchange;
         return Ok(Asked {

@@ -184,6 +184,7 @@ impl Greeter {
                     tried.last_connack = Some(bytes);
                     cure
                 }
+                Answer::OutOfTime => break,
                 Answer::Silent if tried.closed_silently => break,
                 Answer::Silent => {
                     tried.closed_silently = true;
