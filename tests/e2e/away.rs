@@ -1,0 +1,161 @@
+//! A node that is away: its clients go to the ring's next choice, and home again when it returns.
+
+use crate::balancer::{Balancer, Program};
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::node::{Answer, End, FakeNode};
+use crate::packets::{self, Connect};
+use crate::wait;
+
+/// A node that failed once is down, until one client is tried there after 200 ms.
+const QUICK: &str = "[health]\nfailures_max = 1\ndown_min = \"200ms\"\ndown_max = \"200ms\"";
+
+/// A node that failed once is down for longer than any test.
+const FOR_GOOD: &str = "[health]\nfailures_max = 1\ndown_min = \"10m\"\ndown_max = \"10m\"";
+
+#[test]
+fn losing_a_node_moves_only_its_clients() {
+    let mut cluster = Cluster::of(3);
+    let balancer = Balancer::with(&cluster, FOR_GOOD);
+    let ids: Vec<String> = (0..60).map(|number| format!("client-{number}")).collect();
+    let lost = 1;
+    let clients: Vec<Client> = ids
+        .iter()
+        .map(|id| Client::accepted(balancer.address, &Connect::new(id)))
+        .collect();
+    cluster.nodes[lost].die();
+    let mut moved = 0;
+    for (id, mut client) in ids.iter().zip(clients) {
+        let choices = cluster.choices(id);
+        if choices[0] == lost {
+            assert_eq!(client.end(), End::Fin, "{id} lost its node");
+            moved += 1;
+            let again = Connect::new(id).keep_alive(7);
+            Client::accepted(balancer.address, &again);
+            assert_eq!(cluster.holders(&again.bytes()), [choices[1]], "{id}");
+        } else {
+            let bytes = Connect::new(id).bytes();
+            assert_eq!(cluster.holder(&bytes).0, choices[0], "{id} kept its node");
+            client.send(b"\xC0\0");
+            let all = [bytes, b"\xC0\0".to_vec()].concat();
+            cluster.holder(&all);
+            let again = Connect::new(id).keep_alive(7);
+            Client::accepted(balancer.address, &again);
+            assert_eq!(cluster.holders(&again.bytes()), [choices[0]], "{id}");
+        }
+    }
+    assert!((10..30).contains(&moved), "{moved} of 60");
+}
+
+#[test]
+fn clients_go_home_when_their_node_returns() {
+    let mut cluster = Cluster::of(3);
+    let balancer = Balancer::with(&cluster, QUICK);
+    let ids = cluster.ids_at_home(0, "away", 5);
+    cluster.nodes[0].die();
+    for id in &ids {
+        // A session that lives on changes nothing: who is away is not remembered.
+        let connect = Connect::new(id).persistent();
+        Client::accepted(balancer.address, &connect);
+        assert_eq!(cluster.holders(&connect.bytes()), [cluster.choices(id)[1]]);
+    }
+    cluster.nodes[0].come_back();
+    let dead = cluster.nodes[0].dials();
+    wait::until("the trial succeeds", || {
+        Client::accepted(balancer.address, &Connect::new(&ids[0]));
+        cluster.nodes[0].dials() > dead
+    });
+    for id in &ids {
+        let connect = Connect::new(id).persistent().keep_alive(9);
+        wait::until("the news of the return", || {
+            Client::accepted(balancer.address, &connect);
+            cluster.holders(&connect.bytes()).first() == Some(&0)
+        });
+    }
+    // From here on nobody goes elsewhere.
+    for id in &ids {
+        let connect = Connect::new(id).persistent().keep_alive(10);
+        Client::accepted(balancer.address, &connect);
+        assert_eq!(cluster.holders(&connect.bytes()), [0], "{id}");
+    }
+}
+
+#[test]
+fn three_failures_in_a_row_make_a_node_down_and_one_client_tries_it_later() {
+    let cluster = Cluster::of(2);
+    let tables = "[timeouts]\ngreet = \"500ms\"\n[health]\nfailures_max = 3\ndown_min = \"2s\"\ndown_max = \"2s\"";
+    let program = Program::start(&cluster, tables);
+    let id = cluster.id_at_home(0, "finds out");
+    cluster.nodes[0].answer(Answer::Stall);
+    for number in 1..=3 {
+        assert_eq!(cluster.nodes[0].dials(), number - 1);
+        Client::accepted(program.address, &Connect::new(&id));
+        assert_eq!(cluster.nodes[0].dials(), number);
+    }
+    program.until_said("node is down");
+    for _ in 0..5 {
+        Client::accepted(program.address, &Connect::new(&id));
+        assert_eq!(cluster.nodes[0].dials(), 3, "nobody waits for it any more");
+    }
+    // One trial, which fails; the others go on elsewhere.
+    wait::until("a trial", || {
+        Client::accepted(program.address, &Connect::new(&id));
+        cluster.nodes[0].dials() == 4
+    });
+    Client::accepted(program.address, &Connect::new(&id));
+    assert_eq!(cluster.nodes[0].dials(), 4, "one trial at a time");
+    cluster.nodes[0].answer(Answer::Accept);
+    wait::until("a trial that succeeds", || {
+        Client::accepted(program.address, &Connect::new(&id));
+        cluster.nodes[0].dials() == 5
+    });
+    program.until_said("node is up again");
+    Client::accepted(program.address, &Connect::new(&id));
+    assert_eq!(cluster.nodes[0].dials(), 6);
+}
+
+#[test]
+fn when_every_node_is_down_home_is_dialled_anyway() {
+    let mut cluster = Cluster::of(2);
+    let balancer = Balancer::with(&cluster, FOR_GOOD);
+    cluster.nodes.iter_mut().for_each(FakeNode::die);
+    for _ in 0..3 {
+        let mut client = Client::to(balancer.address);
+        client.send(&Connect::new("finds out").bytes());
+        assert_eq!(client.end(), End::Fin);
+    }
+    cluster.nodes.iter_mut().for_each(FakeNode::come_back);
+    let connect = Connect::new("comes later");
+    Client::accepted(balancer.address, &connect);
+    assert_eq!(
+        cluster.holders(&connect.bytes()),
+        [cluster.home("comes later")]
+    );
+}
+
+#[test]
+fn a_node_may_have_a_host_name() {
+    let node = FakeNode::start_at("named", ([127, 0, 0, 1], 0).into());
+    let port = node.address.port();
+    let balancer = Balancer::of(&format!(
+        "[[listeners]]\naddress = \"127.0.0.1:0\"\n[[nodes]]\nname = \"named\"\naddress = \"localhost:{port}\"\n"
+    ));
+    let connect = Connect::new("by name");
+    let mut client = Client::accepted(balancer.address, &connect);
+    client.send(&packets::publish(b"x"));
+    node.connection(0)
+        .expect(&[connect.bytes(), packets::publish(b"x")].concat());
+}
+
+#[test]
+fn a_name_that_cannot_be_resolved_stops_nobody_else() {
+    let cluster = Cluster::of(1);
+    let balancer = Balancer::of(&format!(
+        "[[listeners]]\naddress = \"127.0.0.1:0\"\n[[nodes]]\nname = \"gone\"\naddress = \"no-such-host.invalid:1883\"\n{}",
+        cluster.toml()
+    ));
+    for number in 0..10 {
+        Client::accepted(balancer.address, &Connect::new(format!("client-{number}")));
+    }
+    assert_eq!(cluster.dials(), 10);
+}

@@ -1,0 +1,154 @@
+//! A client: a raw socket that sends packets in the segments that the test wants.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
+
+use socket2::{Domain, Socket, Type};
+
+use crate::kernel;
+use crate::node::{self, End};
+use crate::packets::{self, Connect};
+use crate::wait::{self, DEADLINE};
+
+/// A connection to the balancer.
+#[derive(Debug)]
+pub struct Client {
+    pub stream: TcpStream,
+    local: SocketAddr,
+    balancer: SocketAddr,
+}
+
+impl Client {
+    pub fn to(balancer: SocketAddr) -> Self {
+        Self::from([127, 0, 0, 1].into(), balancer)
+    }
+
+    /// A client that comes from this address of 127.0.0.0/8.
+    pub fn from(source: IpAddr, balancer: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket
+            .bind(&SocketAddr::new(source, 0).into())
+            .expect("a source address");
+        socket.connect(&balancer.into()).expect("a balancer");
+        let stream: TcpStream = socket.into();
+        stream.set_nodelay(true).expect("an option");
+        stream.set_read_timeout(Some(DEADLINE)).expect("an option");
+        stream.set_write_timeout(Some(DEADLINE)).expect("an option");
+        Self {
+            local: stream.local_addr().expect("an address"),
+            stream,
+            balancer,
+        }
+    }
+
+    /// A client whose CONNECT was accepted.
+    #[track_caller]
+    pub fn accepted(balancer: SocketAddr, connect: &Connect) -> Self {
+        let mut client = Self::to(balancer);
+        client.send(&connect.bytes());
+        client.expect(&packets::connack(connect.level, 0));
+        client
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.local
+    }
+
+    #[track_caller]
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).expect("a balancer that reads");
+    }
+
+    /// Sends `bytes` and waits until the balancer has read them, so that what comes next is a segment of its own.
+    #[track_caller]
+    pub fn send_alone(&mut self, bytes: &[u8]) {
+        self.send(bytes);
+        self.sent_all();
+        wait::until("the balancer reads", || {
+            kernel::queues(self.balancer, self.local).is_none_or(|queues| queues.unread == 0)
+        });
+    }
+
+    /// Sends `bytes` as [`Client::send_alone`] does, to a balancer that may close meanwhile; whether it took them.
+    pub fn offers(&mut self, bytes: &[u8]) -> bool {
+        if self.stream.write_all(bytes).is_err() {
+            return false;
+        }
+        wait::until("the balancer reads or closes", || {
+            kernel::queues(self.balancer, self.local).is_none_or(|queues| queues.unread == 0)
+        });
+        true
+    }
+
+    /// Sends `bytes` cut at these places, each part once the balancer has read the one before.
+    #[track_caller]
+    pub fn send_cut(&mut self, bytes: &[u8], cuts: &[usize]) {
+        let mut start = 0;
+        for cut in cuts {
+            self.send_alone(&bytes[start..*cut]);
+            start = *cut;
+        }
+        self.send(&bytes[start..]);
+    }
+
+    #[track_caller]
+    pub fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let mut read = 0;
+        while read < count {
+            match self.stream.read(&mut bytes[read..]) {
+                Ok(more) if more > 0 => read += more,
+                ended => panic!("{ended:?} after {:02x?}", &bytes[..read]),
+            }
+        }
+        bytes
+    }
+
+    /// Reads exactly these bytes.
+    #[track_caller]
+    pub fn expect(&mut self, bytes: &[u8]) {
+        let read = self.read(bytes.len());
+        assert!(read == bytes, "other bytes than those expected");
+    }
+
+    /// Waits for the end, before which nothing may come.
+    #[track_caller]
+    pub fn end(&mut self) -> End {
+        let mut byte = [0];
+        match self.stream.read(&mut byte) {
+            Ok(1) => panic!("a byte before the end: {byte:02x?}"),
+            ended => End::of(ended),
+        }
+    }
+
+    /// Reads to the end: what came, and how it ended.
+    pub fn rest(&mut self) -> (Vec<u8>, End) {
+        let mut all = Vec::new();
+        let mut buffer = [0; 64 * 1024];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(read) if read > 0 => all.extend_from_slice(&buffer[..read]),
+                ended => return (all, End::of(ended)),
+            }
+        }
+    }
+
+    /// Waits until the balancer's kernel has all that was sent.
+    #[track_caller]
+    pub fn sent_all(&self) {
+        wait::until("all is acknowledged", || {
+            kernel::queues(self.local, self.balancer)
+                .is_none_or(|queues| queues.unacknowledged == 0)
+        });
+    }
+
+    /// Sends a FIN, and reads on.
+    pub fn fin(&self) {
+        self.stream.shutdown(Shutdown::Write).expect("a connection");
+    }
+
+    /// Resets: what was sent and not acknowledged is thrown away.
+    pub fn reset(&self) {
+        node::reset(&self.stream);
+    }
+}

@@ -1,0 +1,31 @@
+//! The balancer between raw clients and fake nodes, byte for byte.
+//!
+//! Four nouns: [`node::FakeNode`], [`cluster::Cluster`], [`balancer::Balancer`] (and, where its log or its memory is
+//! looked at, [`balancer::Program`]), [`client::Client`].
+
+mod balancer;
+mod client;
+mod cluster;
+mod kernel;
+mod node;
+mod packets;
+mod wait;
+
+mod affinity;
+mod away;
+mod greeting;
+mod limits;
+mod placements;
+mod relaying;
+mod strangers;
+
+/// Takes as many descriptors as the system allows: a test may hold two thousand.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    setrlimit(Resource::Nofile, raised).expect("the hard limit");
+}

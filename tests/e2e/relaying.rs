@@ -1,0 +1,368 @@
+//! After the CONNACK: every byte once and in order, both ways, and each end passed on as what it was.
+
+use std::io::{ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::balancer::{Balancer, Program};
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::node::{Answer, Connection, End};
+use crate::packets::{self, Connect};
+use crate::wait;
+
+/// Bytes whose order shows: no two places of a longer stream look alike.
+struct Stream {
+    block: Vec<u8>,
+    at: usize,
+}
+
+impl Stream {
+    /// A prime, so that no chunk that is lost or comes twice fits into it.
+    const BLOCK_BYTES: usize = 1_000_003;
+
+    fn new(seed: u64) -> Self {
+        let mut random = fastrand::Rng::with_seed(seed);
+        Self {
+            block: std::iter::repeat_with(|| random.u8(..))
+                .take(Self::BLOCK_BYTES)
+                .collect(),
+            at: 0,
+        }
+    }
+
+    /// The next bytes, at most `count`.
+    fn next(&mut self, count: usize) -> &[u8] {
+        let start = self.at % Self::BLOCK_BYTES;
+        let end = (start + count).min(Self::BLOCK_BYTES);
+        self.at += end - start;
+        &self.block[start..end]
+    }
+
+    /// Whether `bytes` are what comes next.
+    fn takes(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let expected = self.next(bytes.len());
+            let count = expected.len();
+            if expected != &bytes[..count] {
+                return false;
+            }
+            bytes = &bytes[count..];
+        }
+        true
+    }
+}
+
+/// A client and its connection at a node, just accepted.
+fn pair(cluster: &Cluster, balancer: std::net::SocketAddr, id: &str) -> (Client, Arc<Connection>) {
+    let connect = Connect::new(id);
+    let client = Client::accepted(balancer, &connect);
+    let (_, connection) = cluster.holder(&connect.bytes());
+    (client, connection)
+}
+
+const BULK_BYTES: usize = 24 << 20;
+
+/// Writes a whole stream.
+fn in_random_chunks(seed: u64, mut write: impl FnMut(&[u8])) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut stream = Stream::new(seed);
+    while stream.at < BULK_BYTES {
+        let chunk_max = if random.bool() { 2_000 } else { 200_000 };
+        let chunk = random.usize(1..chunk_max).min(BULK_BYTES - stream.at);
+        write(stream.next(chunk));
+    }
+}
+
+/// Bulk both ways at once, in chunks of random sizes; the log line counts every byte.
+fn bulk(splice: bool) {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, &format!("[relay]\nsplice = {splice}"));
+    let (client, node) = pair(&cluster, program.address, "bulk");
+    let connect = Connect::new("bulk").bytes();
+    let seeds = [11, 12];
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut sending = &client.stream;
+            in_random_chunks(seeds[0], |bytes| {
+                sending.write_all(bytes).expect("a balancer that reads");
+            });
+        });
+        scope.spawn(|| in_random_chunks(seeds[1], |bytes| node.send(bytes)));
+        let mut stream = Stream::new(seeds[1]);
+        let mut reading = &client.stream;
+        let mut buffer = vec![0; 64 * 1024];
+        while stream.at < BULK_BYTES {
+            let read = reading.read(&mut buffer).expect("bytes");
+            assert!(
+                read > 0 && stream.takes(&buffer[..read]),
+                "to the client at {}",
+                stream.at
+            );
+        }
+    });
+    node.expect_count(connect.len() + BULK_BYTES);
+    let received = node.received();
+    assert_eq!(received.len(), connect.len() + BULK_BYTES);
+    assert!(Stream::new(seeds[0]).takes(&received[connect.len()..]));
+    client.fin();
+    assert_eq!(node.end(), End::Fin);
+    let line = program.ended(client.address());
+    assert_eq!(line["from_client"], connect.len() + BULK_BYTES);
+    assert_eq!(line["from_node"], packets::connack(4, 0).len() + BULK_BYTES);
+}
+
+#[test]
+fn every_byte_arrives_once_and_in_order_spliced() {
+    bulk(true);
+}
+
+#[test]
+fn every_byte_arrives_once_and_in_order_copied() {
+    bulk(false);
+}
+
+#[test]
+fn small_messages_arrive_as_they_come() {
+    let cluster = Cluster::of(1);
+    let balancer = Balancer::start(&cluster);
+    let (mut client, node) = pair(&cluster, balancer.address, "small");
+    let mut sent = Connect::new("small").bytes();
+    for number in 0..500u16 {
+        let message = packets::publish(&number.to_be_bytes());
+        client.send(&message);
+        sent.extend(&message);
+        node.expect(&sent);
+        node.send(&message);
+        client.expect(&message);
+    }
+}
+
+/// A reader that does not read: its sender stalls, and the balancer's memory stays where it was.
+fn stalled(splice: bool) {
+    const OFFERED_BYTES: usize = 96 << 20;
+    let cluster = Cluster::of(1);
+    cluster.answer(&Answer::AcceptDeaf);
+    let program = Program::start(&cluster, &format!("[relay]\nsplice = {splice}"));
+    let (client, node) = pair(&cluster, program.address, "stalled");
+    let before = program.resident_bytes();
+    // A write that brings nothing for so long is one that waits for the reader.
+    let patience = Some(Duration::from_millis(500));
+    client
+        .stream
+        .set_write_timeout(patience)
+        .expect("an option");
+    let mut stream = Stream::new(3);
+    let mut sending = &client.stream;
+    while stream.at < OFFERED_BYTES {
+        let at = stream.at;
+        match sending.write(stream.next(256 * 1024)) {
+            Ok(written) => stream.at = at + written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                stream.at = at;
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let sent = stream.at;
+    assert!(sent < OFFERED_BYTES, "the sender never stalled");
+    let grown = program.resident_bytes().saturating_sub(before);
+    assert!(grown < 2 << 20, "grown by {grown} bytes for {sent} sent");
+    node.listen();
+    let connect = Connect::new("stalled").bytes();
+    node.expect_count(connect.len() + sent);
+    client.fin();
+    assert_eq!(node.end(), End::Fin);
+    let received = node.received();
+    assert_eq!(received.len(), connect.len() + sent);
+    assert!(Stream::new(3).takes(&received[connect.len()..]));
+}
+
+#[test]
+fn a_reader_that_does_not_read_stalls_its_sender_and_nobody_else() {
+    stalled(true);
+    stalled(false);
+}
+
+static IN_FLIGHT: [u8; 64 * 1024] = [0x5A; 64 * 1024];
+
+#[test]
+fn a_client_that_has_said_all_still_hears_the_answer() {
+    let cluster = Cluster::of(1);
+    let balancer = Balancer::start(&cluster);
+    let (mut client, node) = pair(&cluster, balancer.address, "half");
+    client.send(&IN_FLIGHT);
+    client.fin();
+    assert_eq!(node.end(), End::Fin);
+    node.expect(&[&Connect::new("half").bytes()[..], &IN_FLIGHT].concat());
+    node.send(&IN_FLIGHT);
+    client.expect(&IN_FLIGHT);
+    node.send(b"and this");
+    node.fin();
+    client.expect(b"and this");
+    assert_eq!(client.end(), End::Fin);
+}
+
+#[test]
+fn a_node_that_has_said_all_still_hears_its_client() {
+    let cluster = Cluster::of(1);
+    let balancer = Balancer::start(&cluster);
+    let (mut client, node) = pair(&cluster, balancer.address, "half");
+    node.send(&IN_FLIGHT);
+    node.fin();
+    client.expect(&IN_FLIGHT);
+    assert_eq!(client.end(), End::Fin);
+    client.send(&IN_FLIGHT);
+    client.send(b"and this");
+    client.fin();
+    let all = [&Connect::new("half").bytes()[..], &IN_FLIGHT, b"and this"].concat();
+    assert_eq!(node.end(), End::Fin);
+    node.expect(&all);
+}
+
+#[test]
+fn what_is_half_closed_ends_after_the_linger() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "[timeouts]\nlinger = \"1s\"");
+    let (mut client, node) = pair(&cluster, program.address, "client first");
+    client.fin();
+    assert_eq!(node.end(), End::Fin);
+    assert_eq!(client.end(), End::Fin, "although the node goes on");
+    assert_eq!(program.ended(client.address())["cause"], "client_closed");
+
+    let (mut client, node) = pair(&cluster, program.address, "node first");
+    node.fin();
+    assert_eq!(client.end(), End::Fin);
+    assert_eq!(node.end(), End::Fin, "although the client goes on");
+    assert_eq!(program.ended(client.address())["cause"], "node_closed");
+}
+
+#[test]
+fn a_reset_is_passed_on_as_a_reset_behind_what_came_before_it() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "");
+    let (mut client, node) = pair(&cluster, program.address, "node resets");
+    node.send(&IN_FLIGHT);
+    node.sent_all();
+    node.reset();
+    client.expect(&IN_FLIGHT);
+    assert_eq!(client.end(), End::Reset);
+    assert_eq!(program.ended(client.address())["cause"], "node_reset");
+
+    let (mut client, node) = pair(&cluster, program.address, "client resets");
+    client.send(&IN_FLIGHT);
+    client.sent_all();
+    let address = client.address();
+    client.reset();
+    assert_eq!(node.end(), End::Reset);
+    node.expect(&[&Connect::new("client resets").bytes()[..], &IN_FLIGHT].concat());
+    assert_eq!(program.ended(address)["cause"], "client_reset");
+}
+
+#[test]
+fn a_reset_is_a_reset_although_the_other_side_is_just_sending() {
+    let cluster = Cluster::of(1);
+    let balancer = Balancer::start(&cluster);
+    for round in 0..200 {
+        let id = format!("crossing-{round}");
+        let (client, node) = pair(&cluster, balancer.address, &id);
+        let connect = Connect::new(&id).bytes();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                node.expect_count(connect.len() + 1);
+                node.reset();
+            });
+            // What comes back of a FIN is a broken pipe: the answer to what was written behind it.
+            let mut sending = &client.stream;
+            let error = loop {
+                if let Err(error) = sending.write_all(&[7; 100]) {
+                    break error;
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset, "round {round}");
+        });
+    }
+}
+
+#[test]
+fn a_fin_is_passed_on_as_a_fin() {
+    let cluster = Cluster::of(1);
+    let balancer = Balancer::start(&cluster);
+    for round in 0..50 {
+        let (mut client, node) = pair(&cluster, balancer.address, &format!("fin-{round}"));
+        if round % 2 == 0 {
+            client.fin();
+            assert_eq!(node.end(), End::Fin);
+            node.fin();
+            assert_eq!(client.end(), End::Fin);
+        } else {
+            node.fin();
+            assert_eq!(client.end(), End::Fin);
+            client.fin();
+            assert_eq!(node.end(), End::Fin);
+        }
+    }
+}
+
+#[test]
+fn a_client_silent_for_longer_than_its_keep_alive_is_closed() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "[timeouts]\nidle_slack = \"0s\"");
+    let connect = Connect::new("silent").keep_alive(1);
+    let mut silent = Client::accepted(program.address, &connect);
+    let (_, node) = cluster.holder(&connect.bytes());
+    let lasting = Connect::new("no keep alive");
+    let mut unlimited = Client::accepted(program.address, &lasting);
+    let started = tokio::time::Instant::now();
+    // What the node sends does not count.
+    let ended = std::thread::scope(|scope| {
+        let hearing = scope.spawn(|| silent.rest());
+        while !hearing.is_finished() && !node.has_ended() {
+            node.send(&[0xD0, 0]);
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        hearing.join().expect("no panic").1
+    });
+    let took = started.elapsed();
+    assert_eq!(ended, End::Fin);
+    assert!(
+        took >= Duration::from_millis(1_500),
+        "closed after {took:?}"
+    );
+    assert_eq!(program.ended(silent.address())["cause"], "idle");
+    unlimited.send(&packets::publish(b"still here"));
+    let all = [lasting.bytes(), packets::publish(b"still here")].concat();
+    cluster.holder(&all).1.expect(&all);
+}
+
+#[test]
+fn the_nodes_own_keep_alive_wins() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "[timeouts]\nidle_slack = \"0s\"");
+    // The client asks for ten minutes, the node grants a second.
+    let connack = packets::connack_5(0, &[0x13, 0, 1]);
+    cluster.answer(&Answer::Bytes(connack.clone()));
+    let mut client = Client::to(program.address);
+    client.send(&Connect::v5("shortened").keep_alive(600).bytes());
+    client.expect(&connack);
+    client.rest();
+    assert_eq!(program.ended(client.address())["cause"], "idle");
+    // And the other way round: two clients, of which only the one without a grant is closed.
+    let connack = packets::connack_5(0, &[0x13, 2, 0x58]);
+    cluster.answer(&Answer::Bytes(connack.clone()));
+    let mut granted = Client::to(program.address);
+    granted.send(&Connect::v5("prolonged").keep_alive(1).bytes());
+    granted.expect(&connack);
+    cluster.answer(&Answer::Accept);
+    let mut other = Client::accepted(program.address, &Connect::v5("not").keep_alive(1));
+    other.rest();
+    assert_eq!(program.ended(other.address())["cause"], "idle");
+    granted.send(&packets::publish(b"still here"));
+    wait::until("the message", || {
+        let connections = cluster.nodes[0].connections();
+        connections
+            .iter()
+            .any(|c| c.received().ends_with(b"still here"))
+    });
+}
