@@ -112,7 +112,7 @@ impl Connect {
 
 /// Reads `bytes`, everything that has arrived so far from the first byte on.
 ///
-/// A caller that waits for as many bytes as [`Verdict::NeedMore`] asks for calls this a dozen times at most, however the
+/// A caller that waits for as many bytes as [`Verdict::NeedMore`] asks for calls this thirty times at most, however the
 /// packet is cut.
 pub fn read_connect(bytes: &[u8], need: Need) -> Verdict {
     match bytes {
