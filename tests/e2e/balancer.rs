@@ -103,14 +103,14 @@ impl Program {
     /// Waits for the line on the end of this client's connection, and takes it: another client may get the same port.
     #[track_caller]
     pub fn ended(&self, client: SocketAddr) -> Value {
-        let client = client.to_string();
-        let find = |lines: &Vec<Value>| {
-            lines.iter().position(|line| {
-                line["message"] == "connection ended" && line["client"] == client.as_str()
-            })
-        };
+        let find = |lines: &Vec<Value>| end_of(lines, client);
         let at = self.lines.until_some("the line on a connection", find);
         self.lines.change(|lines| lines.remove(at))
+    }
+
+    /// Whether the connection of this client has ended.
+    pub fn has_ended(&self, client: SocketAddr) -> bool {
+        end_of(&self.lines.lock(), client).is_some()
     }
 
     /// How many connections have ended with this cause.
@@ -152,6 +152,14 @@ impl Program {
             .expect("VmRSS in kB")
             * 1024
     }
+}
+
+/// Where the line on the end of this client's connection is.
+fn end_of(lines: &[Value], client: SocketAddr) -> Option<usize> {
+    let client = client.to_string();
+    lines
+        .iter()
+        .position(|line| line["message"] == "connection ended" && line["client"] == client.as_str())
 }
 
 impl Drop for Program {

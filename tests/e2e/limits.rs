@@ -178,6 +178,48 @@ fn live_relays_move_between_workers_and_lose_no_byte() {
 }
 
 #[test]
+fn a_relay_moves_with_bulk_in_flight() {
+    const BYTES: usize = 24 << 20;
+    for splice in [true, false] {
+        let cluster = Cluster::of(1);
+        cluster.answer(&Answer::AcceptDeaf);
+        let balancer = Balancer::with(&cluster, &format!("[relay]\nsplice = {splice}"));
+        let connect = Connect::new("heavy");
+        let client = Client::accepted(balancer.address, &connect);
+        let (_, node) = cluster.holder(&connect.bytes());
+        let mut bytes = vec![0; BYTES];
+        fastrand::Rng::with_seed(5).fill(&mut bytes);
+        let moved = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| {
+                (&client.stream)
+                    .write_all(&bytes)
+                    .expect("a balancer that reads");
+                client.fin();
+            });
+            let mut moved = 0;
+            let mut turn = |times: usize| {
+                for _ in 0..times {
+                    moved += balancer.running.move_connections(0, 1).expect("both run");
+                    moved += balancer.running.move_connections(1, 0).expect("both run");
+                }
+            };
+            // While the node is deaf, what is in flight stands still, in our hands too.
+            turn(100);
+            node.listen();
+            while !sending.is_finished() {
+                turn(1);
+            }
+            moved
+        });
+        assert!(moved > 100, "moved {moved} times");
+        assert_eq!(node.end(), End::Fin);
+        let received = node.received();
+        assert_eq!(received.len(), connect.bytes().len() + BYTES);
+        assert!(received.ends_with(&bytes), "splice = {splice}");
+    }
+}
+
+#[test]
 fn stop_ends_everything() {
     let cluster = Cluster::of(2);
     let balancer = Balancer::start(&cluster);

@@ -304,6 +304,10 @@ impl Connection {
         self.heard.change(|heard| heard.listens = true);
     }
 
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// Sends a FIN, and reads on.
     pub fn fin(&self) {
         // A connection that is gone has nothing left to end.

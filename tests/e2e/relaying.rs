@@ -1,6 +1,7 @@
 //! After the CONNACK: every byte once and in order, both ways, and each end passed on as what it was.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -138,40 +139,46 @@ fn small_messages_arrive_as_they_come() {
     }
 }
 
+/// Offers more than all buffers between here and the reader can hold; how much was taken before the writer stalled.
+fn write_until_stalled(mut sending: &TcpStream, stream: &mut Stream) -> usize {
+    const OFFERED_BYTES: usize = 96 << 20;
+    // A write that brings nothing for so long is one that waits for the reader.
+    let patience = Some(Duration::from_millis(500));
+    sending.set_write_timeout(patience).expect("an option");
+    while stream.at < OFFERED_BYTES {
+        let at = stream.at;
+        match sending.write(stream.next(256 * 1024)) {
+            Ok(written) => stream.at = at + written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return at,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    panic!("the sender never stalled");
+}
+
+/// What the balancer's memory may grow by, whatever waits in it.
+const GROWTH_BYTES_MAX: usize = 2 << 20;
+
 /// A reader that does not read: its sender stalls, and the balancer's memory stays where it was.
 fn stalled(splice: bool) {
-    const OFFERED_BYTES: usize = 96 << 20;
     let cluster = Cluster::of(1);
     cluster.answer(&Answer::AcceptDeaf);
     let program = Program::start(&cluster, &format!("[relay]\nsplice = {splice}"));
     let (client, node) = pair(&cluster, program.address, "stalled");
     let before = program.resident_bytes();
-    // A write that brings nothing for so long is one that waits for the reader.
-    let patience = Some(Duration::from_millis(500));
-    client
-        .stream
-        .set_write_timeout(patience)
-        .expect("an option");
-    let mut stream = Stream::new(3);
-    let mut sending = &client.stream;
-    while stream.at < OFFERED_BYTES {
-        let at = stream.at;
-        match sending.write(stream.next(256 * 1024)) {
-            Ok(written) => stream.at = at + written,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                stream.at = at;
-                break;
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-    let sent = stream.at;
-    assert!(sent < OFFERED_BYTES, "the sender never stalled");
+    let sent = write_until_stalled(&client.stream, &mut Stream::new(3));
     let grown = program.resident_bytes().saturating_sub(before);
-    assert!(grown < 2 << 20, "grown by {grown} bytes for {sent} sent");
+    assert!(
+        grown < GROWTH_BYTES_MAX,
+        "grown by {grown} bytes for {sent} sent"
+    );
+    // Others go on meanwhile.
+    cluster.answer(&Answer::Accept);
+    let (mut other, its_node) = pair(&cluster, program.address, "other");
+    its_node.send(b"hello");
+    other.expect(b"hello");
     node.listen();
     let connect = Connect::new("stalled").bytes();
-    node.expect_count(connect.len() + sent);
     client.fin();
     assert_eq!(node.end(), End::Fin);
     let received = node.received();
@@ -183,6 +190,24 @@ fn stalled(splice: bool) {
 fn a_reader_that_does_not_read_stalls_its_sender_and_nobody_else() {
     stalled(true);
     stalled(false);
+}
+
+#[test]
+fn a_client_that_does_not_read_stalls_its_node() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "");
+    let (mut client, node) = pair(&cluster, program.address, "deaf");
+    let before = program.resident_bytes();
+    let sent = write_until_stalled(node.stream(), &mut Stream::new(4));
+    let grown = program.resident_bytes().saturating_sub(before);
+    assert!(
+        grown < GROWTH_BYTES_MAX,
+        "grown by {grown} bytes for {sent} sent"
+    );
+    node.fin();
+    let (received, end) = client.rest();
+    assert_eq!((received.len(), end), (sent, End::Fin));
+    assert!(Stream::new(4).takes(&received));
 }
 
 static IN_FLIGHT: [u8; 64 * 1024] = [0x5A; 64 * 1024];

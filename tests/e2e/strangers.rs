@@ -1,5 +1,7 @@
 //! Who is no MQTT client is closed without a dial, and the log names the cause.
 
+use std::time::Duration;
+
 use crate::balancer::Program;
 use crate::client::Client;
 use crate::cluster::Cluster;
@@ -70,8 +72,17 @@ fn a_connection_that_says_nothing_is_closed_at_the_deadline() {
     let mut silent = Client::to(program.address);
     let mut slow = Client::to(program.address);
     slow.send_alone(&Connect::new("slow").bytes()[..10]);
-    for client in [&mut silent, &mut slow] {
-        client.end();
+    // One deadline for all of it: a byte now and then does not move it.
+    let mut trickling = Client::to(program.address);
+    let long = Connect::new([b'i'; 60_000]).bytes();
+    for byte in &long {
+        if !trickling.offers(&[*byte]) || program.has_ended(trickling.address()) {
+            break;
+        }
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    for client in [&mut silent, &mut slow, &mut trickling] {
+        client.rest();
         let line = program.ended(client.address());
         assert_eq!(line["cause"], "connect_timeout");
         let seconds = line["seconds"].as_f64().expect("a number");
