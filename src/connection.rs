@@ -9,18 +9,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::time::Instant;
 
-use crate::accept::{Accepted, Admitted, Listener, Population};
+use crate::accept::{self, Accepted, Admitted, Census, Listener, Population, Undecided};
 use crate::clock::{Clock, Seconds};
-use crate::cluster::{Clusters, NodeId};
-use crate::dial;
+use crate::cluster::{Clusters, NodeId, Reports};
+use crate::dial::{self, Dialer};
 use crate::ended::Ended;
-use crate::greet::{Greeted, Greeter};
+use crate::greet::{self, Greeted, Greeter};
+use crate::held::Held;
 use crate::log::{self, Shown};
-use crate::mqtt::Version;
+use crate::metrics::{ListenerTally, Step, Tally, Verdict, version_name};
+use crate::mqtt::{Need, Version};
 use crate::opening::Opening;
-use crate::peek::Peek;
+use crate::peek::{self, Peek};
 use crate::record::{self, Connected, ListenerId, PlacementKey, Record, Steps};
 use crate::relay::{self, Bytes, Finished, Outcome, Relayed, RowId, Table};
 use crate::route::{self, Key, Placements, Route};
@@ -36,28 +39,101 @@ const RESET_LOOK_FIRST: Duration = Duration::from_millis(5);
 /// What all connections of one worker share.
 #[derive(Debug)]
 pub struct Path {
-    /// By [`ListenerId`].
-    pub listeners: Vec<(Listener, Arc<Population>)>,
-    /// Reads CONNECTs.
-    pub peek: Peek,
-    /// The newest snapshot.
-    pub clusters: Arc<Clusters>,
-    /// What ties a client to a node.
-    pub key: Key,
-    /// The remembered exceptions.
-    pub placements: Arc<Placements>,
-    /// Takes clients to nodes.
-    pub greeter: Greeter,
-    /// How sockets to nodes are watched.
-    pub dialing: dial::Settings,
-    /// How bytes are moved.
-    pub relaying: relay::Settings,
+    shared: Shared,
+    /// By [`ListenerId`]; a listener that was removed stays, for the connections that came in there.
+    listeners: RefCell<Vec<Rc<Listening>>>,
+    stations: RefCell<Rc<Stations>>,
     /// The time, to the second.
     pub clock: Clock,
     /// What is relayed.
     pub table: RefCell<Table>,
+    /// What is counted here.
+    pub tally: Arc<Tally>,
+}
+
+/// What all workers share.
+#[derive(Clone, Debug)]
+pub struct Shared {
+    /// Connections, counted over all workers.
+    pub census: Arc<Census>,
+    /// The account of held bytes.
+    pub held: Arc<Held>,
+    /// The newest snapshot.
+    pub clusters: Arc<Clusters>,
+    /// Where control hears of nodes.
+    pub reports: Reports,
+    /// What ties a client to a node.
+    pub key: Key,
+    /// The remembered exceptions.
+    pub placements: Arc<Placements>,
+    /// How many workers there are.
+    pub workers: usize,
+}
+
+/// What a reload may change about the path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How many connections there may be.
+    pub limits: accept::Limits,
+    /// How much of a client is read before it is routed.
+    pub peek: peek::Limits,
+    /// How nodes are reached.
+    pub dial: dial::Settings,
+    /// How a node's first answer is awaited.
+    pub greet: greet::Settings,
+    /// How bytes are moved.
+    pub relay: relay::Settings,
     /// Which lines a connection writes.
     pub log: log::Connections,
+}
+
+/// The stations, as the newest settings have them. A connection keeps those that it began with until it is relayed.
+#[derive(Debug)]
+struct Stations {
+    limits: accept::Limits,
+    peek: Peek,
+    greeter: Greeter,
+    dial: dial::Settings,
+    relay: relay::Settings,
+    log: log::Connections,
+}
+
+/// A listener as one worker knows it.
+#[derive(Clone, Debug)]
+pub struct Listening {
+    /// Its settings.
+    pub listener: Arc<Listener>,
+    /// Its connections, over all workers.
+    pub population: Arc<Population>,
+    /// What this worker counts of it.
+    pub tally: Arc<ListenerTally>,
+}
+
+impl Stations {
+    fn new(settings: Settings, shared: &Shared, tally: &Arc<Tally>) -> Self {
+        let Settings {
+            limits,
+            peek,
+            dial,
+            greet,
+            relay,
+            log,
+        } = settings;
+        let need = match shared.key {
+            Key::ClientId | Key::ClientAddress => Need::ClientId,
+            Key::Username => Need::Username,
+        };
+        let dialer = Dialer::new(dial.clone());
+        let (reports, tally) = (shared.reports.clone(), Arc::clone(tally));
+        Self {
+            limits,
+            peek: Peek::new(need, &peek, Arc::clone(&shared.held)),
+            greeter: Greeter::new(greet, dialer, reports, tally, shared.workers),
+            dial,
+            relay,
+            log,
+        }
+    }
 }
 
 /// A connection on its way to a relay. However its set-up ends, a panic included, it is reported once.
@@ -67,17 +143,88 @@ struct SettingUp {
 }
 
 impl Path {
+    /// A path with these settings and no listener yet.
+    pub fn new(shared: Shared, settings: Settings, tally: Arc<Tally>) -> Self {
+        let table = RefCell::new(Table::new(&settings.relay));
+        let stations = Stations::new(settings, &shared, &tally);
+        Self {
+            shared,
+            listeners: RefCell::default(),
+            stations: RefCell::new(Rc::new(stations)),
+            clock: Clock::default(),
+            table,
+            tally,
+        }
+    }
+
+    /// Serves the connections of set-ups that begin from now on with other settings, and relays with them at once.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.table.borrow_mut().reconfigure(&settings.relay);
+        let stations = Stations::new(settings, &self.shared, &self.tally);
+        *self.stations.borrow_mut() = Rc::new(stations);
+    }
+
+    /// Knows one more listener. Ids are given out in order.
+    pub fn know(&self, id: ListenerId, listening: Listening) {
+        let mut listeners = self.listeners.borrow_mut();
+        debug_assert_eq!(
+            usize::from(id.0),
+            listeners.len(),
+            "ids are given out in order"
+        );
+        listeners.push(Rc::new(listening));
+    }
+
+    /// Lets clients in on a listener by other settings.
+    pub fn relisten(&self, id: ListenerId, listener: Arc<Listener>) {
+        if let Some(listening) = self.listeners.borrow_mut().get_mut(usize::from(id.0)) {
+            *listening = Rc::new(Listening {
+                listener,
+                ..Listening::clone(listening)
+            });
+        }
+    }
+
+    /// Once a second: the time, what was silent for too long, and what was moved since.
+    pub fn sweep(&self) {
+        self.clock.tick();
+        let stations = self.stations();
+        let mut table = self.table.borrow_mut();
+        table.sweep(self.clock.now(), |node| {
+            // A connection that has just ended is not worth watching.
+            let _ = stations.dial.watch(SockRef::from(node));
+        });
+        table.count(|record, moved| self.count_bytes(record, moved));
+    }
+
+    fn stations(&self) -> Rc<Stations> {
+        Rc::clone(&self.stations.borrow())
+    }
+
+    fn listening(&self, id: ListenerId) -> Option<Rc<Listening>> {
+        self.listeners
+            .borrow()
+            .get(usize::from(id.0))
+            .map(Rc::clone)
+    }
+
     /// Serves one client from accept to the beginning of its relay, and leaves the relay to a task of its own, so that
     /// nothing of the set-up lives on.
     pub async fn serve(self: Rc<Self>, accepted: Accepted, listener: ListenerId, number: u64) {
+        let Some(listening) = self.listening(listener) else {
+            debug_assert!(false, "a door opens after its listener is known");
+            return;
+        };
+        listening.tally.accepted.add(1);
+        let stations = self.stations();
         let mut setting_up = SettingUp::new(&self, &accepted, listener, number);
         let Some(record) = setting_up.record.as_mut() else {
             return;
         };
-        match self.run(accepted, record).await {
+        match self.run(accepted, &listening, &stations, record).await {
             Ok(set_up) => {
                 if let Some(record) = setting_up.record.take() {
-                    self.adopt(set_up, record);
+                    self.adopt(set_up, record, &stations);
                 }
             }
             Err(ended) => setting_up.end(ended),
@@ -85,15 +232,21 @@ impl Path {
     }
 
     /// `?` means "it ended here".
-    async fn run(&self, accepted: Accepted, record: &mut Record) -> Result<SetUp, Ended> {
-        let (listener, population) = &self.listeners[usize::from(record.listener.0)];
-        let admitted = listener.admit(accepted.client.ip(), population)?;
+    async fn run(
+        &self,
+        accepted: Accepted,
+        listening: &Listening,
+        stations: &Stations,
+        record: &mut Record,
+    ) -> Result<SetUp, Ended> {
+        let (admitted, undecided) = self.admit(&accepted, listening, stations)?;
         let client = Socket::new(accepted.socket).map_err(|_| Ended::DescriptorsExhausted)?;
-        let opening = self.peek.opening(client, accepted.at).await?;
+        let opening = stations.peek.opening(client, accepted.at).await?;
+        drop(undecided);
         let affinity = self.note_connect(&opening, record);
         let route = self.route(&affinity);
         let home = route.home().map(|node| node.id);
-        let greeted = self
+        let greeted = stations
             .greeter
             .through(opening, route, self.clock.now(), record)
             .await?;
@@ -101,11 +254,27 @@ impl Path {
         Ok(SetUp { greeted, admitted })
     }
 
+    fn admit(
+        &self,
+        accepted: &Accepted,
+        listening: &Listening,
+        stations: &Stations,
+    ) -> Result<(Admitted, Undecided), Ended> {
+        let client = accepted.client.ip();
+        listening.listener.admit(client)?;
+        self.shared.census.enter(
+            client,
+            &listening.population,
+            listening.listener.connections_max,
+            &stations.limits,
+        )
+    }
+
     /// Keeps what the connection's record needs of the CONNECT; the affinity key.
     fn note_connect(&self, opening: &Opening, record: &mut Record) -> Affinity {
         let Opening { connect, bytes, .. } = opening;
         let client_id = connect.client_id(bytes);
-        let key = match self.key {
+        let key = match self.shared.key {
             Key::ClientId => client_id.to_vec(),
             Key::Username => match connect.username(bytes) {
                 None | Some([]) => client_id.to_vec(),
@@ -130,12 +299,12 @@ impl Path {
         });
         let placed = placement
             .hash()
-            .and_then(|hash| self.placements.find(hash, Instant::now()));
+            .and_then(|hash| self.shared.placements.find(hash, Instant::now()));
         Affinity { key, placed }
     }
 
     fn route(&self, affinity: &Affinity) -> Route {
-        let cluster = self.clusters.current();
+        let cluster = self.shared.clusters.current();
         if affinity.key.is_empty() {
             return route::route_anonymous(cluster, [fastrand::u64(..), fastrand::u64(..)]);
         }
@@ -150,12 +319,27 @@ impl Path {
         greeted: &Greeted,
         record: &mut Record,
     ) {
-        let (Some(connack), Some(connect)) = (&greeted.connack, &mut record.connect) else {
+        let Some(connect) = &mut record.connect else {
             return;
         };
-        if connack.code != 0 {
-            return;
+        let verdict = match &greeted.connack {
+            Some(connack) if connack.code == 0 => Verdict::Accepted,
+            Some(_) => Verdict::Refused,
+            None => Verdict::Unread,
+        };
+        self.tally.connects(connect.version, verdict).add(1);
+        self.tally.routes(greeted.choice.decision).add(1);
+        let steps = [
+            (Step::Peek, record.steps.peek),
+            (Step::Dial, record.steps.dial),
+            (Step::Greet, record.steps.greet),
+        ];
+        for (step, us) in steps {
+            self.tally.steps(step).observe(us.into());
         }
+        let Some(connack) = greeted.connack.as_ref().filter(|connack| connack.code == 0) else {
+            return;
+        };
         if let Some(expiry) = connack.session_expiry {
             connect.session_expiry = expires_after(expiry);
         }
@@ -165,7 +349,7 @@ impl Path {
             // The client may come back with the id that it was given, which belongs to some other node by the ring.
             connect.client_id = record::kept(assigned);
             connect.placement = PlacementKey::of(assigned);
-            home = route::route(self.clusters.current(), assigned, None)
+            home = route::route(self.shared.clusters.current(), assigned, None)
                 .home()
                 .map(|node| node.id);
             is_exception = true;
@@ -175,15 +359,15 @@ impl Path {
         };
         let node = greeted.choice.id;
         if is_exception && home != Some(node) {
-            self.placements.remember(hash, node, record.number);
+            self.shared.placements.remember(hash, node, record.number);
         } else if affinity.placed.is_some() {
             // The session has moved with the client: what was remembered is no longer so.
-            self.placements.forget(hash);
+            self.shared.placements.forget(hash);
         }
     }
 
     /// Set-up ends here; the worker's table owns the relay, and a small future takes turns at it.
-    fn adopt(self: Rc<Self>, set_up: SetUp, record: Box<Record>) {
+    fn adopt(self: Rc<Self>, set_up: SetUp, mut record: Box<Record>, stations: &Stations) {
         let SetUp { greeted, admitted } = set_up;
         let Greeted {
             client,
@@ -202,7 +386,7 @@ impl Path {
         let keep_alive = connack
             .and_then(|connack| connack.server_keep_alive)
             .unwrap_or(keep_alive);
-        if self.log == log::Connections::Both {
+        if stations.log == log::Connections::Both {
             self.say(&record, None, Bytes::default());
         }
         let bytes = Bytes {
@@ -210,15 +394,16 @@ impl Path {
             from_node_copied: to_client.len() as u64,
             ..Bytes::default()
         };
-        let idle_limit = idle_limit(keep_alive, &self.relaying);
+        let idle_limit = idle_limit(keep_alive, &stations.relay);
         seat.keep();
-        admitted.keep();
+        record.source_counted = admitted.keep();
         self.relay(Relayed {
             client,
             node,
             to_node,
             to_client,
             bytes,
+            counted: Bytes::default(),
             client_ended,
             node_ended,
             idle_limit,
@@ -246,8 +431,10 @@ impl Path {
             cause,
             record,
             bytes,
+            uncounted,
             to_reset,
         } = finished;
+        self.count_bytes(&record, uncounted);
         if let Some(socket) = to_reset {
             tokio::task::spawn_local(reset_once_acknowledged(socket));
         }
@@ -258,36 +445,59 @@ impl Path {
     fn leave(&self, cause: Ended, record: &Record, bytes: Bytes) {
         if let Some(known) = record
             .node
-            .and_then(|id| self.clusters.current().known(id).cloned())
+            .and_then(|id| self.shared.clusters.current().known(id).cloned())
         {
             known.live.leave();
         }
-        if let Some((_, population)) = self.listeners.get(usize::from(record.listener.0)) {
-            population.leave();
+        if let Some(listening) = self.listening(record.listener) {
+            let counted = record.source_counted.then(|| record.client.ip());
+            self.shared.census.leave(&listening.population, counted);
         }
         if let Some(connect) = &record.connect
             && let Some(hash) = connect.placement.hash()
         {
-            self.placements
-                .ended(hash, record.number, connect.session_expiry, Instant::now());
+            self.shared.placements.ended(
+                hash,
+                record.number,
+                connect.session_expiry,
+                Instant::now(),
+            );
         }
         self.ended(cause, record, bytes);
     }
 
     /// The one place where connections end.
     fn ended(&self, cause: Ended, record: &Record, bytes: Bytes) {
-        if self.log != log::Connections::None {
+        self.tally.ends(cause).add(1);
+        if cause == Ended::Internal {
+            self.tally.panics().add(1);
+        }
+        if let Some(listening) = self.listening(record.listener) {
+            listening.tally.ended.add(1);
+        }
+        if self.stations().log != log::Connections::None {
             self.say(record, Some(cause), bytes);
         }
     }
 
+    fn count_bytes(&self, record: &Record, moved: Bytes) {
+        let Some(listening) = self.listening(record.listener) else {
+            return;
+        };
+        let tally = &listening.tally;
+        tally.to_node_copied.add(moved.from_client_copied);
+        tally.to_node_spliced.add(moved.from_client_spliced);
+        tally.to_client_copied.add(moved.from_node_copied);
+        tally.to_client_spliced.add(moved.from_node_spliced);
+    }
+
     /// One line on a connection: at its end with the cause, at its relay's beginning without.
     fn say(&self, record: &Record, cause: Option<Ended>, bytes: Bytes) {
-        let listener = self
-            .listeners
-            .get(usize::from(record.listener.0))
-            .map_or("-", |(listener, _)| listener.name.as_str());
-        let cluster = self.clusters.current();
+        let listening = self.listening(record.listener);
+        let listener = listening
+            .as_ref()
+            .map_or("-", |listening| listening.listener.name.as_str());
+        let cluster = self.shared.clusters.current();
         let node = record
             .node
             .and_then(|id| cluster.known(id))
@@ -344,6 +554,7 @@ impl SettingUp {
                 decision: None,
                 node: None,
                 retries: 0,
+                source_counted: false,
                 steps: Steps::default(),
             })),
         }
@@ -351,6 +562,10 @@ impl SettingUp {
 
     fn end(&mut self, cause: Ended) {
         if let Some(record) = self.record.take() {
+            if let Some(connect) = &record.connect {
+                let verdict = Verdict::Failed;
+                self.path.tally.connects(connect.version, verdict).add(1);
+            }
             self.path.ended(cause, &record, Bytes::default());
         }
     }
@@ -444,15 +659,6 @@ fn expires_after(seconds: u32) -> Option<Duration> {
         0 => None,
         u32::MAX => Some(Duration::MAX),
         seconds => Some(Duration::from_secs(seconds.into())),
-    }
-}
-
-fn version_name(version: Version) -> &'static str {
-    match version {
-        Version::V31 => "3.1",
-        Version::V311 => "3.1.1",
-        Version::V5 => "5",
-        Version::Unknown(_) => "unknown",
     }
 }
 

@@ -57,8 +57,14 @@ causes! {
     NotMqttJunk = "not_mqtt_junk",
     /// The client's address may not come in here.
     Denied = "denied",
-    /// A limit on connections was reached.
-    Limit = "limit",
+    /// As many connections as there may be in all.
+    LimitTotal = "limit_total",
+    /// As many connections as the listener may have.
+    LimitListener = "limit_listener",
+    /// As many connections as one source may have.
+    LimitSource = "limit_source",
+    /// As many connections as may be waiting for their CONNECT to be read.
+    LimitUndecided = "limit_undecided",
     /// No node could be reached.
     NoNode = "no_node",
     /// Every node that was tried refused the client, or closed without an answer.

@@ -12,7 +12,7 @@ const SMALL_BYTES: usize = 4 * 1024;
 /// The account of all held bytes of the process.
 #[derive(Debug)]
 pub struct Held {
-    bytes_max: usize,
+    bytes_max: AtomicUsize,
     bytes: AtomicUsize,
     /// Bytes of holders that were told to go and have not gone yet.
     leaving: AtomicUsize,
@@ -61,7 +61,7 @@ impl Held {
     /// An account of `bytes_max` bytes.
     pub fn new(bytes_max: usize) -> Arc<Self> {
         Arc::new(Self {
-            bytes_max,
+            bytes_max: AtomicUsize::new(bytes_max),
             bytes: AtomicUsize::new(0),
             leaving: AtomicUsize::new(0),
             next: AtomicU64::new(0),
@@ -72,6 +72,11 @@ impl Held {
     /// Bytes held now.
     pub fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Changes how many bytes may be held; what is held already stays.
+    pub fn set_bytes_max(&self, bytes_max: usize) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// An empty share for one more connection.
@@ -110,7 +115,8 @@ impl Share {
         let before = self.held.bytes.fetch_add(more, Ordering::Relaxed);
         self.list(self.bytes + more);
         let leaving = self.held.leaving.load(Ordering::Relaxed);
-        if (before + more).saturating_sub(leaving) <= self.held.bytes_max {
+        let bytes_max = self.held.bytes_max.load(Ordering::Relaxed);
+        if (before + more).saturating_sub(leaving) <= bytes_max {
             return Ok(());
         }
         let own = self.large.as_ref().map(|large| large.number);

@@ -19,6 +19,7 @@
 //! 10. The balancer is never stricter about MQTT than EMQX: what it does not need, it does not read.
 
 pub mod accept;
+pub mod admin;
 pub mod bench;
 pub mod clock;
 pub mod cluster;
@@ -26,10 +27,12 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod dial;
+pub mod drain;
 pub mod ended;
 pub mod greet;
 pub mod held;
 pub mod log;
+pub mod metrics;
 pub mod mqtt;
 pub mod opening;
 pub mod peek;

@@ -1,9 +1,10 @@
 //! Where log lines go: a bounded queue and one writer thread, text or JSON; no worker ever waits for the output.
 
 use std::fmt::{self, Write as _};
+use std::sync::OnceLock;
 
 use tracing::level_filters::LevelFilter;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
 /// Lines that wait for the writer at most; more are dropped and counted.
 const QUEUE_LINES_MAX: usize = 32 * 1024;
@@ -65,6 +66,15 @@ pub struct Writer {
     _guard: WorkerGuard,
 }
 
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines dropped so far because the writer could not keep up.
+pub fn dropped() -> u64 {
+    DROPPED
+        .get()
+        .map_or(0, |dropped| dropped.dropped_lines() as u64)
+}
+
 /// Sends the log of this process to standard output.
 pub fn init(settings: &Settings) -> Writer {
     let (lines, guard) = NonBlockingBuilder::default()
@@ -72,6 +82,8 @@ pub fn init(settings: &Settings) -> Writer {
         .lossy(true)
         .thread_name("remora-log")
         .finish(std::io::stdout());
+    // A second start in the same process (tests, a library's user) keeps the first one's log.
+    let _ = DROPPED.set(lines.error_counter());
     let level = match settings.level {
         Level::Error => LevelFilter::ERROR,
         Level::Warn => LevelFilter::WARN,
@@ -83,7 +95,6 @@ pub fn init(settings: &Settings) -> Writer {
         .with_writer(lines)
         .with_ansi(false)
         .with_target(false);
-    // A second start in the same process (tests, a library's user) keeps the first one's log.
     let _ = match settings.format {
         Format::Text => builder.try_init(),
         Format::Json => builder.json().flatten_event(true).try_init(),

@@ -16,7 +16,7 @@ const CLIENT_ID_KEPT_MAX: usize = 256;
 pub struct Record {
     /// Unique in this process, in order of acceptance per worker.
     pub number: u64,
-    /// Position of the listener in the configuration.
+    /// Where it came in.
     pub listener: ListenerId,
     /// The client's true address.
     pub client: SocketAddr,
@@ -30,6 +30,8 @@ pub struct Record {
     pub node: Option<NodeId>,
     /// How often the CONNECT was replayed to another node, or again to the same.
     pub retries: u8,
+    /// Whether it counts among the connections of its source.
+    pub source_counted: bool,
     /// How long each step took.
     pub steps: Steps,
 }

@@ -1,137 +1,409 @@
-//! Puts the parts together: workers, listeners, control; what a program or a test starts.
+//! Puts the parts together: workers, listeners, control, admin; what a program or a test starts, reloads and drains.
 
-use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
-use crate::accept::{self, Population};
-use crate::clock::Clock;
+use crate::accept::{self, Listener, Population};
+use crate::admin::{self, Facts, ListenerFacts, Reloads};
 use crate::cluster::Reports;
 use crate::config::Config;
-use crate::connection::Path;
-use crate::control::Control;
-use crate::dial::Dialer;
+use crate::connection::{Listening, Path, Settings, Shared};
+use crate::control::{self, Control};
+use crate::drain::{self, Pace};
 use crate::ended::Ended;
-use crate::greet::Greeter;
 use crate::held::Held;
-use crate::mqtt::Need;
-use crate::peek::Peek;
-use crate::relay::Table;
-use crate::route::{Key, Placements};
+use crate::metrics::ListenerTally;
+use crate::record::ListenerId;
+use crate::route::Placements;
 use crate::worker::{Order, Which, Worker};
+
+/// Descriptors that are not for connections: logs, epolls, the admin listener and its callers, a reload.
+const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Descriptors of each worker that are not for connections: its listeners and their reserves, and the pipes it keeps.
+const DESCRIPTORS_RESERVED_PER_WORKER: u64 = 24;
+
+/// Between two rounds of closing.
+const DRAIN_ROUND: Duration = Duration::from_millis(50);
 
 /// A balancer that runs, until it is stopped or dropped.
 #[derive(Debug)]
 pub struct Running {
-    addresses: Vec<SocketAddr>,
+    config: Config,
+    listeners: BTreeMap<ListenerId, Bound>,
+    next_listener: u16,
     workers: Vec<Worker>,
+    shared: Shared,
+    facts: Arc<Facts>,
+    orders: mpsc::Sender<control::Order>,
+    admin: Option<SocketAddr>,
     control: Option<JoinHandle<()>>,
+}
+
+/// A listener that is open.
+#[derive(Debug)]
+struct Bound {
+    listener: Listener,
+    /// Where it is bound: the port is known here even if it was left to the kernel.
+    address: SocketAddr,
 }
 
 /// Starts a balancer: binds every listener, starts control and the workers, and returns.
 ///
-/// Host names of nodes are looked up before the listeners open; one that cannot be resolved is a warning.
+/// Host names of nodes are looked up before the listeners open; one that cannot be resolved is a warning. Not for a thread
+/// of a runtime.
 ///
 /// # Errors
 /// The first thing that the system refuses: an address in use, a thread that cannot start.
 pub fn start(config: Config) -> io::Result<Running> {
-    let Config {
-        workers,
-        listeners,
-        nodes,
-        affinity,
-        peek,
-        dial,
-        greet,
-        relay,
-        control,
-        log,
-    } = config;
     raise_descriptor_limit();
-    let count = match workers {
+    let count = match config.workers {
         Some(count) => count,
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
     }
     .get();
-
-    let mut addresses = Vec::with_capacity(listeners.len());
-    let mut doors: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
-    for listener in &listeners {
-        let (address, sockets) = accept::bind(listener.address, count, &dial).map_err(|e| {
-            io::Error::new(
-                e.kind(),
-                format!("listener {}: {}: {e}", listener.name, listener.address),
-            )
-        })?;
-        addresses.push(address);
-        for (doors, socket) in doors.iter_mut().zip(sockets) {
-            doors.push(socket);
-        }
+    let admin_listener = admin::bind(&config.admin)?;
+    let mut bound = Vec::with_capacity(config.listeners.len());
+    for listener in &config.listeners {
+        bound.push(bind(listener, count, &config)?);
     }
 
     let (reports, to_control) = Reports::new();
-    let patience = dial.timeout + greet.timeout;
-    let control = Control::new(control, &nodes, affinity.seed, to_control, patience);
-    let clusters = control.clusters();
-    let listeners: Vec<_> = listeners
-        .into_iter()
-        .map(|listener| (listener, Arc::new(Population::default())))
-        .collect();
-    let held = Held::new(peek.held_bytes_max);
-    let placements = Arc::new(Placements::new(
-        affinity.placements_max,
-        affinity.placement_age_max,
-    ));
-    let control = start_control(control, Arc::clone(&placements))?;
-    let need = match affinity.key {
-        Key::ClientId | Key::ClientAddress => Need::ClientId,
-        Key::Username => Need::Username,
+    let (control, orders) = Control::new(
+        config.control.clone(),
+        &config.nodes,
+        config.affinity.seed,
+        to_control,
+        patience(&config),
+    );
+    let shared = Shared {
+        census: Arc::default(),
+        held: Held::new(config.peek.held_bytes_max),
+        clusters: control.clusters(),
+        reports,
+        key: config.affinity.key,
+        placements: Arc::new(Placements::new(
+            config.affinity.placements_max,
+            config.affinity.placement_age_max,
+        )),
+        workers: count,
     };
+    let facts = Arc::new(Facts {
+        tallies: (0..count).map(|_| Arc::default()).collect(),
+        listeners: Mutex::default(),
+        clusters: Arc::clone(&shared.clusters),
+        census: Arc::clone(&shared.census),
+        held: Arc::clone(&shared.held),
+        placements: Arc::clone(&shared.placements),
+        draining: AtomicBool::new(false),
+        reloads: Reloads::default(),
+    });
+    let admin = match &admin_listener {
+        Some(listener) => Some(listener.local_addr()?),
+        None => None,
+    };
+    let control = start_control(control, Arc::clone(&facts), admin_listener)?;
     let mut running = Running {
-        addresses,
+        listeners: BTreeMap::new(),
+        next_listener: 0,
         workers: Vec::with_capacity(count),
+        shared,
+        facts,
+        orders,
+        admin,
         control: Some(control),
+        config,
     };
-    for (doors, number) in doors.into_iter().zip(0..) {
-        let (listeners, clusters) = (listeners.clone(), Arc::clone(&clusters));
-        let placements = Arc::clone(&placements);
-        let peek = Peek::new(need, &peek, Arc::clone(&held));
-        let greeter = (greet.clone(), dial.clone(), reports.clone());
-        let (relay, key, log) = (relay.clone(), affinity.key, log.connections);
-        let path = move || {
-            let (greet, dial, reports) = greeter;
-            Path {
-                listeners,
-                peek,
-                clusters,
-                key,
-                placements,
-                greeter: Greeter::new(greet, Dialer::new(dial.clone()), reports, count),
-                dialing: dial,
-                table: RefCell::new(Table::new(&relay)),
-                relaying: relay,
-                clock: Clock::default(),
-                log,
-            }
-        };
-        running.workers.push(Worker::start(number, doors, path)?);
+    let settings = running.settings(&running.config);
+    for (number, tally) in (0..).zip(running.facts.tallies.clone()) {
+        let (shared, settings) = (running.shared.clone(), settings.clone());
+        let worker = Worker::start(number, move || Path::new(shared, settings, tally))?;
+        running.workers.push(worker);
     }
+    // All are ready to accept before the first client is let in.
+    for (listener, (address, sockets)) in running.config.listeners.clone().into_iter().zip(bound) {
+        running.open_blocking(listener, address, sockets)?;
+    }
+    running.facts.reloads.in_force();
     Ok(running)
 }
 
+/// What came of a reload.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys whose new values take a restart; the old ones hold until then.
+    pub restart: Vec<&'static str>,
+}
+
 impl Running {
-    /// The bound addresses, in the order of the configuration's listeners.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.addresses
+    /// The bound addresses, in the order in which the listeners were opened: that of the configuration, at first.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.values().map(|bound| bound.address).collect()
     }
 
-    /// Ends these connections, as `closed`.
+    /// Where the admin listener is, if there is one.
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// Connections now, those being set up included.
+    pub fn connections(&self) -> usize {
+        self.shared.census.connections()
+    }
+
+    /// Goes on with another configuration, whole or not at all. No connection is touched: those of a removed node live on
+    /// under its name, those of a removed listener too, and a limit below their number refuses only new ones.
+    ///
+    /// # Errors
+    /// The first thing that the system refuses; then nothing has changed.
+    pub async fn reload(&mut self, config: Config) -> io::Result<Reloaded> {
+        match self.try_reload(config).await {
+            Ok(reloaded) => {
+                self.facts.reloads.succeeded();
+                Ok(reloaded)
+            }
+            Err(error) => {
+                self.facts.reloads.failed();
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes a reload that failed before it came here, such as one with a file that cannot be read.
+    pub fn reload_failed(&self) {
+        self.facts.reloads.failed();
+    }
+
+    async fn try_reload(&mut self, new: Config) -> io::Result<Reloaded> {
+        let (new, restart) = self.without_restart(new);
+        if self.shared.clusters.current().all_known().len() + new.nodes.len()
+            > usize::from(u16::MAX)
+        {
+            return Err(io::Error::other(
+                "this process has known too many different nodes: restart it",
+            ));
+        }
+        // What can fail comes first.
+        let is_open = |listener: &Listener| {
+            let same = |bound: &&Bound| bound.listener.address == listener.address;
+            self.listeners.values().any(|bound| same(&bound))
+        };
+        let added: Vec<&Listener> = new.listeners.iter().filter(|l| !is_open(l)).collect();
+        let mut bound = Vec::with_capacity(added.len());
+        for listener in added {
+            let (address, sockets) = bind(listener, self.workers.len(), &new)?;
+            bound.push((listener.clone(), address, sockets));
+        }
+
+        let (reply, removed) = oneshot::channel();
+        let order = control::Order::Reload {
+            settings: new.control.clone(),
+            members: new.nodes.clone(),
+            patience: patience(&new),
+            reply,
+        };
+        let gone = |_| io::Error::other("control has ended");
+        self.orders.send(order).await.map_err(|_| gone(()))?;
+        for node in removed.await.map_err(|_| gone(()))? {
+            self.shared.placements.forget_node(node);
+        }
+        self.shared.held.set_bytes_max(new.peek.held_bytes_max);
+        let settings = self.settings(&new);
+        for worker in &self.workers {
+            let settings = Box::new(settings.clone());
+            worker.tell(Order::Reconfigure(settings)).await?;
+        }
+        self.relisten(&new.listeners).await?;
+        for (listener, address, sockets) in bound {
+            self.open(listener, address, sockets).await?;
+        }
+        self.config = new;
+        Ok(Reloaded { restart })
+    }
+
+    /// `new` with the values of now where a change takes a restart, and the names of the keys where that differs.
+    fn without_restart(&self, mut new: Config) -> (Config, Vec<&'static str>) {
+        let mut restart = Vec::new();
+        let old = &self.config;
+        let mut keep = |key: &'static str, differs: bool| {
+            if differs {
+                restart.push(key);
+            }
+        };
+        keep("workers", new.workers != old.workers);
+        keep("affinity", new.affinity != old.affinity);
+        keep("admin", new.admin != old.admin);
+        keep("log.level", new.log.level != old.log.level);
+        keep("log.format", new.log.format != old.log.format);
+        new.workers = old.workers;
+        new.affinity = old.affinity.clone();
+        new.admin = old.admin.clone();
+        new.log.level = old.log.level;
+        new.log.format = old.log.format;
+        (new, restart)
+    }
+
+    /// Changes the listeners that stay, and closes those that are not in `listeners` once nobody waits there.
+    async fn relisten(&mut self, listeners: &[Listener]) -> io::Result<()> {
+        let mut closing = Vec::new();
+        for (id, bound) in &mut self.listeners {
+            let staying = listeners
+                .iter()
+                .find(|listener| listener.address == bound.listener.address);
+            match staying {
+                Some(listener) if *listener == bound.listener => {}
+                Some(listener) => {
+                    bound.listener = listener.clone();
+                    if let Some(facts) = self.facts.listeners().get_mut(usize::from(id.0)) {
+                        facts.name.clone_from(&listener.name);
+                    }
+                    let listener = Arc::new(listener.clone());
+                    for worker in &self.workers {
+                        let order = Order::Relisten(*id, Arc::clone(&listener));
+                        worker.tell(order).await?;
+                    }
+                }
+                None => closing.push(*id),
+            }
+        }
+        self.close_listeners(&closing).await
+    }
+
+    /// Closes these listeners on all workers, once those who wait there were accepted.
+    async fn close_listeners(&mut self, ids: &[ListenerId]) -> io::Result<()> {
+        let mut closing = Vec::new();
+        for id in ids {
+            for worker in &self.workers {
+                let (reply, closed) = oneshot::channel();
+                worker.tell(Order::Unlisten(*id, reply)).await?;
+                closing.push(closed);
+            }
+        }
+        for closed in closing {
+            // A worker that has ended has closed them as well.
+            let _ = closed.await;
+        }
+        for id in ids {
+            let removed = self.listeners.remove(id);
+            if let Some(facts) = self.facts.listeners().get_mut(usize::from(id.0)) {
+                facts.removed = true;
+            }
+            if let Some(bound) = removed {
+                tracing::info!(listener = bound.listener.name, address = %bound.address, "listener closed");
+            }
+        }
+        Ok(())
+    }
+
+    async fn open(
+        &mut self,
+        listener: Listener,
+        address: SocketAddr,
+        sockets: Sockets,
+    ) -> io::Result<()> {
+        tracing::info!(listener = listener.name, %address, "listener opened");
+        let (id, listening) = self.announce(listener, address);
+        for ((worker, socket), listening) in self.workers.iter().zip(sockets).zip(listening) {
+            worker
+                .ask(|reply| Order::Listen(id, listening, socket, reply))
+                .await??;
+        }
+        Ok(())
+    }
+
+    fn open_blocking(
+        &mut self,
+        listener: Listener,
+        address: SocketAddr,
+        sockets: Sockets,
+    ) -> io::Result<()> {
+        let (id, listening) = self.announce(listener, address);
+        for ((worker, socket), listening) in self.workers.iter().zip(sockets).zip(listening) {
+            worker.ask_blocking(|reply| Order::Listen(id, listening, socket, reply))??;
+        }
+        Ok(())
+    }
+
+    /// Gives a listener its id, and each worker what it must know of it.
+    fn announce(
+        &mut self,
+        listener: Listener,
+        address: SocketAddr,
+    ) -> (ListenerId, Vec<Listening>) {
+        let id = ListenerId(self.next_listener);
+        self.next_listener += 1;
+        let population: Arc<Population> = Arc::default();
+        let tallies: Vec<Arc<ListenerTally>> =
+            self.workers.iter().map(|_| Arc::default()).collect();
+        self.facts.listeners().push(ListenerFacts {
+            name: listener.name.clone(),
+            population: Arc::clone(&population),
+            tallies: tallies.clone(),
+            removed: false,
+        });
+        let shared = Arc::new(listener.clone());
+        let listening = tallies.into_iter().map(|tally| Listening {
+            listener: Arc::clone(&shared),
+            population: Arc::clone(&population),
+            tally,
+        });
+        let listening = listening.collect();
+        self.listeners.insert(id, Bound { listener, address });
+        (id, listening)
+    }
+
+    /// What `config` says to the workers.
+    fn settings(&self, config: &Config) -> Settings {
+        let most = connections_max(self.shared.workers);
+        let mut limits = config.limits.clone();
+        limits.connections_max = Some(limits.connections_max.unwrap_or(most));
+        Settings {
+            limits,
+            peek: config.peek.clone(),
+            dial: config.dial.clone(),
+            greet: config.greet.clone(),
+            relay: config.relay.clone(),
+            log: config.log.connections,
+        }
+    }
+
+    /// Lets go of all clients in order: says so on `/readyz`, goes on accepting for a while, closes the listeners once
+    /// nobody waits there, then closes connections at a pace. Returns when none is left, or when the time for it is over.
+    ///
+    /// # Errors
+    /// A worker has ended.
+    pub async fn drain(&mut self) -> io::Result<()> {
+        let drain::Settings { delay, rate, grace } = self.config.drain.clone();
+        self.facts.draining.store(true, Ordering::Relaxed);
+        tokio::time::sleep(delay).await;
+        let ids: Vec<ListenerId> = self.listeners.keys().copied().collect();
+        self.close_listeners(&ids).await?;
+        let began = Instant::now();
+        let mut pace = Pace::new(rate);
+        while self.connections() > 0 && began.elapsed() < grace {
+            tokio::time::sleep(DRAIN_ROUND).await;
+            for worker in &self.workers {
+                let most = pace.due(began.elapsed());
+                if most > 0 {
+                    let order = |reply| Order::CloseSome(most, Ended::Shutdown, reply);
+                    pace.closed(worker.ask(order).await?);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends these connections, as `closed`. Not for a thread of a runtime.
     ///
     /// # Errors
     /// A worker has ended.
@@ -141,7 +413,7 @@ impl Running {
             .try_for_each(|worker| worker.order(Order::Close(which, Ended::Closed)))
     }
 
-    /// Moves all relays of one worker to another one, without losing a byte; says how many.
+    /// Moves all relays of one worker to another one, without losing a byte; says how many. Not for a thread of a runtime.
     ///
     /// # Errors
     /// There is no such worker, or one has ended.
@@ -168,7 +440,9 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.workers.iter().for_each(Worker::stop);
         self.workers.iter_mut().for_each(Worker::join);
-        // With the workers go the last senders of reports, and control ends.
+        // Control ends when nobody is left who could give it an order.
+        let (closed, _) = mpsc::channel(1);
+        self.orders = closed;
         if let Some(control) = self.control.take()
             && control.join().is_err()
         {
@@ -177,8 +451,38 @@ impl Drop for Running {
     }
 }
 
-/// Runs control on a thread of its own; returns once host names were looked up.
-fn start_control(mut control: Control, placements: Arc<Placements>) -> io::Result<JoinHandle<()>> {
+/// A listener's sockets, one for each worker.
+type Sockets = Vec<std::os::fd::OwnedFd>;
+
+fn bind(listener: &Listener, workers: usize, config: &Config) -> io::Result<(SocketAddr, Sockets)> {
+    accept::bind(listener.address, workers, &config.dial).map_err(|e| {
+        io::Error::new(
+            e.kind(),
+            format!("listener {}: {}: {e}", listener.name, listener.address),
+        )
+    })
+}
+
+/// How long dialling and greeting one node may take.
+fn patience(config: &Config) -> Duration {
+    config.dial.timeout + config.greet.timeout
+}
+
+/// As many connections as the limit of open files allows: each takes two.
+pub fn connections_max(workers: usize) -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let reserved = DESCRIPTORS_RESERVED + DESCRIPTORS_RESERVED_PER_WORKER * workers as u64;
+    usize::try_from(files.saturating_sub(reserved) / 2)
+        .unwrap_or(usize::MAX)
+        .max(1)
+}
+
+/// Runs control and the admin listener on a thread of their own; returns once host names were looked up.
+fn start_control(
+    mut control: Control,
+    facts: Arc<Facts>,
+    admin_listener: Option<TcpListener>,
+) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -186,9 +490,13 @@ fn start_control(mut control: Control, placements: Arc<Placements>) -> io::Resul
     let thread = std::thread::Builder::new()
         .name("remora-control".into())
         .spawn(move || {
+            let placements = Arc::clone(&facts.placements);
             runtime.block_on(async {
+                if let Some(listener) = admin_listener {
+                    tokio::spawn(admin::serve(listener, facts));
+                }
                 control.resolve_at_start().await;
-                // The starter has gone: then the reports' channel is closed as well.
+                // The starter has gone: then the orders' channel is closed as well.
                 let _ = resolved.send(());
                 tokio::select! {
                     () = control.run() => {}

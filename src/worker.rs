@@ -1,20 +1,21 @@
 //! One worker: a thread with a single-threaded runtime, a socket for each listener, and the table of its relays.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 
-use crate::accept::Door;
+use crate::accept::{Accepted, Door, Listener};
 use crate::cluster::NodeId;
-use crate::connection::Path;
+use crate::connection::{Listening, Path, Settings};
 use crate::ended::Ended;
 use crate::record::{ListenerId, Record};
 use crate::relay::Relayed;
@@ -25,6 +26,10 @@ const ORDERS_MAX: usize = 64;
 /// Clients accepted before others get a turn.
 const ACCEPTED_AT_ONCE: usize = 8;
 
+/// How long a listener that closes goes on accepting. Clients whose handshake is over may not have said anything yet, and
+/// are in the kernel's hands until they have.
+const LAST_CALL: Duration = Duration::from_millis(100);
+
 /// How long the relays of a worker that stops have for their end.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
@@ -33,8 +38,23 @@ const STOP_MAX: Duration = Duration::from_secs(1);
 pub enum Order {
     /// Close everything and end.
     Stop,
+    /// Accept clients on this socket; the answer is whether that was possible.
+    Listen(
+        ListenerId,
+        Listening,
+        OwnedFd,
+        oneshot::Sender<io::Result<()>>,
+    ),
+    /// Go on accepting clients by other settings.
+    Relisten(ListenerId, Arc<Listener>),
+    /// Accept those who are there already, then close the socket, and say so.
+    Unlisten(ListenerId, oneshot::Sender<()>),
+    /// Serve clients by other settings.
+    Reconfigure(Box<Settings>),
     /// End these relays.
     Close(Which, Ended),
+    /// End up to so many relays, those at rest first, and say how many.
+    CloseSome(usize, Ended, oneshot::Sender<usize>),
     /// Give these relays out of hand, whole.
     Detach(Which, oneshot::Sender<Vec<Relayed<OwnedFd>>>),
     /// Go on with these relays.
@@ -66,19 +86,15 @@ impl Which {
 #[derive(Debug)]
 pub struct Worker {
     orders: mpsc::Sender<Order>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Worker {
-    /// Starts the worker with this number; `path` is made on its thread, `doors` are its sockets, by listener.
+    /// Starts the worker with this number; `path` is made on its thread.
     ///
     /// # Errors
     /// The thread or its runtime cannot be made.
-    pub fn start(
-        number: u16,
-        doors: Vec<OwnedFd>,
-        path: impl FnOnce() -> Path + Send + 'static,
-    ) -> io::Result<Self> {
+    pub fn start(number: u16, path: impl FnOnce() -> Path + Send + 'static) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -88,9 +104,9 @@ impl Worker {
                     .enable_all()
                     .build_local(LocalOptions::default());
                 match runtime {
-                    Ok(runtime) => runtime.block_on(work(number, doors, path, queue, started)),
+                    Ok(runtime) => runtime.block_on(work(number, path, queue, started)),
                     // The starter hears of it, unless it has gone itself.
-                    Err(e) => drop(started.send(Err(e))),
+                    Err(e) => drop(started.send(Err::<(), _>(e))),
                 }
             })?;
         is_started
@@ -113,9 +129,38 @@ impl Worker {
     /// # Errors
     /// The worker has ended.
     pub fn order(&self, order: Order) -> io::Result<()> {
-        self.orders
-            .blocking_send(order)
-            .map_err(|_| io::Error::other("the worker has ended"))
+        self.orders.blocking_send(order).map_err(|_| has_ended())
+    }
+
+    /// Gives the worker an order, waiting for room in its queue.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn tell(&self, order: Order) -> io::Result<()> {
+        self.orders.send(order).await.map_err(|_| has_ended())
+    }
+
+    /// Gives the worker an order that it answers.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(order(reply)).await?;
+        answer.await.map_err(|_| has_ended())
+    }
+
+    /// Gives the worker an order that it answers. Not for a thread of a runtime.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub fn ask_blocking<T>(
+        &self,
+        order: impl FnOnce(oneshot::Sender<T>) -> Order,
+    ) -> io::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.order(order(reply))?;
+        answer.blocking_recv().map_err(|_| has_ended())
     }
 
     /// Takes relays out of this worker, to be adopted by another one. Not for a thread of a runtime.
@@ -123,11 +168,7 @@ impl Worker {
     /// # Errors
     /// The worker has ended.
     pub fn detach(&self, which: Which) -> io::Result<Vec<Relayed<OwnedFd>>> {
-        let (reply, detached) = oneshot::channel();
-        self.order(Order::Detach(which, reply))?;
-        detached
-            .blocking_recv()
-            .map_err(|_| io::Error::other("the worker has ended"))
+        self.ask_blocking(|reply| Order::Detach(which, reply))
     }
 
     /// Waits until the worker has ended.
@@ -140,39 +181,93 @@ impl Worker {
     }
 }
 
+fn has_ended() -> io::Error {
+    io::Error::other("the worker has ended")
+}
+
+/// The sockets of a worker, and who accepts on them.
+struct Doors {
+    path: Rc<Path>,
+    open: RefCell<HashMap<ListenerId, Accepting>>,
+    /// The number of the last connection.
+    numbers: Cell<u64>,
+}
+
+struct Accepting {
+    door: Rc<Door>,
+    task: JoinHandle<()>,
+}
+
+impl Doors {
+    fn open(self: &Rc<Self>, id: ListenerId, socket: OwnedFd) -> io::Result<()> {
+        let door = Rc::new(Door::new(socket)?);
+        let task = tokio::task::spawn_local(accept(Rc::clone(&door), id, Rc::clone(self)));
+        let accepting = Accepting { door, task };
+        self.open.borrow_mut().insert(id, accepting);
+        Ok(())
+    }
+
+    /// Accepts those who are there already, then closes the socket.
+    async fn close(self: Rc<Self>, id: ListenerId, closed: oneshot::Sender<()>) {
+        let accepting = self.open.borrow_mut().remove(&id);
+        if let Some(Accepting { door, task }) = accepting {
+            door.last_call();
+            tokio::time::sleep(LAST_CALL).await;
+            task.abort();
+            while let Some(accepted) = door.accept_waiting() {
+                self.serve(accepted, id);
+            }
+        }
+        // Whoever asked has gone: the door is closed all the same.
+        let _ = closed.send(());
+    }
+
+    fn serve(&self, accepted: Accepted, id: ListenerId) {
+        self.numbers.set(self.numbers.get() + 1);
+        let path = Rc::clone(&self.path);
+        tokio::task::spawn_local(path.serve(accepted, id, self.numbers.get()));
+    }
+
+    fn close_all(&self) {
+        for (_, accepting) in self.open.borrow_mut().drain() {
+            accepting.task.abort();
+        }
+    }
+}
+
 async fn work(
     number: u16,
-    doors: Vec<OwnedFd>,
     path: impl FnOnce() -> Path,
     mut orders: mpsc::Receiver<Order>,
     started: std::sync::mpsc::SyncSender<io::Result<()>>,
 ) {
     let path = Rc::new(path());
     path.clock.tick();
-    let numbers = Rc::new(Cell::new(u64::from(number) << 48));
-    let doors: io::Result<Vec<Door>> = doors.into_iter().map(Door::new).collect();
-    let accepting: Vec<_> = match doors {
-        Ok(doors) => doors
-            .into_iter()
-            .zip(0..)
-            .map(|(door, listener)| {
-                let (path, numbers) = (Rc::clone(&path), Rc::clone(&numbers));
-                tokio::task::spawn_local(accept(door, ListenerId(listener), path, numbers))
-            })
-            .collect(),
-        Err(e) => {
-            // The starter hears of it, unless it has gone itself.
-            let _ = started.send(Err(e));
-            return;
-        }
-    };
+    let doors = Rc::new(Doors {
+        path: Rc::clone(&path),
+        open: RefCell::default(),
+        numbers: Cell::new(u64::from(number) << 48),
+    });
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&path)));
     // The starter has gone: the orders' channel is closed as well, and ends the loop below.
     let _ = started.send(Ok(()));
     while let Some(order) = orders.recv().await {
         match order {
             Order::Stop => break,
+            // For all of these: whoever asked may have gone, which changes nothing.
+            Order::Listen(id, listening, socket, reply) => {
+                path.know(id, listening);
+                let _ = reply.send(doors.open(id, socket));
+            }
+            Order::Relisten(id, listener) => path.relisten(id, listener),
+            Order::Unlisten(id, reply) => {
+                tokio::task::spawn_local(Rc::clone(&doors).close(id, reply));
+            }
+            Order::Reconfigure(settings) => path.reconfigure(*settings),
             Order::Close(which, cause) => close(&path, which, cause),
+            Order::CloseSome(most, cause, reply) => {
+                let _ = reply.send(path.table.borrow_mut().close_some(most, cause));
+            }
             Order::Detach(which, reply) => {
                 // Whoever asked and has gone loses the connections: nobody else has them.
                 let _ = reply.send(detach(&path, which));
@@ -182,7 +277,7 @@ async fn work(
                 .for_each(|relayed| Rc::clone(&path).resume(relayed)),
         }
     }
-    accepting.iter().for_each(tokio::task::JoinHandle::abort);
+    doors.close_all();
     close(&path, Which::All, Ended::Shutdown);
     let empty = async {
         while !path.table.borrow().is_empty() {
@@ -214,12 +309,11 @@ fn detach(path: &Path, which: Which) -> Vec<Relayed<OwnedFd>> {
         .collect()
 }
 
-async fn accept(door: Door, listener: ListenerId, path: Rc<Path>, numbers: Rc<Cell<u64>>) {
+async fn accept(door: Rc<Door>, id: ListenerId, doors: Rc<Doors>) {
     loop {
         for _ in 0..ACCEPTED_AT_ONCE {
-            let accepted = door.accept().await;
-            numbers.set(numbers.get() + 1);
-            tokio::task::spawn_local(Rc::clone(&path).serve(accepted, listener, numbers.get()));
+            let accepted = door.accept(&doors.path.tally).await;
+            doors.serve(accepted, id);
         }
         tokio::task::yield_now().await;
     }
@@ -230,10 +324,6 @@ async fn sweep(path: Rc<Path>) {
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         seconds.tick().await;
-        path.clock.tick();
-        path.table.borrow_mut().sweep(path.clock.now(), |node| {
-            // A connection that has just ended is not worth watching.
-            let _ = path.dialing.watch(SockRef::from(node));
-        });
+        path.sweep();
     }
 }

@@ -1,6 +1,6 @@
 //! One listener on one worker: a socket of its own, which waits for no peer and never spins.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -14,6 +14,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
 use crate::dial;
+use crate::metrics::Tally;
 use crate::socket::reset_on_close;
 
 /// Connections that the kernel keeps for us to accept, if `net.core.somaxconn` allows.
@@ -21,6 +22,9 @@ const BACKLOG: i32 = 65_535;
 
 /// A client that says nothing for this long after its handshake is accepted all the same, and its deadline begins.
 const SILENT_SECONDS: i32 = 1;
+
+/// How long until the operator is told again that descriptors are lacking.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long the door stays shut when the kernel has no descriptor or memory for one more connection.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -42,6 +46,8 @@ pub struct Door {
     listener: AsyncFd<OwnedFd>,
     /// Given up for a moment when no descriptor is left, so that the clients that wait can be told.
     reserve: RefCell<Option<OwnedFd>>,
+    /// When the lack of descriptors was last told to the operator.
+    told: Cell<Option<Instant>>,
 }
 
 /// Binds `workers` sockets to one address, so that the kernel spreads the clients over them.
@@ -66,7 +72,7 @@ pub fn bind(
         // Accepted sockets inherit these (Linux), which saves six system calls for each.
         settings.apply(SockRef::from(&socket))?;
         socket.bind(&bound.into())?;
-        defer_accept(socket.as_fd())?;
+        defer_accept(socket.as_fd(), SILENT_SECONDS)?;
         socket.listen(BACKLOG)?;
         bound = socket
             .local_addr()?
@@ -89,13 +95,12 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
 }
 
 /// Leaves a client in the kernel until it has said something: one wake-up instead of two, and a scanner that says nothing
-/// costs neither a descriptor nor memory here until [`SILENT_SECONDS`] have passed.
+/// costs neither a descriptor nor memory here until `seconds` have passed.
 #[expect(
     unsafe_code,
     reason = "no crate at hand has TCP_DEFER_ACCEPT; the option takes a pointer to one int and reads it"
 )]
-fn defer_accept(listener: BorrowedFd<'_>) -> io::Result<()> {
-    let seconds: nix::libc::c_int = SILENT_SECONDS;
+fn defer_accept(listener: BorrowedFd<'_>, seconds: nix::libc::c_int) -> io::Result<()> {
     // SAFETY: the kernel reads one int, which is there, from a descriptor that is open.
     let result = unsafe {
         nix::libc::setsockopt(
@@ -125,13 +130,14 @@ impl Door {
         Ok(Self {
             listener,
             reserve: RefCell::new(Some(reserve()?)),
+            told: Cell::new(None),
         })
     }
 
     /// The next client.
     ///
     /// Out of descriptors, the clients that wait are reset at once, and the door pauses: it never spins.
-    pub async fn accept(&self) -> Accepted {
+    pub async fn accept(&self, tally: &Tally) -> Accepted {
         loop {
             let Ok(mut ready) = self.listener.readable().await else {
                 // The runtime is going down.
@@ -143,10 +149,15 @@ impl Door {
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::MFILE | Errno::NFILE) => {
                     let turned_away = self.turn_away();
-                    tracing::warn!(
-                        turned_away,
-                        "no descriptor left: raise the limit of open files"
-                    );
+                    tally.turned_away().add(turned_away);
+                    let now = Instant::now();
+                    if self.told.get().is_none_or(|told| now - told > TELL_AGAIN) {
+                        self.told.set(Some(now));
+                        tracing::warn!(
+                            turned_away,
+                            "no descriptor left: raise the limit of open files, or lower limits.connections_max"
+                        );
+                    }
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(Errno::NOBUFS | Errno::NOMEM) => {
@@ -157,6 +168,17 @@ impl Door {
                 Err(_) => {}
             }
         }
+    }
+
+    /// A client that waits to be accepted, if there is one.
+    pub fn accept_waiting(&self) -> Option<Accepted> {
+        self.accept_now().ok()
+    }
+
+    /// Takes clients that have said nothing as well: the door closes soon.
+    pub fn last_call(&self) {
+        // A listener that is gone has nobody waiting.
+        let _ = defer_accept(self.listener.as_fd(), 0);
     }
 
     fn accept_now(&self) -> rustix::io::Result<Accepted> {
@@ -175,7 +197,7 @@ impl Door {
     }
 
     /// Resets the clients that wait, with the descriptor kept for that; says how many.
-    fn turn_away(&self) -> usize {
+    fn turn_away(&self) -> u64 {
         let mut reserve_slot = self.reserve.borrow_mut();
         *reserve_slot = None;
         let mut turned_away = 0;

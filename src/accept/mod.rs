@@ -1,14 +1,14 @@
 //! Accepts clients: a listener per worker thread, and who may come in. Opening them (PROXY, TLS, WebSocket) is the next
 //! step of the same station.
 
+mod census;
 mod door;
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipnet::IpNet;
 
+pub use census::{Admitted, Census, Limits, Population, Undecided};
 pub use door::{Accepted, Door, bind};
 
 use crate::ended::Ended;
@@ -51,57 +51,17 @@ pub enum Transport {
     Tcp,
 }
 
-/// Connections of one listener, counted over all workers.
-#[derive(Debug, Default)]
-pub struct Population(AtomicUsize);
-
-/// One connection counted on its listener, for as long as this is held.
-#[derive(Debug)]
-pub struct Admitted(Option<Arc<Population>>);
-
-impl Population {
-    /// Connections now.
-    pub fn connections(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Takes one connection off the listener.
-    pub fn leave(&self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Admitted {
-    /// Leaves the connection counted: whoever keeps the relay takes it off again with [`Population::leave`].
-    pub fn keep(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        if let Some(population) = &self.0 {
-            population.leave();
-        }
-    }
-}
-
 impl Listener {
-    /// Lets `client` in, or says why not.
+    /// Whether the networks of this listener let `client` in.
     ///
     /// # Errors
-    /// [`Ended::Denied`] or [`Ended::Limit`].
-    pub fn admit(&self, client: IpAddr, population: &Arc<Population>) -> Result<Admitted, Ended> {
+    /// [`Ended::Denied`].
+    pub fn admit(&self, client: IpAddr) -> Result<(), Ended> {
         let among = |networks: &[IpNet]| networks.iter().any(|network| network.contains(&client));
         if among(&self.deny) || !(self.allow.is_empty() || among(&self.allow)) {
             return Err(Ended::Denied);
         }
-        let before = population.0.fetch_add(1, Ordering::Relaxed);
-        let admitted = Admitted(Some(Arc::clone(population)));
-        if self.connections_max.is_some_and(|max| before >= max) {
-            return Err(Ended::Limit);
-        }
-        Ok(admitted)
+        Ok(())
     }
 }
 
@@ -138,26 +98,8 @@ mod tests {
                 ..listener()
             };
             let client = IpAddr::from([127, 0, 0, 1]);
-            let admitted = listener.admit(client, &Arc::default());
+            let admitted = listener.admit(client);
             assert_eq!(admitted.is_ok(), comes_in, "{listener:?}");
         }
-    }
-
-    #[test]
-    fn a_full_listener_takes_nobody_until_one_leaves() {
-        let population = Arc::default();
-        let listener = Listener {
-            connections_max: Some(1),
-            ..listener()
-        };
-        let client = IpAddr::from([127, 0, 0, 1]);
-        let first = listener.admit(client, &population).expect("room");
-        assert_eq!(
-            listener.admit(client, &population).err(),
-            Some(Ended::Limit)
-        );
-        drop(first);
-        assert!(listener.admit(client, &population).is_ok());
-        assert_eq!(population.connections(), 0);
     }
 }

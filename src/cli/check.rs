@@ -2,11 +2,11 @@
 
 use std::num::NonZeroUsize;
 
-use remora::accept::{Listener, Transport};
+use remora::accept::{self, Listener, Transport};
 use remora::cluster::Member;
 use remora::config::{Config, duration_text as text, size_text};
 use remora::greet::Refuse;
-use remora::{dial, peek, relay};
+use remora::{admin, dial, drain, peek, relay};
 
 use super::{columns, key_text, ring};
 
@@ -85,6 +85,9 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         greet,
         relay,
         control,
+        limits,
+        drain: drain::Settings { delay, rate, grace },
+        admin,
         // Listeners and nodes have sections of their own; the log shows itself.
         listeners: _,
         nodes: _,
@@ -92,6 +95,7 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
     } = config;
     let rows = [
         ("threads", threads(*workers)),
+        ("connections", connections(limits)),
         (
             "affinity",
             format!("{}, ring seed {:#x}", key_text(affinity.key), affinity.seed),
@@ -134,6 +138,15 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
                 text(control.down_max)
             ),
         ),
+        (
+            "at SIGTERM",
+            format!(
+                "accepts for {} more, then closes {rate} connections a second, for {} at most",
+                text(*delay),
+                text(*grace)
+            ),
+        ),
+        ("admin", admin_text(admin)),
     ];
     let row = |(what, how): (&str, String)| vec![what.to_owned(), how];
     rows.into_iter().map(row).collect()
@@ -143,6 +156,30 @@ fn threads(workers: Option<NonZeroUsize>) -> String {
     workers.map_or("one for each core".to_owned(), |workers| {
         workers.to_string()
     })
+}
+
+fn connections(limits: &accept::Limits) -> String {
+    let accept::Limits {
+        connections_max,
+        connections_per_source_max,
+        undecided_max,
+    } = limits;
+    let all = match connections_max {
+        Some(max) => format!("up to {max}"),
+        None => "as many as the limit of open files allows".to_owned(),
+    };
+    let source = connections_per_source_max
+        .map(|max| format!(", {max} of one source"))
+        .unwrap_or_default();
+    format!("{all}{source}, {undecided_max} that have not sent their CONNECT")
+}
+
+fn admin_text(admin: &admin::Settings) -> String {
+    match admin {
+        admin::Settings::Default => format!("http://{}, if that is free", admin::ADDRESS_DEFAULT),
+        admin::Settings::At(address) => format!("http://{address}"),
+        admin::Settings::Off => "nowhere".to_owned(),
+    }
 }
 
 fn refused(refuse: Refuse) -> String {

@@ -12,7 +12,8 @@ use remora::log;
 use remora::sandbox::{self, Sandbox};
 use remora::serve;
 
-use super::{Signals, columns, ring};
+use super::signals::Signals;
+use super::{columns, ring};
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -26,7 +27,7 @@ pub(super) struct Arguments {
 
 /// Runs the demo until a signal ends it.
 pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
-    let signals = Signals::catch()?;
+    let (runtime, mut signals) = Signals::catch()?;
     let sandbox = Sandbox::start(sandbox::Settings {
         routing_is_cut: arguments.broken_routing,
         ..sandbox::Settings::default()
@@ -51,7 +52,8 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error),
         _ => {}
     }
-    signals.wait();
+    let signal = runtime.block_on(signals.end());
+    tracing::info!(signal, "stopping");
     running.stop();
     sandbox.stop();
     Ok(())

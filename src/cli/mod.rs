@@ -3,22 +3,22 @@
 mod check;
 mod demo;
 mod route;
+mod run;
+mod signals;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use remora::admin;
 use remora::bench;
 use remora::cluster::Ring;
 use remora::config::{self, Config};
-use remora::log;
 use remora::route::Key;
-use remora::serve;
 
 /// Bad usage or bad configuration; sysexits.h calls it EX_USAGE.
 const BAD_USAGE: u8 = 64;
@@ -41,7 +41,9 @@ const EXAMPLE: &str = concat!(
 
 #[derive(Subcommand)]
 enum Command {
-    /// Take clients to their nodes, until SIGTERM or SIGINT.
+    /// Take clients to their nodes.
+    ///
+    /// SIGHUP reads the configuration again; SIGTERM and SIGQUIT drain and end; SIGINT, or a second SIGTERM, ends at once.
     Run(File),
     /// Find every problem in a configuration, or print what it would do.
     ///
@@ -65,6 +67,15 @@ enum Command {
     ///
     /// Prints what to type to see a message pass. The nodes are no brokers for production: they keep everything in memory.
     Demo(demo::Arguments),
+    /// Ask a running balancer whether it should get clients; ends with 1 when it should not.
+    Health {
+        /// The configuration that the balancer runs with: it says where its admin listener is.
+        #[arg(short, long, value_name = "FILE", conflicts_with = "address")]
+        config: Option<PathBuf>,
+        /// Where the admin listener is.
+        #[arg(long, value_name = "ADDRESS", default_value_t = admin::ADDRESS_DEFAULT)]
+        address: SocketAddr,
+    },
     /// Load-test an MQTT endpoint.
     Bench(Box<bench::Args>),
 }
@@ -83,7 +94,10 @@ pub fn main() -> ExitCode {
         Err(error) => return usage(&error),
     };
     match arguments.command {
-        Command::Run(file) => with_config(&file, |config| or_failure(run(config))),
+        Command::Run(file) => {
+            with_config(&file, |config| or_failure(run::run(&file.config, config)))
+        }
+        Command::Health { config, address } => health(config, address),
         Command::Check(file) => with_config(&file, |config| print(&check::description(&config))),
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Bench(args) => bench::run(*args),
@@ -137,58 +151,48 @@ fn or_failure(result: io::Result<()>) -> ExitCode {
     }
 }
 
-fn run(config: Config) -> io::Result<()> {
-    let signals = Signals::catch()?;
-    let _log = log::init(&config.log);
-    let running = serve::start(config)?;
-    tracing::info!(addresses = ?running.addresses(), "listening");
-    signals.wait();
-    running.stop();
-    Ok(())
+fn health(config: Option<PathBuf>, address: SocketAddr) -> ExitCode {
+    let Some(config) = config else {
+        return ask_health(address);
+    };
+    with_config(&File { config }, |config| match config.admin {
+        admin::Settings::Default => ask_health(admin::ADDRESS_DEFAULT),
+        admin::Settings::At(address) => ask_health(address),
+        admin::Settings::Off => {
+            eprintln!("remora: this configuration has no admin listener (admin.enabled = false)");
+            ExitCode::FAILURE
+        }
+    })
 }
 
-/// The signals that end the program in order.
-///
-/// Caught before anything is started, so that none ends a half-started balancer without order.
-struct Signals {
-    runtime: Runtime,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn catch() -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .build()?;
-        let (terminate, interrupt) = {
-            let _runtime = runtime.enter();
-            (
-                signal(SignalKind::terminate())?,
-                signal(SignalKind::interrupt())?,
-            )
-        };
-        Ok(Self {
-            runtime,
-            terminate,
-            interrupt,
-        })
+fn ask_health(address: SocketAddr) -> ExitCode {
+    let asked = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| runtime.block_on(admin::health(reachable(address))));
+    match asked {
+        Ok(admin::Health { ready: true, says }) => print(&says),
+        Ok(admin::Health { ready: false, says }) => {
+            eprintln!("remora: not ready: {says}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("remora: no answer from {address}: {error}");
+            ExitCode::FAILURE
+        }
     }
+}
 
-    /// Returns when one has come, and says so in the log.
-    fn wait(self) {
-        let Self {
-            runtime,
-            mut terminate,
-            mut interrupt,
-        } = self;
-        let signal = runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            }
-        });
-        tracing::info!(signal, "stopping");
+/// Where a listener on every address can be asked on this machine.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => {
+            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port())
+        }
+        IpAddr::V6(ip) if ip.is_unspecified() => {
+            SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port())
+        }
+        _ => address,
     }
 }
 

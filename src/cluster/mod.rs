@@ -78,6 +78,20 @@ pub struct Live {
     pub trial: AtomicBool,
 }
 
+impl NodeState {
+    /// Every state.
+    pub const ALL: &'static [Self] = &[Self::Up, Self::Draining, Self::Down];
+
+    /// The name in log lines and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Draining => "draining",
+            Self::Down => "down",
+        }
+    }
+}
+
 impl Live {
     /// Takes one connection off the node.
     pub fn leave(&self) {
@@ -140,6 +154,12 @@ impl Cluster {
         }
     }
 
+    /// The nodes that can take clients now.
+    pub fn up(&self) -> impl Iterator<Item = &Node> {
+        let is_up = |node: &&Node| node.state == NodeState::Up && !node.addresses.is_empty();
+        self.nodes.iter().filter(is_up)
+    }
+
     /// The same nodes on the same ring, each passed through `change` (states, addresses; never name or weight).
     pub fn with(&self, mut change: impl FnMut(&mut Node)) -> Self {
         let mut nodes = self.nodes.to_vec();
@@ -161,6 +181,11 @@ impl Cluster {
     /// What `id` stands for, also after the node was removed.
     pub fn known(&self, id: NodeId) -> Option<&Known> {
         self.known.get(usize::from(id.0))
+    }
+
+    /// Every node of this process's life, by id.
+    pub fn all_known(&self) -> &[Known] {
+        &self.known
     }
 
     /// The node with this id, if it is in the cluster now.

@@ -32,6 +32,8 @@ table! {
         greet: Greet,
         relay: Relay,
         health: Health,
+        drain: Drain,
+        admin: Admin,
         log: Log,
     }
 }
@@ -70,6 +72,9 @@ table! {
 table! {
     /// `[limits]`
     Limits {
+        connections: Whole<usize, 1, 100_000_000>,
+        connections_per_source: Whole<usize, 1, 100_000_000>,
+        undecided: Whole<usize, 1, 100_000_000>,
         held_bytes: Size<MIB, { 1024 * GIB }>,
     }
 }
@@ -125,6 +130,23 @@ table! {
         down_min: Timeout,
         down_max: Timeout,
         resolve_interval: Timeout,
+    }
+}
+
+table! {
+    /// `[drain]`
+    Drain {
+        delay: Slack,
+        rate: Whole<u32, 1, 10_000_000>,
+        grace: Slack,
+    }
+}
+
+table! {
+    /// `[admin]`
+    Admin {
+        enabled: bool,
+        address: ListenerAddress,
     }
 }
 

@@ -13,7 +13,7 @@ use super::reader::{Given, Written, quoted};
 use super::units::duration_text;
 use super::{Config, file};
 use crate::cluster::NodeAddress;
-use crate::{accept, cluster, control, dial, greet, log, peek, relay, route};
+use crate::{accept, admin, cluster, control, dial, drain, greet, log, peek, relay, route};
 
 /// What all weights may add up to: the most nodes, each of the usual weight. A ring of more would take seconds and
 /// gigabytes to build.
@@ -33,8 +33,11 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
         greet,
         relay,
         health,
+        drain,
+        admin,
         log,
     } = file;
+    let limits = limits.or_default();
     let timeouts = timeouts.or_default();
     let health = health.or_default();
     note_contradictions(&timeouts, &health, problems);
@@ -55,7 +58,8 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
         listeners: all_listeners(listeners, problems),
         nodes: all_nodes(nodes, problems),
         affinity: affinity_settings(affinity.or_default()),
-        peek: peek_limits(connect, limits.or_default()),
+        limits: connection_limits(&limits),
+        peek: peek_limits(connect, limits),
         dial: dial::Settings {
             timeout: dial_timeout.or(dial::Settings::default().timeout),
             sources: all_sources(dial.or_default(), problems),
@@ -65,6 +69,8 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
         greet: greet_settings(greet_timeout, greet_total, greet.or_default()),
         relay: relay_settings(linger, idle_slack, idle_max, relay.or_default()),
         control: control_settings(health),
+        drain: drain_settings(drain.or_default()),
+        admin: admin_settings(admin.or_default()),
         log: log_settings(log.or_default()),
     }
 }
@@ -186,8 +192,25 @@ fn affinity_settings(written: file::Affinity) -> route::Affinity {
     }
 }
 
+fn connection_limits(written: &file::Limits) -> accept::Limits {
+    let file::Limits {
+        connections,
+        connections_per_source,
+        undecided,
+        held_bytes: _,
+    } = written;
+    let given = |written: &Written<usize>| written.as_given().map(|given| given.value);
+    let default = accept::Limits::default();
+    accept::Limits {
+        connections_max: given(connections).or(default.connections_max),
+        connections_per_source_max: given(connections_per_source)
+            .or(default.connections_per_source_max),
+        undecided_max: given(undecided).unwrap_or(default.undecided_max),
+    }
+}
+
 fn peek_limits(connect: Written<Duration>, written: file::Limits) -> peek::Limits {
-    let file::Limits { held_bytes } = written;
+    let file::Limits { held_bytes, .. } = written;
     let default = peek::Limits::default();
     peek::Limits {
         deadline: connect.or(default.deadline),
@@ -264,6 +287,25 @@ fn control_settings(written: file::Health) -> control::Settings {
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
         resolve_interval: resolve_interval.or(default.resolve_interval),
+    }
+}
+
+fn drain_settings(written: file::Drain) -> drain::Settings {
+    let file::Drain { delay, rate, grace } = written;
+    let default = drain::Settings::default();
+    drain::Settings {
+        delay: delay.or(default.delay),
+        rate: rate.or(default.rate),
+        grace: grace.or(default.grace),
+    }
+}
+
+fn admin_settings(written: file::Admin) -> admin::Settings {
+    let file::Admin { enabled, address } = written;
+    match (enabled.or(true), address.value()) {
+        (false, _) => admin::Settings::Off,
+        (true, Some(address)) => admin::Settings::At(address),
+        (true, None) => admin::Settings::Default,
     }
 }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 pub use problem::{Position, Problem, Problems};
 pub use units::{duration_text, size_text};
 
-use crate::{accept, cluster, control, dial, greet, log, peek, relay, route};
+use crate::{accept, admin, cluster, control, dial, drain, greet, log, peek, relay, route};
 
 /// Everything an operator can say, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub struct Config {
     pub nodes: Vec<cluster::Member>,
     /// Which node a client belongs to.
     pub affinity: route::Affinity,
+    /// How many connections there may be.
+    pub limits: accept::Limits,
     /// How much of a client is read, and for how long, before it is routed.
     pub peek: peek::Limits,
     /// How nodes are reached.
@@ -39,6 +41,10 @@ pub struct Config {
     pub relay: relay::Settings,
     /// When a node counts as down, and how often names are resolved.
     pub control: control::Settings,
+    /// How the clients are let go when the balancer is to end.
+    pub drain: drain::Settings,
+    /// Where the process can be asked how it is.
+    pub admin: admin::Settings,
     /// What is written, and how.
     pub log: log::Settings,
 }
@@ -56,6 +62,9 @@ impl Config {
             greet: greet::Settings::default(),
             relay: relay::Settings::default(),
             control: control::Settings::default(),
+            limits: accept::Limits::default(),
+            drain: drain::Settings::default(),
+            admin: admin::Settings::default(),
             log: log::Settings::default(),
         }
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::cluster::{
@@ -46,8 +46,30 @@ impl Default for Settings {
 /// How long one look-up of a host name may take before the listeners open without its answer.
 const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(3);
 
+/// Answers of the resolver that wait at most.
+const LOOKUPS_MAX: usize = 64;
+
 /// A node that has just failed is looked up again, but not more often than this.
 const LOOKUP_AFTER_FAILURE_MIN: Duration = Duration::from_secs(1);
+
+/// What control is told from outside.
+#[derive(Debug)]
+pub enum Order {
+    /// Go on with other nodes and settings; the answer is the ids of the nodes that are not in the cluster any more.
+    Reload {
+        /// When a node counts as down, and how often names are resolved.
+        settings: Settings,
+        /// The nodes from now on. One whose name was known before keeps its id and its clients.
+        members: Vec<Member>,
+        /// How long dialling and greeting a node may take.
+        patience: Duration,
+        /// Who asked.
+        reply: oneshot::Sender<Vec<NodeId>>,
+    },
+}
+
+/// Orders that wait for control at most.
+const ORDERS_MAX: usize = 8;
 
 /// What control knows of one node besides its snapshot.
 #[derive(Debug)]
@@ -69,6 +91,8 @@ pub struct Control {
     clusters: Arc<Clusters>,
     watched: Vec<Watched>,
     reports: mpsc::Receiver<Report>,
+    orders: mpsc::Receiver<Order>,
+    seed: u64,
     /// How long the trial of a node may take until it is offered to somebody else.
     patience: Duration,
     found: mpsc::Receiver<resolve::Found>,
@@ -85,7 +109,7 @@ impl Control {
         seed: u64,
         reports: mpsc::Receiver<Report>,
         patience: Duration,
-    ) -> Self {
+    ) -> (Self, mpsc::Sender<Order>) {
         let watched: Vec<Watched> = members.iter().zip(0..).map(Watched::new).collect();
         let nodes = watched
             .iter()
@@ -106,16 +130,21 @@ impl Control {
                 live: Arc::clone(&watched.live),
             })
             .collect();
-        let (finder, found) = mpsc::channel(watched.len().max(1));
-        Self {
+        // One look-up of a node is under way at a time, and each waits for room when its answer is there.
+        let (finder, found) = mpsc::channel(LOOKUPS_MAX);
+        let (orders, to_control) = mpsc::channel(ORDERS_MAX);
+        let control = Self {
             settings,
             clusters: Clusters::new(Cluster::new(nodes, known, seed)),
             watched,
             reports,
+            orders: to_control,
+            seed,
             patience,
             found,
             finder,
-        }
+        };
+        (control, orders)
     }
 
     /// Where the snapshots are published.
@@ -140,15 +169,16 @@ impl Control {
         }
     }
 
-    /// Keeps the cluster true until the path has gone.
+    /// Keeps the cluster true until nobody is left who could give an order.
     pub async fn run(mut self) {
         loop {
             let wake = self.next_deadline();
             tokio::select! {
-                report = self.reports.recv() => match report {
-                    Some(report) => self.take_report(report, Instant::now()),
+                order = self.orders.recv() => match order {
+                    Some(order) => self.take_order(order),
                     None => return,
                 },
+                Some(report) = self.reports.recv() => self.take_report(report, Instant::now()),
                 Some(found) = self.found.recv() => self.take_found(found),
                 () = sleep_until(wake) => {}
             }
@@ -156,6 +186,75 @@ impl Control {
             self.offer_trials(now);
             self.look_up_due(now);
         }
+    }
+
+    fn take_order(&mut self, order: Order) {
+        let Order::Reload {
+            settings,
+            members,
+            patience,
+            reply,
+        } = order;
+        self.settings = settings;
+        self.patience = patience;
+        let removed = self.replace(&members);
+        // Whoever asked has gone: the cluster has changed all the same.
+        let _ = reply.send(removed);
+    }
+
+    /// Goes on with these nodes, and says which are not in the cluster any more.
+    fn replace(&mut self, members: &[Member]) -> Vec<NodeId> {
+        let before = self.clusters.current();
+        let mut known = before.all_known().to_vec();
+        let mut leaving = std::mem::take(&mut self.watched);
+        for member in members {
+            let staying = leaving
+                .iter()
+                .position(|watched| *watched.name == *member.name);
+            let watched = match staying.map(|place| leaving.swap_remove(place)) {
+                Some(watched) if watched.address == member.address => watched,
+                Some(moved) => {
+                    tracing::info!(node = %member.name, address = %member.address, "node has another address");
+                    moved.live.failures.store(0, Ordering::Relaxed);
+                    moved.live.trial.store(false, Ordering::Relaxed);
+                    Watched::at(member, moved.id, moved.live)
+                }
+                None => {
+                    tracing::info!(node = %member.name, address = %member.address, "node added");
+                    let place = known.iter().position(|known| *known.name == *member.name);
+                    let place = place.unwrap_or_else(|| {
+                        known.push(Known {
+                            name: member.name.as_str().into(),
+                            live: Arc::default(),
+                        });
+                        known.len() - 1
+                    });
+                    Watched::at(member, NodeId(place as u16), Arc::clone(&known[place].live))
+                }
+            };
+            self.watched.push(watched);
+        }
+        let nodes = self.watched.iter().zip(members).map(|(watched, member)| {
+            let found_before = before
+                .node(watched.id)
+                .filter(|_| watched.looked_up.is_some())
+                .map(|node| Arc::clone(&node.addresses));
+            let plain = || watched.plain_address().into_iter().collect();
+            Node {
+                id: watched.id,
+                name: Arc::clone(&watched.name),
+                addresses: found_before.unwrap_or_else(plain),
+                weight: member.weight,
+                state: watched.health.state(),
+                live: Arc::clone(&watched.live),
+            }
+        });
+        let cluster = Cluster::new(nodes.collect(), known.into(), self.seed);
+        self.clusters.publish(cluster);
+        for watched in &leaving {
+            tracing::info!(node = %watched.name, "node removed: its connections live on");
+        }
+        leaving.iter().map(|watched| watched.id).collect()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -220,7 +319,11 @@ impl Control {
     }
 
     fn take_found(&mut self, found: resolve::Found) {
-        let Some(watched) = self.watched.iter().find(|w| w.id == found.node) else {
+        let asked = |w: &&Watched| {
+            let host = matches!(&w.address, NodeAddress::Host(host, _) if *host == found.host);
+            w.id == found.node && host
+        };
+        let Some(watched) = self.watched.iter().find(asked) else {
             return;
         };
         let known = self.clusters.current();
@@ -253,12 +356,16 @@ impl Control {
 
 impl Watched {
     fn new((member, number): (&Member, u16)) -> Self {
+        Self::at(member, NodeId(number), Arc::default())
+    }
+
+    fn at(member: &Member, id: NodeId, live: Arc<Live>) -> Self {
         let is_host = matches!(member.address, NodeAddress::Host(..));
         Self {
-            id: NodeId(number),
+            id,
             name: member.name.as_str().into(),
             address: member.address.clone(),
-            live: Arc::default(),
+            live,
             health: Health::Up,
             lookup_at: is_host.then(Instant::now),
             looked_up: None,

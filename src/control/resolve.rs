@@ -12,6 +12,8 @@ use crate::cluster::NodeId;
 pub struct Found {
     /// For which node.
     pub node: NodeId,
+    /// What was looked up; the node may be somewhere else by now.
+    pub host: String,
     /// Its addresses, sorted so that the same answer in another order is the same; never empty.
     pub addresses: io::Result<Vec<SocketAddr>>,
 }
@@ -30,6 +32,12 @@ pub fn look_up(node: NodeId, host: String, port: u16, found: mpsc::Sender<Found>
             Ok(addresses)
         });
         // Control has gone: nobody wants to know any more.
-        let _ = found.send(Found { node, addresses }).await;
+        let _ = found
+            .send(Found {
+                node,
+                host,
+                addresses,
+            })
+            .await;
     });
 }

@@ -40,7 +40,7 @@ pub enum Answer {
         node_ended: bool,
     },
     /// A CONNACK that another try could cure.
-    Refuse { cure: Cure },
+    Refuse { code: u8, cure: Cure },
     /// The node closed or reset the connection before it said a word.
     Silent,
     /// Nothing, in its time.
@@ -279,7 +279,10 @@ impl Exchange {
 /// What a CONNACK means for the client: passed on, unless another try could cure it.
 fn judge(connack: Connack, version: Version) -> Answer {
     match cure(connack.code, version) {
-        Some(cure) => Answer::Refuse { cure },
+        Some(cure) => Answer::Refuse {
+            code: connack.code,
+            cure,
+        },
         None => Answer::Pass {
             connack: Some(connack),
             node_ended: false,

@@ -4,6 +4,7 @@ mod ask;
 mod budget;
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +13,7 @@ use crate::clock::Seconds;
 use crate::cluster::{Choice, Decision, Reports, Seat};
 use crate::dial::{DialError, Dialer};
 use crate::ended::Ended;
+use crate::metrics::{Retry, Tally};
 use crate::mqtt::{Connack, refusal};
 use crate::opening::Opening;
 use crate::record::{Record, Steps};
@@ -99,6 +101,7 @@ pub struct Greeter {
     dialer: Dialer,
     reports: Reports,
     budget: RefCell<Budget>,
+    tally: Arc<Tally>,
 }
 
 /// What was tried so far for one client.
@@ -114,13 +117,20 @@ struct Tried {
 
 impl Greeter {
     /// A greeter for one of `workers` workers.
-    pub fn new(settings: Settings, dialer: Dialer, reports: Reports, workers: usize) -> Self {
+    pub fn new(
+        settings: Settings,
+        dialer: Dialer,
+        reports: Reports,
+        tally: Arc<Tally>,
+        workers: usize,
+    ) -> Self {
         let free = FREE_RETRIES_PER_SECOND.div_ceil(workers.max(1) as u64);
         Self {
             settings,
             dialer,
             reports,
             budget: RefCell::new(Budget::new(free)),
+            tally,
         }
     }
 
@@ -146,6 +156,7 @@ impl Greeter {
             let seat = choice.seat();
             let dialled = Instant::now();
             let Some((node, sent)) = self.dial(&caller, &choice, due, &mut tried).await? else {
+                self.tally.retries(Retry::Dial).add(1);
                 continue;
             };
             let asked = Instant::now();
@@ -155,7 +166,7 @@ impl Greeter {
                 sent,
                 bytes,
             } = ask::ask(&mut caller, &node, sent, timeout, due).await?;
-            let cure = match answer {
+            let (cure, reason) = match answer {
                 Answer::Pass {
                     connack,
                     node_ended,
@@ -179,20 +190,24 @@ impl Greeter {
                         connack,
                     });
                 }
-                Answer::Refuse { cure } => {
+                Answer::Refuse { code, cure } => {
                     self.reports.answered(&choice);
+                    self.tally.connacks(code).add(1);
                     tried.last_connack = Some(bytes);
-                    cure
+                    match cure {
+                        Cure::OtherNode => (cure, Retry::Refused),
+                        Cure::SameNodeLater => (cure, Retry::Busy),
+                    }
                 }
                 Answer::OutOfTime => break,
                 Answer::Silent if tried.closed_silently => break,
                 Answer::Silent => {
                     tried.closed_silently = true;
-                    Cure::OtherNode
+                    (Cure::OtherNode, Retry::Silent)
                 }
                 Answer::Late => {
                     self.reports.failed(&choice);
-                    Cure::OtherNode
+                    (Cure::OtherNode, Retry::Late)
                 }
             };
             match cure {
@@ -212,6 +227,7 @@ impl Greeter {
             if !self.budget.borrow_mut().take(now.0) {
                 break;
             }
+            self.tally.retries(reason).add(1);
             if again.is_some() {
                 let wait = Duration::from_millis(fastrand::u64(BUSY_WAIT_MS));
                 tokio::time::sleep(wait).await;
@@ -252,7 +268,11 @@ impl Greeter {
     /// The node has spoken: it is alive, whatever it said.
     fn accepted(&self, choice: &Choice, connack: Option<&Connack>, now: Seconds) {
         self.reports.answered(choice);
-        if connack.is_some_and(|connack| connack.code == 0) {
+        let Some(connack) = connack else {
+            return;
+        };
+        self.tally.connacks(connack.code).add(1);
+        if connack.code == 0 {
             self.budget.borrow_mut().accepted(now.0);
         }
     }

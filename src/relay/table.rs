@@ -40,6 +40,8 @@ struct Row {
     /// The sweep has seen it once: it is no connection that comes and goes.
     lasting: bool,
     node_id: NodeId,
+    /// What was moved, as far as it was counted.
+    counted: Bytes,
     waker: Option<Waker>,
     record: Box<Record>,
 }
@@ -64,6 +66,8 @@ pub struct Relayed<S> {
     pub to_client: Vec<u8>,
     /// Bytes from the client and from the node that the relay need not count again.
     pub bytes: Bytes,
+    /// As much of `bytes` as the metrics have.
+    pub counted: Bytes,
     /// The client's FIN was read.
     pub client_ended: bool,
     /// The node's FIN was read.
@@ -91,6 +95,7 @@ impl Relayed<OwnedFd> {
             to_node: self.to_node,
             to_client: self.to_client,
             bytes: self.bytes,
+            counted: self.counted,
             client_ended: self.client_ended,
             node_ended: self.node_ended,
             idle_limit: self.idle_limit,
@@ -113,6 +118,18 @@ pub struct Bytes {
     pub from_node_spliced: u64,
 }
 
+impl Bytes {
+    /// What was moved since it was `before`.
+    fn since(self, before: Self) -> Self {
+        Self {
+            from_client_copied: self.from_client_copied - before.from_client_copied,
+            from_client_spliced: self.from_client_spliced - before.from_client_spliced,
+            from_node_copied: self.from_node_copied - before.from_node_copied,
+            from_node_spliced: self.from_node_spliced - before.from_node_spliced,
+        }
+    }
+}
+
 /// A relay that has ended.
 #[derive(Debug)]
 pub struct Finished {
@@ -122,6 +139,8 @@ pub struct Finished {
     pub record: Box<Record>,
     /// What was moved.
     pub bytes: Bytes,
+    /// As much of it as [`Table::count`] has not told.
+    pub uncounted: Bytes,
     /// A socket that must be reset once its peer has everything that was sent before.
     pub to_reset: Option<Socket>,
 }
@@ -181,6 +200,7 @@ impl Table {
             to_node,
             to_client,
             bytes,
+            counted,
             client_ended,
             node_ended,
             idle_limit,
@@ -207,6 +227,7 @@ impl Table {
             client_broken: None,
             lasting: false,
             node_id,
+            counted,
             waker: None,
             record,
         })
@@ -236,6 +257,7 @@ impl Table {
     pub fn finish(&mut self, id: RowId, cause: Ended) -> Option<Finished> {
         let row = self.remove(id)?;
         let bytes = row.bytes();
+        let uncounted = bytes.since(row.counted);
         let Row {
             client,
             node,
@@ -260,6 +282,7 @@ impl Table {
             cause,
             record,
             bytes,
+            uncounted,
             to_reset,
         })
     }
@@ -285,6 +308,7 @@ impl Table {
             to_node,
             to_client,
             bytes,
+            counted: row.counted,
             client_ended: row.from_client.has_ended(),
             node_ended: row.from_node.has_ended(),
             idle_limit: row.idle_limit,
@@ -308,6 +332,43 @@ impl Table {
         if self.rows == 0 {
             self.tools.pipes.close_idle();
         }
+    }
+
+    /// Tells what each relay has moved since it was last told, where it moved anything.
+    pub fn count(&mut self, tell: impl Fn(&Record, Bytes)) {
+        for row in self.rows_mut() {
+            let bytes = row.bytes();
+            if bytes != row.counted {
+                tell(&row.record, bytes.since(row.counted));
+                row.counted = bytes;
+            }
+        }
+    }
+
+    /// Relays from now on as `settings` say.
+    pub fn reconfigure(&mut self, settings: &super::Settings) {
+        self.tools.splice = settings.splice;
+        self.linger = Seconds::at_least(settings.linger);
+    }
+
+    /// Ends up to `most` relays, those at rest first; says how many it has ended.
+    ///
+    /// What a connection has received by then is still passed on, so that its end is a FIN and loses nothing that had
+    /// arrived.
+    pub fn close_some(&mut self, most: usize, cause: Ended) -> usize {
+        let mut closed = 0;
+        for at_rest in [true, false] {
+            for row in self.rows_mut() {
+                if closed == most {
+                    return closed;
+                }
+                if row.close.is_none() && row.is_at_rest() == at_rest {
+                    row.end_with(cause);
+                    closed += 1;
+                }
+            }
+        }
+        closed
     }
 
     /// Ends every relay for which `which` names a cause.
@@ -436,6 +497,10 @@ impl Row {
         }
     }
 
+    fn is_at_rest(&self) -> bool {
+        self.from_client.is_at_rest() && self.from_node.is_at_rest()
+    }
+
     fn overdue(&self, now: Seconds) -> Option<Ended> {
         if self.linger_until.is_some_and(|until| now > until) {
             return self.ending;
@@ -453,8 +518,12 @@ impl Row {
 
     /// Both directions once; how the relay ended, if it did.
     fn turn(&mut self, tools: &mut Tools, linger: Seconds, cx: &mut Context<'_>) -> Option<Ended> {
-        if self.close.is_some() {
-            return self.close;
+        if let Some(cause) = self.close {
+            // What has arrived is passed on once more, and how that ends makes no difference.
+            if self.client_to_node(tools, linger, cx).is_none() {
+                let _ = self.node_to_client(tools, linger, cx);
+            }
+            return Some(cause);
         }
         if let Some(cause) = self.client_to_node(tools, linger, cx) {
             return Some(cause);

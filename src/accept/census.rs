@@ -1,0 +1,272 @@
+//! Connections of the whole process, counted over all workers, and the limits on them.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+
+use crate::ended::Ended;
+
+/// How many connections there may be at once. A limit below the present number refuses only new ones.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// In all; none means as many as the limit of open files allows.
+    pub connections_max: Option<usize>,
+    /// From one source: an IPv4 address, or the /64 network of an IPv6 address, which one host has to itself.
+    pub connections_per_source_max: Option<usize>,
+    /// Whose CONNECT has not been read yet.
+    pub undecided_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: None,
+            connections_per_source_max: None,
+            undecided_max: 10_000,
+        }
+    }
+}
+
+/// Connections of one listener, counted over all workers.
+#[derive(Debug, Default)]
+pub struct Population(AtomicUsize);
+
+impl Population {
+    /// Connections now.
+    pub fn connections(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Connections of the whole process.
+#[derive(Debug, Default)]
+pub struct Census {
+    connections: AtomicUsize,
+    undecided: AtomicUsize,
+    /// Only filled while there is a limit for each source. None of the map's guards leaves this file.
+    sources: DashMap<IpAddr, usize>,
+}
+
+impl Census {
+    /// Connections now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Connections now whose CONNECT has not been read yet.
+    pub fn undecided(&self) -> usize {
+        self.undecided.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more connection from `client` on the listener with this population, or says which limit it meets.
+    ///
+    /// # Errors
+    /// [`Ended::LimitTotal`], [`Ended::LimitListener`], [`Ended::LimitSource`] or [`Ended::LimitUndecided`].
+    pub fn enter(
+        self: &Arc<Self>,
+        client: IpAddr,
+        population: &Arc<Population>,
+        listener_max: Option<usize>,
+        limits: &Limits,
+    ) -> Result<(Admitted, Undecided), Ended> {
+        // Counted first and given back by drop when a limit is met, so that two at the same moment cannot both be last.
+        let full = |count: &AtomicUsize, max: Option<usize>| {
+            let before = count.fetch_add(1, Ordering::Relaxed);
+            max.is_some_and(|max| before >= max)
+        };
+        let total = full(&self.connections, limits.connections_max);
+        let listener = full(&population.0, listener_max);
+        let undecided = full(&self.undecided, Some(limits.undecided_max));
+        let mut admitted = Admitted {
+            census: Arc::clone(self),
+            population: Arc::clone(population),
+            counted: None,
+            kept: false,
+        };
+        let decision = Undecided(Arc::clone(self));
+        if total {
+            return Err(Ended::LimitTotal);
+        }
+        if listener {
+            return Err(Ended::LimitListener);
+        }
+        if undecided {
+            return Err(Ended::LimitUndecided);
+        }
+        if let Some(max) = limits.connections_per_source_max {
+            if !self.enter_source(source_of(client), max) {
+                return Err(Ended::LimitSource);
+            }
+            admitted.counted = Some(client);
+        }
+        Ok((admitted, decision))
+    }
+
+    /// Takes off what [`Admitted::keep`] left counted: the client's address where its source was.
+    pub fn leave(&self, population: &Population, counted: Option<IpAddr>) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        population.0.fetch_sub(1, Ordering::Relaxed);
+        if let Some(client) = counted {
+            self.leave_source(source_of(client));
+        }
+    }
+
+    fn enter_source(&self, source: IpAddr, max: usize) -> bool {
+        let mut connections = self.sources.entry(source).or_insert(0);
+        let enters = *connections < max;
+        *connections += usize::from(enters);
+        enters
+    }
+
+    fn leave_source(&self, source: IpAddr) {
+        if let Entry::Occupied(mut connections) = self.sources.entry(source) {
+            *connections.get_mut() -= 1;
+            if *connections.get() == 0 {
+                connections.remove();
+            }
+        }
+    }
+}
+
+/// One connection counted, for as long as this is held.
+#[derive(Debug)]
+pub struct Admitted {
+    census: Arc<Census>,
+    population: Arc<Population>,
+    /// The client's address, where its source is counted.
+    counted: Option<IpAddr>,
+    kept: bool,
+}
+
+impl Admitted {
+    /// Leaves the connection counted, and says whether its source is: whoever keeps the relay takes it off again with
+    /// [`Census::leave`].
+    pub fn keep(mut self) -> bool {
+        self.kept = true;
+        self.counted.is_some()
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.census.leave(&self.population, self.counted);
+        }
+    }
+}
+
+/// One connection whose CONNECT is awaited, for as long as this is held.
+#[derive(Debug)]
+pub struct Undecided(Arc<Census>);
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        self.0.undecided.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What counts as one source.
+fn source_of(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    struct House {
+        census: Arc<Census>,
+        population: Arc<Population>,
+        limits: Limits,
+        listener_max: Option<usize>,
+    }
+
+    impl House {
+        fn new() -> Self {
+            Self {
+                census: Arc::default(),
+                population: Arc::default(),
+                limits: Limits::default(),
+                listener_max: None,
+            }
+        }
+
+        fn enter(&self, client: IpAddr) -> Result<(Admitted, Undecided), Ended> {
+            self.census
+                .enter(client, &self.population, self.listener_max, &self.limits)
+        }
+
+        fn is_empty(&self) -> bool {
+            self.census.connections() == 0
+                && self.census.undecided() == 0
+                && self.population.connections() == 0
+                && self.census.sources.is_empty()
+        }
+    }
+
+    #[test]
+    fn each_limit_takes_nobody_until_one_leaves() {
+        type Case = (fn(&mut House), Ended);
+        let cases: [Case; 4] = [
+            (
+                |house| house.limits.connections_max = Some(1),
+                Ended::LimitTotal,
+            ),
+            (|house| house.listener_max = Some(1), Ended::LimitListener),
+            (
+                |house| house.limits.connections_per_source_max = Some(1),
+                Ended::LimitSource,
+            ),
+            (
+                |house| house.limits.undecided_max = 1,
+                Ended::LimitUndecided,
+            ),
+        ];
+        for (limit, cause) in cases {
+            let mut house = House::new();
+            limit(&mut house);
+            let first = house.enter(CLIENT).expect("room");
+            assert_eq!(house.enter(CLIENT).err(), Some(cause));
+            drop(first);
+            let (admitted, undecided) = house.enter(CLIENT).expect("room again");
+            drop(undecided);
+            let counted = admitted.keep().then_some(CLIENT);
+            house.census.leave(&house.population, counted);
+            assert!(house.is_empty(), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn a_decided_client_makes_room_for_an_undecided_one() {
+        let mut house = House::new();
+        house.limits.undecided_max = 1;
+        let (_first, undecided) = house.enter(CLIENT).expect("room");
+        drop(undecided);
+        assert!(house.enter(CLIENT).is_ok());
+    }
+
+    #[test]
+    fn a_source_is_an_ipv4_address_or_an_ipv6_network() {
+        let mut house = House::new();
+        house.limits.connections_per_source_max = Some(1);
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let _held = [
+            house.enter(address("127.0.0.1")).expect("room"),
+            house.enter(address("127.0.0.2")).expect("another source"),
+            house.enter(address("2001:db8::1")).expect("room"),
+            house.enter(address("2001:db8:0:1::1")).expect("another"),
+        ];
+        assert!(house.enter(address("2001:db8::2")).is_err());
+    }
+}

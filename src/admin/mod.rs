@@ -1,0 +1,197 @@
+//! What operators and their tools ask the process: is it alive, should it get clients, and its numbers.
+//!
+//! Reads only, changes nothing. Runs on control's thread, never on a worker's.
+
+mod ask;
+mod exposition;
+mod process;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use prometheus_client::encoding::{prometheus_text, text};
+use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
+
+pub use ask::{Health, health};
+pub use exposition::{Facts, ListenerFacts, ProcessFacts, Reloads};
+
+/// Where the process can be asked when the configuration does not say.
+pub const ADDRESS_DEFAULT: SocketAddr =
+    SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9883));
+
+/// Who asks at once at most; more wait in the kernel.
+const CONNECTIONS_MAX: usize = 16;
+
+/// How long a request's head may take.
+const HEAD_MAX: Duration = Duration::from_secs(5);
+
+/// How long one connection may last: a scrape takes milliseconds, and a peer that does not read must go.
+const CONNECTION_MAX: Duration = Duration::from_secs(60);
+
+/// How long the listener pauses when the system has no descriptor for one more connection.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Where the process can be asked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Settings {
+    /// At [`ADDRESS_DEFAULT`], or nowhere when that is taken.
+    #[default]
+    Default,
+    /// Here, or the process does not start.
+    At(SocketAddr),
+    /// Nowhere.
+    Off,
+}
+
+/// Binds the admin listener.
+///
+/// # Errors
+/// The configured address cannot be had. That the default one is taken is only a warning.
+pub fn bind(settings: &Settings) -> io::Result<Option<TcpListener>> {
+    let bound = match settings {
+        Settings::Off => return Ok(None),
+        Settings::At(address) => TcpListener::bind(address)
+            .map_err(|e| io::Error::new(e.kind(), format!("admin.address: {address}: {e}")))?,
+        Settings::Default => match TcpListener::bind(ADDRESS_DEFAULT) {
+            Ok(bound) => bound,
+            Err(error) => {
+                tracing::warn!(%error, address = %ADDRESS_DEFAULT, "no admin listener: set admin.address to have one");
+                return Ok(None);
+            }
+        },
+    };
+    bound.set_nonblocking(true)?;
+    Ok(Some(bound))
+}
+
+/// Answers for ever.
+pub async fn serve(listener: TcpListener, facts: Arc<Facts>) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::error!(%error, "no admin listener");
+            return std::future::pending().await;
+        }
+    };
+    let pages = Arc::new(Pages::new(facts));
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            // Nobody closes the semaphore.
+            return;
+        };
+        let Ok((socket, _)) = listener.accept().await else {
+            tokio::time::sleep(PAUSE).await;
+            continue;
+        };
+        let pages = Arc::clone(&pages);
+        tokio::spawn(async move {
+            let answer = service_fn(|request| {
+                let response = pages.answer(&request);
+                async { Ok::<_, Infallible>(response) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_MAX)
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(socket), answer);
+            // How somebody who asked hung up is nobody's business.
+            let _ = tokio::time::timeout(CONNECTION_MAX, connection).await;
+            drop(place);
+        });
+    }
+}
+
+/// What can be asked for.
+struct Pages {
+    facts: Arc<Facts>,
+    registry: Registry,
+}
+
+impl Pages {
+    fn new(facts: Arc<Facts>) -> Self {
+        let mut registry = Registry::default();
+        registry
+            .sub_registry_with_prefix("remora")
+            .register_collector(Box::new(Arc::clone(&facts)));
+        registry.register_collector(Box::new(ProcessFacts));
+        Self { facts, registry }
+    }
+
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+        let mut response = match request.uri().path() {
+            "/livez" | "/readyz" | "/metrics" if !is_read => {
+                let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+                response
+                    .headers_mut()
+                    .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+                response
+            }
+            "/livez" => plain(StatusCode::OK, "alive\n"),
+            "/readyz" => match self.facts.unready() {
+                None => plain(StatusCode::OK, "ready\n"),
+                Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+            },
+            "/metrics" => self.metrics(request),
+            _ => plain(
+                StatusCode::NOT_FOUND,
+                "there are /livez, /readyz and /metrics\n",
+            ),
+        };
+        response
+            .headers_mut()
+            .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+
+    fn metrics(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let open_metrics = request
+            .headers()
+            .get_all(ACCEPT)
+            .iter()
+            .filter_map(|accept| accept.to_str().ok())
+            .any(|accept| accept.contains("application/openmetrics-text"));
+        let mut page = String::new();
+        let (written, content_type) = if open_metrics {
+            (
+                text::encode(&mut page, &self.registry),
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            )
+        } else {
+            (
+                prometheus_text::encode(&mut page, &self.registry),
+                "text/plain; version=0.0.4; charset=utf-8",
+            )
+        };
+        if written.is_err() {
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "cannot be written\n");
+        }
+        let mut response = Response::new(page.into());
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        response
+    }
+}
+
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    response
+}

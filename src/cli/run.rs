@@ -1,0 +1,102 @@
+//! What `remora run` does: starts the balancer, and does what signals say until one of them ends it.
+
+use std::io;
+use std::path::Path;
+
+use sd_notify::NotifyState;
+
+use remora::config::{self, Config};
+use remora::log;
+use remora::serve::{self, Running};
+
+use super::signals::{Signals, Wish};
+
+/// Runs until a signal ends it.
+pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
+    let (runtime, mut signals) = Signals::catch()?;
+    let _log = log::init(&config.log);
+    log_panics();
+    let mut running = serve::start(config)?;
+    tracing::info!(addresses = ?running.addresses(), admin = ?running.admin(), "listening");
+    notify(&[NotifyState::Ready]);
+    runtime.block_on(async {
+        loop {
+            match signals.next().await {
+                Wish::Reload => reload(path, &mut running).await,
+                Wish::Stop(signal) => {
+                    tracing::info!(signal, "stopping");
+                    notify(&[NotifyState::Stopping]);
+                    return;
+                }
+                Wish::Drain(signal) => {
+                    let connections = running.connections();
+                    tracing::info!(signal, connections, "draining");
+                    notify(&[NotifyState::Stopping]);
+                    drain(&mut running, &mut signals).await;
+                    return;
+                }
+            }
+        }
+    });
+    running.stop();
+    Ok(())
+}
+
+async fn drain(running: &mut Running, signals: &mut Signals) {
+    let drained = tokio::select! {
+        drained = running.drain() => drained,
+        signal = signals.second() => {
+            tracing::info!(signal, "stopping before all connections are drained");
+            return;
+        }
+    };
+    match drained {
+        Ok(()) => tracing::info!(connections = running.connections(), "drained"),
+        Err(error) => tracing::error!(%error, "draining failed"),
+    }
+}
+
+/// Takes the file as it is now, whole or not at all.
+async fn reload(path: &Path, running: &mut Running) {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
+    }
+    match config::load(path) {
+        Err(problems) => {
+            running.reload_failed();
+            // One line for each problem: this is a log, and may be JSON.
+            for problem in problems.iter() {
+                let position = problems
+                    .position(problem)
+                    .map_or(String::new(), |at| format!(":{}:{}", at.line, at.column));
+                tracing::error!(file = %format!("{}{position}", path.display()), "{problem}");
+            }
+            tracing::error!("the configuration has problems: nothing was changed");
+        }
+        Ok(config) => match running.reload(config).await {
+            Ok(reloaded) => {
+                for key in &reloaded.restart {
+                    tracing::warn!(key, "takes a restart: the old value holds until then");
+                }
+                tracing::info!(addresses = ?running.addresses(), "configuration reloaded");
+            }
+            Err(error) => tracing::error!(%error, "reload failed: nothing was changed"),
+        },
+    }
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells systemd, where it has started this process and wants to know.
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "systemd cannot be told");
+    }
+}
+
+/// A panic ends one connection, and its line says so; this one says where the bug is.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!(backtrace = %std::backtrace::Backtrace::force_capture(), "{panic}");
+    }));
+}
