@@ -486,6 +486,35 @@ fn the_older_connection_of_a_client_is_told_that_it_was_taken_over() {
 }
 
 #[test]
+fn the_end_of_the_sandbox_is_said_to_its_clients() {
+    let sandbox = Sandbox::start(Settings::default()).expect("a sandbox");
+    let address = sandbox.nodes()[0].address();
+    let (mut client, _) = Client::connect(address, "client", Session::Clean);
+    sandbox.stop();
+    let mut told = Vec::new();
+    client.socket.read_to_end(&mut told).expect("an end");
+    assert_eq!(told, [0xE0, 2, 0x8B, 0]);
+    assert!(TcpStream::connect(address).is_err(), "closed");
+}
+
+#[test]
+fn a_message_that_a_client_cannot_take_does_not_hold_up_the_next() {
+    let sandbox = Sandbox::start(Settings::default()).expect("a sandbox");
+    let node = &sandbox.nodes()[0];
+    let mut small = Client::open(node.address());
+    // Maximum Packet Size 200, Receive Maximum 1.
+    let connect = b"\x10\x16\0\x04MQTT\x05\x02\0\0\x08\x27\0\0\0\xC8\x21\0\x01\0\x01s";
+    small.socket.write_all(connect).expect("sent");
+    assert!(matches!(small.packet(), v5::Packet::ConnAck(_)));
+    small.subscribe("a");
+    let (mut publisher, _) = Client::connect(node.address(), "publisher", Session::Clean);
+    publisher.publish("a", &"x".repeat(300));
+    publisher.publish("a", "short");
+    assert_eq!(small.receive(), "short");
+    assert_eq!(counts(node).messages_dropped, 1);
+}
+
+#[test]
 fn an_anonymous_client_comes_home_with_the_id_that_it_was_given() {
     let balanced = Balanced::start();
     for _ in 0..10 {

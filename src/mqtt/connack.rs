@@ -75,7 +75,7 @@ fn read_packet(bytes: &[u8], version: Version) -> Result<Connack, Stop> {
                 connack.assigned_client_id = Some(id.of(bytes).into());
             }
             Property::ServerKeepAlive(seconds) => connack.server_keep_alive = Some(seconds),
-            Property::WillDelayInterval(_) | Property::ReceiveMaximum(_) | Property::Other => {}
+            _ => {}
         }
     }
     Ok(connack)

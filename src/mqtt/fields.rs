@@ -148,6 +148,8 @@ pub enum Property {
     WillDelayInterval(u32),
     /// 0x21.
     ReceiveMaximum(u16),
+    /// 0x27, in bytes.
+    MaximumPacketSize(u32),
     /// Any other known one.
     Other,
 }
@@ -169,9 +171,10 @@ impl Cursor<'_> {
             0x13 => return self.two_bytes().map(Property::ServerKeepAlive),
             0x18 => return self.four_bytes().map(Property::WillDelayInterval),
             0x21 => return self.two_bytes().map(Property::ReceiveMaximum),
+            0x27 => return self.four_bytes().map(Property::MaximumPacketSize),
             0x01 | 0x17 | 0x19 | 0x24 | 0x25 | 0x28 | 0x29 | 0x2A => drop(self.byte()?),
             0x22 | 0x23 => drop(self.two_bytes()?),
-            0x02 | 0x27 => drop(self.four_bytes()?),
+            0x02 => drop(self.four_bytes()?),
             0x0B => drop(self.variable_integer()?),
             0x03 | 0x08 | 0x09 | 0x15 | 0x16 | 0x1A | 0x1C | 0x1F => drop(self.string()?),
             0x26 => {

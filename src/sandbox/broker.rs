@@ -740,6 +740,7 @@ mod tests {
             keep_alive: 0,
             session_expiry: HOUR,
             receive_max: u16::MAX,
+            packet_bytes_max: usize::MAX,
             will: None,
         }
     }

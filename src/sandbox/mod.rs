@@ -292,7 +292,7 @@ impl Inside {
             tokio::select! {
                 order = orders.recv() => match order {
                     Some(order) => self.obey(order).await,
-                    None => break,
+                    None => return self.shared.say_farewell().await,
                 },
                 now = seconds.tick() => {
                     self.shared.broker.borrow_mut().tick(now);

@@ -35,6 +35,10 @@ const CLOSE_MAX: Duration = Duration::from_secs(2);
 /// How long the listener pauses when no descriptor is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long the end of the sandbox waits for clients to take its last word, and how often it looks.
+const FAREWELL_MAX: Duration = Duration::from_millis(500);
+const FAREWELL_LOOK: Duration = Duration::from_millis(5);
+
 const BACKLOG: i32 = 4_096;
 
 /// Bytes that wait for a client before nothing more is read from it, and messages without acknowledgement are dropped.
@@ -61,6 +65,7 @@ struct Outgoing {
     version: Version,
     node: NodeIndex,
     name: String,
+    packet_bytes_max: usize,
     bytes: RefCell<BytesMut>,
     /// Nothing is added behind this.
     ends: Cell<bool>,
@@ -77,24 +82,55 @@ impl Shared {
 
     /// Hands out what the broker wants sent.
     pub(super) fn deliver(&self) {
-        let out = self.broker.borrow_mut().take_out();
-        let outgoing = self.outgoing.borrow();
-        for (connection, packet) in out {
-            if let Some(outgoing) = outgoing.get(&connection)
-                && !outgoing.add(&packet)
-            {
-                self.broker.borrow_mut().note_dropped(outgoing.node);
+        loop {
+            let out = self.broker.borrow_mut().take_out();
+            if out.is_empty() {
+                return;
             }
+            for (connection, packet) in out {
+                let outgoing = self.outgoing.borrow().get(&connection).cloned();
+                if let Some(outgoing) = outgoing
+                    && !outgoing.add(&packet)
+                {
+                    self.drop_packet(connection, &outgoing, &packet);
+                }
+            }
+        }
+    }
+
+    /// A client that cannot have a message does not hold up those behind it (MQTT 5, 3.1.2.11.4).
+    fn drop_packet(&self, connection: ConnectionId, outgoing: &Outgoing, packet: &ToClient) {
+        let mut broker = self.broker.borrow_mut();
+        if let ToClient::Publish(delivery) = packet {
+            broker.note_dropped(outgoing.node);
+            if delivery.packet_id != 0 {
+                let as_if = FromClient::Puback(delivery.packet_id);
+                broker.packet(connection, as_if, Instant::now());
+            }
+        }
+    }
+
+    /// Tells every client that the sandbox ends, as far as they take it at once.
+    pub(super) async fn say_farewell(&self) {
+        let outgoing: Vec<_> = self.outgoing.borrow().values().cloned().collect();
+        for outgoing in &outgoing {
+            outgoing.add(&ToClient::Disconnect(reason::SHUTTING_DOWN));
+        }
+        let due = Instant::now() + FAREWELL_MAX;
+        let is_waiting = |out: &Rc<Outgoing>| !out.bytes.borrow().is_empty();
+        while outgoing.iter().any(is_waiting) && Instant::now() < due {
+            tokio::time::sleep(FAREWELL_LOOK).await;
         }
     }
 }
 
 impl Outgoing {
-    fn new(version: Version, node: &Node) -> Self {
+    fn new(version: Version, packet_bytes_max: usize, node: &Node) -> Self {
         Self {
             version,
             node: node.index,
             name: node.name.clone(),
+            packet_bytes_max,
             bytes: RefCell::default(),
             ends: Cell::new(false),
             added: Notify::new(),
@@ -105,7 +141,8 @@ impl Outgoing {
         self.bytes.borrow().len() >= OUT_BYTES_MAX
     }
 
-    /// Adds a packet; whether there was room for it, which all have but messages without acknowledgement.
+    /// Adds a packet, unless the client does not take one so large, or has not taken what came before it, which ends the
+    /// patience with messages without acknowledgement; whether it did.
     fn add(&self, packet: &ToClient) -> bool {
         match packet {
             _ if self.ends.get() => return true,
@@ -117,9 +154,10 @@ impl Outgoing {
         }
         let mut bytes = self.bytes.borrow_mut();
         let before = bytes.len();
-        if packet::write(packet, self.version, &self.name, &mut bytes).is_err() {
-            // A packet that cannot be written is not written by half.
+        let written = packet::write(packet, self.version, &self.name, &mut bytes);
+        if written.is_err() || bytes.len() - before > self.packet_bytes_max {
             bytes.truncate(before);
+            return false;
         }
         self.added.notify_one();
         true
@@ -229,7 +267,11 @@ async fn converse(shared: &Shared, node: &Node, socket: &TcpStream) {
         Behaviour::Stall => return stall(socket).await,
         Behaviour::Close => return,
     }
-    let keep_alive = connect.keep_alive;
+    let Connect {
+        keep_alive,
+        packet_bytes_max,
+        ..
+    } = *connect;
     let accepted = shared
         .broker
         .borrow_mut()
@@ -241,7 +283,7 @@ async fn converse(shared: &Shared, node: &Node, socket: &TcpStream) {
     let connected = Connected {
         shared,
         id,
-        outgoing: Rc::new(Outgoing::new(version, node)),
+        outgoing: Rc::new(Outgoing::new(version, packet_bytes_max, node)),
     };
     let outgoing = Rc::clone(&connected.outgoing);
     shared.outgoing.borrow_mut().insert(id, outgoing);
@@ -286,7 +328,7 @@ fn receive(socket: &TcpStream, incoming: &mut BytesMut) -> io::Result<()> {
 
 /// Says one thing to a client that has no session, and closes.
 async fn say_last(socket: &TcpStream, node: &Node, version: Version, packet: &ToClient) {
-    let outgoing = Outgoing::new(version, node);
+    let outgoing = Outgoing::new(version, usize::MAX, node);
     outgoing.add(packet);
     if outgoing.send(socket).is_ok() {
         close(socket).await;

@@ -75,6 +75,8 @@ pub(super) struct Connect {
     /// In seconds, as MQTT 5 says it: 0 ends the session with its connection, the largest number never.
     pub(super) session_expiry: u32,
     pub(super) receive_max: u16,
+    /// Bytes of the largest packet that the client takes (MQTT 5, 3.1.2.11.4).
+    pub(super) packet_bytes_max: usize,
     pub(super) will: Option<Will>,
 }
 
@@ -181,6 +183,7 @@ pub(super) mod reason {
     pub(in super::super) const UNSUPPORTED_VERSION: u8 = 0x84;
     pub(in super::super) const CLIENT_ID_INVALID: u8 = 0x85;
     pub(in super::super) const KEEP_ALIVE_TIMEOUT: u8 = 0x8D;
+    pub(in super::super) const SHUTTING_DOWN: u8 = 0x8B;
     pub(in super::super) const TAKEN_OVER: u8 = 0x8E;
     pub(in super::super) const FILTER_INVALID: u8 = 0x8F;
     pub(in super::super) const TOO_LARGE: u8 = 0x95;
@@ -283,12 +286,16 @@ fn read_connect(packet: &Bytes) -> Result<Connect, Unreadable> {
         _ => u32::MAX,
     };
     let mut receive_max = RECEIVE_MAX_DEFAULT;
+    let mut packet_bytes_max = usize::MAX;
     if version == Version::V5 {
         let mut properties = cursor.properties()?;
         while let Some(property) = properties.property() {
             match property {
                 Property::SessionExpiryInterval(seconds) => session_expiry = seconds,
-                Property::ReceiveMaximum(0) => return Err(Unreadable::Malformed),
+                Property::ReceiveMaximum(0) | Property::MaximumPacketSize(0) => {
+                    return Err(Unreadable::Malformed);
+                }
+                Property::MaximumPacketSize(max) => packet_bytes_max = max as usize,
                 Property::ReceiveMaximum(max) => receive_max = max,
                 _ => {}
             }
@@ -314,6 +321,7 @@ fn read_connect(packet: &Bytes) -> Result<Connect, Unreadable> {
         keep_alive,
         session_expiry,
         receive_max,
+        packet_bytes_max,
         will,
     })
 }
