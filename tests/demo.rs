@@ -270,7 +270,7 @@ fn the_bench_line_of_the_screen_works() {
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     let number = |pointer: &str| result.pointer(pointer).and_then(|value| value.as_u64());
     assert!(
-        number("/messages/received").is_some_and(|messages| messages > 0),
+        number("/runs/0/messages/received").is_some_and(|messages| messages > 0),
         "{result}"
     );
 }
