@@ -156,8 +156,8 @@ fn write_until_stalled(mut sending: &TcpStream, stream: &mut Stream) -> usize {
     panic!("the sender never stalled");
 }
 
-/// What the balancer's memory may grow by, whatever waits in it.
-const GROWTH_BYTES_MAX: usize = 2 << 20;
+/// What the balancer's memory may grow by, whatever waits in it: the allocator takes memory in steps of 2 MiB.
+const GROWTH_BYTES_MAX: usize = 4 << 20;
 
 /// A reader that does not read: its sender stalls, and the balancer's memory stays where it was.
 fn stalled(splice: bool) {
