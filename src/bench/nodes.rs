@@ -36,6 +36,8 @@ pub(super) struct Nodes {
     stall: Option<Stall>,
     began: Nanos,
     topics: Topics,
+    /// Clients wait that could not be accepted for want of files.
+    is_full: bool,
 }
 
 /// Who subscribes to what, and what is on its way to them.
@@ -152,6 +154,7 @@ impl Nodes {
             stall,
             began: clock::now(),
             topics: Topics::default(),
+            is_full: false,
         })
     }
 
@@ -174,6 +177,12 @@ impl Nodes {
             }
         }
         self.ready = ready;
+        // They are not announced again; somebody may have left meanwhile.
+        if mem::take(&mut self.is_full) {
+            for node in 0..self.listeners.len() {
+                self.accept(node);
+            }
+        }
         Ok(())
     }
 
@@ -194,8 +203,16 @@ impl Nodes {
     }
 
     fn accept(&mut self, node: usize) {
-        // Ends with "would block", or with too many files: then clients wait, as they would for any node that is full.
-        while let Ok((socket, _)) = self.listeners[node].accept() {
+        loop {
+            let socket = match self.listeners[node].accept() {
+                Ok((socket, _)) => socket,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Whoever came has left, or there are too many files: then clients wait, as with any node that is full.
+                Err(_) => {
+                    self.is_full = true;
+                    return;
+                }
+            };
             let slot = self.free.pop().unwrap_or_else(|| {
                 self.connections.push(None);
                 self.connections.len() - 1

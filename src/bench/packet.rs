@@ -165,6 +165,8 @@ pub(super) struct Welcome {
     pub(super) session_present: bool,
     /// The node's name, where it tells.
     pub(super) node: Option<String>,
+    /// How many messages with QoS 1 it takes before it has confirmed the first of them.
+    pub(super) receive_max: Option<u16>,
 }
 
 /// Reads a whole CONNACK: what it says, or no welcome when it refuses; an error is no MQTT.
@@ -181,12 +183,17 @@ pub(super) fn read_connack(whole: &[u8], version: Version) -> Result<Option<Welc
             Ok(v4::Packet::ConnAck(connack)) => Ok(Some(Welcome {
                 session_present: connack.session_present,
                 node: None,
+                receive_max: None,
             })),
             _ => Err(()),
         },
         Version::V5 => match v5::read(&mut stream, whole.len()) {
             Ok(v5::Packet::ConnAck(connack)) => Ok(Some(Welcome {
                 session_present: connack.session_present,
+                receive_max: connack
+                    .properties
+                    .as_ref()
+                    .and_then(|properties| properties.receive_max),
                 node: connack.properties.and_then(|properties| {
                     let mut told = properties.user_properties.into_iter();
                     let (_, node) = told.find(|(name, _)| name == NODE_PROPERTY)?;
@@ -386,6 +393,9 @@ pub(super) const NODE_PROPERTY: &str = "node";
 
 #[cfg(test)]
 mod tests {
+    use mqttbytes::QoS;
+    use proptest::prelude::*;
+
     use super::*;
 
     const STAMP: Stamp = Stamp {
@@ -501,6 +511,7 @@ mod tests {
             Ok(Some(Welcome {
                 session_present,
                 node: node.map(str::to_owned),
+                receive_max: None,
             }))
         };
         assert_eq!(
@@ -509,6 +520,8 @@ mod tests {
         );
         assert_eq!(read(&[0x20, 3, 1, 0, 0], Version::V5), welcome(true, None));
         assert_eq!(read(&[0x20, 2, 1, 0], Version::V4), welcome(true, None));
+        let limited = read(&[0x20, 6, 0, 0, 3, 0x21, 0, 32], Version::V5);
+        assert_eq!(limited.unwrap().unwrap().receive_max, Some(32));
         assert_eq!(read(&[0x20, 2, 0, 5], Version::V4), Ok(None));
         // A code that MQTT does not know.
         assert_eq!(read(&[0x20, 3, 0, 0xff, 0], Version::V5), Ok(None));
@@ -600,6 +613,54 @@ mod tests {
             body_bytes: 2,
         });
         assert_eq!(read(&foreign, Version::V4), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn a_publish_reads_as_mqttbytes_wrote_it(
+            topic in "[a-z/]{1,200}",
+            payload in proptest::collection::vec(any::<u8>(), 0..300),
+            is_confirmed in any::<bool>(),
+            property in proptest::option::of("[a-z]{0,200}"),
+        ) {
+            let qos = if is_confirmed { QoS::AtLeastOnce } else { QoS::AtMostOnce };
+            for version in [Version::V4, Version::V5] {
+                let mut bytes = BytesMut::new();
+                if version == Version::V4 {
+                    let mut publish = v4::Publish::new(&topic, qos, payload.clone());
+                    publish.pkid = 77;
+                    publish.write(&mut bytes).unwrap();
+                } else {
+                    let mut publish = v5::Publish::new(&topic, qos, payload.clone());
+                    publish.pkid = if is_confirmed { 77 } else { 0 };
+                    publish.properties = property.clone().map(|text| v5::PublishProperties {
+                        payload_format_indicator: None,
+                        message_expiry_interval: Some(9),
+                        topic_alias: None,
+                        response_topic: None,
+                        correlation_data: None,
+                        user_properties: vec![(text.clone(), text)],
+                        subscription_identifiers: Vec::new(),
+                        content_type: None,
+                    });
+                    publish.write(&mut bytes).unwrap();
+                }
+                let Read::Publish(published) = read(&bytes, version) else {
+                    panic!("no PUBLISH: {bytes:?}");
+                };
+                let stamp_bytes = published.stamp.map_or(0, |_| STAMP_BYTES);
+                prop_assert_eq!(published.topic, topic.as_bytes());
+                prop_assert_eq!(published.qos, u8::from(is_confirmed));
+                prop_assert_eq!(published.packet_id, if is_confirmed { 77 } else { 0 });
+                prop_assert_eq!(stamp_bytes + published.body_bytes, payload.len());
+                let body = &bytes[published.head.len()..];
+                prop_assert_eq!(body, &payload[stamp_bytes..]);
+                // Whatever is missing, it is never junk, nor another packet.
+                for cut in 0..published.head.len() {
+                    prop_assert_eq!(read(&bytes[..cut], version), Read::NeedMore);
+                }
+            }
+        }
     }
 
     #[test]

@@ -418,3 +418,52 @@ fn emqx_tells_the_nodes_of_its_clients() {
     assert_eq!((measured.returns.known, measured.returns.same_node), (3, 2));
     assert_eq!(measured.nodes, [("n1".to_owned(), 3), ("n2".to_owned(), 3)]);
 }
+
+/// Takes two messages before it confirms any, as it says in CONNACK, and throws out whoever sends a third.
+fn take_two(mut client: TcpStream) {
+    let mut buffer = [0; 4096];
+    assert!(client.read(&mut buffer).unwrap() > 0);
+    client.write_all(&[0x20, 6, 0, 0, 3, 0x21, 0, 2]).unwrap();
+    let (mut held, mut taken, mut id) = (Vec::new(), 0, 0_u16);
+    loop {
+        let count = client.read(&mut buffer).unwrap_or(0);
+        if count == 0 {
+            return;
+        }
+        held.extend_from_slice(&buffer[..count]);
+        while let packet::Read::Publish(published) = packet::read(&held, Version::V5) {
+            let whole = published.head.len() + published.body_bytes;
+            if held.len() < whole {
+                break;
+            }
+            held.drain(..whole);
+            taken += 1;
+        }
+        if taken > 2 {
+            return;
+        }
+        if taken == 2 {
+            for _ in 0..2 {
+                id += 1;
+                let [high, low] = id.to_be_bytes();
+                client.write_all(&[0x40, 2, high, low]).unwrap();
+            }
+            taken = 0;
+        }
+    }
+}
+
+#[test]
+fn no_more_is_under_way_than_the_target_takes() {
+    let target = FakeTarget::start(take_two);
+    let plan = Plan {
+        version: Version::V5,
+        audience: Audience::None,
+        qos: 1,
+        traffic: Traffic::Window(10),
+        ..plan(target.address, 1)
+    };
+    let measured = measured(&plan);
+    assert_eq!(failures(&measured), []);
+    assert!(measured.confirmed > 2, "{}", measured.confirmed);
+}
