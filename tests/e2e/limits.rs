@@ -58,7 +58,7 @@ fn a_thousand_claims_of_the_largest_packet_cost_next_to_nothing() {
     raise_descriptor_limit();
     const CLIENTS: usize = 1_000;
     let cluster = Cluster::of(1);
-    let program = Program::start(&cluster, "[timeouts]\nconnect = \"4s\"");
+    let program = Program::start(&cluster, "[timeouts]\nconnect = \"10s\"");
     Client::accepted(program.address, &Connect::new("warm"));
     // A remaining length of 268,435,455, and a client id of 65,535 bytes of which ten are here.
     let mut claim = vec![
@@ -70,13 +70,10 @@ fn a_thousand_claims_of_the_largest_packet_cost_next_to_nothing() {
     let mut clients: Vec<Client> = (0..CLIENTS)
         .map(|_| {
             let mut client = Client::to(program.address);
-            client.send(&claim);
+            client.send_alone(&claim);
             client
         })
         .collect();
-    clients
-        .iter_mut()
-        .for_each(|client| client.send_alone(b"i"));
     let grown = program.resident_bytes().saturating_sub(before);
     assert_eq!(
         program.ended_with("connect_timeout"),
