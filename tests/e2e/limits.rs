@@ -194,17 +194,23 @@ fn a_relay_moves_with_bulk_in_flight() {
                 client.fin();
             });
             let mut moved = 0;
-            let mut turn = |times: usize| {
-                for _ in 0..times {
-                    moved += balancer.running.move_connections(0, 1).expect("both run");
-                    moved += balancer.running.move_connections(1, 0).expect("both run");
+            let mut turn = || {
+                for (from, to) in [(0, 1), (1, 0)] {
+                    moved += balancer
+                        .running
+                        .move_connections(from, to)
+                        .expect("both run");
                 }
             };
-            // While the node is deaf, what is in flight stands still, in our hands too.
-            turn(100);
+            // The node takes a little now and then, so that what is in our hands is partly sent when it is moved.
+            let mut random = fastrand::Rng::with_seed(6);
+            for _ in 0..200 {
+                node.take(random.usize(1..100_000));
+                turn();
+            }
             node.listen();
             while !sending.is_finished() {
-                turn(1);
+                turn();
             }
             moved
         });

@@ -223,6 +223,13 @@ impl Connection {
         while self.read_once() {}
     }
 
+    /// Reads so much, on a connection that does not listen.
+    pub fn take(&self, count: usize) {
+        let mut buffer = vec![0; count];
+        (&self.stream).read_exact(&mut buffer).expect("bytes");
+        self.heard.change(|heard| heard.bytes.extend(buffer));
+    }
+
     fn read_once(&self) -> bool {
         let mut buffer = [0; 64 * 1024];
         match (&self.stream).read(&mut buffer) {
