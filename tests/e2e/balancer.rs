@@ -119,12 +119,11 @@ impl Program {
         lines.iter().filter(|line| line["cause"] == cause).count()
     }
 
-    /// Waits until so many connections have ended.
+    /// Waits until so many connections have ended with this cause.
     #[track_caller]
-    pub fn until_ended(&self, count: usize) {
+    pub fn until_ended_with(&self, cause: &str, count: usize) {
         self.lines.until("ends of connections", |lines| {
-            let ended = lines.iter().filter(|line| !line["cause"].is_null());
-            ended.count() >= count
+            lines.iter().filter(|line| line["cause"] == cause).count() >= count
         });
     }
 

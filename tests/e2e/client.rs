@@ -20,7 +20,9 @@ pub struct Client {
 
 impl Client {
     pub fn to(balancer: SocketAddr) -> Self {
-        Self::from([127, 0, 0, 1].into(), balancer)
+        // Not bound: a bound port could not be used again for a minute, and thousands of clients come and go.
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        Self::connected(socket, balancer)
     }
 
     /// A client that comes from this address of 127.0.0.0/8.
@@ -29,6 +31,10 @@ impl Client {
         socket
             .bind(&SocketAddr::new(source, 0).into())
             .expect("a source address");
+        Self::connected(socket, balancer)
+    }
+
+    fn connected(socket: Socket, balancer: SocketAddr) -> Self {
         socket.connect(&balancer.into()).expect("a balancer");
         let stream: TcpStream = socket.into();
         stream.set_nodelay(true).expect("an option");

@@ -84,8 +84,7 @@ fn a_thousand_claims_of_the_largest_packet_cost_next_to_nothing() {
     for client in &mut clients {
         client.end();
     }
-    program.until_ended(CLIENTS);
-    assert_eq!(program.ended_with("connect_timeout"), CLIENTS);
+    program.until_ended_with("connect_timeout", CLIENTS);
     assert_eq!(cluster.dials(), 1, "only the first client was dialled for");
 }
 
