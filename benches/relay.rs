@@ -32,6 +32,7 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
         to_node: Vec::new(),
         to_client: Vec::new(),
         bytes: Bytes::default(),
+        counted: Bytes::default(),
         client_ended: false,
         node_ended: false,
         idle_limit: None,
@@ -45,6 +46,7 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
             decision: None,
             node: None,
             retries: 0,
+            source_counted: false,
             steps: Steps::default(),
         }),
     }

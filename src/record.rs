@@ -28,7 +28,7 @@ pub struct Record {
     pub decision: Option<Decision>,
     /// The node that it was last dialled to.
     pub node: Option<NodeId>,
-    /// How often the CONNECT was replayed to another node, or again to the same.
+    /// How often the CONNECT was replayed to another node.
     pub retries: u8,
     /// Whether it counts among the connections of its source.
     pub source_counted: bool,

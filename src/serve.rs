@@ -438,7 +438,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.workers.iter().for_each(Worker::stop);
+        self.workers.iter_mut().for_each(Worker::stop);
         self.workers.iter_mut().for_each(Worker::join);
         // Control ends when nobody is left who could give it an order.
         let (closed, _) = mpsc::channel(1);

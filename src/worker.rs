@@ -36,8 +36,6 @@ const STOP_MAX: Duration = Duration::from_secs(1);
 /// What a worker is told from outside.
 #[derive(Debug)]
 pub enum Order {
-    /// Close everything and end.
-    Stop,
     /// Accept clients on this socket; the answer is whether that was possible.
     Listen(
         ListenerId,
@@ -85,7 +83,8 @@ impl Which {
 /// A worker that runs.
 #[derive(Debug)]
 pub struct Worker {
-    orders: mpsc::Sender<Order>,
+    /// None once it was told to end.
+    orders: Option<mpsc::Sender<Order>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
@@ -113,15 +112,14 @@ impl Worker {
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("a worker died while it started")))?;
         Ok(Self {
-            orders,
+            orders: Some(orders),
             thread: Some(thread),
         })
     }
 
     /// Tells the worker to close everything and end; [`Worker::join`] waits for it.
-    pub fn stop(&self) {
-        // A full queue means that it is told already; a closed one, that it has ended.
-        let _ = self.orders.try_send(Order::Stop);
+    pub fn stop(&mut self) {
+        self.orders = None;
     }
 
     /// Gives the worker an order, waiting for room in its queue. Not for a thread of a runtime.
@@ -129,7 +127,8 @@ impl Worker {
     /// # Errors
     /// The worker has ended.
     pub fn order(&self, order: Order) -> io::Result<()> {
-        self.orders.blocking_send(order).map_err(|_| has_ended())
+        let orders = self.orders.as_ref().ok_or_else(has_ended)?;
+        orders.blocking_send(order).map_err(|_| has_ended())
     }
 
     /// Gives the worker an order, waiting for room in its queue.
@@ -137,7 +136,8 @@ impl Worker {
     /// # Errors
     /// The worker has ended.
     pub async fn tell(&self, order: Order) -> io::Result<()> {
-        self.orders.send(order).await.map_err(|_| has_ended())
+        let orders = self.orders.as_ref().ok_or_else(has_ended)?;
+        orders.send(order).await.map_err(|_| has_ended())
     }
 
     /// Gives the worker an order that it answers.
@@ -251,9 +251,9 @@ async fn work(
     let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&path)));
     // The starter has gone: the orders' channel is closed as well, and ends the loop below.
     let _ = started.send(Ok(()));
+    // Ends when nobody is left who could give an order.
     while let Some(order) = orders.recv().await {
         match order {
-            Order::Stop => break,
             // For all of these: whoever asked may have gone, which changes nothing.
             Order::Listen(id, listening, socket, reply) => {
                 path.know(id, listening);
