@@ -119,7 +119,7 @@ labels! {
     }
 }
 
-/// Names of the versions, in the order of [`version_place`].
+/// Names of the versions, in the order in which they are counted.
 pub const VERSIONS: [&str; 4] = ["3.1", "3.1.1", "5", "unknown"];
 
 /// Where a version is counted.
