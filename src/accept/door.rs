@@ -155,7 +155,7 @@ impl Door {
                         self.told.set(Some(now));
                         tracing::warn!(
                             turned_away,
-                            "no descriptor left: raise the limit of open files, or lower limits.connections_max"
+                            "no descriptor left: raise the limit of open files, or lower limits.connections"
                         );
                     }
                     tokio::time::sleep(PAUSE).await;
