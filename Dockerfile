@@ -1,0 +1,28 @@
+# Remora in a container: built on Debian 12, run on the same Debian without compiler, shell history or root.
+#
+#   docker build -t remora .
+#   docker run -d --name remora -p 1883:1883 -v "$PWD/remora.toml:/etc/remora/remora.toml:ro" \
+#       --stop-timeout 60 --ulimit nofile=1048576:1048576 remora
+#
+# The health check asks the admin listener, which is 127.0.0.1:9883 inside the container unless the configuration says
+# otherwise. To let Prometheus in from outside, set admin.address = "0.0.0.0:9883" and publish the port to its network only.
+
+FROM rust:1.95-bookworm AS build
+WORKDIR /src
+COPY Cargo.toml Cargo.lock ./
+COPY src src
+# The command line's help shows it.
+COPY config config
+RUN cargo build --release --locked --bin remora
+
+FROM debian:bookworm-slim
+# Nobody's number: no name is needed, and Kubernetes' runAsNonRoot can see that it is not root.
+USER 65532:65532
+COPY --from=build /src/target/release/remora /usr/local/bin/remora
+EXPOSE 1883
+# Drains, as drain.delay, drain.rate and drain.grace say; give the container more time to stop than these two take.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
+    CMD ["remora", "health", "--config", "/etc/remora/remora.toml"]
+ENTRYPOINT ["remora"]
+CMD ["run", "--config", "/etc/remora/remora.toml"]
