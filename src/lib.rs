@@ -44,3 +44,8 @@ pub mod scratch;
 pub mod serve;
 pub mod socket;
 pub mod worker;
+
+/// Runs the README's example of library use.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
