@@ -1,0 +1,122 @@
+//! What must hold of any bytes whatever, written once: for the fuzz targets, for their corpus, and for the tests of the
+//! readers.
+
+use remora::config;
+use remora::mqtt::{ConnackVerdict, Need, Verdict, Version, read_connack, read_connect};
+
+/// How far a CONNECT may have to be read.
+pub const NEEDS: [Need; 2] = [Need::ClientId, Need::Username];
+
+/// How often a CONNECT is asked about at most, however it is cut.
+pub const ASKED_MAX: usize = 30;
+
+const VERSIONS: [Version; 4] = [
+    Version::V31,
+    Version::V311,
+    Version::V5,
+    Version::Unknown(9),
+];
+
+/// The verdict on a client's first bytes does not depend on how they are cut, and names nothing that is not there.
+pub fn connect(bytes: &[u8]) {
+    for need in NEEDS {
+        check_all_prefixes(bytes, need);
+        if let Verdict::Complete(connect) = read_connect(bytes, need) {
+            let username = connect.username(bytes).unwrap_or_default();
+            assert!(connect.client_id(bytes).len() + username.len() <= bytes.len());
+            assert!(connect.packet_end() <= 5 + 0x0FFF_FFFF);
+        }
+    }
+}
+
+/// The verdict on a node's first bytes does not depend on how they are cut.
+pub fn connack(bytes: &[u8]) {
+    for version in VERSIONS {
+        let whole = read_connack(bytes, version);
+        let mut not_before = 0;
+        for length in 0..=bytes.len() {
+            match read_connack(&bytes[..length], version) {
+                ConnackVerdict::NeedMore(enough) => {
+                    assert!(enough > length, "{enough} bytes are here: {length}");
+                    assert!(enough >= not_before, "{enough}, after {not_before}");
+                    not_before = enough;
+                }
+                decided => {
+                    assert!(
+                        length >= not_before,
+                        "decided with {length}, asked for {not_before}"
+                    );
+                    assert_eq!(decided, whole, "decided with {length} of {}", bytes.len());
+                }
+            }
+        }
+        if let ConnackVerdict::Connack(connack) = whole {
+            let assigned = connack.assigned_client_id.unwrap_or_default();
+            assert!(assigned.is_empty() || bytes.windows(assigned.len()).any(|w| *w == *assigned));
+        }
+    }
+}
+
+/// A configuration is accepted, or refused with problems that all stand in the text and can be shown.
+pub fn config(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let Err(problems) = config::parse("any.toml", &text) else {
+        return;
+    };
+    let mut count = 0;
+    for problem in problems.iter() {
+        count += 1;
+        assert!(!problem.message.is_empty());
+        let spans = [problem.span.as_ref(), problem.other.as_ref().map(|o| &o.0)];
+        for span in spans.into_iter().flatten() {
+            assert!(
+                text.get(span.clone()).is_some(),
+                "{problem}: {span:?} of {} bytes",
+                text.len()
+            );
+        }
+        let position = problems.position(problem);
+        assert_eq!(position.is_some(), problem.span.is_some(), "{problem}");
+    }
+    assert!(count > 0, "a refusal without a reason");
+    let shown = problems.to_string();
+    assert!(shown.contains(&format!("any.toml: {count} problem")));
+    assert!(problems.coloured().len() >= shown.len());
+}
+
+/// `NeedMore` is told the truth about, and a verdict stays when more comes.
+pub fn check_all_prefixes(bytes: &[u8], need: Need) {
+    let whole = read_connect(bytes, need);
+    let mut not_before = 0;
+    for length in 0..=bytes.len() {
+        match read_connect(&bytes[..length], need) {
+            Verdict::NeedMore(enough) => {
+                assert!(enough > length, "{enough} bytes are here: {length}");
+                not_before = not_before.max(enough);
+            }
+            decided => {
+                assert!(
+                    length >= not_before,
+                    "decided with {length}, asked for {not_before}"
+                );
+                assert_eq!(decided, whole, "decided with {length} of {}", bytes.len());
+            }
+        }
+    }
+    assert_eq!(read_as_asked(bytes, need), whole);
+}
+
+/// The verdict on `bytes` that arrive as they are asked for: never a byte more than what `NeedMore` names.
+pub fn read_as_asked(bytes: &[u8], need: Need) -> Verdict {
+    let mut here = 0;
+    for _ in 0..ASKED_MAX {
+        match read_connect(&bytes[..here], need) {
+            Verdict::NeedMore(enough) if enough <= bytes.len() => {
+                assert!(enough > here, "asked for {enough} with {here} here");
+                here = enough;
+            }
+            verdict => return verdict,
+        }
+    }
+    panic!("asked more than {ASKED_MAX} times");
+}

@@ -1,0 +1,53 @@
+//! Every input of the fuzzers' corpus, through the same checks: what was once worth trying is tried at every change.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+mod checks;
+
+/// The files of `directories`, which lie in the repository.
+fn files(directories: &[&str]) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<PathBuf> = directories
+        .iter()
+        .flat_map(|directory| fs::read_dir(root.join(directory)).expect("a directory"))
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_file())
+        .collect();
+    files.sort();
+    files
+}
+
+/// Puts every file of `directories` through `check`, by itself and cut short at every 64th of its length.
+fn replay(directories: &[&str], at_least: usize, check: fn(&[u8])) {
+    let files = files(directories);
+    assert!(files.len() >= at_least, "only {} files", files.len());
+    for file in files {
+        let bytes = fs::read(&file).expect("a file");
+        let lengths = (0..64).map(|part| bytes.len() * part / 64);
+        for length in lengths.chain([bytes.len()]) {
+            let checked = std::panic::catch_unwind(|| check(&bytes[..length]));
+            assert!(
+                checked.is_ok(),
+                "{}, its first {length} bytes",
+                file.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_clients_first_bytes() {
+    replay(&["fuzz/corpus/connect"], 60, checks::connect);
+}
+
+#[test]
+fn a_nodes_first_bytes() {
+    replay(&["fuzz/corpus/connack"], 30, checks::connack);
+}
+
+#[test]
+fn configurations() {
+    let directories = ["fuzz/corpus/config", "tests/config", "config"];
+    replay(&directories, 42, checks::config);
+}
