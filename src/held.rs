@@ -1,10 +1,11 @@
 //! Bytes held for clients that are not decided yet: counted over all workers, bounded; the largest holder pays.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::Notify;
+
+use crate::sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// Holders of no more than this are not listed as large, so that an ordinary CONNECT touches no lock.
 const SMALL_BYTES: usize = 4 * 1024;
@@ -97,7 +98,7 @@ impl Held {
         Some(number)
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(usize, u64), Arc<Large>>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(usize, u64), Arc<Large>>> {
         // No code that can panic runs under the lock; a poisoned map would still be a right one.
         self.large.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -43,6 +43,7 @@ pub mod sandbox;
 pub mod scratch;
 pub mod serve;
 pub mod socket;
+pub mod sync;
 pub mod worker;
 
 /// Runs the README's example of library use.

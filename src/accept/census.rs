@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
 use crate::ended::Ended;
+use crate::sync::{AtomicUsize, Ordering};
 
 /// How many connections there may be at once. A limit below the present number refuses only new ones.
 #[derive(Clone, Debug, PartialEq, Eq)]

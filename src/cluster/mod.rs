@@ -7,9 +7,10 @@ mod ring;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+
+use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 pub use choice::{Choice, Decision, Report, Reports, Seat};
 pub use ring::{Choices, Ring};
