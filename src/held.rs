@@ -91,9 +91,12 @@ impl Held {
 
     /// Tells the largest holder to go, if there is a large one, and says which it was.
     fn evict(&self) -> Option<u64> {
-        let ((bytes, number), largest) = self.lock().pop_last()?;
+        let mut listed = self.lock();
+        let ((bytes, number), largest) = listed.pop_last()?;
+        // Under the lock, so that it can neither go nor list itself again before it counts as leaving.
         largest.leaving.store(bytes, Ordering::Relaxed);
         self.leaving.fetch_add(bytes, Ordering::Relaxed);
+        drop(listed);
         largest.evicted.notify_one();
         Some(number)
     }
@@ -157,7 +160,8 @@ impl Share {
 impl Drop for Share {
     fn drop(&mut self) {
         if let Some(large) = &self.large {
-            self.held.lock().remove(&(self.bytes, large.number));
+            let mut listed = self.held.lock();
+            listed.remove(&(self.bytes, large.number));
             let leaving = large.leaving.load(Ordering::Relaxed);
             self.held.leaving.fetch_sub(leaving, Ordering::Relaxed);
         }

@@ -7,12 +7,16 @@
 //!
 //! A failure prints the schedule, with which `shuttle::replay` shows it again.
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use remora::accept::{Census, Limits, Population};
 use remora::cluster::{Choice, Decision, Live, NodeId, Report, Reports};
 use remora::ended::Ended;
+use remora::held::{Eviction, Held};
 use remora::sync::{AtomicUsize, Ordering};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread;
@@ -218,5 +222,73 @@ fn failures_in_a_row_are_each_counted_once() {
             .collect();
         in_a_row.sort_unstable();
         assert_eq!(in_a_row, [1, 2, 3], "so that the third is seen as such");
+    });
+}
+
+fn is_told(eviction: &Eviction) -> bool {
+    let told = pin!(eviction.told());
+    let mut cx = Context::from_waker(Waker::noop());
+    told.poll(&mut cx) == Poll::Ready(())
+}
+
+/// Four holders of which three are too many: some are told to go, or find no room, and all do go.
+#[test]
+fn held_bytes_are_given_back_and_each_is_told_once_to_go() {
+    in_every_order(|| {
+        const BYTES_MAX: usize = 20_000;
+        let held = Held::new(BYTES_MAX);
+        threads([[5_000, 1_000], [9_000, 500], [8_000, 3_000]].map(|grows| {
+            let held = Arc::clone(&held);
+            move || {
+                let mut share = held.share();
+                for bytes in grows {
+                    let grown = share.grow(bytes);
+                    let eviction = share.eviction();
+                    let told = is_told(&eviction);
+                    assert!(!is_told(&eviction), "told twice");
+                    if told || grown.is_err() {
+                        return;
+                    }
+                }
+            }
+        }));
+        assert_eq!(held.bytes(), 0);
+        // And nobody counts as leaving any more: the account is as large as ever, and no larger.
+        let mut share = held.share();
+        share.grow(BYTES_MAX).expect("room for as much as may be");
+        assert!(share.grow(1).is_err(), "more than may be held");
+    });
+}
+
+/// One that was told to go and has not gone yet is not told again, however much it still grows.
+#[test]
+fn who_is_leaving_is_not_told_again() {
+    in_every_order(|| {
+        let held = Held::new(10_000);
+        let mut largest = held.share();
+        largest.grow(9_000).expect("room");
+        let told = Arc::new(AtomicUsize::new(0));
+        let newcomers: Vec<_> = (0..2)
+            .map(|_| {
+                let held = Arc::clone(&held);
+                thread::spawn(move || held.share().grow(2_000).is_ok())
+            })
+            .collect();
+        for _ in 0..3 {
+            // Whether there is room for it is another matter.
+            let _ = largest.grow(100);
+            let heard = usize::from(is_told(&largest.eviction()));
+            told.fetch_add(heard, Ordering::SeqCst);
+        }
+        for newcomer in newcomers {
+            newcomer.join().expect("no panic");
+        }
+        let heard = usize::from(is_told(&largest.eviction()));
+        assert!(told.fetch_add(heard, Ordering::SeqCst) + heard <= 1);
+        drop(largest);
+        assert_eq!(held.bytes(), 0);
+        let mut share = held.share();
+        share.grow(10_000).expect("room for as much as may be");
+        assert!(share.grow(1).is_err(), "more than may be held");
     });
 }
