@@ -26,7 +26,7 @@ use crate::opening::Opening;
 use crate::peek::{self, Peek};
 use crate::record::{self, Connected, ListenerId, PlacementKey, Record, Steps};
 use crate::relay::{self, Bytes, Finished, Outcome, Relayed, RowId, Table};
-use crate::route::{self, Key, Placements, Route};
+use crate::route::{self, Key, Placements, Route, Settled};
 use crate::socket::Socket;
 
 /// How long a reset waits for what was sent before it.
@@ -343,27 +343,22 @@ impl Path {
         if let Some(expiry) = connack.session_expiry {
             connect.session_expiry = expires_after(expiry);
         }
-        let mut is_exception = greeted.is_exception();
-        let mut home = home;
-        if let (true, Some(assigned)) = (affinity.key.is_empty(), &connack.assigned_client_id) {
-            // The client may come back with the id that it was given, which belongs to some other node by the ring.
+        let assigned = connack.assigned_client_id.as_deref();
+        let assigned = assigned.filter(|_| affinity.key.is_empty());
+        if let Some(assigned) = assigned {
             connect.client_id = record::kept(assigned);
-            connect.placement = PlacementKey::of(assigned);
-            home = route::route(self.shared.clusters.current(), assigned, None)
-                .home()
-                .map(|node| node.id);
-            is_exception = true;
         }
-        let Some(hash) = connect.placement.hash() else {
-            return;
+        let settled = Settled {
+            placement: connect.placement,
+            placed: affinity.placed,
+            home,
+            node: greeted.choice.id,
+            is_exception: greeted.is_exception(),
+            assigned,
+            owner: record.number,
         };
-        let node = greeted.choice.id;
-        if is_exception && home != Some(node) {
-            self.shared.placements.remember(hash, node, record.number);
-        } else if affinity.placed.is_some() {
-            // The session has moved with the client: what was remembered is no longer so.
-            self.shared.placements.forget(hash);
-        }
+        let cluster = self.shared.clusters.current();
+        connect.placement = route::settle(&self.shared.placements, &cluster, settled);
     }
 
     /// Set-up ends here; the worker's table owns the relay, and a small future takes turns at it.

@@ -1,8 +1,10 @@
 //! Decides which nodes a client may go to, in which order, and why: pure over connect, cluster, loads and placement.
 
 mod placement;
+mod settle;
 
 pub use placement::Placements;
+pub use settle::{Settled, settle};
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
