@@ -350,7 +350,6 @@ impl Path {
         }
         let settled = Settled {
             placement: connect.placement,
-            placed: affinity.placed,
             home,
             node: greeted.choice.id,
             is_exception: greeted.is_exception(),

@@ -102,6 +102,9 @@ impl Placements {
 
     /// Forgets this key, whoever it belongs to.
     pub fn forget(&self, key: u128) {
+        if self.is_empty() {
+            return;
+        }
         self.remove_if(key, |_| true);
     }
 

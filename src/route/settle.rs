@@ -11,8 +11,6 @@ use crate::record::PlacementKey;
 pub struct Settled<'a> {
     /// Where a placement of the client is kept, by its CONNECT.
     pub placement: PlacementKey,
-    /// The node that was remembered for it when it was routed.
-    pub placed: Option<NodeId>,
     /// The ring's first choice for it.
     pub home: Option<NodeId>,
     /// The node that accepted it.
@@ -33,7 +31,6 @@ pub fn settle(
 ) -> PlacementKey {
     let Settled {
         mut placement,
-        placed,
         mut home,
         node,
         mut is_exception,
@@ -51,10 +48,82 @@ pub fn settle(
     if let Some(hash) = placement.hash() {
         if is_exception && home != Some(node) {
             placements.remember(hash, node, owner);
-        } else if placed.is_some() {
-            // The session has moved with the client: what was remembered is no longer so.
+        } else {
+            // The session has moved with the client. What was remembered, perhaps only since this client was routed, is no
+            // longer so.
             placements.forget(hash);
         }
     }
     placement
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::cluster::{Live, Node, NodeState};
+
+    const HOME: NodeId = NodeId(0);
+    const OTHER: NodeId = NodeId(1);
+
+    fn cluster() -> Arc<Cluster> {
+        let node = |id: NodeId, name: &str, weight: u16| Node {
+            id,
+            name: name.into(),
+            addresses: Arc::new(["127.0.0.1:1883".parse().expect("an address")]),
+            weight,
+            state: NodeState::Up,
+            live: Arc::new(Live::default()),
+        };
+        // Of weight 0, so that the ring knows one home for everybody.
+        let nodes = vec![node(HOME, "home", 1), node(OTHER, "other", 0)];
+        Arc::new(Cluster::new(nodes, Arc::new([]), 1))
+    }
+
+    fn settled(node: NodeId, is_exception: bool) -> Settled<'static> {
+        Settled {
+            placement: PlacementKey::of(b"a"),
+            home: Some(HOME),
+            node,
+            is_exception,
+            assigned: None,
+            owner: 1,
+        }
+    }
+
+    #[test]
+    fn only_what_the_ring_would_not_say_again_is_remembered() {
+        let assigned = |node| Settled {
+            placement: PlacementKey::of(b""),
+            assigned: Some(b"a"),
+            home: None,
+            ..settled(node, false)
+        };
+        let cases = [
+            (settled(HOME, false), None),
+            (settled(HOME, true), None),
+            (settled(OTHER, true), Some(OTHER)),
+            // Away: home will be back.
+            (settled(OTHER, false), None),
+            (assigned(OTHER), Some(OTHER)),
+            (assigned(HOME), None),
+        ];
+        for (settled, expected) in cases {
+            // Also where another connection of the client was placed since this one was routed.
+            for before in [None, Some(HOME), Some(OTHER)] {
+                let placements = Placements::new(10, Duration::from_secs(60));
+                let placement = PlacementKey::of(b"a");
+                let hash = placement.hash().expect("a key");
+                if let Some(node) = before {
+                    placements.remember(hash, node, 7);
+                }
+                assert_eq!(settle(&placements, &cluster(), settled), placement);
+                let found = placements.find(hash, Instant::now());
+                assert_eq!(found, expected, "{settled:?} after {before:?}");
+            }
+        }
+    }
 }
