@@ -215,8 +215,6 @@ impl Control {
                 Some(watched) if watched.address == member.address => watched,
                 Some(moved) => {
                     tracing::info!(node = %member.name, address = %member.address, "node has another address");
-                    moved.live.failures.store(0, Ordering::Relaxed);
-                    moved.live.trial.store(false, Ordering::Relaxed);
                     Watched::at(member, moved.id, moved.live)
                 }
                 None => {
@@ -361,6 +359,9 @@ impl Watched {
 
     fn at(member: &Member, id: NodeId, live: Arc<Live>) -> Self {
         let is_host = matches!(member.address, NodeAddress::Host(..));
+        // What was observed at another address, or before it was removed, says nothing about it.
+        live.failures.store(0, Ordering::Relaxed);
+        live.trial.store(false, Ordering::Relaxed);
         Self {
             id,
             name: member.name.as_str().into(),
