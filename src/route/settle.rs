@@ -78,7 +78,7 @@ mod tests {
             state: NodeState::Up,
             live: Arc::new(Live::default()),
         };
-        // Of weight 0, so that the ring knows one home for everybody.
+        // The other one has no weight and so no point on the ring: there is one home for everybody.
         let nodes = vec![node(HOME, "home", 1), node(OTHER, "other", 0)];
         Arc::new(Cluster::new(nodes, Arc::new([]), 1))
     }
