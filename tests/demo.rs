@@ -331,6 +331,7 @@ impl Balanced {
                 timeout: Duration::from_millis(300),
                 ..greet::Settings::default()
             },
+            admin: remora::admin::Settings::Off,
             ..Config::new(vec![listener], nodes)
         };
         Self {

@@ -6,6 +6,7 @@ mod ask;
 mod exposition;
 mod process;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
@@ -21,7 +22,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::registry::Registry;
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 pub use ask::{Health, health};
 pub use exposition::{Facts, ListenerFacts, ProcessFacts, Reloads};
@@ -30,7 +31,8 @@ pub use exposition::{Facts, ListenerFacts, ProcessFacts, Reloads};
 pub const ADDRESS_DEFAULT: SocketAddr =
     SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9883));
 
-/// Who asks at once at most; more wait in the kernel.
+/// Who asks at once at most. One more ends the oldest: an answer takes milliseconds, so that is somebody who does not read
+/// or has nothing to ask, and must not keep others from asking whether this process lives.
 const CONNECTIONS_MAX: usize = 16;
 
 /// How long a request's head may take.
@@ -85,18 +87,20 @@ pub async fn serve(listener: TcpListener, facts: Arc<Facts>) {
         }
     };
     let pages = Arc::new(Pages::new(facts));
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut answering: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(CONNECTIONS_MAX);
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
-            // Nobody closes the semaphore.
-            return;
-        };
         let Ok((socket, _)) = listener.accept().await else {
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        answering.retain(|connection| !connection.is_finished());
+        if answering.len() == CONNECTIONS_MAX
+            && let Some(oldest) = answering.pop_front()
+        {
+            oldest.abort();
+        }
         let pages = Arc::clone(&pages);
-        tokio::spawn(async move {
+        answering.push_back(tokio::spawn(async move {
             let answer = service_fn(|request| {
                 let response = pages.answer(&request);
                 async { Ok::<_, Infallible>(response) }
@@ -108,8 +112,7 @@ pub async fn serve(listener: TcpListener, facts: Arc<Facts>) {
                 .serve_connection(TokioIo::new(socket), answer);
             // How somebody who asked hung up is nobody's business.
             let _ = tokio::time::timeout(CONNECTION_MAX, connection).await;
-            drop(place);
-        });
+        }));
     }
 }
 

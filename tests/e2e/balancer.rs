@@ -1,10 +1,13 @@
 //! The balancer: as a library in this process, or as the program that users run.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use remora::config;
 use remora::serve::{self, Running};
@@ -13,15 +16,23 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
-use crate::wait::Watched;
+use crate::wait::{self, Watched};
 
-/// Two workers on a free port; `listener` is added to the listener's table, `tables` to the rest.
-fn toml(cluster: &Cluster, listener: &str, tables: &str) -> String {
+/// Two workers on a free port; `listener` is added to the listener's table, `tables` to the rest. No admin listener where
+/// `tables` has none.
+pub fn toml(cluster: &Cluster, listener: &str, tables: &str) -> String {
     let nodes = cluster.toml();
+    let admin = match tables.contains("[admin]") {
+        true => "",
+        false => "[admin]\nenabled = false",
+    };
     format!(
-        "workers = 2\n\n{tables}\n\n{nodes}[[listeners]]\naddress = \"127.0.0.1:0\"\n{listener}\n"
+        "workers = 2\n\n{tables}\n\n{admin}\n\n{nodes}[[listeners]]\naddress = \"127.0.0.1:0\"\n{listener}\n"
     )
 }
+
+/// A free port for the admin listener.
+pub const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
 
 /// A balancer in this process.
 #[derive(Debug)]
@@ -60,18 +71,37 @@ impl Balancer {
 #[derive(Debug)]
 pub struct Program {
     pub address: SocketAddr,
+    /// Where its admin listener is, if it has one.
+    pub admin: Option<SocketAddr>,
     child: Child,
     lines: Arc<Watched<Vec<Value>>>,
+    path: PathBuf,
     _directory: TempDir,
 }
 
 impl Program {
     pub fn start(cluster: &Cluster, tables: &str) -> Self {
+        Self::of(&toml(cluster, "", tables))
+    }
+
+    pub fn of(toml: &str) -> Self {
+        Self::by(Command::new(env!("CARGO_BIN_EXE_remora")), toml)
+    }
+
+    /// With so many descriptors at most.
+    pub fn with_descriptors(descriptors: u32, toml: &str) -> Self {
+        let mut shell = Command::new("sh");
+        let limited = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
+        shell.args(["-c", &limited, env!("CARGO_BIN_EXE_remora")]);
+        Self::by(shell, toml)
+    }
+
+    /// Runs `command` with this configuration.
+    pub fn by(mut command: Command, toml: &str) -> Self {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("remora.toml");
-        let tables = format!("{tables}\n[log]\nformat = \"json\"\n");
-        fs::write(&path, toml(cluster, "", &tables)).expect("a file");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_remora"))
+        write(&path, toml);
+        let mut child = command
             .args(["run", "--config"])
             .arg(&path)
             .stdin(Stdio::null())
@@ -87,17 +117,82 @@ impl Program {
                 written.change(|lines| lines.push(line));
             }
         });
-        let address = lines.until_some("the program listens", |lines| {
-            let line = lines.iter().find(|line| line["message"] == "listening")?;
-            let addresses = line["addresses"].as_str().expect("addresses");
-            addresses.trim_matches(['[', ']']).parse().ok()
+        let listening = lines.until_some("the program listens", |lines| {
+            let said = |line: &&Value| line["message"] == "listening";
+            lines.iter().find(said).cloned()
         });
         Self {
-            address,
+            address: addresses(&listening)[0],
+            admin: listening["admin"]
+                .as_str()
+                .and_then(|admin| admin.strip_prefix("Some(")?.strip_suffix(')')?.parse().ok()),
             child,
             lines,
+            path,
             _directory: directory,
         }
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.expect("an admin listener")
+    }
+
+    pub fn process(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a process that runs");
+    }
+
+    /// Writes another configuration; a SIGHUP makes the program read it.
+    pub fn configure(&self, toml: &str) {
+        write(&self.path, toml);
+    }
+
+    /// Goes on with another configuration; what it listens on then.
+    #[track_caller]
+    pub fn reload(&self, toml: &str) -> Vec<SocketAddr> {
+        self.configure(toml);
+        addresses(&self.hang_up("configuration reloaded"))
+    }
+
+    /// Tries another configuration, which it must not take.
+    #[track_caller]
+    pub fn reload_in_vain(&self, toml: &str) {
+        self.configure(toml);
+        self.hang_up("the configuration has problems: nothing was changed");
+    }
+
+    /// Sends a SIGHUP, and waits for the next line with this message.
+    #[track_caller]
+    fn hang_up(&self, answer: &str) -> Value {
+        let before = self.lines.lock().len();
+        self.signal(Signal::HUP);
+        self.lines.until_some(answer, |lines| {
+            let mut new = lines[before..].iter();
+            new.find(|line| line["message"] == answer).cloned()
+        })
+    }
+
+    /// Waits until the program has ended; its exit code.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> Option<i32> {
+        let child = RefCell::new(&mut self.child);
+        let status = wait::until_some("the program's end", || {
+            child.borrow_mut().try_wait().expect("a child")
+        });
+        status.code()
+    }
+
+    pub fn has_exited(&mut self) -> bool {
+        self.child.try_wait().expect("a child").is_some()
+    }
+
+    /// The lines so far that `select` selects.
+    pub fn lines(&self, select: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let lines = self.lines.lock();
+        lines.iter().filter(|line| select(line)).cloned().collect()
     }
 
     /// Waits for the line on the end of this client's connection, and takes it: another client may get the same port.
@@ -140,6 +235,19 @@ impl Program {
         });
     }
 
+    /// CPU time so far, of user and system.
+    pub fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.expect("a process that runs");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
+        let field = |number: usize| {
+            let field = fields.split_ascii_whitespace().nth(number - 3);
+            field.and_then(|f| f.parse::<u64>().ok()).expect("a number")
+        };
+        let ticks = field(14) + field(15);
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+    }
+
     /// Memory that is resident now, in bytes.
     pub fn resident_bytes(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
@@ -153,6 +261,25 @@ impl Program {
     }
 }
 
+fn write(path: &Path, toml: &str) {
+    // Lines are read as JSON; a level belongs to the test.
+    let toml = match toml.contains("[log]") {
+        true => toml.replace("[log]", "[log]\nformat = \"json\""),
+        false => format!("{toml}\n[log]\nformat = \"json\"\n"),
+    };
+    // Whole or not at all: a reload may be reading.
+    let new = path.with_extension("new");
+    fs::write(&new, toml).expect("a file");
+    fs::rename(new, path).expect("a file");
+}
+
+/// What a line says about where the program listens.
+fn addresses(line: &Value) -> Vec<SocketAddr> {
+    let addresses = line["addresses"].as_str().expect("addresses");
+    let addresses = addresses.trim_matches(['[', ']']).split(", ");
+    addresses.map(|a| a.parse().expect("an address")).collect()
+}
+
 /// Where the line on the end of this client's connection is.
 fn end_of(lines: &[Value], client: SocketAddr) -> Option<usize> {
     let client = client.to_string();
@@ -163,9 +290,10 @@ fn end_of(lines: &[Value], client: SocketAddr) -> Option<usize> {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        let pid = Pid::from_child(&self.child);
-        // It may have ended already; then there is nobody left to tell.
-        let _ = kill_process(pid, Signal::TERM);
+        if !self.has_exited() {
+            // No test waits for a drain by accident.
+            self.signal(Signal::INT);
+        }
         let status = self.child.wait().expect("a child");
         if !std::thread::panicking() {
             assert!(status.success(), "the program ended with {status}");

@@ -36,14 +36,18 @@ impl Client {
 
     fn connected(socket: Socket, balancer: SocketAddr) -> Self {
         socket.connect(&balancer.into()).expect("a balancer");
-        let stream: TcpStream = socket.into();
+        Self::of(socket.into())
+    }
+
+    /// A client with this connection.
+    pub fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("an option");
         stream.set_read_timeout(Some(DEADLINE)).expect("an option");
         stream.set_write_timeout(Some(DEADLINE)).expect("an option");
         Self {
             local: stream.local_addr().expect("an address"),
+            balancer: stream.peer_addr().expect("a balancer"),
             stream,
-            balancer,
         }
     }
 

@@ -39,14 +39,7 @@ impl Cluster {
     /// The nodes as they stand in a configuration.
     pub fn toml(&self) -> String {
         let nodes = self.nodes.iter().zip(&self.weights);
-        nodes
-            .map(|(node, weight)| {
-                let (name, address) = (&node.name, node.address);
-                format!(
-                    "[[nodes]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n\n"
-                )
-            })
-            .collect()
+        nodes.map(|(node, weight)| node.toml(*weight)).collect()
     }
 
     /// From now on, all nodes answer so.

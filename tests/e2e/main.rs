@@ -3,6 +3,7 @@
 //! Four nouns: [`node::FakeNode`], [`cluster::Cluster`], [`balancer::Balancer`] (and, where its log or its memory is
 //! looked at, [`balancer::Program`]), [`client::Client`].
 
+mod admin_client;
 mod balancer;
 mod client;
 mod cluster;
@@ -11,6 +12,7 @@ mod node;
 mod packets;
 mod wait;
 
+mod admin;
 mod affinity;
 mod away;
 mod greeting;

@@ -90,8 +90,8 @@ impl End {
     }
 }
 
-/// An address for one node alone. A port that a dead node gave up cannot be taken by anybody else.
-fn own_address() -> Ipv4Addr {
+/// An address for one listener alone. A port that a dead node gave up cannot be taken by anybody else.
+pub fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let process = std::process::id() % 100;
@@ -119,6 +119,12 @@ impl FakeNode {
         };
         node.serve(listener);
         node
+    }
+
+    /// The node as it stands in a configuration.
+    pub fn toml(&self, weight: u16) -> String {
+        let Self { name, address, .. } = self;
+        format!("[[nodes]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n\n")
     }
 
     /// From now on, connections are answered so.
