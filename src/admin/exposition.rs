@@ -24,7 +24,7 @@ use crate::route::Placements;
 pub struct Facts {
     /// By worker.
     pub tallies: Vec<Arc<Tally>>,
-    /// The listeners of this process's life.
+    /// The listeners of this process's life, by id.
     pub listeners: Mutex<Vec<ListenerFacts>>,
     /// The newest snapshot of the nodes.
     pub clusters: Arc<Clusters>,
@@ -51,6 +51,39 @@ pub struct ListenerFacts {
     pub tallies: Vec<Arc<ListenerTally>>,
     /// It was removed: it is shown for as long as connections of it live.
     pub removed: bool,
+}
+
+/// The listeners of one name: the one that is open, and those that had the name before it. They are one series, which only
+/// grows, also when a listener moves to another address.
+struct Namesakes<'a>(Vec<&'a ListenerFacts>);
+
+impl<'a> Namesakes<'a> {
+    /// The listeners that are shown, by name, in the order in which the names came up.
+    fn shown(listeners: &'a [ListenerFacts]) -> Vec<Self> {
+        let mut shown: Vec<Self> = Vec::new();
+        for listener in listeners {
+            match shown.iter_mut().find(|other| other.name() == listener.name) {
+                Some(namesakes) => namesakes.0.push(listener),
+                None => shown.push(Self(vec![listener])),
+            }
+        }
+        shown.retain(|namesakes| {
+            let is_there = |listener: &&ListenerFacts| {
+                !listener.removed || listener.population.connections() > 0
+            };
+            namesakes.0.iter().any(is_there)
+        });
+        shown
+    }
+
+    fn name(&self) -> &'a str {
+        self.0.first().map_or("", |listener| &listener.name)
+    }
+
+    fn sum(&self, count: impl Fn(&ListenerTally) -> &Count) -> u64 {
+        let tallies = self.0.iter().flat_map(|listener| &listener.tallies);
+        tallies.map(|tally| count(tally).get()).sum()
+    }
 }
 
 /// How reloads went.
@@ -136,24 +169,17 @@ impl Collector for Facts {
 
 impl Facts {
     fn clients(&self, page: &mut Page<'_>) -> fmt::Result {
-        let mut listeners = self.listeners();
-        listeners.retain(|listener| !listener.removed || listener.population.connections() > 0);
-        let sum = |listener: &ListenerFacts, count: fn(&ListenerTally) -> &Count| -> u64 {
-            listener
-                .tallies
-                .iter()
-                .map(|tally| count(tally).get())
-                .sum()
-        };
+        let listeners = self.listeners();
+        let listeners = Namesakes::shown(&listeners);
         page.gauges(
             "connections",
             "Client connections that were accepted and have not ended",
             listeners.iter().map(|listener| {
                 // Ended first: what ends in between is then counted as open, never the other way round.
-                let ended = sum(listener, |tally| &tally.ended);
-                let accepted = sum(listener, |tally| &tally.accepted);
+                let ended = listener.sum(|tally| &tally.ended);
+                let accepted = listener.sum(|tally| &tally.accepted);
                 (
-                    [("listener", listener.name.as_str())],
+                    [("listener", listener.name())],
                     accepted.saturating_sub(ended),
                 )
             }),
@@ -163,8 +189,8 @@ impl Facts {
             "Client connections accepted",
             None,
             listeners.iter().map(|listener| {
-                let accepted = sum(listener, |tally| &tally.accepted);
-                ([("listener", listener.name.as_str())], accepted)
+                let accepted = listener.sum(|tally| &tally.accepted);
+                ([("listener", listener.name())], accepted)
             }),
         )?;
         type Moved = (&'static str, &'static str, fn(&ListenerTally) -> &Count);
@@ -181,11 +207,11 @@ impl Facts {
             listeners.iter().flat_map(|listener| {
                 MOVED.map(|(direction, method, count)| {
                     let labels = [
-                        ("listener", listener.name.as_str()),
+                        ("listener", listener.name()),
                         ("direction", direction),
                         ("method", method),
                     ];
-                    (labels, sum(listener, count))
+                    (labels, listener.sum(count))
                 })
             }),
         )
@@ -270,7 +296,7 @@ impl Facts {
             let bounds = BOUNDS_US
                 .iter()
                 .map(|us| *us as f64 / 1e6)
-                .chain([f64::MAX]);
+                .chain([f64::INFINITY]);
             let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
             family
                 .encode_family(&[("step", step.name())])?

@@ -17,6 +17,7 @@ mod affinity;
 mod away;
 mod greeting;
 mod limits;
+mod metrics;
 mod placements;
 mod relaying;
 mod strangers;

@@ -1,0 +1,414 @@
+//! The numbers are those of what happened, from the first scrape on, and nobody's client can add a series.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::admin_client::{Metrics, ask, get};
+use crate::balancer::{ADMIN, Program, toml};
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::node::Answer;
+use crate::packets::{self, Connect};
+use crate::raise_descriptor_limit;
+use crate::wait;
+
+/// Every metric, with the names of its labels.
+const TABLE: &[(&str, &[&str])] = &[
+    ("process_cpu_seconds_total", &[]),
+    ("process_max_fds", &[]),
+    ("process_open_fds", &[]),
+    ("process_resident_memory_bytes", &[]),
+    ("process_start_time_seconds", &[]),
+    ("process_virtual_memory_bytes", &[]),
+    ("remora_accepts_total", &["listener"]),
+    ("remora_build_info", &["version"]),
+    ("remora_bytes_total", &["listener", "direction", "method"]),
+    ("remora_config_last_reload_success_timestamp_seconds", &[]),
+    ("remora_config_last_reload_successful", &[]),
+    ("remora_config_reloads_total", &["result"]),
+    ("remora_connacks_total", &["code"]),
+    ("remora_connections", &["listener"]),
+    ("remora_connects_total", &["version", "result"]),
+    ("remora_draining", &[]),
+    ("remora_ends_total", &["cause"]),
+    ("remora_held_bytes", &[]),
+    ("remora_log_lines_dropped_total", &[]),
+    ("remora_node_connections", &["node"]),
+    ("remora_node_state", &["node", "state"]),
+    ("remora_panics_total", &[]),
+    ("remora_placements", &[]),
+    ("remora_placements_evicted_total", &[]),
+    ("remora_retries_total", &["reason"]),
+    ("remora_routes_total", &["decision"]),
+    ("remora_step_duration_seconds_bucket", &["step", "le"]),
+    ("remora_step_duration_seconds_count", &["step"]),
+    ("remora_step_duration_seconds_sum", &["step"]),
+    ("remora_turned_away_total", &[]),
+    ("remora_undecided_connections", &[]),
+];
+
+/// The series of the labels that the program chooses, without those of listeners, nodes and steps.
+fn closed_series() -> Vec<String> {
+    let of = |name: &str, label: &str, values: &[&str]| -> Vec<String> {
+        let series = |value: &&str| format!("{name}{{{label}=\"{value}\"}}");
+        values.iter().map(series).collect()
+    };
+    let causes: Vec<&str> = remora::ended::Ended::ALL
+        .iter()
+        .map(|cause| cause.name())
+        .collect();
+    let mut all = [
+        of("remora_ends_total", "cause", &causes),
+        of(
+            "remora_routes_total",
+            "decision",
+            &["home", "placement", "spill", "anonymous"],
+        ),
+        of(
+            "remora_retries_total",
+            "reason",
+            &["dial", "refused", "busy", "silent", "late"],
+        ),
+        of(
+            "remora_config_reloads_total",
+            "result",
+            &["success", "failure"],
+        ),
+        of(
+            "remora_connacks_total",
+            "code",
+            &[
+                "0", "1", "2", "3", "4", "5", "0x80", "0x88", "0x9C", "0x9F", "other",
+            ],
+        ),
+    ]
+    .concat();
+    for version in ["3.1", "3.1.1", "5", "unknown"] {
+        for result in ["accepted", "refused", "unread", "failed"] {
+            all.push(format!(
+                "remora_connects_total{{version=\"{version}\",result=\"{result}\"}}"
+            ));
+        }
+    }
+    all
+}
+
+/// A series without the values of its labels.
+fn shape(series: &str) -> (&str, Vec<&str>) {
+    let Some((name, labels)) = series.split_once('{') else {
+        return (series, Vec::new());
+    };
+    let labels = labels.trim_end_matches('}').split(',');
+    (
+        name,
+        labels
+            .map(|label| label.split('=').next().expect("a name"))
+            .collect(),
+    )
+}
+
+#[test]
+fn every_series_is_there_from_the_start_and_at_zero() {
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, ADMIN);
+    let metrics = Metrics::of(program.admin());
+    let shapes: BTreeSet<(&str, Vec<&str>)> = metrics.names().into_iter().map(shape).collect();
+    let table = TABLE.iter().map(|(name, labels)| (*name, labels.to_vec()));
+    assert_eq!(shapes, table.collect());
+    for series in closed_series() {
+        assert_eq!(metrics.value(&series), 0.0, "{series}");
+    }
+    for name in metrics.names() {
+        let is_count =
+            name.starts_with("remora_") && (name.contains("_total") || name.contains("_bucket"));
+        assert!(!is_count || metrics.value(name) == 0.0, "{name}");
+    }
+    for (node, state, value) in [
+        ("node0", "up", 1.0),
+        ("node0", "down", 0.0),
+        ("node1", "draining", 0.0),
+    ] {
+        let series = format!("remora_node_state{{node=\"{node}\",state=\"{state}\"}}");
+        assert_eq!(metrics.value(&series), value, "{series}");
+    }
+    // Each family says what it is, once.
+    let types: Vec<&str> = metrics
+        .text
+        .lines()
+        .filter(|line| line.starts_with("# TYPE "))
+        .collect();
+    let helps = metrics
+        .text
+        .lines()
+        .filter(|line| line.starts_with("# HELP "));
+    assert_eq!(types.len(), helps.count());
+    assert_eq!(types.len(), types.iter().collect::<BTreeSet<_>>().len());
+}
+
+#[test]
+fn the_scraper_chooses_between_two_formats() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, ADMIN);
+    let plain = get(program.admin(), "/metrics");
+    assert!(
+        plain
+            .head
+            .contains("content-type: text/plain; version=0.0.4"),
+        "{}",
+        plain.head
+    );
+    assert!(!plain.body.contains("# EOF"));
+    // As Prometheus asks.
+    let accept = "Accept: application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1\r\n";
+    let open = ask(program.admin(), "GET", "/metrics", accept);
+    assert!(
+        open.head
+            .contains("content-type: application/openmetrics-text; version=1.0.0"),
+        "{}",
+        open.head
+    );
+    assert!(open.body.ends_with("# EOF\n"));
+    // They differ in the order of labels, and in how they write a whole number.
+    let samples = |body: &str| -> BTreeSet<String> {
+        let samples = body.lines().filter(|line| !line.starts_with('#'));
+        let names = samples.filter_map(|line| line.rsplit_once(' '));
+        let sorted = names.map(|(name, _)| {
+            let name = name.replace(".0\"", "\"");
+            let mut parts: Vec<&str> = name.split(['{', ',', '}']).collect();
+            parts.sort_unstable();
+            parts.join(" ")
+        });
+        sorted.collect()
+    };
+    assert_eq!(samples(&plain.body), samples(&open.body));
+    let other = ask(program.admin(), "GET", "/metrics", "Accept: text/plain\r\n");
+    assert!(
+        other.head.contains("content-type: text/plain"),
+        "{}",
+        other.head
+    );
+}
+
+#[test]
+fn the_numbers_are_those_of_the_traffic() {
+    let mut cluster = Cluster::of(3);
+    let program = Program::start(&cluster, &format!("{ADMIN}\n[health]\nfailures_max = 1000"));
+    let admin = program.admin();
+    let leave = |client: Client| {
+        client.reset();
+        program.ended(client.address());
+    };
+
+    // Two of 3.1.1, one of each other version, all at home.
+    for connect in [
+        Connect::new("a"),
+        Connect::new("b"),
+        Connect::v31("c"),
+        Connect::v5("d"),
+    ] {
+        leave(Client::accepted(program.address, &connect));
+    }
+    // No id of its own.
+    leave(Client::accepted(program.address, &Connect::v5("")));
+    // Refused at home, taken elsewhere, remembered there.
+    let spilled = Connect::v5(cluster.id_at_home(0, "spilled")).session_expiry(600);
+    cluster.nodes[0].answer(Answer::Code(0x9C));
+    leave(Client::accepted(program.address, &spilled));
+    leave(Client::accepted(program.address, &spilled));
+    cluster.nodes[0].answer(Answer::Accept);
+    // Not authorized, which no other node would cure.
+    let refused = Connect::new(cluster.id_at_home(1, "refused"));
+    cluster.nodes[1].answer(Answer::Code(5));
+    let mut client = Client::to(program.address);
+    client.send(&refused.bytes());
+    client.expect(&packets::connack(4, 5));
+    leave(client);
+    cluster.nodes[1].answer(Answer::Accept);
+    // The home is dead.
+    cluster.nodes[2].die();
+    let homeless = Connect::new(cluster.id_at_home(2, "homeless"));
+    leave(Client::accepted(program.address, &homeless));
+    // A stranger.
+    let mut stranger = Client::to(program.address);
+    stranger.offers(b"GET / HTTP/1.1\r\n\r\n");
+    stranger.rest();
+    program.ended(stranger.address());
+    // No node takes it.
+    cluster.answer(&Answer::Code(3));
+    let mut unlucky = Client::to(program.address);
+    unlucky.send(&Connect::new("unlucky").bytes());
+    unlucky.rest();
+    program.ended(unlucky.address());
+
+    let metrics = Metrics::of(admin);
+    let expect = |series: &str, value: u32| {
+        assert_eq!(
+            metrics.value(&format!("remora_{series}")),
+            f64::from(value),
+            "{series}"
+        );
+    };
+    expect("connects_total{version=\"3.1.1\",result=\"accepted\"}", 3);
+    expect("connects_total{version=\"3.1\",result=\"accepted\"}", 1);
+    expect("connects_total{version=\"5\",result=\"accepted\"}", 4);
+    expect("connects_total{version=\"3.1.1\",result=\"refused\"}", 1);
+    expect("connects_total{version=\"3.1.1\",result=\"failed\"}", 1);
+    assert_eq!(metrics.sum("remora_connects_total"), 10.0);
+    expect("routes_total{decision=\"anonymous\"}", 1);
+    expect("routes_total{decision=\"placement\"}", 1);
+    expect("routes_total{decision=\"spill\"}", 2);
+    expect("routes_total{decision=\"home\"}", 5);
+    expect("connacks_total{code=\"0\"}", 8);
+    expect("connacks_total{code=\"0x9C\"}", 1);
+    expect("connacks_total{code=\"5\"}", 1);
+    expect("connacks_total{code=\"3\"}", 2);
+    expect("placements", 1);
+    expect("step_duration_seconds_count{step=\"greet\"}", 9);
+    expect("step_duration_seconds_bucket{step=\"peek\",le=\"+Inf\"}", 9);
+    let retries = metrics.value("remora_retries_total{reason=\"refused\"}");
+    assert!((2.0..=3.0).contains(&retries), "{retries}");
+    assert!(metrics.value("remora_retries_total{reason=\"dial\"}") >= 1.0);
+    expect("ends_total{cause=\"client_reset\"}", 9);
+    expect("ends_total{cause=\"not_mqtt_http\"}", 1);
+    assert_eq!(metrics.sum("remora_ends_total"), 11.0);
+    assert_eq!(metrics.sum("remora_accepts_total"), 11.0);
+    assert_eq!(metrics.sum("remora_connections"), 0.0);
+    assert_eq!(metrics.sum("remora_node_connections"), 0.0);
+    expect("undecided_connections", 0);
+    expect("held_bytes", 0);
+}
+
+#[test]
+fn bytes_are_exact_after_the_end_by_listener_direction_and_method() {
+    const BYTES: usize = 4 << 20;
+    for splice in [true, false] {
+        let cluster = Cluster::of(1);
+        let tables = format!("{ADMIN}\n[relay]\nsplice = {splice}");
+        let program = Program::of(&toml(&cluster, "name = \"mqtt\"", &tables));
+        let connect = Connect::new("counts");
+        let mut client = Client::accepted(program.address, &connect);
+        let (_, node) = cluster.holder(&connect.bytes());
+        let up = vec![1; BYTES];
+        let down = vec![2; BYTES / 2];
+        std::thread::scope(|scope| {
+            scope.spawn(|| node.send(&down));
+            client.send(&up);
+            client.expect(&down);
+        });
+        node.expect_count(connect.bytes().len() + BYTES);
+        client.fin();
+        node.end();
+        node.fin();
+        let line = program.ended(client.address());
+        let metrics = Metrics::of(program.admin());
+        let moved = |direction: &str| {
+            let by = |method: &str| {
+                let labels =
+                    format!("listener=\"mqtt\",direction=\"{direction}\",method=\"{method}\"");
+                metrics.value(&format!("remora_bytes_total{{{labels}}}")) as usize
+            };
+            assert!(
+                splice || by("splice") == 0,
+                "nothing is spliced where that is off"
+            );
+            by("copy") + by("splice")
+        };
+        let sent = connect.bytes().len() + BYTES;
+        let received = packets::connack(4, 0).len() + BYTES / 2;
+        assert_eq!((moved("to_node"), moved("to_client")), (sent, received));
+        assert_eq!(
+            (&line["from_client"], &line["from_node"]),
+            (&sent.into(), &received.into())
+        );
+    }
+}
+
+#[test]
+fn as_many_ids_as_they_like_leave_as_many_series_and_a_quick_scrape() {
+    const IDS: usize = 5_000;
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, ADMIN);
+    let before = Metrics::of(program.admin());
+    for number in 0..IDS {
+        let connect = Connect::new(format!("id-{number}\"}}\n")).username(format!("user-{number}"));
+        Client::accepted(program.address, &connect).reset();
+    }
+    program.until_ended(IDS);
+    let after = Metrics::of(program.admin());
+    assert_eq!(before.names(), after.names());
+    let hostile = ["id-", "user-", "127.0.0.1:5", "127.0.0.1:4"];
+    assert!(hostile.iter().all(|word| !after.text.contains(word)));
+    assert!(after.text.len() <= 64 * 1024, "{} bytes", after.text.len());
+    let took = (0..10).map(|_| {
+        let began = Instant::now();
+        get(program.admin(), "/metrics");
+        began.elapsed()
+    });
+    let best = took.min().expect("ten");
+    println!("{} bytes in {best:?} at best", after.text.len());
+    assert!(best <= Duration::from_millis(20), "a scrape took {best:?}");
+}
+
+/// Connections to this address that the kernel has, by their peers: one that comes while the table is read may be there
+/// twice.
+fn kernel_connections(address: SocketAddr) -> usize {
+    const ESTABLISHED: &str = "01";
+    let sockets = fs::read_to_string("/proc/net/tcp").expect("Linux");
+    let local = format!("0100007F:{:04X}", address.port());
+    let peers = sockets.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        let is_here = fields.next() == Some(&local);
+        let peer = fields.next().filter(|_| is_here)?;
+        (fields.next() == Some(ESTABLISHED)).then_some(peer)
+    });
+    peers.collect::<BTreeSet<_>>().len()
+}
+
+#[test]
+fn gauges_are_what_the_kernel_counts_and_every_connection_ends_once() {
+    raise_descriptor_limit();
+    const COMING: usize = 600;
+    let cluster = Cluster::of(3);
+    let program = Program::start(&cluster, ADMIN);
+    let check = |open: usize| {
+        wait::until("the gauge is what is open", || {
+            Metrics::of(program.admin()).sum("remora_connections") == open as f64
+        });
+        let metrics = Metrics::of(program.admin());
+        assert_eq!(kernel_connections(program.address), open);
+        assert_eq!(metrics.sum("remora_node_connections"), open as f64);
+        let (accepted, ended) = (
+            metrics.sum("remora_accepts_total"),
+            metrics.sum("remora_ends_total"),
+        );
+        assert_eq!(ended, accepted - open as f64);
+    };
+    let mut clients = Vec::new();
+    let mut random = fastrand::Rng::with_seed(11);
+    for round in 0..3 {
+        for number in 0..COMING / 3 {
+            clients.push(Client::accepted(
+                program.address,
+                &Connect::new(format!("{round}-{number}")),
+            ));
+        }
+        check(clients.len());
+        random.shuffle(&mut clients);
+        for client in clients.split_off(clients.len() / 2) {
+            client.reset();
+        }
+        check(clients.len());
+    }
+    clients.drain(..).for_each(|client| client.reset());
+    check(0);
+    assert_eq!(
+        program
+            .lines(|line| line["message"] == "connection ended")
+            .len(),
+        COMING
+    );
+}
