@@ -17,14 +17,15 @@ use crate::clock::{Clock, Seconds};
 use crate::cluster::{Clusters, NodeId, Reports};
 use crate::dial::{self, Dialer};
 use crate::ended::Ended;
+use crate::failpoint;
 use crate::greet::{self, Greeted, Greeter};
 use crate::held::Held;
-use crate::log::{self, Shown};
+use crate::log;
 use crate::metrics::{ListenerTally, Step, Tally, Verdict, version_name};
 use crate::mqtt::{Need, Version};
 use crate::opening::Opening;
 use crate::peek::{self, Peek};
-use crate::record::{self, Connected, ListenerId, PlacementKey, Record, Steps};
+use crate::record::{Connected, KeptId, ListenerId, PlacementKey, Record, Steps};
 use crate::relay::{self, Bytes, Finished, Outcome, Relayed, RowId, Table};
 use crate::route::{self, Key, Placements, Route, Settled};
 use crate::socket::Socket;
@@ -250,6 +251,7 @@ impl Path {
             .greeter
             .through(opening, route, self.clock.now(), record)
             .await?;
+        failpoint::pass(failpoint::Place::SetUp);
         self.remember(&affinity, home, &greeted, record);
         Ok(SetUp { greeted, admitted })
     }
@@ -288,7 +290,7 @@ impl Path {
         let placement = PlacementKey::of(&key);
         record.steps.peek = Steps::micros(record.accepted.elapsed());
         record.connect = Some(Connected {
-            client_id: record::kept(client_id),
+            client_id: KeptId::of(client_id),
             version: connect.version(),
             placement,
             session_expiry: session_expiry(
@@ -346,7 +348,7 @@ impl Path {
         let assigned = connack.assigned_client_id.as_deref();
         let assigned = assigned.filter(|_| affinity.key.is_empty());
         if let Some(assigned) = assigned {
-            connect.client_id = record::kept(assigned);
+            connect.client_id = KeptId::of(assigned);
         }
         let settled = Settled {
             placement: connect.placement,
@@ -361,7 +363,7 @@ impl Path {
     }
 
     /// Set-up ends here; the worker's table owns the relay, and a small future takes turns at it.
-    fn adopt(self: Rc<Self>, set_up: SetUp, mut record: Box<Record>, stations: &Stations) {
+    fn adopt(self: Rc<Self>, set_up: SetUp, record: Box<Record>, stations: &Stations) {
         let SetUp { greeted, admitted } = set_up;
         let Greeted {
             client,
@@ -390,7 +392,7 @@ impl Path {
         };
         let idle_limit = idle_limit(keep_alive, &stations.relay);
         seat.keep();
-        record.source_counted = admitted.keep();
+        admitted.keep();
         self.relay(Relayed {
             client,
             node,
@@ -419,8 +421,8 @@ impl Path {
         tokio::task::spawn_local(Relay { path: self, id });
     }
 
-    /// A relay has ended.
-    fn finished(&self, finished: Finished) {
+    /// A relay has ended, and is in no table any more.
+    pub fn finished(&self, finished: Finished) {
         let Finished {
             cause,
             record,
@@ -444,8 +446,8 @@ impl Path {
             known.live.leave();
         }
         if let Some(listening) = self.listening(record.listener) {
-            let counted = record.source_counted.then(|| record.client.ip());
-            self.shared.census.leave(&listening.population, counted);
+            let client = record.client.ip();
+            self.shared.census.leave(&listening.population, client);
         }
         if let Some(connect) = &record.connect
             && let Some(hash) = connect.placement.hash()
@@ -498,7 +500,8 @@ impl Path {
             .map_or("-", |known| &*known.name);
         let connect = record.connect.as_ref();
         let version = connect.map_or("-", |connect| version_name(connect.version));
-        let client_id = Shown(connect.map_or(&[], |connect| &*connect.client_id));
+        let anonymous = KeptId::of(&[]);
+        let client_id = connect.map_or(&anonymous, |connect| &connect.client_id);
         let client = record.client;
         let route = record.decision.map_or("-", |decision| decision.name());
         let Steps { peek, dial, greet } = record.steps;
@@ -516,7 +519,7 @@ impl Path {
                 from_client = bytes.from_client_copied + bytes.from_client_spliced,
                 from_node = bytes.from_node_copied + bytes.from_node_spliced,
                 peek_us = peek, dial_us = dial, greet_us = greet,
-                seconds = record.accepted.elapsed().as_secs_f32(),
+                seconds = log::seconds(record.accepted.elapsed()),
                 "connection ended"
             ),
         }
@@ -548,7 +551,6 @@ impl SettingUp {
                 decision: None,
                 node: None,
                 retries: 0,
-                source_counted: false,
                 steps: Steps::default(),
             })),
         }

@@ -29,6 +29,7 @@ pub mod control;
 pub mod dial;
 pub mod drain;
 pub mod ended;
+pub mod failpoint;
 pub mod greet;
 pub mod held;
 pub mod log;

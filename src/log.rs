@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
@@ -102,40 +103,77 @@ pub fn init(settings: &Settings) -> Writer {
     Writer { _guard: guard }
 }
 
-/// Shows bytes that a client chose: escaped, so that they can forge no line, and cut, so that they can flood no disk.
+/// A duration as lines show it: in seconds, to the millisecond.
+pub fn seconds(duration: Duration) -> f64 {
+    let milliseconds = duration.as_micros().saturating_add(500) / 1_000;
+    milliseconds as f64 / 1e3
+}
+
+/// Shows bytes that a client chose: escaped, so that they can forge neither a line nor a field of one, and cut, so that
+/// they can flood no disk.
 ///
-/// Control characters, line and paragraph separators, the characters that change the direction of text, the quote, the
-/// backslash, and bytes that are no UTF-8 appear as escapes.
+/// Control characters, spaces of all kinds, the characters that change the direction of text or cannot be seen, the quote,
+/// the backslash, and bytes that are no UTF-8 appear as escapes.
 #[derive(Clone, Copy, Debug)]
 pub struct Shown<'a>(pub &'a [u8]);
 
+/// Shows bytes that a client chose, of which only the start was kept.
+#[derive(Clone, Copy, Debug)]
+pub struct ShownStart<'a> {
+    /// The start.
+    pub start: &'a [u8],
+    /// How many bytes there were.
+    pub bytes: usize,
+    /// The XXH3-64 of all of them.
+    pub hash: u64,
+}
+
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(bytes) = self;
-        let shown = &bytes[..bytes.len().min(SHOWN_BYTES_MAX)];
-        for chunk in shown.utf8_chunks() {
-            for character in chunk.valid().chars() {
-                if is_safe(character) {
-                    f.write_char(character)?;
-                } else {
-                    write!(f, "\\u{{{:x}}}", u32::from(character))?;
-                }
-            }
-            for byte in chunk.invalid() {
-                write!(f, "\\x{byte:02x}")?;
-            }
+        let Self(bytes) = *self;
+        if bytes.len() <= SHOWN_BYTES_MAX {
+            return write_escaped(f, bytes);
         }
-        if shown.len() < bytes.len() {
-            let hash = xxhash_rust::xxh3::xxh3_64(bytes);
-            write!(f, "...({} bytes, {hash:016x})", bytes.len())?;
-        }
-        Ok(())
+        let whole = ShownStart {
+            start: bytes,
+            bytes: bytes.len(),
+            hash: xxhash_rust::xxh3::xxh3_64(bytes),
+        };
+        whole.fmt(f)
     }
+}
+
+impl fmt::Display for ShownStart<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { start, bytes, hash } = *self;
+        write_escaped(f, &start[..start.len().min(SHOWN_BYTES_MAX)])?;
+        write!(f, "...({bytes}B,{hash:016x})")
+    }
+}
+
+fn write_escaped(f: &mut fmt::Formatter<'_>, bytes: &[u8]) -> fmt::Result {
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if is_safe(character) {
+                f.write_char(character)?;
+            } else {
+                write!(f, "\\u{{{:x}}}", u32::from(character))?;
+            }
+        }
+        for byte in chunk.invalid() {
+            write!(f, "\\x{byte:02x}")?;
+        }
+    }
+    Ok(())
 }
 
 fn is_safe(character: char) -> bool {
     !character.is_control()
-        && !matches!(character, '"' | '\\' | '\u{2028}' | '\u{2029}' | '\u{feff}')
+        && !character.is_whitespace()
+        && !matches!(
+            character,
+            '"' | '\\' | '\u{feff}' | '\u{e0000}'..='\u{e007f}'
+        )
         && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{061c}')
 }
 
@@ -147,7 +185,10 @@ mod tests {
     fn what_a_client_chose_can_forge_no_line() {
         let cases: &[(&[u8], &str)] = &[
             (b"sensor-1", "sensor-1"),
-            ("Gerät 7".as_bytes(), "Gerät 7"),
+            ("Gerät-7".as_bytes(), "Gerät-7"),
+            (b"a node=emqx9", "a\\u{20}node=emqx9"),
+            ("a\u{a0}b\u{3000}c".as_bytes(), "a\\u{a0}b\\u{3000}c"),
+            ("a\u{e0041}b".as_bytes(), "a\\u{e0041}b"),
             (b"a\nb", "a\\u{a}b"),
             (b"a\x1b[31mb", "a\\u{1b}[31mb"),
             (b"a\"b\\c", "a\\u{22}b\\u{5c}c"),
@@ -159,6 +200,15 @@ mod tests {
         for (bytes, shown) in cases {
             assert_eq!(Shown(bytes).to_string(), *shown);
         }
+    }
+
+    #[test]
+    fn seconds_are_shown_to_the_millisecond() {
+        let shown = |us| seconds(Duration::from_micros(us)).to_string();
+        assert_eq!(shown(3_000_923), "3.001");
+        assert_eq!(shown(3_000_499), "3");
+        assert_eq!(shown(0), "0");
+        assert_eq!(shown(31_536_000_123_456), "31536000.123");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! What is known of one connection: filled in station by station, kept beside its relay, said once at its end.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::cluster::{Decision, NodeId};
+use crate::log::{Shown, ShownStart};
 use crate::mqtt::Version;
 
 /// Bytes of a client id that are kept for logs and look-up.
@@ -30,8 +32,6 @@ pub struct Record {
     pub node: Option<NodeId>,
     /// How often the CONNECT was replayed to another node.
     pub retries: u8,
-    /// Whether it counts among the connections of its source.
-    pub source_counted: bool,
     /// How long each step took.
     pub steps: Steps,
 }
@@ -39,8 +39,8 @@ pub struct Record {
 /// What is kept of a CONNECT and its CONNACK.
 #[derive(Clone, Debug)]
 pub struct Connected {
-    /// The client id as it came, cut; empty for an anonymous client that was given none.
-    pub client_id: Box<[u8]>,
+    /// The client id, as the client gave it or was given it.
+    pub client_id: KeptId,
     /// The protocol level.
     pub version: Version,
     /// Where a placement of this client is kept.
@@ -93,7 +93,62 @@ impl PlacementKey {
     }
 }
 
-/// The part of a client id that is kept.
-pub fn kept(client_id: &[u8]) -> Box<[u8]> {
-    client_id[..client_id.len().min(CLIENT_ID_KEPT_MAX)].into()
+/// A client id, kept for logs and look-up: whole, or of a long one the start.
+#[derive(Clone, Debug)]
+pub enum KeptId {
+    /// All of it; empty for an anonymous client that was given none.
+    Whole(Box<[u8]>),
+    /// The start of a long one, and what tells it apart from others.
+    Start(Box<Start>),
+}
+
+/// What is kept of a long client id.
+#[derive(Clone, Debug)]
+pub struct Start {
+    bytes: [u8; CLIENT_ID_KEPT_MAX],
+    length: usize,
+    hash: u64,
+}
+
+impl KeptId {
+    /// What is kept of `client_id`.
+    pub fn of(client_id: &[u8]) -> Self {
+        match client_id.first_chunk() {
+            Some(start) if client_id.len() > CLIENT_ID_KEPT_MAX => Self::Start(Box::new(Start {
+                bytes: *start,
+                length: client_id.len(),
+                hash: xxhash_rust::xxh3::xxh3_64(client_id),
+            })),
+            _ => Self::Whole(client_id.into()),
+        }
+    }
+}
+
+impl fmt::Display for KeptId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Whole(bytes) => Shown(bytes).fmt(f),
+            Self::Start(start) => ShownStart {
+                start: &start.bytes,
+                bytes: start.length,
+                hash: start.hash,
+            }
+            .fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_id_is_shown_as_the_whole_one_would_be() {
+        for length in [0, 1, 128, 129, 255, 256, 257, 65_535] {
+            let id: Vec<u8> = (0..length).map(|byte| byte as u8).collect();
+            let kept = KeptId::of(&id);
+            assert_eq!(kept.to_string(), Shown(&id).to_string(), "{length}");
+        }
+        assert_eq!(size_of::<KeptId>(), size_of::<Box<[u8]>>());
+    }
 }

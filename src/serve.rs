@@ -24,7 +24,7 @@ use crate::ended::Ended;
 use crate::held::Held;
 use crate::metrics::ListenerTally;
 use crate::record::ListenerId;
-use crate::route::Placements;
+use crate::route::{self, Placements};
 use crate::worker::{Order, Which, Worker};
 
 /// Descriptors that are not for connections: logs, epolls, the admin listener and its callers, a reload.
@@ -56,6 +56,14 @@ struct Bound {
     listener: Listener,
     /// Where it is bound: the port is known here even if it was left to the kernel.
     address: SocketAddr,
+}
+
+impl Bound {
+    /// Whether `listener` is this one, perhaps with other settings. Only their names tell free ports apart.
+    fn is(&self, listener: &Listener) -> bool {
+        self.listener.address == listener.address
+            && (listener.address.port() != 0 || self.listener.name == listener.name)
+    }
 }
 
 /// Starts a balancer: binds every listener, starts control and the workers, and returns.
@@ -194,16 +202,7 @@ impl Running {
             ));
         }
         // What can fail comes first.
-        let is_open = |listener: &Listener| {
-            let same = |bound: &&Bound| bound.listener.address == listener.address;
-            self.listeners.values().any(|bound| same(&bound))
-        };
-        let added: Vec<&Listener> = new.listeners.iter().filter(|l| !is_open(l)).collect();
-        let mut bound = Vec::with_capacity(added.len());
-        for listener in added {
-            let (address, sockets) = bind(listener, self.workers.len(), &new)?;
-            bound.push((listener.clone(), address, sockets));
-        }
+        self.open_added(&new).await?;
 
         let (reply, removed) = oneshot::channel();
         let order = control::Order::Reload {
@@ -224,9 +223,6 @@ impl Running {
             worker.tell(Order::Reconfigure(settings)).await?;
         }
         self.relisten(&new.listeners).await?;
-        for (listener, address, sockets) in bound {
-            self.open(listener, address, sockets).await?;
-        }
         self.config = new;
         Ok(Reloaded { restart })
     }
@@ -241,7 +237,22 @@ impl Running {
             }
         };
         keep("workers", new.workers != old.workers);
-        keep("affinity", new.affinity != old.affinity);
+        let route::Affinity {
+            key,
+            seed,
+            placements_max,
+            placement_age_max,
+        } = &old.affinity;
+        keep("affinity.key", new.affinity.key != *key);
+        keep("affinity.seed", new.affinity.seed != *seed);
+        keep(
+            "affinity.placements_max",
+            new.affinity.placements_max != *placements_max,
+        );
+        keep(
+            "affinity.placement_age_max",
+            new.affinity.placement_age_max != *placement_age_max,
+        );
         keep("admin", new.admin != old.admin);
         keep("log.level", new.log.level != old.log.level);
         keep("log.format", new.log.format != old.log.format);
@@ -253,13 +264,36 @@ impl Running {
         (new, restart)
     }
 
+    /// Opens the listeners that are not open yet, all or none.
+    async fn open_added(&mut self, new: &Config) -> io::Result<()> {
+        let is_open = |listener: &Listener| self.listeners.values().any(|b| b.is(listener));
+        let added: Vec<&Listener> = new.listeners.iter().filter(|l| !is_open(l)).collect();
+        if usize::from(self.next_listener) + added.len() > usize::from(u16::MAX) {
+            return Err(io::Error::other(
+                "this process has had too many different listeners: restart it",
+            ));
+        }
+        let mut bound = Vec::with_capacity(added.len());
+        for listener in added {
+            let (address, sockets) = bind(listener, self.workers.len(), new)?;
+            bound.push((listener.clone(), address, sockets));
+        }
+        let first = ListenerId(self.next_listener);
+        for (listener, address, sockets) in bound {
+            if let Err(error) = self.open(listener, address, sockets).await {
+                let opened: Vec<ListenerId> = self.listeners.range(first..).map(|l| *l.0).collect();
+                self.close_listeners(&opened).await?;
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Changes the listeners that stay, and closes those that are not in `listeners` once nobody waits there.
     async fn relisten(&mut self, listeners: &[Listener]) -> io::Result<()> {
         let mut closing = Vec::new();
         for (id, bound) in &mut self.listeners {
-            let staying = listeners
-                .iter()
-                .find(|listener| listener.address == bound.listener.address);
+            let staying = listeners.iter().find(|listener| bound.is(listener));
             match staying {
                 Some(listener) if *listener == bound.listener => {}
                 Some(listener) => {
@@ -311,13 +345,14 @@ impl Running {
         address: SocketAddr,
         sockets: Sockets,
     ) -> io::Result<()> {
-        tracing::info!(listener = listener.name, %address, "listener opened");
+        let name = listener.name.clone();
         let (id, listening) = self.announce(listener, address);
         for ((worker, socket), listening) in self.workers.iter().zip(sockets).zip(listening) {
             worker
                 .ask(|reply| Order::Listen(id, listening, socket, reply))
                 .await??;
         }
+        tracing::info!(listener = name, %address, "listener opened");
         Ok(())
     }
 
@@ -366,7 +401,15 @@ impl Running {
     fn settings(&self, config: &Config) -> Settings {
         let most = connections_max(self.shared.workers);
         let mut limits = config.limits.clone();
-        limits.connections_max = Some(limits.connections_max.unwrap_or(most));
+        if let Some(wished) = limits.connections_max.filter(|wished| *wished > most) {
+            // Else nothing would be left to answer an operator with, or to read a file.
+            tracing::warn!(
+                wished,
+                most,
+                "limits.connections is more than the limit of open files allows: that many it is"
+            );
+        }
+        limits.connections_max = Some(limits.connections_max.unwrap_or(most).min(most));
         Settings {
             limits,
             peek: config.peek.clone(),
@@ -392,11 +435,18 @@ impl Running {
         let mut pace = Pace::new(rate);
         while self.connections() > 0 && began.elapsed() < grace {
             tokio::time::sleep(DRAIN_ROUND).await;
-            for worker in &self.workers {
-                let most = pace.due(began.elapsed());
-                if most > 0 {
-                    let order = |reply| Order::CloseSome(most, Ended::Shutdown, reply);
-                    pace.closed(worker.ask(order).await?);
+            for at_rest in [true, false] {
+                for worker in &self.workers {
+                    let most = pace.due(began.elapsed());
+                    if most > 0 {
+                        let order = |reply| Order::CloseSome {
+                            most,
+                            at_rest,
+                            cause: Ended::Shutdown,
+                            reply,
+                        };
+                        pace.closed(worker.ask(order).await?);
+                    }
                 }
             }
         }

@@ -16,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use crate::accept::{Accepted, Door, Listener};
 use crate::cluster::NodeId;
 use crate::connection::{Listening, Path, Settings};
+use crate::dial;
 use crate::ended::Ended;
 use crate::record::{ListenerId, Record};
 use crate::relay::Relayed;
@@ -27,11 +28,17 @@ const ORDERS_MAX: usize = 64;
 const ACCEPTED_AT_ONCE: usize = 8;
 
 /// How long a listener that closes goes on accepting. Clients whose handshake is over may not have said anything yet, and
-/// are in the kernel's hands until they have.
-const LAST_CALL: Duration = Duration::from_millis(100);
+/// are in the kernel's hands until they have, or until it asks them once more after a second.
+const LAST_CALL: Duration = Duration::from_millis(1_100);
+
+/// How long handshakes that have begun are waited for, before the listener closes.
+const HANDSHAKES: Duration = Duration::from_millis(200);
 
 /// How long the relays of a worker that stops have for their end.
 const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// How often a worker that stops looks whether all relays have ended.
+const STOP_LOOK: Duration = Duration::from_millis(1);
 
 /// What a worker is told from outside.
 #[derive(Debug)]
@@ -51,8 +58,17 @@ pub enum Order {
     Reconfigure(Box<Settings>),
     /// End these relays.
     Close(Which, Ended),
-    /// End up to so many relays, those at rest first, and say how many.
-    CloseSome(usize, Ended, oneshot::Sender<usize>),
+    /// End up to so many relays, and say how many.
+    CloseSome {
+        /// So many.
+        most: usize,
+        /// Only those for which nothing waits.
+        at_rest: bool,
+        /// Why.
+        cause: Ended,
+        /// Who asked.
+        reply: oneshot::Sender<usize>,
+    },
     /// Give these relays out of hand, whole.
     Detach(Which, oneshot::Sender<Vec<Relayed<OwnedFd>>>),
     /// Go on with these relays.
@@ -213,6 +229,8 @@ impl Doors {
         if let Some(Accepting { door, task }) = accepting {
             door.last_call();
             tokio::time::sleep(LAST_CALL).await;
+            door.no_more();
+            tokio::time::sleep(HANDSHAKES).await;
             task.abort();
             while let Some(accepted) = door.accept_waiting() {
                 self.serve(accepted, id);
@@ -226,6 +244,14 @@ impl Doors {
         self.numbers.set(self.numbers.get() + 1);
         let path = Rc::clone(&self.path);
         tokio::task::spawn_local(path.serve(accepted, id, self.numbers.get()));
+    }
+
+    fn apply(&self, settings: &dial::Settings) {
+        for accepting in self.open.borrow().values() {
+            if let Err(error) = accepting.door.apply(settings) {
+                tracing::warn!(%error, "new clients are watched by the old keepalive and user_timeout");
+            }
+        }
     }
 
     fn close_all(&self) {
@@ -263,25 +289,35 @@ async fn work(
             Order::Unlisten(id, reply) => {
                 tokio::task::spawn_local(Rc::clone(&doors).close(id, reply));
             }
-            Order::Reconfigure(settings) => path.reconfigure(*settings),
+            Order::Reconfigure(settings) => {
+                doors.apply(&settings.dial);
+                path.reconfigure(*settings);
+            }
             Order::Close(which, cause) => close(&path, which, cause),
-            Order::CloseSome(most, cause, reply) => {
-                let _ = reply.send(path.table.borrow_mut().close_some(most, cause));
+            Order::CloseSome {
+                most,
+                at_rest,
+                cause,
+                reply,
+            } => {
+                let now = path.clock.now();
+                let mut table = path.table.borrow_mut();
+                let _ = reply.send(table.close_some(most, at_rest, cause, now));
             }
             Order::Detach(which, reply) => {
-                // Whoever asked and has gone loses the connections: nobody else has them.
-                let _ = reply.send(detach(&path, which));
+                if let Err(relayed) = reply.send(detach(&path, which)) {
+                    // Whoever asked has gone, and nobody else has the connections.
+                    resume(&path, relayed);
+                }
             }
-            Order::Adopt(relayed) => relayed
-                .into_iter()
-                .for_each(|relayed| Rc::clone(&path).resume(relayed)),
+            Order::Adopt(relayed) => resume(&path, relayed),
         }
     }
     doors.close_all();
     close(&path, Which::All, Ended::Shutdown);
     let empty = async {
         while !path.table.borrow().is_empty() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(STOP_LOOK).await;
         }
     };
     // What is still there then goes with the runtime, and says so.
@@ -290,23 +326,30 @@ async fn work(
 }
 
 fn close(path: &Path, which: Which, cause: Ended) {
-    path.table
-        .borrow_mut()
-        .close(|node, record| which.includes(node, record).then_some(cause));
+    let now = path.clock.now();
+    path.table.borrow_mut().close(now, |node, record| {
+        which.includes(node, record).then_some(cause)
+    });
 }
 
 fn detach(path: &Path, which: Which) -> Vec<Relayed<OwnedFd>> {
     let mut table = path.table.borrow_mut();
     let ids = table.select(|node, record| which.includes(node, record));
     ids.into_iter()
-        .filter_map(|id| match table.detach(id) {
+        .filter_map(|id| match table.detach(id)? {
             Ok(relayed) => Some(relayed),
-            Err(error) => {
-                tracing::error!(%error, "a connection was lost while it changed hands");
+            Err(lost) => {
+                path.finished(lost);
                 None
             }
         })
         .collect()
+}
+
+fn resume(path: &Rc<Path>, relayed: Vec<Relayed<OwnedFd>>) {
+    for relayed in relayed {
+        Rc::clone(path).resume(relayed);
+    }
 }
 
 async fn accept(door: Rc<Door>, id: ListenerId, doors: Rc<Doors>) {

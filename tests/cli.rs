@@ -192,7 +192,7 @@ fn route_prints_a_line_for_each_id_and_escapes_it() {
     );
     assert!(lines[1].starts_with("a\\u{1b}[2J\\u{a} "), "{lines:?}");
     assert!(
-        lines[2].len() < 400 && lines[2].contains("(1000 bytes"),
+        lines[2].len() < 400 && lines[2].contains("(1000B,"),
         "{lines:?}"
     );
 }
@@ -246,6 +246,8 @@ impl Drop for Running {
 
 const ONE_NODE: &str = r#"
 workers = 1
+[admin]
+enabled = false
 [[listeners]]
 address = "127.0.0.1:0"
 [[nodes]]

@@ -46,7 +46,8 @@ impl Population {
 pub struct Census {
     connections: AtomicUsize,
     undecided: AtomicUsize,
-    /// Only filled while there is a limit for each source. None of the map's guards leaves this file.
+    /// Filled also while there is no limit, so that one that comes with a reload knows who is there. None of the map's
+    /// guards leaves this file.
     sources: DashMap<IpAddr, usize>,
 }
 
@@ -80,10 +81,12 @@ impl Census {
         let total = full(&self.connections, limits.connections_max);
         let listener = full(&population.0, listener_max);
         let undecided = full(&self.undecided, Some(limits.undecided_max));
-        let mut admitted = Admitted {
+        let source_max = limits.connections_per_source_max.unwrap_or(usize::MAX);
+        let source = self.enter_source(source_of(client), source_max);
+        let admitted = Admitted {
             census: Arc::clone(self),
             population: Arc::clone(population),
-            counted: None,
+            source: source.then_some(client),
             kept: false,
         };
         let decision = Undecided(Arc::clone(self));
@@ -96,20 +99,21 @@ impl Census {
         if undecided {
             return Err(Ended::LimitUndecided);
         }
-        if let Some(max) = limits.connections_per_source_max {
-            if !self.enter_source(source_of(client), max) {
-                return Err(Ended::LimitSource);
-            }
-            admitted.counted = Some(client);
+        if !source {
+            return Err(Ended::LimitSource);
         }
         Ok((admitted, decision))
     }
 
-    /// Takes off what [`Admitted::keep`] left counted: the client's address where its source was.
-    pub fn leave(&self, population: &Population, counted: Option<IpAddr>) {
+    /// Takes off what [`Admitted::keep`] left counted.
+    pub fn leave(&self, population: &Population, client: IpAddr) {
+        self.take_off(population, Some(client));
+    }
+
+    fn take_off(&self, population: &Population, source: Option<IpAddr>) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
         population.0.fetch_sub(1, Ordering::Relaxed);
-        if let Some(client) = counted {
+        if let Some(client) = source {
             self.leave_source(source_of(client));
         }
     }
@@ -136,24 +140,22 @@ impl Census {
 pub struct Admitted {
     census: Arc<Census>,
     population: Arc<Population>,
-    /// The client's address, where its source is counted.
-    counted: Option<IpAddr>,
+    /// The client's address; none where its source had no room for it.
+    source: Option<IpAddr>,
     kept: bool,
 }
 
 impl Admitted {
-    /// Leaves the connection counted, and says whether its source is: whoever keeps the relay takes it off again with
-    /// [`Census::leave`].
-    pub fn keep(mut self) -> bool {
+    /// Leaves the connection counted: whoever keeps the relay takes it off again with [`Census::leave`].
+    pub fn keep(mut self) {
         self.kept = true;
-        self.counted.is_some()
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         if !self.kept {
-            self.census.leave(&self.population, self.counted);
+            self.census.take_off(&self.population, self.source);
         }
     }
 }
@@ -241,10 +243,18 @@ mod tests {
             drop(first);
             let (admitted, undecided) = house.enter(CLIENT).expect("room again");
             drop(undecided);
-            let counted = admitted.keep().then_some(CLIENT);
-            house.census.leave(&house.population, counted);
+            admitted.keep();
+            house.census.leave(&house.population, CLIENT);
             assert!(house.is_empty(), "{cause:?}");
         }
+    }
+
+    #[test]
+    fn a_limit_for_each_source_that_comes_later_knows_who_is_there() {
+        let mut house = House::new();
+        let _first = house.enter(CLIENT).expect("no limit");
+        house.limits.connections_per_source_max = Some(1);
+        assert_eq!(house.enter(CLIENT).err(), Some(Ended::LimitSource));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
-use socket2::{Domain, Protocol, SockRef, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
@@ -28,6 +28,18 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long the door stays shut when the kernel has no descriptor or memory for one more connection.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Clients turned away before the door pauses, so that those who come back at once cannot keep the worker busy.
+const TURNED_AWAY_AT_ONCE: usize = 1_024;
+
+// Of classic BPF: what a filter's instruction does (linux/bpf_common.h).
+const BPF_LD: u16 = 0x00;
+const BPF_JMP: u16 = 0x05;
+const BPF_RET: u16 = 0x06;
+const BPF_B: u16 = 0x10;
+const BPF_ABS: u16 = 0x20;
+const BPF_JSET: u16 = 0x40;
+const BPF_K: u16 = 0x00;
 
 /// A client that came in.
 #[derive(Debug)]
@@ -175,10 +187,34 @@ impl Door {
         self.accept_now().ok()
     }
 
+    /// Lets the kernel watch the clients that come from now on by other settings.
+    ///
+    /// # Errors
+    /// What the kernel refuses.
+    pub fn apply(&self, settings: &dial::Settings) -> io::Result<()> {
+        settings.apply(SockRef::from(self.listener.get_ref()))
+    }
+
     /// Takes clients that have said nothing as well: the door closes soon.
     pub fn last_call(&self) {
         // A listener that is gone has nobody waiting.
         let _ = defer_accept(self.listener.as_fd(), 0);
+    }
+
+    /// Lets no handshake begin any more; those that have begun are still completed. Else a client whose handshake ends at
+    /// the moment of closing would be reset.
+    pub fn no_more(&self) {
+        /// Where the flags are in a TCP header, which is what such a filter sees first.
+        const FLAGS_AT: u32 = 13;
+        const SYN: u32 = 0x02;
+        let load_flags = SockFilter::new(BPF_LD | BPF_B | BPF_ABS, 0, 0, FLAGS_AT);
+        let is_syn = SockFilter::new(BPF_JMP | BPF_JSET | BPF_K, 0, 1, SYN);
+        let drop = SockFilter::new(BPF_RET | BPF_K, 0, 0, 0);
+        let keep = SockFilter::new(BPF_RET | BPF_K, 0, 0, u32::MAX);
+        let filter = [load_flags, is_syn, drop, keep];
+        if let Err(error) = SockRef::from(self.listener.get_ref()).attach_filter(&filter) {
+            tracing::debug!(%error, "clients may be reset while a listener closes");
+        }
     }
 
     fn accept_now(&self) -> rustix::io::Result<Accepted> {
@@ -201,7 +237,10 @@ impl Door {
         let mut reserve_slot = self.reserve.borrow_mut();
         *reserve_slot = None;
         let mut turned_away = 0;
-        while let Ok(accepted) = self.accept_now() {
+        for _ in 0..TURNED_AWAY_AT_ONCE {
+            let Ok(accepted) = self.accept_now() else {
+                break;
+            };
             reset_on_close(accepted.socket.as_fd());
             turned_away += 1;
         }

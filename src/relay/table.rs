@@ -8,6 +8,7 @@ use std::task::{Context, Waker};
 use crate::clock::Seconds;
 use crate::cluster::NodeId;
 use crate::ended::Ended;
+use crate::failpoint;
 use crate::record::Record;
 use crate::relay::flow::{Flow, Tools, Turn};
 use crate::relay::pipes::Pipes;
@@ -31,7 +32,7 @@ struct Row {
     linger_until: Option<Seconds>,
     /// How the connection will have ended when both directions have.
     ending: Option<Ended>,
-    /// Set from outside the relay: it ends at its next turn.
+    /// Set from outside the relay: it ends as soon as all that has arrived was passed on, or `linger_until` is over.
     close: Option<Ended>,
     /// The node's connection took no more bytes, for this reason; what it still sends is passed on.
     node_broken: Option<Ended>,
@@ -240,6 +241,7 @@ impl Table {
             return Outcome::Gone;
         };
         self.tools.now = now;
+        failpoint::pass(failpoint::Place::Relay);
         match row.turn(&mut self.tools, self.linger, cx) {
             None => {
                 if row.waker.is_none() {
@@ -287,22 +289,23 @@ impl Table {
         })
     }
 
-    /// Takes a relay out so that it can go on elsewhere: another worker, another process.
+    /// Takes a relay out so that it can go on elsewhere: another worker, another process. None when it is gone already.
     ///
     /// # Errors
-    /// The row is gone, or bytes in a pipe could not be taken out; then the connection is lost.
-    pub fn detach(&mut self, id: RowId) -> io::Result<Relayed<OwnedFd>> {
-        let mut row = self
-            .remove(id)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        let bytes = row.bytes();
-        let to_node = row.from_client.take_unsent()?;
-        let to_client = row.from_node.take_unsent()?;
+    /// Bytes in a pipe could not be taken out: the connection is lost.
+    pub fn detach(&mut self, id: RowId) -> Option<Result<Relayed<OwnedFd>, Finished>> {
+        let row = row_mut(&mut self.chunks, id)?;
         if let Some(waker) = row.waker.take() {
             // The future that took turns at this row finds it gone, and ends.
             waker.wake();
         }
-        Ok(Relayed {
+        let unsent = row.take_unsent();
+        let Ok((to_node, to_client)) = unsent else {
+            return self.finish(id, Ended::Internal).map(Err);
+        };
+        let row = self.remove(id)?;
+        let bytes = row.bytes();
+        Some(Ok(Relayed {
             client: row.client.into_fd(),
             node: row.node.into_fd(),
             to_node,
@@ -314,7 +317,7 @@ impl Table {
             idle_limit: row.idle_limit,
             node_id: row.node_id,
             record: row.record,
-        })
+        }))
     }
 
     /// Ends what was silent or half-closed for too long, and shows each node's socket once to `watch`. To be called once a
@@ -351,31 +354,28 @@ impl Table {
         self.linger = Seconds::at_least(settings.linger);
     }
 
-    /// Ends up to `most` relays, those at rest first; says how many it has ended.
-    ///
-    /// What a connection has received by then is still passed on, so that its end is a FIN and loses nothing that had
-    /// arrived.
-    pub fn close_some(&mut self, most: usize, cause: Ended) -> usize {
+    /// Ends up to `most` relays because of `cause`; only those at rest, if so wished. Says how many it has ended.
+    pub fn close_some(&mut self, most: usize, at_rest: bool, cause: Ended, now: Seconds) -> usize {
+        let linger = self.linger;
         let mut closed = 0;
-        for at_rest in [true, false] {
-            for row in self.rows_mut() {
-                if closed == most {
-                    return closed;
-                }
-                if row.close.is_none() && row.is_at_rest() == at_rest {
-                    row.end_with(cause);
-                    closed += 1;
-                }
+        for row in self.rows_mut() {
+            if closed == most {
+                break;
+            }
+            if row.close.is_none() && (row.is_at_rest() || !at_rest) {
+                row.end_soon(cause, now.after(linger));
+                closed += 1;
             }
         }
         closed
     }
 
     /// Ends every relay for which `which` names a cause.
-    pub fn close(&mut self, mut which: impl FnMut(NodeId, &Record) -> Option<Ended>) {
+    pub fn close(&mut self, now: Seconds, mut which: impl FnMut(NodeId, &Record) -> Option<Ended>) {
+        let linger = self.linger;
         for row in self.rows_mut() {
             if let Some(cause) = which(row.node_id, &row.record) {
-                row.end_with(cause);
+                row.end_soon(cause, now.after(linger));
             }
         }
     }
@@ -501,12 +501,33 @@ impl Row {
         self.from_client.is_at_rest() && self.from_node.is_at_rest()
     }
 
+    /// Whether nothing waits for a receiver that still takes something.
+    fn has_passed_all_on(&self) -> bool {
+        (self.from_client.is_at_rest() || self.node_broken.is_some())
+            && (self.from_node.is_at_rest() || self.client_broken.is_some())
+    }
+
     fn overdue(&self, now: Seconds) -> Option<Ended> {
         if self.linger_until.is_some_and(|until| now > until) {
-            return self.ending;
+            return self.close.or(self.ending);
         }
         let limit = self.idle_limit?;
         (now > self.client_at.after(limit)).then_some(Ended::Idle)
+    }
+
+    /// Both directions' bytes that were read and not sent, for the node and for the client.
+    fn take_unsent(&mut self) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        Ok((
+            self.from_client.take_unsent()?,
+            self.from_node.take_unsent()?,
+        ))
+    }
+
+    /// Ends the relay once what has arrived was passed on, so that its end is a FIN and loses nothing; at `until`, whatever
+    /// is still under way.
+    fn end_soon(&mut self, cause: Ended, until: Seconds) {
+        self.linger_until.get_or_insert(until);
+        self.end_with(cause);
     }
 
     fn end_with(&mut self, cause: Ended) {
@@ -519,11 +540,7 @@ impl Row {
     /// Both directions once; how the relay ended, if it did.
     fn turn(&mut self, tools: &mut Tools, linger: Seconds, cx: &mut Context<'_>) -> Option<Ended> {
         if let Some(cause) = self.close {
-            // What has arrived is passed on once more, and how that ends makes no difference.
-            if self.client_to_node(tools, linger, cx).is_none() {
-                let _ = self.node_to_client(tools, linger, cx);
-            }
-            return Some(cause);
+            return self.last_turn(cause, tools, linger, cx);
         }
         if let Some(cause) = self.client_to_node(tools, linger, cx) {
             return Some(cause);
@@ -533,9 +550,32 @@ impl Row {
         }
         let client_done = self.from_client.has_ended() || self.node_broken.is_some();
         let node_done = self.from_node.has_ended() || self.client_broken.is_some();
-        let at_rest = (self.from_client.is_at_rest() || self.node_broken.is_some())
-            && (self.from_node.is_at_rest() || self.client_broken.is_some());
-        (client_done && node_done && at_rest).then_some(self.ending?)
+        (client_done && node_done && self.has_passed_all_on()).then_some(self.ending?)
+    }
+
+    /// A turn of a relay that was told to end. It is still there for as long as anything moves, or waits for room, and its
+    /// time is not over.
+    fn last_turn(
+        &mut self,
+        cause: Ended,
+        tools: &mut Tools,
+        linger: Seconds,
+        cx: &mut Context<'_>,
+    ) -> Option<Ended> {
+        let may_linger = self.linger_until.is_some_and(|until| tools.now <= until);
+        let before = self.bytes();
+        let broken = self
+            .client_to_node(tools, linger, cx)
+            .or_else(|| self.node_to_client(tools, linger, cx));
+        let moved = self.bytes() != before;
+        if broken.is_some() || !may_linger || (!moved && self.has_passed_all_on()) {
+            return Some(cause);
+        }
+        if moved {
+            // Only a turn that finds nothing more shows that all was passed on.
+            cx.waker().wake_by_ref();
+        }
+        None
     }
 
     fn client_to_node(

@@ -15,11 +15,15 @@ mod wait;
 mod admin;
 mod affinity;
 mod away;
+mod drain;
 mod greeting;
 mod limits;
+mod logs;
 mod metrics;
 mod placements;
 mod relaying;
+mod reload;
+mod room;
 mod strangers;
 
 /// Takes as many descriptors as the system allows: a test may hold two thousand.

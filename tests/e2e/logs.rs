@@ -1,0 +1,258 @@
+//! A line for each end, whatever clients call themselves, and no worker that waits for whoever reads them.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::admin_client::Metrics;
+use crate::balancer::{ADMIN, Program, toml};
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::packets::{self, Connect};
+
+/// A client id of somebody who means no good; each number is another one.
+fn hostile(number: usize) -> Vec<u8> {
+    let tricks: [&[u8]; 12] = [
+        b"\n2026-01-01T00:00:00Z ERROR forged",
+        b"\x1b[31mred\x1b[0m\x1b]0;title\x07",
+        b"\"}\n{\"level\":\"ERROR\"}",
+        b"a\r\0\x7f\x08\t",
+        "\u{202e}gnp.exe\u{2066}\u{200f}\u{61c}".as_bytes(),
+        "\u{2028}\u{2029}\u{85}\u{feff}\u{200b}".as_bytes(),
+        b"\xff\xfe\xc3\x28\xed\xa0\x80",
+        b"x cause=\"internal\" node=\"forged\"",
+        b"${jndi:ldap://x}%s%n",
+        b"\\u{a}\\n\\",
+        "\u{e0041}\u{e0042}\u{1f600}".as_bytes(),
+        &[b'"'; 300],
+    ];
+    let id = [tricks[number % tricks.len()], number.to_string().as_bytes()].concat();
+    match number % 50 {
+        // As long as an id can be.
+        49 => id.iter().copied().cycle().take(65_535).collect(),
+        _ => id,
+    }
+}
+
+const PASSWORD: &str = "correct horse battery";
+const USERNAME: &str = "who-i-am";
+const PAYLOAD: &str = "what-i-say";
+
+/// Connects, says something, and goes.
+fn comes_and_goes(program: std::net::SocketAddr, id: &[u8]) {
+    let connect = Connect::new(id)
+        .username(USERNAME)
+        .password(PASSWORD)
+        .will(b"will/topic", PAYLOAD.as_bytes());
+    let mut client = Client::accepted(program, &connect);
+    client.send(&packets::publish(PAYLOAD.as_bytes()));
+    client.reset();
+}
+
+/// Whether a line could do anything to a terminal, or make a reader see what is not there.
+fn is_harmless(line: &str) -> bool {
+    line.chars().all(|c| {
+        !c.is_control()
+            && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}')
+            && !matches!(c, '\u{61c}' | '\u{feff}' | '\u{85}' | '\u{e0000}'..='\u{e007f}')
+    })
+}
+
+/// The program with its output in the hands of the test.
+struct Raw {
+    child: Child,
+    output: Option<BufReader<ChildStdout>>,
+    /// Up to the line that says where it listens.
+    listening: String,
+    _directory: TempDir,
+}
+
+impl Raw {
+    fn start(config: &str) -> Self {
+        let directory = TempDir::new().expect("a directory");
+        let path = directory.path().join("remora.toml");
+        fs::write(&path, config).expect("a file");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_remora"))
+            .args(["run", "-c"])
+            .arg(&path)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program");
+        let mut output = BufReader::new(child.stdout.take().expect("a pipe"));
+        let mut listening = String::new();
+        while !listening.contains("listening") {
+            listening.clear();
+            let read = output.read_line(&mut listening).expect("UTF-8");
+            assert!(read > 0, "it ended before it listened");
+        }
+        Self {
+            child,
+            output: Some(output),
+            listening,
+            _directory: directory,
+        }
+    }
+
+    /// The addresses of the line, in order: the listener's, then the admin listener's.
+    fn addresses(&self) -> Vec<std::net::SocketAddr> {
+        let words = self
+            .listening
+            .split(|c: char| !(c.is_ascii_digit() || c == '.' || c == ':'));
+        words.filter_map(|word| word.parse().ok()).collect()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a process that runs");
+    }
+
+    /// Ends it; everything that it wrote after the first line.
+    fn rest(mut self) -> String {
+        self.signal(Signal::INT);
+        let mut rest = String::new();
+        let mut output = self.output.take().expect("nobody has read it yet");
+        output.read_to_string(&mut rest).expect("UTF-8");
+        assert!(self.child.wait().expect("a child").success());
+        rest
+    }
+}
+
+impl Drop for Raw {
+    fn drop(&mut self) {
+        // It has ended already where the test went well.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn hostile_ids_make_as_many_lines_as_ends_and_each_parses() {
+    const IDS: usize = 2_000;
+    let cluster = Cluster::of(2);
+    let config = toml(&cluster, "", "") + "\n[log]\nformat = \"json\"\nconnections = \"both\"\n";
+    let program = Raw::start(&config);
+    let address = program.addresses()[0];
+    for number in 0..IDS {
+        comes_and_goes(address, &hostile(number));
+    }
+    let rest = program.rest();
+    let mut ids = [0, 0];
+    let mut longest = 0;
+    for line in rest.split_terminator('\n') {
+        assert!(is_harmless(line), "{line:?}");
+        let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        for (place, message) in ["connection relayed", "connection ended"]
+            .iter()
+            .enumerate()
+        {
+            ids[place] += usize::from(value["message"] == *message);
+        }
+        if let Some(id) = value["client_id"].as_str() {
+            assert!(
+                is_harmless(id) && !id.contains(char::is_whitespace),
+                "{id:?}"
+            );
+            assert!(id.len() <= 1_500, "{} bytes of an id", id.len());
+            longest += usize::from(id.contains("...(65535B,"));
+            assert!(
+                value["cause"]
+                    .as_str()
+                    .is_none_or(|cause| cause != "internal")
+            );
+        }
+        for secret in [USERNAME, PASSWORD, PAYLOAD, "will/topic"] {
+            assert!(!line.contains(secret), "{line}");
+        }
+    }
+    assert_eq!(ids, [IDS, IDS]);
+    assert_eq!(longest, 2 * IDS / 50, "the length is told of what is cut");
+}
+
+#[test]
+fn hostile_ids_forge_neither_a_line_nor_a_field_of_text() {
+    const IDS: usize = 500;
+    let cluster = Cluster::of(2);
+    let program = Raw::start(&toml(&cluster, "", ""));
+    let address = program.addresses()[0];
+    for number in 0..IDS {
+        comes_and_goes(address, &hostile(number));
+    }
+    let rest = program.rest();
+    let mut ended = 0;
+    for line in rest.split_terminator('\n') {
+        assert!(is_harmless(line), "{line:?}");
+        // Lines begin with a time and a level, and each field is there once.
+        let mut words = line.split_ascii_whitespace();
+        assert!(
+            words.next().is_some_and(|time| time.ends_with('Z')),
+            "{line}"
+        );
+        assert!(words.next().is_some_and(|level| level == "INFO"), "{line}");
+        if line.contains("connection ended") {
+            ended += 1;
+            for field in [" cause=", " node=", " client_id=", " seconds="] {
+                assert_eq!(line.matches(field).count(), 1, "{field} in {line}");
+            }
+        }
+        for secret in [USERNAME, PASSWORD, PAYLOAD, "will/topic"] {
+            assert!(!line.contains(secret), "{line}");
+        }
+    }
+    assert_eq!(ended, IDS);
+}
+
+#[test]
+fn seconds_are_shown_to_the_millisecond() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "");
+    for number in 0..20 {
+        let client = Client::accepted(program.address, &Connect::new(format!("id-{number}")));
+        std::thread::park_timeout(std::time::Duration::from_millis(3));
+        client.reset();
+        let seconds = program.ended(client.address())["seconds"].to_string();
+        let (_, decimals) = seconds.split_once('.').expect("a fraction");
+        assert!(decimals.len() <= 3, "{seconds}");
+    }
+}
+
+#[test]
+fn a_reader_that_does_not_read_stops_no_worker_and_the_lost_lines_are_counted() {
+    const PER_THREAD: usize = 10_000;
+    let cluster = Cluster::of(2);
+    let program = Raw::start(&toml(&cluster, "", ADMIN));
+    let (address, admin) = (program.addresses()[0], program.addresses()[1]);
+    let dropped = || Metrics::of(admin).value("remora_log_lines_dropped_total");
+    // Strangers cost the fewest steps for each line. The pipe holds a thousand lines and the queue 32 thousand.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..PER_THREAD {
+                    let mut client = Client::to(address);
+                    client.offers(b"GET / HTTP/1.1\r\n\r\n");
+                    client.rest();
+                    client.reset();
+                }
+            });
+        }
+    });
+    Client::accepted(address, &Connect::new("still served"));
+    let lost = dropped();
+    println!("{lost} lines were dropped");
+    assert!(lost > 0.0);
+    let metrics = Metrics::of(admin);
+    assert_eq!(
+        metrics.value("remora_ends_total{cause=\"not_mqtt_http\"}"),
+        (4 * PER_THREAD) as f64
+    );
+
+    // Read again, it has every line but those: whole ones.
+    let rest = program.rest();
+    let ended = rest
+        .lines()
+        .filter(|line| line.contains("not_mqtt_http"))
+        .count();
+    assert_eq!(ended + lost as usize, 4 * PER_THREAD);
+}

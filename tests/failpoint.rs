@@ -1,0 +1,117 @@
+//! A bug of ours ends the connection that met it, and no other.
+//!
+//! `cargo test --features failpoints --test failpoint`
+
+#![allow(
+    dead_code,
+    reason = "the harness is that of the tests end to end, which use all of it"
+)]
+
+#[path = "e2e/admin_client.rs"]
+mod admin_client;
+#[path = "e2e/balancer.rs"]
+mod balancer;
+#[path = "e2e/client.rs"]
+mod client;
+#[path = "e2e/cluster.rs"]
+mod cluster;
+#[path = "e2e/kernel.rs"]
+mod kernel;
+#[path = "e2e/node.rs"]
+mod node;
+#[path = "e2e/packets.rs"]
+mod packets;
+#[path = "e2e/wait.rs"]
+mod wait;
+
+use std::io::Read;
+use std::process::Command;
+
+use admin_client::Metrics;
+use balancer::{ADMIN, Program, toml};
+use client::Client;
+use cluster::Cluster;
+use packets::Connect;
+
+const CLIENTS: usize = 1_000;
+
+/// Whether these bytes come, before an end.
+fn hears(client: &mut Client, bytes: &[u8]) -> bool {
+    let mut read = vec![0; bytes.len()];
+    client.stream.read_exact(&mut read).is_ok() && read == bytes
+}
+
+/// A thousand clients, one of which meets a panic at this passing of this place.
+#[track_caller]
+fn one_in_a_thousand(variable: &str, passing: u32) {
+    let cluster = Cluster::of(3);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command.env(variable, passing.to_string());
+    let program = Program::by(command, &toml(&cluster, "", ADMIN));
+    let mut clients: Vec<Client> = (0..CLIENTS)
+        .map(|number| {
+            let mut client = Client::to(program.address);
+            client.send(&Connect::new(format!("client-{number}")).bytes());
+            client
+        })
+        .collect();
+    clients.retain_mut(|client| hears(client, &packets::connack(4, 0)));
+    for node in &cluster.nodes {
+        for connection in node.connections() {
+            // The one that has ended hears nothing.
+            let _ = std::io::Write::write_all(&mut connection.stream(), b"are you there");
+        }
+    }
+    clients.retain_mut(|client| hears(client, b"are you there"));
+    assert_eq!(clients.len(), CLIENTS - 1);
+
+    program.until_ended(1);
+    let ended = program.lines(|line| line["message"] == "connection ended");
+    assert_eq!(ended.len(), 1);
+    assert_eq!(ended[0]["cause"], "internal");
+    assert!(
+        ended[0]["client_id"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("client-"))
+    );
+    let is_place = |line: &serde_json::Value| !line["backtrace"].is_null();
+    assert_eq!(
+        program.lines(is_place).len(),
+        1,
+        "where the bug is, is said once"
+    );
+    let metrics = Metrics::of(program.admin());
+    let alive = (CLIENTS - 1) as f64;
+    assert_eq!(metrics.value("remora_panics_total"), 1.0);
+    assert_eq!(metrics.value("remora_ends_total{cause=\"internal\"}"), 1.0);
+    assert_eq!(
+        metrics.sum("remora_connections"),
+        alive,
+        "its place is free"
+    );
+    assert_eq!(metrics.sum("remora_node_connections"), alive);
+    assert_eq!(metrics.value("remora_undecided_connections"), 0.0);
+
+    // Both workers go on.
+    let mut more: Vec<Client> = (0..20)
+        .map(|number| Client::accepted(program.address, &Connect::new(format!("more-{number}"))))
+        .collect();
+    more.drain(..)
+        .chain(clients)
+        .for_each(|client| client.reset());
+    program.until_ended(CLIENTS + 20);
+    let metrics = Metrics::of(program.admin());
+    assert_eq!(metrics.sum("remora_connections"), 0.0);
+    assert_eq!(metrics.sum("remora_node_connections"), 0.0);
+    assert_eq!(metrics.sum("remora_ends_total"), (CLIENTS + 20) as f64);
+}
+
+#[test]
+fn a_panic_in_a_set_up_ends_one_connection_of_a_thousand() {
+    one_in_a_thousand("REMORA_PANIC_IN_SETUP", 500);
+}
+
+#[test]
+fn a_panic_in_a_relay_ends_one_connection_of_a_thousand() {
+    one_in_a_thousand("REMORA_PANIC_IN_RELAY", 1_300);
+}
