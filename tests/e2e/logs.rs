@@ -227,10 +227,11 @@ fn a_reader_that_does_not_read_stops_no_worker_and_the_lost_lines_are_counted() 
     let dropped = || Metrics::of(admin).value("remora_log_lines_dropped_total");
     // Strangers cost the fewest steps for each line. The pipe holds a thousand lines and the queue 32 thousand.
     std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| {
+        for thread in 1..=4 {
+            scope.spawn(move || {
                 for _ in 0..PER_THREAD {
-                    let mut client = Client::to(address);
+                    // The ports of one address would not suffice.
+                    let mut client = Client::from([127, 0, 1, thread].into(), address);
                     client.offers(b"GET / HTTP/1.1\r\n\r\n");
                     client.rest();
                     client.reset();

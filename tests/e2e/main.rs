@@ -24,6 +24,7 @@ mod placements;
 mod relaying;
 mod reload;
 mod room;
+mod slow;
 mod strangers;
 
 /// Takes as many descriptors as the system allows: a test may hold two thousand.
