@@ -46,7 +46,6 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
             decision: None,
             node: None,
             retries: 0,
-            source_counted: false,
             steps: Steps::default(),
         }),
     }

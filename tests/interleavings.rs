@@ -76,10 +76,10 @@ fn visit(limits: Limits, listener_max: Option<usize>, refused: Ended) {
                     inside.fetch_sub(1, Ordering::SeqCst);
                     drop((admitted, undecided));
                 } else {
-                    let counted = admitted.keep().then_some(CLIENT);
+                    admitted.keep();
                     inside.fetch_sub(1, Ordering::SeqCst);
                     drop(undecided);
-                    census.leave(&population, counted);
+                    census.leave(&population, CLIENT);
                 }
             }
         }

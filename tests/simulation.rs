@@ -193,7 +193,6 @@ struct Connection {
     number: u64,
     source: IpAddr,
     listener: usize,
-    source_counted: bool,
     station: Station,
 }
 
@@ -384,7 +383,6 @@ impl<'a> World<'a> {
                     number,
                     source,
                     listener,
-                    source_counted: self.limits.connections_per_source_max.is_some(),
                     station: Station::Undecided {
                         admitted,
                         _undecided: undecided,
@@ -407,7 +405,7 @@ impl<'a> World<'a> {
         } else if meets(undecided, Some(self.limits.undecided_max)) {
             Some(Ended::LimitUndecided)
         } else if meets(
-            count(&|c| c.source_counted && c.source == source),
+            count(&|c| c.source == source),
             self.limits.connections_per_source_max,
         ) {
             Some(Ended::LimitSource)
@@ -504,7 +502,6 @@ impl<'a> World<'a> {
             number,
             source,
             listener,
-            source_counted,
             station,
         } = connection;
         let Station::Greeting(mut greeting) = station else {
@@ -541,7 +538,7 @@ impl<'a> World<'a> {
                     ..
                 } = *greeting;
                 seat.keep();
-                assert_eq!(admitted.keep(), source_counted);
+                admitted.keep();
                 let station = Station::Relayed {
                     node: choice.id,
                     placement,
@@ -551,8 +548,7 @@ impl<'a> World<'a> {
                     number,
                     source,
                     listener,
-                    source_counted,
-                    station,
+                            station,
                 });
             }
             Answer::Gone => {
@@ -609,7 +605,6 @@ impl<'a> World<'a> {
             number,
             source,
             listener,
-            source_counted,
             station: Station::Greeting(greeting),
         });
     }
@@ -712,9 +707,8 @@ impl<'a> World<'a> {
         };
         let known = self.clusters.current().known(node).cloned();
         known.expect("a node is known for ever").live.leave();
-        let counted = connection.source_counted.then_some(connection.source);
         self.census
-            .leave(&self.populations[connection.listener], counted);
+            .leave(&self.populations[connection.listener], connection.source);
         if let Some(hash) = placement.hash() {
             let now = Instant::now();
             let before = self.placements.find(hash, now);
