@@ -214,6 +214,15 @@ impl Program {
         lines.iter().filter(|line| line["cause"] == cause).count()
     }
 
+    /// Waits until so many connections have ended.
+    #[track_caller]
+    pub fn until_ended(&self, count: usize) {
+        self.lines.until("ends of connections", |lines| {
+            let ended = lines.iter().filter(|line| !line["cause"].is_null());
+            ended.count() >= count
+        });
+    }
+
     /// Waits until so many connections have ended with this cause.
     #[track_caller]
     pub fn until_ended_with(&self, cause: &str, count: usize) {

@@ -3,6 +3,7 @@
 import os
 import re
 import socket
+import urllib.request
 from pathlib import Path
 
 from process import Process, free_port, wait_until
@@ -14,18 +15,26 @@ class Remora:
     def __init__(self, nodes, folder):
         self.folder = folder
         self.port = free_port()
+        self.admin = free_port()
         self.configure(nodes)
         self.start()
 
     def configure(self, nodes):
         """Writes the configuration; the next start reads it."""
-        tables = [f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n']
+        tables = [f'[admin]\naddress = "127.0.0.1:{self.admin}"\n']
+        tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n']
         tables += [f'[[nodes]]\nname = "{node.name}"\naddress = "127.0.0.1:{node.port}"\n' for node in nodes]
         (Path(self.folder) / "remora.toml").write_text("\n".join(tables))
 
     def start(self):
         self.process = Process("remora", [os.environ["REMORA_BIN"], "run", "-c", "remora.toml"], self.folder)
         wait_until(lambda: _accepts(self), "remora to listen")
+
+    def metrics(self, accept):
+        """What it answers to a scrape."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.admin}/metrics", headers={"Accept": accept})
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.read()
 
     def causes(self):
         """Why connections ended, in the order of their ends, in the balancer's own words."""
