@@ -548,7 +548,7 @@ impl<'a> World<'a> {
                     number,
                     source,
                     listener,
-                            station,
+                    station,
                 });
             }
             Answer::Gone => {
