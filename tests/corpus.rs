@@ -38,16 +38,16 @@ fn replay(directories: &[&str], at_least: usize, check: fn(&[u8])) {
 
 #[test]
 fn a_clients_first_bytes() {
-    replay(&["fuzz/corpus/connect"], 60, checks::connect);
+    replay(&["fuzz/corpus/connect"], 160, checks::connect);
 }
 
 #[test]
 fn a_nodes_first_bytes() {
-    replay(&["fuzz/corpus/connack"], 30, checks::connack);
+    replay(&["fuzz/corpus/connack"], 60, checks::connack);
 }
 
 #[test]
 fn configurations() {
     let directories = ["fuzz/corpus/config", "tests/config", "config"];
-    replay(&directories, 42, checks::config);
+    replay(&directories, 400, checks::config);
 }
