@@ -220,7 +220,7 @@ fn seconds_are_shown_to_the_millisecond() {
 
 #[test]
 fn a_reader_that_does_not_read_stops_no_worker_and_the_lost_lines_are_counted() {
-    const PER_THREAD: usize = 10_000;
+    const PER_THREAD: usize = 9_000;
     let cluster = Cluster::of(2);
     let program = Raw::start(&toml(&cluster, "", ADMIN));
     let (address, admin) = (program.addresses()[0], program.addresses()[1]);
