@@ -45,6 +45,7 @@ pub mod scratch;
 pub mod serve;
 pub mod socket;
 pub mod sync;
+pub mod websocket;
 pub mod worker;
 
 /// Runs the README's example of library use.

@@ -1,0 +1,351 @@
+//! Answers a client's upgrade (RFC 6455, section 4.2), or says in HTTP why not.
+
+use std::io;
+
+use tungstenite::error::{Error, ProtocolError};
+use tungstenite::handshake::machine::TryParse;
+use tungstenite::handshake::server::{Request, create_response, write_response};
+use tungstenite::http::StatusCode;
+use tungstenite::http::header::{
+    CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, USER_AGENT,
+};
+
+use super::{HEAD_BYTES_MAX, SUBPROTOCOLS, head_end};
+use crate::held::Share;
+use crate::scratch;
+use crate::socket::Socket;
+
+/// Header fields of one request at most.
+const FIELDS_MAX: usize = 64;
+
+/// Who may upgrade, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Door {
+    /// The paths that there are.
+    pub paths: Vec<String>,
+    /// The origins of pages that may connect, such as `https://example.com`; empty means any. A client without an origin is
+    /// no page, and may.
+    pub origins: Vec<String>,
+}
+
+impl Default for Door {
+    fn default() -> Self {
+        Self {
+            paths: vec!["/mqtt".to_owned()],
+            origins: Vec::new(),
+        }
+    }
+}
+
+/// What a client asked for, as far as its node is to hear of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// Path and query.
+    pub target: String,
+    /// Fields that are passed on as they came: Host, Origin, cookies, User-Agent.
+    pub fields: Vec<(HeaderName, HeaderValue)>,
+    /// What was granted.
+    pub subprotocol: &'static str,
+}
+
+/// Why a client was not upgraded.
+#[derive(Debug)]
+pub enum Refused {
+    /// What it sent is no HTTP.
+    NotHttp(Vec<u8>),
+    /// Its request was answered with this status, and why.
+    Answered(StatusCode, &'static str),
+    /// It closed, or was lost, before its request was whole.
+    Gone(io::Result<()>),
+    /// All held bytes are in use.
+    HeldBytesFull,
+}
+
+/// Reads the client's request and answers it.
+///
+/// Bytes behind the request are a fault: a client has to wait for the answer (4.1), and what comes before it may be meant
+/// for somebody else.
+///
+/// # Errors
+/// See [`Refused`]; where there was something to answer, it has been sent.
+pub async fn upgrade(client: &Socket, door: &Door, share: &mut Share) -> Result<Upgrade, Refused> {
+    let head = head(client, share).await;
+    let answered = match head {
+        Ok(head) => match head_end(&head) {
+            Some(end) if end == head.len() => answer(&head, door),
+            Some(_) => Err((
+                StatusCode::BAD_REQUEST,
+                "data before the answer to the upgrade",
+            )),
+            None => Err((
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request's head is larger than 8 KiB",
+            )),
+        },
+        Err(refused) => return Err(refused),
+    };
+    let gone = |error| Refused::Gone(Err(error));
+    match answered {
+        Ok((upgrade, response)) => {
+            client.send_all(&response).await.map_err(gone)?;
+            Ok(upgrade)
+        }
+        Err((status, why)) => {
+            client.send_all(&refusal(status, why)).await.map_err(gone)?;
+            Err(Refused::Answered(status, why))
+        }
+    }
+}
+
+/// Everything up to the end of the head, or too much.
+async fn head(client: &Socket, share: &mut Share) -> Result<Vec<u8>, Refused> {
+    let mut head = Vec::new();
+    loop {
+        let read = std::future::poll_fn(|cx| {
+            scratch::with(|scratch| {
+                client
+                    .poll_recv(cx, scratch)
+                    .map(|read| read.inspect(|read| head.extend_from_slice(&scratch[..*read])))
+            })
+        });
+        match read.await {
+            Ok(0) => return Err(Refused::Gone(Ok(()))),
+            Ok(read) => share.grow(read).map_err(|_| Refused::HeldBytesFull)?,
+            Err(error) => return Err(Refused::Gone(Err(error))),
+        }
+        // A method is made of letters (RFC 9110, 9.1): everything else is another protocol.
+        if head.iter().take(3).any(|byte| !byte.is_ascii_alphabetic()) {
+            return Err(Refused::NotHttp(head));
+        }
+        if head_end(&head).is_some() || head.len() > HEAD_BYTES_MAX {
+            return Ok(head);
+        }
+    }
+}
+
+type Refusal = (StatusCode, &'static str);
+
+fn answer(head: &[u8], door: &Door) -> Result<(Upgrade, Vec<u8>), Refusal> {
+    let bad = |why| (StatusCode::BAD_REQUEST, why);
+    if head.len() > HEAD_BYTES_MAX {
+        return Err((
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "the request's head is larger than 8 KiB",
+        ));
+    }
+    let request = match Request::try_parse(head) {
+        Ok(Some((_, request))) => request,
+        Err(Error::Protocol(ProtocolError::WrongHttpMethod)) => {
+            return Err((
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET can be upgraded to a WebSocket",
+            ));
+        }
+        Err(Error::Protocol(ProtocolError::WrongHttpVersion)) => {
+            return Err((
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "only HTTP/1.1 can be upgraded to a WebSocket",
+            ));
+        }
+        Ok(None) | Err(_) => return Err(bad("not an HTTP/1.1 request")),
+    };
+    let headers = request.headers();
+    if headers.len() > FIELDS_MAX {
+        return Err((
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "more than 64 header fields",
+        ));
+    }
+    for once in [HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, ORIGIN] {
+        if headers.get_all(once).iter().count() > 1 {
+            return Err(bad("a header field that may be there once is there twice"));
+        }
+    }
+    if !headers.contains_key(HOST) {
+        return Err(bad("no Host"));
+    }
+    let empty = |length: &HeaderValue| length == "0";
+    if headers.contains_key(TRANSFER_ENCODING)
+        || headers
+            .get(CONTENT_LENGTH)
+            .is_some_and(|length| !empty(length))
+    {
+        return Err(bad("a request to upgrade has no body"));
+    }
+    if request.uri().scheme().is_some() || request.uri().authority().is_some() {
+        return Err(bad("the target is a path here, not a whole address"));
+    }
+    if !door.paths.iter().any(|path| path == request.uri().path()) {
+        return Err((StatusCode::NOT_FOUND, "MQTT is not at this path"));
+    }
+    if let Some(origin) = headers.get(ORIGIN)
+        && !door.origins.is_empty()
+        && !door.origins.iter().any(|known| origin == known.as_str())
+    {
+        return Err((
+            StatusCode::FORBIDDEN,
+            "pages of this origin may not connect here",
+        ));
+    }
+    let mut response = create_response(&request).map_err(|_| {
+        (
+            StatusCode::UPGRADE_REQUIRED,
+            "this is a WebSocket of version 13: ask for the upgrade with a key of 16 bytes",
+        )
+    })?;
+    let Some(subprotocol) = granted(headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter()) else {
+        return Err(bad("no subprotocol of MQTT was offered"));
+    };
+    response.headers_mut().insert(
+        SEC_WEBSOCKET_PROTOCOL,
+        HeaderValue::from_static(subprotocol),
+    );
+    let mut bytes = Vec::new();
+    // What is written is what the library made: nothing in it fails to be text, and a vector takes everything.
+    write_response(&mut bytes, &response)
+        .map_err(|_| (StatusCode::INTERNAL_SERVER_ERROR, "no answer"))?;
+    let passed_on = [HOST, ORIGIN, COOKIE, USER_AGENT];
+    let fields = headers
+        .iter()
+        .filter(|(name, _)| passed_on.contains(name))
+        .map(|(name, value)| (name.clone(), value.clone()))
+        .collect();
+    let target = request.uri().path_and_query();
+    let upgrade = Upgrade {
+        target: target.map_or("/", |target| target.as_str()).to_owned(),
+        fields,
+        subprotocol,
+    };
+    Ok((upgrade, bytes))
+}
+
+/// The first subprotocol of the client's list that means MQTT.
+fn granted<'a>(offers: impl Iterator<Item = &'a HeaderValue>) -> Option<&'static str> {
+    offers
+        .filter_map(|offer| offer.to_str().ok())
+        .flat_map(|offer| offer.split(','))
+        .find_map(|offer| {
+            let offer = offer.trim();
+            SUBPROTOCOLS.into_iter().find(|known| *known == offer)
+        })
+}
+
+fn refusal(status: StatusCode, why: &str) -> Vec<u8> {
+    let more = match status {
+        StatusCode::METHOD_NOT_ALLOWED => "Allow: GET\r\n",
+        StatusCode::UPGRADE_REQUIRED => "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+        _ => "",
+    };
+    let connection = match status {
+        StatusCode::UPGRADE_REQUIRED => "Upgrade, close",
+        _ => "close",
+    };
+    format!(
+        "HTTP/1.1 {status}\r\n{more}Connection: {connection}\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\n\r\n{why}\n",
+        why.len() + 1
+    )
+    .into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "GET /mqtt?x=1 HTTP/1.1\r\nHost: a.example\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, mqtt\r\n\
+        Sec-WebSocket-Extensions: permessage-deflate\r\nOrigin: https://a.example\r\nCookie: a=b\r\nUser-Agent: test\r\n\
+        X-Forwarded-For: 1.2.3.4\r\n\r\n";
+
+    fn status(request: &str, door: &Door) -> u16 {
+        match answer(request.as_bytes(), door) {
+            Ok(_) => 101,
+            Err((status, _)) => status.as_u16(),
+        }
+    }
+
+    #[test]
+    fn a_good_request_is_answered_with_the_key_and_one_subprotocol() {
+        let (upgrade, response) = answer(GOOD.as_bytes(), &Door::default()).expect("an upgrade");
+        let response = String::from_utf8(response).expect("text");
+        assert!(response.starts_with("HTTP/1.1 101"), "{response}");
+        let lower = response.to_ascii_lowercase();
+        // The example of RFC 6455, 1.3.
+        assert!(response.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        assert!(lower.contains("sec-websocket-protocol: mqtt\r\n"));
+        assert!(!lower.contains("extensions"), "none is agreed on");
+        assert_eq!(upgrade.target, "/mqtt?x=1");
+        assert_eq!(upgrade.subprotocol, "mqtt");
+        let names: Vec<&str> = upgrade
+            .fields
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        assert_eq!(names.len(), 4, "{names:?}");
+        assert!(!names.contains(&"x-forwarded-for"));
+    }
+
+    #[test]
+    fn every_other_request_is_refused_with_a_status() {
+        let strict = Door {
+            origins: vec!["https://b.example".to_owned()],
+            ..Door::default()
+        };
+        let long = "x".repeat(HEAD_BYTES_MAX);
+        let many: String = (0..64).map(|i| format!("X-{i}: 1\r\n")).collect();
+        let cases = [
+            ("GET /mqtt", "get /mqtt", 405),
+            ("GET /mqtt", "POST /mqtt", 405),
+            ("HTTP/1.1", "HTTP/1.0", 505),
+            ("HTTP/1.1", "HTTP/2.0", 400),
+            ("/mqtt?x=1", "/other", 404),
+            ("/mqtt?x=1", "http://b.example/mqtt", 400),
+            ("Host: a.example\r\n", "", 400),
+            ("Host: a.example", "Host: a.example\r\nHost: b.example", 400),
+            ("Upgrade: websocket\r\n", "", 426),
+            ("Upgrade: websocket", "Upgrade: h2c", 426),
+            ("keep-alive, Upgrade", "keep-alive", 426),
+            ("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=", 426),
+            ("dGhlIHNhbXBsZSBub25jZQ==", "!!!!!!!!!!!!!!!!!!!!!!==", 426),
+            ("Version: 13", "Version: 8", 426),
+            (
+                "Version: 13",
+                "Version: 13\r\nSec-WebSocket-Version: 8",
+                400,
+            ),
+            ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", 426),
+            ("chat, mqtt", "chat", 400),
+            ("Sec-WebSocket-Protocol: chat, mqtt\r\n", "", 400),
+            ("Cookie: a=b", "Content-Length: 5", 400),
+            ("Cookie: a=b", "Transfer-Encoding: chunked", 400),
+            ("Cookie: a=b", &format!("Cookie: {long}"), 431),
+            ("Cookie: a=b\r\n", &many, 431),
+            ("Cookie: a=b", "Cookie a=b", 400),
+            ("Cookie: a=b", "Coo kie: a=b", 400),
+        ];
+        for (from, to, expected) in &cases {
+            let request = GOOD.replacen(from, to, 1);
+            assert_ne!(request, GOOD, "{from}");
+            assert_eq!(status(&request, &Door::default()), *expected, "{to:.60}");
+        }
+        assert_eq!(cases.len(), 24);
+        assert_eq!(status(GOOD, &strict), 403);
+        let no_page = GOOD.replace("Origin: https://a.example\r\n", "");
+        assert_eq!(status(&no_page, &strict), 101);
+    }
+
+    #[test]
+    fn letter_case_does_not_matter_where_it_may_not() {
+        for (from, to) in [
+            ("Connection: keep-alive, Upgrade", "connection: UPGRADE"),
+            ("Upgrade: websocket", "UPGRADE: WebSocket"),
+            ("chat, mqtt", "mqttv3.1"),
+            ("chat, mqtt", "mqtt-v5,mqtt"),
+        ] {
+            let request = GOOD.replacen(from, to, 1);
+            assert_ne!(request, GOOD, "{from}");
+            assert_eq!(status(&request, &Door::default()), 101, "{to}");
+        }
+    }
+}
