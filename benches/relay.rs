@@ -33,6 +33,7 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
         to_client: Vec::new(),
         bytes: Bytes::default(),
         counted: Bytes::default(),
+        frames: None,
         client_ended: false,
         node_ended: false,
         idle_limit: None,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::time::Instant;
 
-use crate::accept::{self, Accepted, Admitted, Census, Listener, Population, Undecided};
+use crate::accept::{self, Accepted, Admitted, Census, Listener, Opened, Population, Undecided};
 use crate::clock::{Clock, Seconds};
 use crate::cluster::{Clusters, NodeId, Reports};
 use crate::dial::{self, Dialer};
@@ -242,7 +242,19 @@ impl Path {
     ) -> Result<SetUp, Ended> {
         let (admitted, undecided) = self.admit(&accepted, listening, stations)?;
         let client = Socket::new(accepted.socket).map_err(|_| Ended::DescriptorsExhausted)?;
-        let opening = stations.peek.opening(client, accepted.at).await?;
+        let due = stations.peek.due(accepted.at);
+        let Opened {
+            client,
+            leg,
+            upgrade,
+        } = accept::open(
+            client,
+            &listening.listener.transport,
+            due,
+            &self.shared.held,
+        )
+        .await?;
+        let opening = stations.peek.opening(client, leg, upgrade, due).await?;
         drop(undecided);
         let affinity = self.note_connect(&opening, record);
         let route = self.route(&affinity);
@@ -274,7 +286,8 @@ impl Path {
 
     /// Keeps what the connection's record needs of the CONNECT; the affinity key.
     fn note_connect(&self, opening: &Opening, record: &mut Record) -> Affinity {
-        let Opening { connect, bytes, .. } = opening;
+        let Opening { connect, said, .. } = opening;
+        let bytes = said.mqtt();
         let client_id = connect.client_id(bytes);
         let key = match self.shared.key {
             Key::ClientId => client_id.to_vec(),
@@ -373,6 +386,8 @@ impl Path {
             to_node,
             to_client,
             from_client,
+            from_node,
+            frames,
             client_ended,
             node_ended,
             connack,
@@ -387,7 +402,7 @@ impl Path {
         }
         let bytes = Bytes {
             from_client_copied: from_client,
-            from_node_copied: to_client.len() as u64,
+            from_node_copied: from_node,
             ..Bytes::default()
         };
         let idle_limit = idle_limit(keep_alive, &stations.relay);
@@ -400,6 +415,7 @@ impl Path {
             to_client,
             bytes,
             counted: Bytes::default(),
+            frames,
             client_ended,
             node_ended,
             idle_limit,

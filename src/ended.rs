@@ -53,6 +53,10 @@ causes! {
     NotMqttHttp = "not_mqtt_http",
     /// A CONNECT whose protocol name is unknown or whose client id cannot be known.
     Malformed = "malformed",
+    /// A request to a WebSocket listener that was answered with an HTTP error.
+    UpgradeRefused = "upgrade_refused",
+    /// WebSocket frames that may not be there, or a text message.
+    FrameFault = "frame_fault",
     /// Something else than MQTT.
     NotMqttJunk = "not_mqtt_junk",
     /// The client's address may not come in here.

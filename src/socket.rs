@@ -139,6 +139,17 @@ impl Socket {
         Ok(())
     }
 
+    /// Sends a FIN and waits until the peer has gone, so that no reset overtakes what was sent before.
+    ///
+    /// # Errors
+    /// What became of the connection.
+    pub async fn leave_after_reading(&self) -> io::Result<()> {
+        self.shutdown_write();
+        let ignored = &mut [0; 1024];
+        while self.recv(ignored).await? > 0 {}
+        Ok(())
+    }
+
     /// Sends a FIN; reading goes on.
     pub fn shutdown_write(&self) {
         // A socket that is gone already has nothing left to shut down.

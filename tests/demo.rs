@@ -321,6 +321,7 @@ impl Balanced {
         let member = |node: &Node| Member {
             name: node.name().to_owned(),
             address: NodeAddress::Socket(node.address()),
+            ws: None,
             weight: WEIGHT_DEFAULT,
         };
         let nodes = sandbox.nodes().iter().map(member).collect();

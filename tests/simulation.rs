@@ -278,6 +278,7 @@ fn member(name: &str, port: u16, weight: u16) -> Member {
     Member {
         name: name.to_owned(),
         address: NodeAddress::Socket(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        ws: None,
         weight,
     }
 }

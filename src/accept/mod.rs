@@ -3,6 +3,7 @@
 
 mod census;
 mod door;
+mod open;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,8 +11,10 @@ use ipnet::IpNet;
 
 pub use census::{Admitted, Census, Limits, Population, Undecided};
 pub use door::{Accepted, Door, bind};
+pub use open::{Opened, open};
 
 use crate::ended::Ended;
+use crate::websocket;
 
 /// A bound address that yields accepted connections, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,10 +48,12 @@ impl Listener {
 }
 
 /// What clients of a listener speak below MQTT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// MQTT directly over TCP.
     Tcp,
+    /// MQTT in WebSocket frames, after an upgrade.
+    Ws(websocket::Door),
 }
 
 impl Listener {

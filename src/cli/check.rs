@@ -6,7 +6,7 @@ use remora::accept::{self, Listener, Transport};
 use remora::cluster::Member;
 use remora::config::{Config, duration_text as text, size_text};
 use remora::greet::Refuse;
-use remora::{admin, dial, drain, peek, relay};
+use remora::{admin, dial, drain, peek, relay, websocket};
 
 use super::{columns, key_text, ring};
 
@@ -32,7 +32,7 @@ fn listener(listener: &Listener) -> Vec<String> {
     let Listener {
         name,
         address,
-        transport: Transport::Tcp,
+        transport,
         allow,
         deny,
         connections_max,
@@ -55,19 +55,30 @@ fn listener(listener: &Listener) -> Vec<String> {
         true => String::new(),
         false => format!("called {name}"),
     };
-    vec![format!("tcp {address}"), who, called]
+    let place = match transport {
+        Transport::Tcp => format!("tcp {address}"),
+        Transport::Ws(websocket::Door { paths, origins }) => {
+            if !origins.is_empty() {
+                who += &format!(", pages only of {}", origins.join(", "));
+            }
+            format!("ws {address} {}", paths.join(" "))
+        }
+    };
+    vec![place, who, called]
 }
 
 fn node((node, share): (&Member, f64)) -> Vec<String> {
     let Member {
         name,
         address,
+        ws,
         weight,
     } = node;
     let share = format!("{:.2} %", share * 100.0);
     vec![
         name.clone(),
         address.to_string(),
+        ws.as_ref().map(ToString::to_string).unwrap_or_default(),
         format!("weight {weight}"),
         share,
     ]

@@ -63,6 +63,7 @@ fn config(address: SocketAddr, sandbox: &Sandbox) -> Config {
     let member = |node: &sandbox::Node| Member {
         name: node.name().to_owned(),
         address: NodeAddress::Socket(node.address()),
+        ws: None,
         weight: WEIGHT_DEFAULT,
     };
     let nodes = sandbox.nodes().iter().map(member).collect();

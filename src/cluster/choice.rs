@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Live, Node, NodeId};
+use super::{Live, Node, NodeId, WsLeg};
 use crate::sync::Ordering;
+use crate::websocket;
 
 /// Why a client goes to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -43,6 +44,8 @@ pub struct Choice {
     pub id: NodeId,
     /// Where it is.
     pub address: SocketAddr,
+    /// Its WebSocket listener, where it has one.
+    pub ws: Option<websocket::Target>,
     /// Why it.
     pub decision: Decision,
     /// The node is down, and this connection is its trial.
@@ -57,6 +60,7 @@ impl Choice {
         Some(Self {
             id: node.id,
             address: *node.addresses.first()?,
+            ws: node.ws.as_ref().and_then(WsLeg::target),
             decision,
             trial,
             live: Arc::clone(&node.live),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use crate::websocket;
 
 pub use choice::{Choice, Decision, Report, Reports, Seat};
 pub use ring::{Choices, Ring};
@@ -31,8 +32,26 @@ pub struct Member {
     pub name: String,
     /// Where it is, as written: an IP address or a host name, and a port.
     pub address: NodeAddress,
+    /// Its WebSocket listener, where it has one.
+    pub ws: Option<MemberWs>,
     /// 1 to 1000.
     pub weight: u16,
+}
+
+/// A node's WebSocket listener as the operator wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberWs {
+    /// Where it is.
+    pub address: NodeAddress,
+    /// The path to ask for; none asks for the client's.
+    pub path: Option<String>,
+}
+
+impl fmt::Display for MemberWs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.as_deref().unwrap_or_default();
+        write!(f, "ws://{}{path}", self.address)
+    }
 }
 
 /// Where a node is, as written in the configuration.
@@ -123,12 +142,33 @@ pub struct Node {
     pub name: Arc<str>,
     /// Where it is now; none while its host name has never been resolved.
     pub addresses: Arc<[SocketAddr]>,
+    /// Its WebSocket listener, where it has one.
+    pub ws: Option<WsLeg>,
     /// 1 to 1000.
     pub weight: u16,
     /// What the path may do with it.
     pub state: NodeState,
     /// What changes at every connection.
     pub live: Arc<Live>,
+}
+
+/// A node's WebSocket listener in a snapshot.
+#[derive(Clone, Debug)]
+pub struct WsLeg {
+    /// Where it is now; none while its host name has never been resolved.
+    pub addresses: Arc<[SocketAddr]>,
+    /// The path to ask for; none asks for the client's.
+    pub path: Option<Arc<str>>,
+}
+
+impl WsLeg {
+    /// Where to go now.
+    fn target(&self) -> Option<websocket::Target> {
+        Some(websocket::Target {
+            address: *self.addresses.first()?,
+            path: self.path.clone(),
+        })
+    }
 }
 
 /// Nodes, their states and the ring: one value, so that they agree.

@@ -20,6 +20,15 @@ pub(super) struct SourceAddress;
 /// A network, or an IP address that stands for itself.
 pub(super) struct Network;
 
+/// A node's WebSocket listener: `HOST:PORT`, or `ws://HOST:PORT/PATH` where the path is not the client's.
+pub(super) struct NodeWs;
+
+/// A path of a WebSocket listener.
+pub(super) struct WsPath;
+
+/// Where pages come from that may connect: `https://example.com`.
+pub(super) struct Origin;
+
 /// What a listener or a node is called in logs, in metrics and on the ring.
 pub(super) struct Name;
 
@@ -89,6 +98,81 @@ impl Leaf for NodeAddress {
             ),
         }
     }
+}
+
+impl Leaf for NodeWs {
+    type Meaning = cluster::MemberWs;
+
+    fn parse(value: &DeValue<'_>) -> Result<cluster::MemberWs, Mismatch> {
+        let example = "a string such as \"10.0.0.11:8083\" or \"ws://10.0.0.11:8083/mqtt\"";
+        let written = string(value, "an address", example)?;
+        if written.starts_with("wss://") {
+            return Err(Mismatch::new(
+                format!("{} asks for TLS to the node", quoted(written)),
+                "write the address of a listener without TLS",
+            ));
+        }
+        let rest = written.strip_prefix("ws://").unwrap_or(written);
+        let (host, path) = match rest.find('/') {
+            Some(slash) => rest.split_at(slash),
+            None => (rest, ""),
+        };
+        let address = NodeAddress::parse(&DeValue::String(host.into()))?;
+        if !path.is_empty() {
+            check_path(path)?;
+        }
+        Ok(cluster::MemberWs {
+            address,
+            path: (!path.is_empty()).then(|| path.to_owned()),
+        })
+    }
+}
+
+impl Leaf for WsPath {
+    type Meaning = String;
+
+    fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
+        let written = string(value, "a path", "a string such as \"/mqtt\"")?;
+        check_path(written)?;
+        if written.contains('?') {
+            return Err(Mismatch::new(
+                format!("{} has a query", quoted(written)),
+                "write the path alone: clients may add any query",
+            ));
+        }
+        Ok(written.to_owned())
+    }
+}
+
+impl Leaf for Origin {
+    type Meaning = String;
+
+    fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
+        let example = "a string such as \"https://example.com\"";
+        let written = string(value, "an origin", example)?;
+        let host = written.split_once("://").map_or("", |(_, host)| host);
+        let plain = written.bytes().all(|byte| byte.is_ascii_graphic());
+        if host.is_empty() || host.contains('/') || !plain {
+            return Err(Mismatch::new(
+                format!("{} is not an origin", quoted(written)),
+                "write scheme, host and perhaps port, as browsers send it: \"https://example.com\"",
+            ));
+        }
+        Ok(written.to_owned())
+    }
+}
+
+fn check_path(path: &str) -> Result<(), Mismatch> {
+    let plain = path
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if path.starts_with('/') && plain {
+        return Ok(());
+    }
+    Err(Mismatch::new(
+        format!("{} is not a path", quoted(path)),
+        "write it from its first slash on, without spaces: \"/mqtt\"",
+    ))
 }
 
 impl Leaf for SourceAddress {

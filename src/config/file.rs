@@ -3,11 +3,13 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::address::{ListenerAddress, Name, Network, NodeAddress, SourceAddress};
+use super::address::{
+    ListenerAddress, Name, Network, NodeAddress, NodeWs, Origin, SourceAddress, WsPath,
+};
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Leaf, List, Mismatch, Reader, Shape, Value, Written, table, word};
 use super::units::{GIB, HOUR, MIB, Seconds, Size, Time, Whole};
-use crate::{accept, greet, log, route};
+use crate::{greet, log, route};
 
 /// A deadline or an interval. The kernel keeps some of them in milliseconds in an `int`, which is 596 hours.
 type Timeout = Time<1, { 500 * HOUR }>;
@@ -43,7 +45,9 @@ table! {
     Listener {
         name: Name,
         address: ListenerAddress,
-        transport: accept::Transport,
+        transport: TransportWord,
+        paths: List<WsPath>,
+        origins: List<Origin>,
         allow: List<Network>,
         deny: List<Network>,
         connections_max: Whole<usize, 1, 100_000_000>,
@@ -55,6 +59,7 @@ table! {
     Node {
         name: Name,
         address: NodeAddress,
+        ws: NodeWs,
         weight: Whole<u16, 1, 1000>,
     }
 }
@@ -180,11 +185,18 @@ impl File {
     }
 }
 
-impl Leaf for accept::Transport {
+/// What clients speak below MQTT, as a word; the rest of a transport stands in keys of its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TransportWord {
+    Tcp,
+    Ws,
+}
+
+impl Leaf for TransportWord {
     type Meaning = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("tcp", Self::Tcp)])
+        word(value, &[("tcp", Self::Tcp), ("ws", Self::Ws)])
     }
 }
 

@@ -13,7 +13,9 @@ use super::reader::{Given, Written, quoted};
 use super::units::duration_text;
 use super::{Config, file};
 use crate::cluster::NodeAddress;
-use crate::{accept, admin, cluster, control, dial, drain, greet, log, peek, relay, route};
+use crate::{
+    accept, admin, cluster, control, dial, drain, greet, log, peek, relay, route, websocket,
+};
 
 /// What all weights may add up to: the most nodes, each of the usual weight. A ring of more would take seconds and
 /// gigabytes to build.
@@ -100,6 +102,8 @@ fn all_listeners(
                 name,
                 address,
                 transport,
+                paths,
+                origins,
                 allow,
                 deny,
                 connections_max,
@@ -108,13 +112,51 @@ fn all_listeners(
             Some(accept::Listener {
                 name: name.value().unwrap_or_else(|| address.to_string()),
                 address,
-                transport: transport.or(accept::Transport::Tcp),
+                transport: transport_of(transport, paths, origins, problems),
                 allow: values(allow),
                 deny: values(deny),
                 connections_max: connections_max.value(),
             })
         })
         .collect()
+}
+
+fn transport_of(
+    transport: Written<file::TransportWord>,
+    paths: Written<Vec<Given<String>>>,
+    origins: Written<Vec<Given<String>>>,
+    problems: &mut Vec<Problem>,
+) -> accept::Transport {
+    match transport.or(file::TransportWord::Tcp) {
+        file::TransportWord::Ws => {
+            let default = websocket::Door::default();
+            if let Some(empty) = paths.as_given().filter(|paths| paths.value.is_empty()) {
+                let problem = empty.place.problem("no client can come in without a path");
+                problems.push(problem.hint("name one, or leave the key out for \"/mqtt\""));
+            }
+            accept::Transport::Ws(websocket::Door {
+                paths: match paths.as_given() {
+                    Some(_) => values(paths),
+                    None => default.paths,
+                },
+                origins: values(origins),
+            })
+        }
+        file::TransportWord::Tcp => {
+            let default = websocket::Door::default();
+            for (written, default) in [(&paths, default.paths), (&origins, default.origins)] {
+                let Some(only_ws) = written.as_given() else {
+                    continue;
+                };
+                // What holds without it may be said.
+                if !only_ws.value.iter().map(|given| &given.value).eq(&default) {
+                    let problem = only_ws.place.problem("means nothing without WebSocket");
+                    problems.push(problem.hint("add transport = \"ws\", or leave the key out"));
+                }
+            }
+            accept::Transport::Tcp
+        }
+    }
 }
 
 fn all_nodes(
@@ -163,6 +205,7 @@ fn all_nodes(
             let file::Node {
                 name,
                 address,
+                ws,
                 weight,
             } = value;
             let name = required(name, &place, "name = \"emqx1\"", problems);
@@ -170,6 +213,7 @@ fn all_nodes(
             Some(cluster::Member {
                 name: name?,
                 address: address?,
+                ws: ws.value(),
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
             })
         })
@@ -412,7 +456,9 @@ fn note_loops(
         let everywhere = listener.ip().is_unspecified() && node.ip().is_loopback();
         node.port() == listener.port() && (everywhere || node.ip() == listener.ip())
     };
-    for (address, place) in given(&nodes.value, |n| &n.address) {
+    let plain = given(&nodes.value, |n| &n.address);
+    let ws = given(&nodes.value, |n| &n.ws).map(|(ws, place)| (&ws.address, place));
+    for (address, place) in plain.chain(ws) {
         let NodeAddress::Socket(address) = *address else {
             continue;
         };

@@ -210,6 +210,7 @@ mod tests {
         let node = |name: &str, address: &str| cluster::Member {
             name: name.to_owned(),
             address: cluster::NodeAddress::Socket(address.parse().expect("an address")),
+            ws: None,
             weight: cluster::WEIGHT_DEFAULT,
         };
         let nodes = vec![

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::cluster::{
-    Cluster, Clusters, Known, Live, Member, Node, NodeAddress, NodeId, NodeState, Report,
+    Cluster, Clusters, Known, Live, Member, Node, NodeAddress, NodeId, NodeState, Report, WsLeg,
 };
 
 use health::{Change, Health};
@@ -76,9 +76,17 @@ const ORDERS_MAX: usize = 8;
 struct Watched {
     id: NodeId,
     name: Arc<str>,
-    address: NodeAddress,
+    place: Place,
+    /// Its WebSocket listener, and the path there.
+    ws: Option<(Place, Option<Arc<str>>)>,
     live: Arc<Live>,
     health: Health,
+}
+
+/// One of a node's listeners.
+#[derive(Debug)]
+struct Place {
+    address: NodeAddress,
     /// When its host name is looked up next; never for a plain address.
     lookup_at: Option<Instant>,
     looked_up: Option<Instant>,
@@ -117,7 +125,8 @@ impl Control {
             .map(|(watched, member)| Node {
                 id: watched.id,
                 name: Arc::clone(&watched.name),
-                addresses: watched.plain_address().into_iter().collect(),
+                addresses: watched.place.plain(),
+                ws: watched.ws_leg(|place| place.plain()),
                 weight: member.weight,
                 state: NodeState::Up,
                 live: Arc::clone(&watched.live),
@@ -212,7 +221,7 @@ impl Control {
                 .iter()
                 .position(|watched| *watched.name == *member.name);
             let watched = match staying.map(|place| leaving.swap_remove(place)) {
-                Some(watched) if watched.address == member.address => watched,
+                Some(watched) if watched.is_at(member) => watched,
                 Some(moved) => {
                     tracing::info!(node = %member.name, address = %member.address, "node has another address");
                     Watched::at(member, moved.id, moved.live)
@@ -233,15 +242,18 @@ impl Control {
             self.watched.push(watched);
         }
         let nodes = self.watched.iter().zip(members).map(|(watched, member)| {
-            let found_before = before
-                .node(watched.id)
-                .filter(|_| watched.looked_up.is_some())
-                .map(|node| Arc::clone(&node.addresses));
-            let plain = || watched.plain_address().into_iter().collect();
+            // What was found of a host name before is right until it is looked up again.
+            let known = before.node(watched.id);
+            let found = |place: &Place, found: Option<&Arc<[SocketAddr]>>| match place.looked_up {
+                Some(_) => found.cloned().unwrap_or_else(|| place.plain()),
+                None => place.plain(),
+            };
+            let ws_found = known.and_then(|node| node.ws.as_ref().map(|ws| &ws.addresses));
             Node {
                 id: watched.id,
                 name: Arc::clone(&watched.name),
-                addresses: found_before.unwrap_or_else(plain),
+                addresses: found(&watched.place, known.map(|node| &node.addresses)),
+                ws: watched.ws_leg(|place| found(place, ws_found)),
                 weight: member.weight,
                 state: watched.health.state(),
                 live: Arc::clone(&watched.live),
@@ -258,8 +270,10 @@ impl Control {
     fn next_deadline(&self) -> Option<Instant> {
         self.watched
             .iter()
-            .flat_map(|watched| [watched.health.next_trial(), watched.lookup_at])
-            .flatten()
+            .flat_map(|watched| {
+                let lookups = watched.places().filter_map(|place| place.lookup_at);
+                lookups.chain(watched.health.next_trial())
+            })
             .min()
     }
 
@@ -303,35 +317,47 @@ impl Control {
     fn look_up_due(&mut self, now: Instant) -> usize {
         let mut started = 0;
         for watched in &mut self.watched {
-            let NodeAddress::Host(host, port) = &watched.address else {
-                continue;
-            };
-            if watched.lookup_at.is_some_and(|at| at <= now) {
-                resolve::look_up(watched.id, host.clone(), *port, self.finder.clone());
-                watched.looked_up = Some(now);
-                watched.lookup_at = Some(now + self.settings.resolve_interval);
-                started += 1;
+            let id = watched.id;
+            for place in watched.places_mut() {
+                if place.lookup_at.is_some_and(|at| at <= now) {
+                    resolve::look_up(id, place.address.clone(), self.finder.clone());
+                    place.looked_up = Some(now);
+                    place.lookup_at = Some(now + self.settings.resolve_interval);
+                    started += 1;
+                }
             }
         }
         started
     }
 
     fn take_found(&mut self, found: resolve::Found) {
-        let asked = |w: &&Watched| {
-            let host = matches!(&w.address, NodeAddress::Host(host, _) if *host == found.host);
-            w.id == found.node && host
-        };
-        let Some(watched) = self.watched.iter().find(asked) else {
+        let Some(watched) = self.watched.iter().find(|w| w.id == found.node) else {
             return;
         };
         let known = self.clusters.current();
-        let before = known.node(found.node).map_or(&[][..], |n| &n.addresses);
+        let Some(node) = known.node(found.node) else {
+            return;
+        };
+        let is_place = watched.place.address == found.asked;
+        let is_ws = matches!(&watched.ws, Some((place, _)) if place.address == found.asked);
+        let before = match &node.ws {
+            _ if is_place => &node.addresses[..],
+            Some(ws) if is_ws => &ws.addresses[..],
+            _ => return,
+        };
         match found.addresses {
             Ok(addresses) if *addresses == *before => {}
             Ok(addresses) => {
                 tracing::info!(node = %watched.name, ?addresses, "node's host name resolved");
                 let addresses: Arc<[SocketAddr]> = addresses.into();
-                self.change(found.node, |node| node.addresses = Arc::clone(&addresses));
+                self.change(found.node, |node| {
+                    if is_place {
+                        node.addresses = Arc::clone(&addresses);
+                    }
+                    if let (true, Some(ws)) = (is_ws, &mut node.ws) {
+                        ws.addresses = Arc::clone(&addresses);
+                    }
+                });
             }
             Err(error) if before.is_empty() => {
                 tracing::warn!(node = %watched.name, %error, "node's host name cannot be resolved: the node gets no clients until it can");
@@ -358,32 +384,75 @@ impl Watched {
     }
 
     fn at(member: &Member, id: NodeId, live: Arc<Live>) -> Self {
-        let is_host = matches!(member.address, NodeAddress::Host(..));
         // What was observed at another address, or before it was removed, says nothing about it.
         live.failures.store(0, Ordering::Relaxed);
         live.trial.store(false, Ordering::Relaxed);
         Self {
             id,
             name: member.name.as_str().into(),
-            address: member.address.clone(),
+            place: Place::new(&member.address),
+            ws: member
+                .ws
+                .as_ref()
+                .map(|ws| (Place::new(&ws.address), ws.path.as_deref().map(Arc::from))),
             live,
             health: Health::Up,
+        }
+    }
+
+    /// Whether the node is still where `member` says.
+    fn is_at(&self, member: &Member) -> bool {
+        let ws = self
+            .ws
+            .as_ref()
+            .map(|(place, path)| (&place.address, path.as_deref()));
+        let member_ws = member
+            .ws
+            .as_ref()
+            .map(|ws| (&ws.address, ws.path.as_deref()));
+        self.place.address == member.address && ws == member_ws
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        std::iter::once(&self.place).chain(self.ws.iter().map(|(place, _)| place))
+    }
+
+    fn places_mut(&mut self) -> impl Iterator<Item = &mut Place> {
+        std::iter::once(&mut self.place).chain(self.ws.iter_mut().map(|(place, _)| place))
+    }
+
+    fn ws_leg(&self, addresses: impl Fn(&Place) -> Arc<[SocketAddr]>) -> Option<WsLeg> {
+        self.ws.as_ref().map(|(place, path)| WsLeg {
+            addresses: addresses(place),
+            path: path.clone(),
+        })
+    }
+
+    /// Perhaps the node has moved.
+    fn look_up_soon(&mut self, now: Instant) {
+        for place in self.places_mut() {
+            if let (Some(at), Some(last)) = (place.lookup_at, place.looked_up) {
+                place.lookup_at = Some(at.min(now.max(last + LOOKUP_AFTER_FAILURE_MIN)));
+            }
+        }
+    }
+}
+
+impl Place {
+    fn new(address: &NodeAddress) -> Self {
+        let is_host = matches!(address, NodeAddress::Host(..));
+        Self {
+            address: address.clone(),
             lookup_at: is_host.then(Instant::now),
             looked_up: None,
         }
     }
 
-    fn plain_address(&self) -> Option<SocketAddr> {
+    /// Its address, where no look-up is needed.
+    fn plain(&self) -> Arc<[SocketAddr]> {
         match &self.address {
-            NodeAddress::Socket(address) => Some(*address),
-            NodeAddress::Host(..) => None,
-        }
-    }
-
-    /// Perhaps the node has moved.
-    fn look_up_soon(&mut self, now: Instant) {
-        if let (Some(at), Some(last)) = (self.lookup_at, self.looked_up) {
-            self.lookup_at = Some(at.min(now.max(last + LOOKUP_AFTER_FAILURE_MIN)));
+            NodeAddress::Socket(address) => Arc::new([*address]),
+            NodeAddress::Host(..) => Arc::new([]),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::mpsc;
 
-use crate::cluster::NodeId;
+use crate::cluster::{NodeAddress, NodeId};
 
 /// What a look-up brought.
 #[derive(Debug)]
@@ -13,17 +13,19 @@ pub struct Found {
     /// For which node.
     pub node: NodeId,
     /// What was looked up; the node may be somewhere else by now.
-    pub host: String,
+    pub asked: NodeAddress,
     /// Its addresses, sorted so that the same answer in another order is the same; never empty.
     pub addresses: io::Result<Vec<SocketAddr>>,
 }
 
 /// Starts a look-up with the system's resolver, in the runtime's pool of blocking threads.
-pub fn look_up(node: NodeId, host: String, port: u16, found: mpsc::Sender<Found>) {
+pub fn look_up(node: NodeId, asked: NodeAddress, found: mpsc::Sender<Found>) {
     tokio::spawn(async move {
-        let addresses = tokio::net::lookup_host((host.as_str(), port)).await;
-        let addresses = addresses.and_then(|addresses| {
-            let mut addresses: Vec<_> = addresses.collect();
+        let addresses = match &asked {
+            NodeAddress::Host(host, port) => lookup(host, *port).await,
+            NodeAddress::Socket(address) => Ok(vec![*address]),
+        };
+        let addresses = addresses.and_then(|mut addresses| {
             addresses.sort_unstable();
             addresses.dedup();
             if addresses.is_empty() {
@@ -35,9 +37,14 @@ pub fn look_up(node: NodeId, host: String, port: u16, found: mpsc::Sender<Found>
         let _ = found
             .send(Found {
                 node,
-                host,
+                asked,
                 addresses,
             })
             .await;
     });
+}
+
+async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let addresses = tokio::net::lookup_host((host, port)).await?;
+    Ok(addresses.collect())
 }

@@ -9,9 +9,11 @@ use tokio::time::Instant;
 use crate::ended::Ended;
 use crate::held::Share;
 use crate::mqtt::{Connack, ConnackVerdict, Connect, Version, read_connack};
-use crate::opening::Opening;
+use crate::opening::{Leg, Opening, Said};
 use crate::scratch;
 use crate::socket::Socket;
+use crate::websocket::Upgrade;
+use crate::websocket::frames::{self, Frames, Part, Sender};
 
 /// Client bytes kept for a replay beyond those that were there when it was routed. A client that has sent its CONNECT
 /// and this much more is not read until the node has answered.
@@ -23,8 +25,9 @@ const ANSWER_BYTES_MAX: usize = 16 * 1024;
 /// The client while it is being greeted: what it said, kept for a replay.
 pub struct Caller {
     pub socket: Socket,
-    pub bytes: Vec<u8>,
+    pub said: Said,
     pub connect: Connect,
+    pub upgrade: Option<Box<Upgrade>>,
     /// Its FIN was read.
     pub ended: bool,
     kept_max: usize,
@@ -63,7 +66,19 @@ pub struct Asked {
     pub answer: Answer,
     /// Bytes of the caller that the node has.
     pub sent: usize,
-    /// Bytes of the node, all of them.
+    /// Bytes of the node, all of them, as they came.
+    pub bytes: Vec<u8>,
+    /// The MQTT in them, where they are frames.
+    pub opened: Vec<u8>,
+}
+
+/// A node that was dialled, and how it is spoken to.
+pub struct Dialled {
+    pub socket: Socket,
+    pub leg: Leg,
+    /// Bytes of the caller that the node has.
+    pub sent: usize,
+    /// What the node has said already.
     pub bytes: Vec<u8>,
 }
 
@@ -71,50 +86,45 @@ impl Caller {
     pub fn new(opening: Opening) -> Self {
         let Opening {
             client,
-            bytes,
+            said,
             connect,
+            upgrade,
             share,
         } = opening;
         Self {
-            kept_max: bytes.len() + KEPT_BYTES_MAX,
+            kept_max: said.on(said.leg()).len() + KEPT_BYTES_MAX,
             socket: client,
-            bytes,
+            said,
             connect,
+            upgrade,
             ended: false,
             share,
         }
     }
 
-    /// What the node has not got yet.
-    pub fn unsent(&mut self, sent: usize) -> Vec<u8> {
-        if sent == self.bytes.len() {
-            return Vec::new();
-        }
-        self.bytes.split_off(sent)
-    }
-
     /// Says `words`, closes, and waits until the client has gone, so that no reset overtakes them.
     pub async fn farewell(self, words: &[u8]) -> io::Result<()> {
         self.socket.send_all(words).await?;
-        self.socket.shutdown_write();
-        let ignored = &mut [0; 1024];
-        while self.socket.recv(ignored).await? > 0 {}
-        Ok(())
+        self.socket.leave_after_reading().await
     }
 
     /// Whether all of the CONNECT is here, so that it is the node's turn to speak.
     fn is_whole(&self) -> bool {
-        self.bytes.len() >= self.connect.packet_end()
+        self.said.mqtt().len() >= self.connect.packet_end()
+    }
+
+    fn kept(&self) -> usize {
+        self.said.on(self.said.leg()).len()
     }
 
     fn has_room(&self) -> bool {
-        self.bytes.len() < self.kept_max
+        self.kept() < self.kept_max
     }
 
     /// Reads what the client says meanwhile, within the cap.
     fn poll_listen(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         scratch::with(|scratch| {
-            let room = (self.kept_max - self.bytes.len()).min(scratch.len());
+            let room = (self.kept_max - self.kept()).min(scratch.len());
             self.socket
                 .poll_recv(cx, &mut scratch[..room])
                 .map(|read| match read {
@@ -124,7 +134,15 @@ impl Caller {
                     }
                     Ok(read) => {
                         self.share.grow(read).map_err(|_| Ended::HeldBytesFull)?;
-                        self.bytes.extend_from_slice(&scratch[..read]);
+                        self.said.hear(&scratch[..read]).map_err(|fault| {
+                            let code = u16::to_be_bytes(fault.close_code());
+                            // A client that is gone need not hear it.
+                            let _ = self.socket.send_now(&frames::close(&code));
+                            Ended::FrameFault
+                        })?;
+                        if !self.said.reply(&self.socket) || self.said.is_closed() {
+                            return Err(Ended::ClientClosed);
+                        }
                         Ok(())
                     }
                     Err(_) => Err(Ended::ClientReset),
@@ -133,20 +151,26 @@ impl Caller {
     }
 }
 
-/// Sends the rest of what `caller` said to `node`, which has `sent` bytes of it, and waits for its first packet.
+/// Sends the rest of what `caller` said to a node, and waits for its first packet.
 ///
 /// The node has `timeout` from the moment at which the whole CONNECT is here: a client that is slow with the rest of its
 /// CONNECT is not the node's fault.
 pub async fn ask(
     caller: &mut Caller,
-    node: &Socket,
-    sent: usize,
+    node: Dialled,
     timeout: Duration,
     due: Instant,
-) -> Result<Asked, Ended> {
-    let mut exchange = Exchange {
+) -> Result<(Asked, Socket), Ended> {
+    let Dialled {
+        socket: node,
+        leg,
         sent,
-        bytes: Vec::new(),
+        bytes,
+    } = node;
+    let mut exchange = Exchange {
+        leg,
+        sent,
+        answer: Heard::new(leg, bytes),
         fin_sent: false,
     };
     loop {
@@ -154,7 +178,7 @@ pub async fn ask(
         let late = whole.then(|| Instant::now() + timeout);
         let until = late.map_or(due, |late| late.min(due));
         let eviction = caller.share.eviction();
-        let progress = std::future::poll_fn(|cx| exchange.poll(caller, node, whole, cx));
+        let progress = std::future::poll_fn(|cx| exchange.poll(caller, &node, whole, cx));
         let answer = tokio::select! {
             biased;
             answer = tokio::time::timeout_at(until, progress) => answer,
@@ -171,19 +195,96 @@ pub async fn ask(
                 None => return Err(Ended::ConnectTimeout),
             },
         };
-        let Exchange { sent, bytes, .. } = exchange;
-        return Ok(Asked {
+        let Exchange {
+            sent,
+            answer: Heard { bytes, opened, .. },
+            ..
+        } = exchange;
+        let asked = Asked {
             answer,
             sent,
             bytes,
-        });
+            opened,
+        };
+        return Ok((asked, node));
     }
 }
 
 struct Exchange {
+    leg: Leg,
     sent: usize,
-    bytes: Vec<u8>,
+    answer: Heard,
     fin_sent: bool,
+}
+
+/// What a node has said.
+struct Heard {
+    /// As it came.
+    bytes: Vec<u8>,
+    /// The MQTT in it, where it came in frames, and how they stand.
+    opened: Vec<u8>,
+    frames: Option<Frames>,
+    /// The frames make no sense any more: everything is passed on unread.
+    unreadable: bool,
+}
+
+impl Heard {
+    fn new(leg: Leg, bytes: Vec<u8>) -> Self {
+        let mut heard = Self {
+            bytes: Vec::new(),
+            opened: Vec::new(),
+            frames: (leg == Leg::Ws).then(|| Frames::new(Sender::Node)),
+            unreadable: false,
+        };
+        heard.hear(&bytes);
+        heard
+    }
+
+    fn hear(&mut self, mut bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        let Some(frames) = &mut self.frames else {
+            return;
+        };
+        while !bytes.is_empty() && !self.unreadable {
+            match frames.next(bytes) {
+                Ok((here, part)) => {
+                    if matches!(part, Part::Data(_)) {
+                        self.opened.extend_from_slice(&bytes[..here]);
+                    }
+                    bytes = &bytes[here..];
+                }
+                Err(_) => self.unreadable = true,
+            }
+        }
+    }
+
+    fn mqtt(&self) -> &[u8] {
+        match self.frames {
+            Some(_) => &self.opened,
+            None => &self.bytes,
+        }
+    }
+
+    /// What can be said of it; none as long as more is needed.
+    fn judge(&self, version: Version) -> Option<Answer> {
+        let unread = Answer::Pass {
+            connack: None,
+            node_ended: false,
+        };
+        if self.unreadable {
+            return Some(unread);
+        }
+        let mqtt = self.mqtt();
+        // However it is cut, a CONNACK larger than that is passed on.
+        let readable = &mqtt[..mqtt.len().min(ANSWER_BYTES_MAX)];
+        match read_connack(readable, version) {
+            ConnackVerdict::NeedMore(enough) if enough <= ANSWER_BYTES_MAX => None,
+            ConnackVerdict::Connack(connack) => Some(judge(connack, version)),
+            ConnackVerdict::NeedMore(_) | ConnackVerdict::Auth | ConnackVerdict::Unreadable => {
+                Some(unread)
+            }
+        }
+    }
 }
 
 impl Exchange {
@@ -222,8 +323,9 @@ impl Exchange {
     }
 
     fn speak(&mut self, caller: &Caller, node: &Socket, cx: &mut Context<'_>) {
-        while self.sent < caller.bytes.len() {
-            match node.poll_send(cx, &caller.bytes[self.sent..]) {
+        let words = caller.said.on(self.leg);
+        while self.sent < words.len() {
+            match node.poll_send(cx, &words[self.sent..]) {
                 Poll::Ready(Ok(sent)) => self.sent += sent,
                 // A node that takes no more has perhaps said why: its answer is read next.
                 Poll::Ready(Err(_)) | Poll::Pending => return,
@@ -242,16 +344,23 @@ impl Exchange {
         cx: &mut Context<'_>,
     ) -> Poll<Answer> {
         loop {
+            if !self.answer.bytes.is_empty()
+                && let Some(answer) = self.answer.judge(version)
+            {
+                return Poll::Ready(answer);
+            }
             let read = scratch::with(|scratch| {
                 node.poll_recv(cx, scratch).map(|read| {
                     let read = read.unwrap_or(0);
-                    self.bytes.extend_from_slice(&scratch[..read]);
+                    self.answer.hear(&scratch[..read]);
                     read
                 })
             });
             match read {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(0) if self.bytes.is_empty() => return Poll::Ready(Answer::Silent),
+                Poll::Ready(0) if self.answer.mqtt().is_empty() => {
+                    return Poll::Ready(Answer::Silent);
+                }
                 Poll::Ready(0) => {
                     return Poll::Ready(Answer::Pass {
                         connack: None,
@@ -259,18 +368,6 @@ impl Exchange {
                     });
                 }
                 Poll::Ready(_) => {}
-            }
-            // However it is cut, a CONNACK larger than that is passed on.
-            let readable = &self.bytes[..self.bytes.len().min(ANSWER_BYTES_MAX)];
-            match read_connack(readable, version) {
-                ConnackVerdict::NeedMore(enough) if enough <= ANSWER_BYTES_MAX => {}
-                ConnackVerdict::Connack(connack) => return Poll::Ready(judge(connack, version)),
-                ConnackVerdict::NeedMore(_) | ConnackVerdict::Auth | ConnackVerdict::Unreadable => {
-                    return Poll::Ready(Answer::Pass {
-                        connack: None,
-                        node_ended: false,
-                    });
-                }
             }
         }
     }

@@ -4,6 +4,8 @@ mod ask;
 mod budget;
 
 use std::cell::RefCell;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,11 +17,13 @@ use crate::dial::{DialError, Dialer};
 use crate::ended::Ended;
 use crate::metrics::{Retry, Tally};
 use crate::mqtt::{Connack, refusal};
-use crate::opening::Opening;
+use crate::opening::{Leg, Opening, Rest};
 use crate::record::{Record, Steps};
 use crate::socket::Socket;
+use crate::websocket::frames::{self, Frames};
+use crate::websocket::{Asking, Target, Unwilling, Upgrade, upgrade_at_node};
 
-use ask::{Answer, Asked, Caller, Cure};
+use ask::{Answer, Asked, Caller, Cure, Dialled};
 use budget::Budget;
 
 /// Nodes that may refuse a client, after the first one did, before it is given up.
@@ -82,6 +86,10 @@ pub struct Greeted {
     pub to_client: Vec<u8>,
     /// All bytes read from the client so far.
     pub from_client: u64,
+    /// All bytes read from the node so far.
+    pub from_node: u64,
+    /// Where the client speaks in frames and the node does not: how the client's stream of frames stands.
+    pub frames: Option<Frames>,
     /// The client's FIN was read.
     pub client_ended: bool,
     /// The node's FIN was read.
@@ -111,6 +119,8 @@ struct Tried {
     closed_silently: bool,
     busy: bool,
     source_ports: bool,
+    /// A node would not upgrade to a WebSocket.
+    unwilling: bool,
     /// The last refusing CONNACK, as it came.
     last_connack: Option<Vec<u8>>,
 }
@@ -155,17 +165,21 @@ impl Greeter {
             record.decision = Some(choice.decision);
             let seat = choice.seat();
             let dialled = Instant::now();
-            let Some((node, sent)) = self.dial(&caller, &choice, due, &mut tried).await? else {
+            let client = record.client;
+            let node = self.dial(&caller, &choice, client, due, &mut tried).await?;
+            let Some(node) = node else {
                 self.tally.retries(Retry::Dial).add(1);
                 continue;
             };
             let asked = Instant::now();
-            let timeout = self.settings.timeout;
+            let (leg, timeout) = (node.leg, self.settings.timeout);
+            let (asked_for, node) = ask::ask(&mut caller, node, timeout, due).await?;
             let Asked {
                 answer,
                 sent,
                 bytes,
-            } = ask::ask(&mut caller, &node, sent, timeout, due).await?;
+                opened,
+            } = asked_for;
             let (cure, reason) = match answer {
                 Answer::Pass {
                     connack,
@@ -174,15 +188,27 @@ impl Greeter {
                     self.accepted(&choice, connack.as_ref(), now);
                     record.steps.dial = Steps::micros(asked - dialled);
                     record.steps.greet = Steps::micros(asked.elapsed());
-                    let from_client = caller.bytes.len() as u64;
+                    let (from_client, from_node) = (caller.said.heard(), bytes.len() as u64);
+                    let Rest {
+                        to_node,
+                        mut to_client,
+                        frames,
+                    } = caller.said.into_rest(leg, sent);
+                    if frames.is_some() && !bytes.is_empty() {
+                        to_client.extend(framed(&bytes));
+                    } else {
+                        to_client.extend(bytes);
+                    }
                     return Ok(Greeted {
                         refused_elsewhere: tried.refusals > 0,
-                        to_node: caller.unsent(sent),
+                        to_node,
                         client_ended: caller.ended,
                         keep_alive: caller.connect.keep_alive(),
                         client: caller.socket,
                         from_client,
-                        to_client: bytes,
+                        from_node,
+                        to_client,
+                        frames,
                         node,
                         choice,
                         seat,
@@ -193,7 +219,10 @@ impl Greeter {
                 Answer::Refuse { code, cure } => {
                     self.reports.answered(&choice);
                     self.tally.connacks(code).add(1);
-                    tried.last_connack = Some(bytes);
+                    tried.last_connack = Some(match leg {
+                        Leg::Tcp => bytes,
+                        Leg::Ws => opened,
+                    });
                     match cure {
                         Cure::OtherNode => (cure, Retry::Refused),
                         Cure::SameNodeLater => (cure, Retry::Busy),
@@ -236,17 +265,33 @@ impl Greeter {
         self.refuse(caller, tried).await
     }
 
-    /// A socket to the node, and how much of the replay it took; none when another node must be tried.
+    /// The node, connected and with the first bytes on their way; none when another node must be tried.
     async fn dial(
         &self,
         caller: &Caller,
         choice: &Choice,
+        client: SocketAddr,
         due: Instant,
         tried: &mut Tried,
-    ) -> Result<Option<(Socket, usize)>, Ended> {
-        let dial = self.dialer.dial(choice.address, &caller.bytes);
+    ) -> Result<Option<Dialled>, Ended> {
+        // In frames where both ends have them, so that they pass untouched.
+        let dial = async {
+            match (&caller.upgrade, &choice.ws) {
+                (Some(upgrade), Some(target)) => self.dial_ws(upgrade, target, client, tried).await,
+                _ => {
+                    let words = caller.said.on(Leg::Tcp);
+                    let (socket, sent) = self.dialer.dial(choice.address, words).await?;
+                    Ok(Some(Dialled {
+                        socket,
+                        leg: Leg::Tcp,
+                        sent,
+                        bytes: Vec::new(),
+                    }))
+                }
+            }
+        };
         match tokio::time::timeout_at(due, dial).await {
-            Ok(Ok(dialled)) => Ok(Some(dialled)),
+            Ok(Ok(dialled)) => Ok(dialled),
             Ok(Err(DialError::Node(error))) => {
                 tracing::debug!(address = %choice.address, %error, "dial failed");
                 self.reports.failed(choice);
@@ -265,6 +310,37 @@ impl Greeter {
         }
     }
 
+    /// The node's WebSocket listener, upgraded; none when it will not, which says nothing of the node's health: it answered.
+    async fn dial_ws(
+        &self,
+        upgrade: &Upgrade,
+        target: &Target,
+        client: SocketAddr,
+        tried: &mut Tried,
+    ) -> Result<Option<Dialled>, DialError> {
+        let asking = Asking::new(target, upgrade, client);
+        let (socket, sent) = self.dialer.dial(target.address, &asking.bytes).await?;
+        let upgraded = upgrade_at_node(&socket, &asking, sent);
+        match tokio::time::timeout(self.settings.timeout, upgraded).await {
+            Ok(Ok(bytes)) => Ok(Some(Dialled {
+                socket,
+                leg: Leg::Ws,
+                sent: 0,
+                bytes,
+            })),
+            Ok(Err(Unwilling::Answered(answer))) => {
+                tracing::warn!(address = %target.address, answer, "node does not upgrade to a WebSocket");
+                tried.unwilling = true;
+                Ok(None)
+            }
+            Ok(Err(Unwilling::Gone(Ok(())))) => {
+                Err(DialError::Node(ErrorKind::UnexpectedEof.into()))
+            }
+            Ok(Err(Unwilling::Gone(Err(error)))) => Err(DialError::Node(error)),
+            Err(elapsed) => Err(DialError::Node(elapsed.into())),
+        }
+    }
+
     /// The node has spoken: it is alive, whatever it said.
     fn accepted(&self, choice: &Choice, connack: Option<&Connack>, now: Seconds) {
         self.reports.answered(choice);
@@ -280,10 +356,20 @@ impl Greeter {
     /// No node is left: says the last words, if there are any to say.
     async fn refuse(&self, caller: Caller, tried: Tried) -> Result<Greeted, Ended> {
         let ended = tried.ended();
+        let in_frames = caller.said.leg() == Leg::Ws;
+        let mut words = Vec::new();
         if self.settings.refuse == Refuse::Connack {
-            let words = tried
+            words = tried
                 .last_connack
                 .unwrap_or_else(|| refusal(caller.connect.version()).to_vec());
+        }
+        if in_frames {
+            if !words.is_empty() {
+                words = framed(&words);
+            }
+            words.extend(frames::close(&TRY_AGAIN_LATER.to_be_bytes()));
+        }
+        if !words.is_empty() {
             // A client that does not listen is closed all the same.
             let _ = tokio::time::timeout(FAREWELL, caller.farewell(&words)).await;
         }
@@ -291,9 +377,18 @@ impl Greeter {
     }
 }
 
+/// "Try again later", as a WebSocket says it (the registry that RFC 6455, 7.4.2 set up).
+const TRY_AGAIN_LATER: u16 = 1013;
+
+/// MQTT in one frame.
+fn framed(mqtt: &[u8]) -> Vec<u8> {
+    let (header, header_bytes) = frames::binary_header(mqtt.len());
+    [&header[..header_bytes], mqtt].concat()
+}
+
 impl Tried {
     fn ended(&self) -> Ended {
-        if self.last_connack.is_some() || self.closed_silently {
+        if self.last_connack.is_some() || self.closed_silently || self.unwilling {
             Ended::Refused
         } else if self.source_ports {
             Ended::SourcePortsExhausted

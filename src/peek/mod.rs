@@ -9,9 +9,11 @@ use tokio::time::Instant;
 use crate::ended::Ended;
 use crate::held::{Held, Share};
 use crate::mqtt::{Connect, Need, Verdict, read_connect};
-use crate::opening::Opening;
+use crate::opening::{Leg, Opening, Said};
 use crate::scratch;
 use crate::socket::Socket;
+use crate::websocket::Upgrade;
+use crate::websocket::frames::{self, Fault};
 
 /// Held for one connection at most while its client id is awaited: MQTT 5 properties and the longest id fit twice.
 const CLIENT_ID_BYTES_MAX: usize = 128 * 1024;
@@ -55,28 +57,54 @@ impl Peek {
         }
     }
 
-    /// Waits for the CONNECT of a client that was accepted at `accepted`.
+    /// Until when a client that was accepted at `accepted` must be routed.
+    pub fn due(&self, accepted: Instant) -> Instant {
+        accepted + self.deadline
+    }
+
+    /// Waits until `due` for the CONNECT of a client.
     ///
     /// # Errors
     /// How the connection ended instead.
-    pub async fn opening(&self, client: Socket, accepted: Instant) -> Result<Opening, Ended> {
+    pub async fn opening(
+        &self,
+        client: Socket,
+        leg: Leg,
+        upgrade: Option<Box<Upgrade>>,
+        due: Instant,
+    ) -> Result<Opening, Ended> {
         let mut reading = Reading {
             need: self.need,
             client,
-            bytes: Vec::new(),
+            said: Said::nothing(leg),
             enough: 1,
             share: self.held.share(),
         };
-        let due = accepted + self.deadline;
-        match tokio::time::timeout_at(due, reading.connect()).await {
-            Ok(connect) => Ok(Opening {
-                connect: connect?,
-                client: reading.client,
-                bytes: reading.bytes,
-                share: reading.share,
-            }),
-            Err(_elapsed) => Err(Ended::ConnectTimeout),
-        }
+        let connect = match tokio::time::timeout_at(due, reading.connect()).await {
+            Ok(Ok(connect)) => connect,
+            Ok(Err(stop)) => return Err(reading.stop(stop)),
+            Err(_elapsed) => return Err(Ended::ConnectTimeout),
+        };
+        Ok(Opening {
+            connect,
+            client: reading.client,
+            said: reading.said,
+            upgrade,
+            share: reading.share,
+        })
+    }
+}
+
+/// Why the reading of a CONNECT stopped.
+enum Stop {
+    Ended(Ended),
+    /// The frames around it are wrong.
+    Fault(Fault),
+}
+
+impl From<Ended> for Stop {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
     }
 }
 
@@ -84,14 +112,14 @@ impl Peek {
 struct Reading {
     need: Need,
     client: Socket,
-    bytes: Vec<u8>,
+    said: Said,
     /// The reader cannot say anything new before this many bytes are here.
     enough: usize,
     share: Share,
 }
 
 impl Reading {
-    async fn connect(&mut self) -> Result<Connect, Ended> {
+    async fn connect(&mut self) -> Result<Connect, Stop> {
         loop {
             let eviction = self.share.eviction();
             let arrived = std::future::poll_fn(|cx| {
@@ -104,7 +132,7 @@ impl Reading {
             let connect = tokio::select! {
                 biased;
                 connect = arrived => connect?,
-                () = eviction.told() => return Err(Ended::HeldBytesFull),
+                () = eviction.told() => return Err(Ended::HeldBytesFull.into()),
             };
             if let Some(connect) = connect {
                 return Ok(connect);
@@ -113,20 +141,24 @@ impl Reading {
     }
 
     /// What `read` bytes, which are in `scratch`, add to what is known.
-    fn take(&mut self, read: io::Result<usize>, scratch: &[u8]) -> Result<Option<Connect>, Ended> {
+    fn take(&mut self, read: io::Result<usize>, scratch: &[u8]) -> Result<Option<Connect>, Stop> {
         let read = match read {
-            Ok(0) => return Err(Ended::ClientClosed),
+            Ok(0) => return Err(Ended::ClientClosed.into()),
             Ok(read) => read,
-            Err(_) => return Err(Ended::ClientReset),
+            Err(_) => return Err(Ended::ClientReset.into()),
         };
         self.share.grow(read).map_err(|_| Ended::HeldBytesFull)?;
-        self.bytes.extend_from_slice(&scratch[..read]);
-        if self.bytes.len() < self.enough {
+        self.said.hear(&scratch[..read]).map_err(Stop::Fault)?;
+        if !self.said.reply(&self.client) || self.said.is_closed() {
+            return Err(Ended::ClientClosed.into());
+        }
+        let mqtt = self.said.mqtt();
+        if mqtt.len() < self.enough {
             return self.within_cap();
         }
-        match read_connect(&self.bytes, self.need) {
+        match read_connect(mqtt, self.need) {
             Verdict::Complete(connect) => Ok(Some(connect)),
-            Verdict::Stranger(stranger) => Err(stranger.into()),
+            Verdict::Stranger(stranger) => Err(Ended::from(stranger).into()),
             Verdict::NeedMore(enough) => {
                 self.enough = enough;
                 self.within_cap()
@@ -134,13 +166,32 @@ impl Reading {
         }
     }
 
-    fn within_cap(&self) -> Result<Option<Connect>, Ended> {
+    /// Says in a close frame what is wrong, where there are frames, as far as the client takes it now.
+    fn stop(&self, stop: Stop) -> Ended {
+        let (code, ended) = match stop {
+            Stop::Fault(fault) => (fault.close_code(), Ended::FrameFault),
+            // "Too large to process" (RFC 6455, 7.4.1).
+            Stop::Ended(ended @ Ended::ConnectTooLarge) => (1009, ended),
+            Stop::Ended(ended) => return ended,
+        };
+        if self.said.leg() == Leg::Ws {
+            // A client that is gone need not hear it.
+            let _ = self
+                .client
+                .send_now(&frames::close(&u16::to_be_bytes(code)));
+        }
+        ended
+    }
+
+    fn within_cap(&self) -> Result<Option<Connect>, Stop> {
         let cap = match self.need {
             Need::ClientId => CLIENT_ID_BYTES_MAX,
             Need::Username => USERNAME_BYTES_MAX,
         };
-        if self.bytes.len() >= cap || self.enough > cap {
-            return Err(Ended::ConnectTooLarge);
+        // Frames of one byte each are seven times as long as what is in them.
+        let held = self.said.on(self.said.leg()).len();
+        if self.said.mqtt().len() >= cap || self.enough > cap || held >= 8 * cap {
+            return Err(Ended::ConnectTooLarge.into());
         }
         Ok(None)
     }

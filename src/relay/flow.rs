@@ -4,9 +4,11 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use crate::clock::Seconds;
+use crate::relay::coding::{Coded, Coding};
 use crate::relay::pipes::{self, Pipe, Pipes};
 use crate::scratch;
 use crate::socket::Socket;
+use crate::websocket::frames::{Fault, Frames};
 
 /// What one direction may move before its worker turns to other connections.
 const TURN_BYTES_MAX: usize = 256 * 1024;
@@ -33,6 +35,7 @@ pub struct Flow {
     bulk_at: Seconds,
     /// The sender's FIN has been read.
     ended: bool,
+    coding: Coding,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +61,8 @@ enum Backlog {
 /// What came of a turn.
 #[derive(Debug)]
 pub enum Turn {
+    /// The sender's frames are none that may be here.
+    Fault(Fault),
     /// One of the two sockets has nothing more to give or to take; its waker is in place.
     Waiting,
     /// There may be more, but others come first.
@@ -74,6 +79,7 @@ pub enum Turn {
 enum Failure {
     Read(io::Error),
     Write(io::Error),
+    Fault(Fault),
 }
 
 impl Flow {
@@ -133,11 +139,54 @@ impl Flow {
                     self.burst_is_over();
                     return Turn::Waiting;
                 }
-                Poll::Ready(Ok(0)) => self.ended = true,
+                Poll::Ready(Ok(0)) => {
+                    self.ended = true;
+                    if let Some(words) = self.coding.farewell() {
+                        self.queue(words);
+                    }
+                }
                 Poll::Ready(Ok(moved)) => budget = budget.saturating_sub(moved),
                 Poll::Ready(Err(Failure::Read(e))) => return Turn::ReadFailed(e),
                 Poll::Ready(Err(Failure::Write(e))) => return Turn::WriteFailed(e),
+                Poll::Ready(Err(Failure::Fault(fault))) => return Turn::Fault(fault),
             }
+        }
+    }
+
+    /// Does this with the bytes from now on.
+    pub fn code(&mut self, coding: Coding) {
+        self.coding = coding;
+    }
+
+    /// Takes out how the sender's frames stand, where they are opened.
+    pub fn take_frames(&mut self) -> Option<Frames> {
+        match std::mem::take(&mut self.coding) {
+            Coding::Open(frames) => Some(*frames),
+            Coding::Untouched | Coding::Frame => None,
+        }
+    }
+
+    /// Says `words` to the receiver between two frames of the sender.
+    pub fn queue(&mut self, words: Vec<u8>) {
+        match self.backlog.as_deref_mut() {
+            Some(Backlog::Bytes { bytes, .. }) => bytes.extend(words),
+            // Nothing is spliced that is put into frames.
+            Some(Backlog::Pipe { .. }) => debug_assert!(false, "frames are never spliced"),
+            None => {
+                self.backlog = Some(Box::new(Backlog::Bytes {
+                    bytes: words,
+                    sent: 0,
+                }));
+            }
+        }
+    }
+
+    /// Bytes that wait for the receiver here.
+    pub fn waiting(&self) -> usize {
+        match self.backlog.as_deref() {
+            None => 0,
+            Some(Backlog::Bytes { bytes, sent }) => bytes.len() - sent,
+            Some(Backlog::Pipe { filled, .. }) => *filled,
         }
     }
 
@@ -178,10 +227,14 @@ impl Flow {
         from: &Socket,
         to: &Socket,
         scratch: &mut [u8],
-        tools: &Tools,
+        tools: &mut Tools,
         cx: &mut Context<'_>,
     ) -> Poll<Result<usize, Failure>> {
-        let read = ready!(from.poll_recv(cx, scratch)).map_err(Failure::Read)?;
+        let start = self.coding.start();
+        let read = ready!(from.poll_recv(cx, &mut scratch[start..])).map_err(Failure::Read)?;
+        if read == 0 {
+            return Poll::Ready(Ok(0));
+        }
         self.copied += read as u64;
         if let Mode::Copy { large } = &mut self.mode {
             *large = if read >= BULK_READ_BYTES {
@@ -190,12 +243,15 @@ impl Flow {
             } else {
                 0
             };
-            if *large >= BULK_READS && tools.splice {
+            if *large >= BULK_READS && tools.splice && self.coding.is_untouched() {
                 self.mode = Mode::Splice { small: 0 };
                 self.bulk_at = tools.now;
             }
         }
-        let mut bytes = &scratch[..read];
+        let coded = self.coding.code(scratch, read, &mut tools.replies);
+        let Coded { range, closed } = coded.map_err(Failure::Fault)?;
+        self.ended = closed;
+        let mut bytes = &scratch[range];
         while !bytes.is_empty() {
             match to.poll_send(cx, bytes) {
                 Poll::Ready(sent) => bytes = &bytes[sent.map_err(Failure::Write)?..],
@@ -303,4 +359,6 @@ pub struct Tools {
     pub now: Seconds,
     /// Whether bulk may be spliced.
     pub splice: bool,
+    /// What the sender of the direction that has just had its turn is to be told.
+    pub replies: Vec<u8>,
 }

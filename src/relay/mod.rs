@@ -1,5 +1,6 @@
 //! Joins a client and its node until one ends: bytes untouched, each once and in order.
 
+mod coding;
 mod flow;
 mod pipes;
 mod table;

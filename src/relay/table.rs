@@ -10,12 +10,20 @@ use crate::cluster::NodeId;
 use crate::ended::Ended;
 use crate::failpoint;
 use crate::record::Record;
+use crate::relay::coding::Coding;
 use crate::relay::flow::{Flow, Tools, Turn};
 use crate::relay::pipes::Pipes;
 use crate::socket::Socket;
+use crate::websocket::frames::{Frames, close};
 
 /// Rows per chunk: as many as a word has bits, so that one word says which are free.
 const CHUNK_ROWS: usize = u64::BITS as usize;
+
+/// What waits for a client at most while it is read; replies to its pings come on top of what the node has said.
+const REPLIES_BYTES_MAX: usize = 64 * 1024;
+
+/// "Going away" (RFC 6455, 7.4.1): the balancer ends the connection.
+const GOING_AWAY: u16 = 1001;
 
 /// Two sockets and what is needed to move bytes between them.
 #[derive(Debug)]
@@ -40,6 +48,8 @@ struct Row {
     client_broken: Option<Ended>,
     /// The sweep has seen it once: it is no connection that comes and goes.
     lasting: bool,
+    /// The client speaks in WebSocket frames and the node does not.
+    in_frames: bool,
     node_id: NodeId,
     /// What was moved, as far as it was counted.
     counted: Bytes,
@@ -69,6 +79,8 @@ pub struct Relayed<S> {
     pub bytes: Bytes,
     /// As much of `bytes` as the metrics have.
     pub counted: Bytes,
+    /// Where the client speaks in WebSocket frames and the node does not: how the client's stream of frames stands.
+    pub frames: Option<Frames>,
     /// The client's FIN was read.
     pub client_ended: bool,
     /// The node's FIN was read.
@@ -97,6 +109,7 @@ impl Relayed<OwnedFd> {
             to_client: self.to_client,
             bytes: self.bytes,
             counted: self.counted,
+            frames: self.frames,
             client_ended: self.client_ended,
             node_ended: self.node_ended,
             idle_limit: self.idle_limit,
@@ -178,6 +191,7 @@ impl Table {
                 pipes: Pipes::default(),
                 now: Seconds::default(),
                 splice: settings.splice,
+                replies: Vec::new(),
             },
             linger: Seconds::at_least(settings.linger),
         }
@@ -202,6 +216,7 @@ impl Table {
             to_client,
             bytes,
             counted,
+            frames,
             client_ended,
             node_ended,
             idle_limit,
@@ -214,6 +229,11 @@ impl Table {
         let mut from_node = Flow::new(to_client, node_ended);
         from_node.copied = bytes.from_node_copied;
         from_node.spliced = bytes.from_node_spliced;
+        let in_frames = frames.is_some();
+        if let Some(frames) = frames {
+            from_client.code(Coding::Open(Box::new(frames)));
+            from_node.code(Coding::Frame);
+        }
         self.insert(Row {
             client,
             node,
@@ -227,6 +247,7 @@ impl Table {
             node_broken: None,
             client_broken: None,
             lasting: false,
+            in_frames,
             node_id,
             counted,
             waker: None,
@@ -303,7 +324,7 @@ impl Table {
         let Ok((to_node, to_client)) = unsent else {
             return self.finish(id, Ended::Internal).map(Err);
         };
-        let row = self.remove(id)?;
+        let mut row = self.remove(id)?;
         let bytes = row.bytes();
         Some(Ok(Relayed {
             client: row.client.into_fd(),
@@ -312,6 +333,7 @@ impl Table {
             to_client,
             bytes,
             counted: row.counted,
+            frames: row.from_client.take_frames(),
             client_ended: row.from_client.has_ended(),
             node_ended: row.from_node.has_ended(),
             idle_limit: row.idle_limit,
@@ -569,6 +591,10 @@ impl Row {
             .or_else(|| self.node_to_client(tools, linger, cx));
         let moved = self.bytes() != before;
         if broken.is_some() || !may_linger || (!moved && self.has_passed_all_on()) {
+            if self.in_frames && self.from_node.is_at_rest() {
+                // A client that is gone need not hear it.
+                let _ = self.client.send_now(&close(&GOING_AWAY.to_be_bytes()));
+            }
             return Some(cause);
         }
         if moved {
@@ -591,13 +617,27 @@ impl Row {
         {
             return None;
         }
+        if self.in_frames && self.from_node.waiting() > REPLIES_BYTES_MAX {
+            // A client that asks and does not listen is not read until it has.
+            return None;
+        }
         let before = self.from_client.bytes();
         let turn = self.from_client.turn(&self.client, &self.node, tools, cx);
+        if !tools.replies.is_empty() {
+            self.from_node.queue(std::mem::take(&mut tools.replies));
+        }
         if self.from_client.bytes() > before {
             self.client_at = tools.now;
         }
         match turn {
             Turn::Waiting => {}
+            Turn::Fault(fault) => {
+                // A client that is gone need not hear it.
+                let _ = self
+                    .client
+                    .send_now(&close(&fault.close_code().to_be_bytes()));
+                return Some(Ended::FrameFault);
+            }
             Turn::Spent => cx.waker().wake_by_ref(),
             Turn::Ended => {
                 if let Some(cause @ (Ended::ClientReset | Ended::ClientVanished)) =
@@ -636,7 +676,8 @@ impl Row {
             return None;
         }
         match self.from_node.turn(&self.node, &self.client, tools, cx) {
-            Turn::Waiting => {}
+            // Only a client's frames are looked at.
+            Turn::Waiting | Turn::Fault(_) => {}
             Turn::Spent => cx.waker().wake_by_ref(),
             Turn::Ended => {
                 if let Some(cause @ (Ended::NodeReset | Ended::NodeVanished)) = self.node_broken {

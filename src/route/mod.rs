@@ -275,6 +275,7 @@ mod tests {
                 id: NodeId(number),
                 name: format!("emqx{number}").into(),
                 addresses: [([127, 0, 0, 1], 1883 + number).into()].into(),
+                ws: None,
                 weight: cluster::WEIGHT_DEFAULT,
                 state: *state,
                 live: Arc::default(),

@@ -71,6 +71,7 @@ mod tests {
 
     fn cluster() -> Arc<Cluster> {
         let node = |id: NodeId, name: &str, weight: u16| Node {
+            ws: None,
             id,
             name: name.into(),
             addresses: Arc::new(["127.0.0.1:1883".parse().expect("an address")]),
