@@ -107,7 +107,8 @@ impl Dialer {
         }
     }
 
-    /// Connects to `address` and sends what fits of `first`, which is not empty; says how much that was.
+    /// Connects to the first of `addresses` that can be reached, and sends what fits of `first`, which is not empty; says how
+    /// much that was. A host name may have an address of each family, of which the node listens on one.
     ///
     /// The bytes are offered to the kernel as soon as the connection is under way, so that a node on the same host has
     /// them without another round through the event loop, and any other node has them with the last packet of the
@@ -116,6 +117,21 @@ impl Dialer {
     /// # Errors
     /// The node's fault, a lack of ports, or a lack of descriptors: see [`DialError`].
     pub async fn dial(
+        &self,
+        addresses: &[SocketAddr],
+        first: &[u8],
+    ) -> Result<(Socket, usize), DialError> {
+        let mut failed = io::ErrorKind::AddrNotAvailable.into();
+        for address in addresses {
+            match self.dial_one(*address, first).await {
+                Err(DialError::Node(error)) => failed = error,
+                done => return done,
+            }
+        }
+        Err(DialError::Node(failed))
+    }
+
+    async fn dial_one(
         &self,
         address: SocketAddr,
         first: &[u8],
@@ -164,5 +180,31 @@ impl Dialer {
             socket.bind(&SocketAddr::new(*source, 0).into())?;
         }
         Ok(socket.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    fn listener() -> (TcpListener, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        (listener, address)
+    }
+
+    #[tokio::test]
+    async fn the_first_address_that_can_be_reached_is_taken() {
+        let (gone, closed) = listener();
+        drop(gone);
+        let (open, address) = listener();
+        let dialer = Dialer::new(Settings::default());
+        let (_socket, sent) = dialer.dial(&[closed, address], b"x").await.expect("a node");
+        assert_eq!(sent, 1);
+        open.accept().expect("it was dialled");
+        let refused = dialer.dial(&[closed], b"x").await;
+        assert!(matches!(refused, Err(DialError::Node(_))), "{refused:?}");
     }
 }

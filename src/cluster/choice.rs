@@ -42,8 +42,8 @@ impl Decision {
 pub struct Choice {
     /// Which node.
     pub id: NodeId,
-    /// Where it is.
-    pub address: SocketAddr,
+    /// Where it is; never empty.
+    pub addresses: Arc<[SocketAddr]>,
     /// Its WebSocket listener, where it has one.
     pub ws: Option<websocket::Target>,
     /// Why it.
@@ -57,9 +57,9 @@ pub struct Choice {
 impl Choice {
     /// `node` as a choice; none while its host name has never been resolved.
     pub fn of(node: &Node, decision: Decision, trial: bool) -> Option<Self> {
-        Some(Self {
+        (!node.addresses.is_empty()).then(|| Self {
             id: node.id,
-            address: *node.addresses.first()?,
+            addresses: Arc::clone(&node.addresses),
             ws: node.ws.as_ref().and_then(WsLeg::target),
             decision,
             trial,

@@ -164,8 +164,8 @@ pub struct WsLeg {
 impl WsLeg {
     /// Where to go now.
     fn target(&self) -> Option<websocket::Target> {
-        Some(websocket::Target {
-            address: *self.addresses.first()?,
+        (!self.addresses.is_empty()).then(|| websocket::Target {
+            addresses: Arc::clone(&self.addresses),
             path: self.path.clone(),
         })
     }

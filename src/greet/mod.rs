@@ -280,7 +280,7 @@ impl Greeter {
                 (Some(upgrade), Some(target)) => self.dial_ws(upgrade, target, client, tried).await,
                 _ => {
                     let words = caller.said.on(Leg::Tcp);
-                    let (socket, sent) = self.dialer.dial(choice.address, words).await?;
+                    let (socket, sent) = self.dialer.dial(&choice.addresses, words).await?;
                     Ok(Some(Dialled {
                         socket,
                         leg: Leg::Tcp,
@@ -293,12 +293,12 @@ impl Greeter {
         match tokio::time::timeout_at(due, dial).await {
             Ok(Ok(dialled)) => Ok(dialled),
             Ok(Err(DialError::Node(error))) => {
-                tracing::debug!(address = %choice.address, %error, "dial failed");
+                tracing::debug!(addresses = ?choice.addresses, %error, "dial failed");
                 self.reports.failed(choice);
                 Ok(None)
             }
             Ok(Err(DialError::SourcePorts)) => {
-                tracing::warn!(address = %choice.address, "every source port towards the node is in use: add source addresses under [dial]");
+                tracing::warn!(addresses = ?choice.addresses, "every source port towards the node is in use: add source addresses under [dial]");
                 tried.source_ports = true;
                 Ok(None)
             }
@@ -319,7 +319,7 @@ impl Greeter {
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, DialError> {
         let asking = Asking::new(target, upgrade, client);
-        let (socket, sent) = self.dialer.dial(target.address, &asking.bytes).await?;
+        let (socket, sent) = self.dialer.dial(&target.addresses, &asking.bytes).await?;
         let upgraded = upgrade_at_node(&socket, &asking, sent);
         match tokio::time::timeout(self.settings.timeout, upgraded).await {
             Ok(Ok(bytes)) => Ok(Some(Dialled {
@@ -329,7 +329,7 @@ impl Greeter {
                 bytes,
             })),
             Ok(Err(Unwilling::Answered(answer))) => {
-                tracing::warn!(address = %target.address, answer, "node does not upgrade to a WebSocket");
+                tracing::warn!(addresses = ?target.addresses, answer, "node does not upgrade to a WebSocket");
                 tried.unwilling = true;
                 Ok(None)
             }

@@ -20,8 +20,8 @@ use crate::socket::Socket;
 /// A node's WebSocket listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// Where it is.
-    pub address: SocketAddr,
+    /// Where it is; never empty.
+    pub addresses: Arc<[SocketAddr]>,
     /// The path to ask for; none asks for the client's.
     pub path: Option<Arc<str>>,
 }
@@ -160,7 +160,7 @@ mod tests {
 
     fn asking(subprotocol: &'static str) -> Asking {
         let target = Target {
-            address: SocketAddr::from(([127, 0, 0, 1], 8083)),
+            addresses: Arc::new([SocketAddr::from(([127, 0, 0, 1], 8083))]),
             path: None,
         };
         let upgrade = Upgrade {
