@@ -11,6 +11,8 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
 use tokio::io::unix::AsyncFd;
 
+use crate::scratch;
+
 /// A connected, nonblocking TCP socket, registered with the runtime of the thread that made it.
 #[derive(Debug)]
 pub struct Socket(AsyncFd<OwnedFd>);
@@ -145,8 +147,9 @@ impl Socket {
     /// What became of the connection.
     pub async fn leave_after_reading(&self) -> io::Result<()> {
         self.shutdown_write();
-        let ignored = &mut [0; 1024];
-        while self.recv(ignored).await? > 0 {}
+        let read =
+            || std::future::poll_fn(|cx| scratch::with(|ignored| self.poll_recv(cx, ignored)));
+        while read().await? > 0 {}
         Ok(())
     }
 

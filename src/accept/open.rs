@@ -44,10 +44,11 @@ pub async fn open(
         }),
         Transport::Ws(door) => {
             let mut share = held.share();
-            let upgrade = websocket::upgrade_client(&client, door, &mut share);
+            // Boxed, so that the set-up of a client without WebSocket is not as large as that of one with it.
+            let upgrade = Box::pin(websocket::upgrade_client(&client, door, &mut share));
             let upgrade = match tokio::time::timeout_at(due, upgrade).await {
                 Ok(Ok(upgrade)) => upgrade,
-                Ok(Err(refused)) => return Err(refuse(client, refused).await),
+                Ok(Err(refused)) => return Err(Box::pin(refuse(client, refused)).await),
                 Err(_elapsed) => return Err(Ended::ConnectTimeout),
             };
             Ok(Opened {

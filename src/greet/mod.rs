@@ -262,7 +262,7 @@ impl Greeter {
                 tokio::time::sleep(wait).await;
             }
         }
-        self.refuse(caller, tried).await
+        Box::pin(self.refuse(caller, tried)).await
     }
 
     /// The node, connected and with the first bytes on their way; none when another node must be tried.
@@ -277,7 +277,11 @@ impl Greeter {
         // In frames where both ends have them, so that they pass untouched.
         let dial = async {
             match (&caller.upgrade, &choice.ws) {
-                (Some(upgrade), Some(target)) => self.dial_ws(upgrade, target, client, tried).await,
+                (Some(upgrade), Some(target)) =>
+                // Boxed, so that the set-up of a client without WebSocket is not as large.
+                {
+                    Box::pin(self.dial_ws(upgrade, target, client, tried)).await
+                }
                 _ => {
                     let words = caller.said.on(Leg::Tcp);
                     let (socket, sent) = self.dialer.dial(&choice.addresses, words).await?;
