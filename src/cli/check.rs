@@ -78,9 +78,9 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
     vec![
         name.clone(),
         address.to_string(),
-        ws.as_ref().map(ToString::to_string).unwrap_or_default(),
         format!("weight {weight}"),
         share,
+        ws.as_ref().map(ToString::to_string).unwrap_or_default(),
     ]
 }
 
