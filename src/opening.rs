@@ -51,7 +51,6 @@ pub struct Framed {
     control: Vec<u8>,
     /// Answers that the client has not got yet.
     replies: Vec<u8>,
-    closed: bool,
     /// All bytes that came.
     heard: u64,
 }
@@ -70,7 +69,6 @@ impl Said {
                 frames: Frames::new(Sender::Client),
                 control: Vec::new(),
                 replies: Vec::new(),
-                closed: false,
                 heard: 0,
             })),
         }
@@ -124,7 +122,7 @@ impl Said {
 
     /// Whether the client has said that it will say no more.
     pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Framed(framed) if framed.closed)
+        matches!(self, Self::Framed(framed) if framed.frames.is_closed())
     }
 
     /// Sends the client the answers to its pings, as far as it takes them now. False when it takes none while it goes on
@@ -141,6 +139,18 @@ impl Said {
         let sent = client.send_now(replies).unwrap_or(0);
         replies.drain(..sent);
         replies.len() <= REPLIES_BYTES_MAX
+    }
+
+    /// What is said to the client at the end: first the rest of the answers to its pings, which may have gone out in part.
+    pub fn last_words(&mut self, words: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Plain(_) => words.to_vec(),
+            Self::Framed(framed) => {
+                let mut all = std::mem::take(&mut framed.replies);
+                all.extend_from_slice(words);
+                all
+            }
+        }
     }
 
     /// Ends the hearing for a node on this leg that has heard `sent` bytes of it: what it has still to hear, what the client
@@ -198,7 +208,7 @@ pub struct Rest {
 impl Framed {
     fn hear(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
         self.heard += bytes.len() as u64;
-        while !bytes.is_empty() && !self.closed {
+        while !bytes.is_empty() && !self.frames.is_closed() {
             let (here, part) = self.frames.next(bytes)?;
             let (taken, rest) = bytes.split_at(here);
             bytes = rest;
@@ -216,10 +226,7 @@ impl Framed {
                     match control {
                         Control::Ping(payload) => self.replies.extend(pong(&payload)),
                         Control::Pong => {}
-                        Control::Close(payload) => {
-                            self.replies.extend(close(&payload));
-                            self.closed = true;
-                        }
+                        Control::Close(payload) => self.replies.extend(close(&payload)),
                     }
                 }
             }

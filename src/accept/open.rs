@@ -62,8 +62,10 @@ pub async fn open(
 
 async fn refuse(client: Socket, refused: Refused) -> Ended {
     match refused {
-        Refused::NotHttp(bytes) if bytes.starts_with(&[0x16, 0x03]) => Ended::NotMqttTls,
-        Refused::NotHttp(bytes) if bytes.starts_with(b"\r\n") => Ended::NotMqttProxy,
+        Refused::NotHttp(bytes) if bytes.starts_with(&[0x16]) => Ended::NotMqttTls,
+        Refused::NotHttp(bytes) if bytes.starts_with(b"\r\n") || bytes.starts_with(b"PROXY ") => {
+            Ended::NotMqttProxy
+        }
         Refused::NotHttp(_) => Ended::NotMqttJunk,
         Refused::Answered(status, why) => {
             tracing::debug!(%status, why, "upgrade refused");

@@ -13,7 +13,7 @@ use crate::opening::{Leg, Opening, Said};
 use crate::scratch;
 use crate::socket::Socket;
 use crate::websocket::Upgrade;
-use crate::websocket::frames::{self, Frames, Part, Sender};
+use crate::websocket::frames::{self, Control, Frames, Part, Sender};
 
 /// Client bytes kept for a replay beyond those that were there when it was routed. A client that has sent its CONNECT
 /// and this much more is not read until the node has answered.
@@ -21,6 +21,9 @@ const KEPT_BYTES_MAX: usize = 64 * 1024;
 
 /// Node bytes read in search of the CONNACK at most; beyond them everything is passed on unread.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
+
+/// The same with what is around them in frames: pings, and headers.
+const ANSWER_FRAMES_BYTES_MAX: usize = 8 * ANSWER_BYTES_MAX;
 
 /// The client while it is being greeted: what it said, kept for a replay.
 pub struct Caller {
@@ -92,7 +95,7 @@ impl Caller {
             share,
         } = opening;
         Self {
-            kept_max: said.on(said.leg()).len() + KEPT_BYTES_MAX,
+            kept_max: kept(&said) + KEPT_BYTES_MAX,
             socket: client,
             said,
             connect,
@@ -113,18 +116,14 @@ impl Caller {
         self.said.mqtt().len() >= self.connect.packet_end()
     }
 
-    fn kept(&self) -> usize {
-        self.said.on(self.said.leg()).len()
-    }
-
     fn has_room(&self) -> bool {
-        self.kept() < self.kept_max
+        kept(&self.said) < self.kept_max
     }
 
     /// Reads what the client says meanwhile, within the cap.
     fn poll_listen(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         scratch::with(|scratch| {
-            let room = (self.kept_max - self.kept()).min(scratch.len());
+            let room = (self.kept_max - kept(&self.said)).min(scratch.len());
             self.socket
                 .poll_recv(cx, &mut scratch[..room])
                 .map(|read| match read {
@@ -149,6 +148,11 @@ impl Caller {
                 })
         })
     }
+}
+
+/// Bytes that count as kept: all that came, so that a client cannot ask without end.
+fn kept(said: &Said) -> usize {
+    usize::try_from(said.heard()).unwrap_or(usize::MAX)
 }
 
 /// Sends the rest of what `caller` said to a node, and waits for its first packet.
@@ -226,6 +230,8 @@ struct Heard {
     frames: Option<Frames>,
     /// The frames make no sense any more: everything is passed on unread.
     unreadable: bool,
+    /// A close frame came: the node says no more.
+    closed: bool,
 }
 
 impl Heard {
@@ -235,6 +241,7 @@ impl Heard {
             opened: Vec::new(),
             frames: (leg == Leg::Ws).then(|| Frames::new(Sender::Node)),
             unreadable: false,
+            closed: false,
         };
         heard.hear(&bytes);
         heard
@@ -248,8 +255,10 @@ impl Heard {
         while !bytes.is_empty() && !self.unreadable {
             match frames.next(bytes) {
                 Ok((here, part)) => {
-                    if matches!(part, Part::Data(_)) {
-                        self.opened.extend_from_slice(&bytes[..here]);
+                    match part {
+                        Part::Data(_) => self.opened.extend_from_slice(&bytes[..here]),
+                        Part::Control(Some(Control::Close(_))) => self.closed = true,
+                        Part::Header | Part::Control(_) => {}
                     }
                     bytes = &bytes[here..];
                 }
@@ -278,7 +287,14 @@ impl Heard {
         // However it is cut, a CONNACK larger than that is passed on.
         let readable = &mqtt[..mqtt.len().min(ANSWER_BYTES_MAX)];
         match read_connack(readable, version) {
-            ConnackVerdict::NeedMore(enough) if enough <= ANSWER_BYTES_MAX => None,
+            ConnackVerdict::NeedMore(_) if self.closed && mqtt.is_empty() => Some(Answer::Silent),
+            ConnackVerdict::NeedMore(enough)
+                if enough <= ANSWER_BYTES_MAX
+                    && !self.closed
+                    && (self.frames.is_none() || self.bytes.len() < ANSWER_FRAMES_BYTES_MAX) =>
+            {
+                None
+            }
             ConnackVerdict::Connack(connack) => Some(judge(connack, version)),
             ConnackVerdict::NeedMore(_) | ConnackVerdict::Auth | ConnackVerdict::Unreadable => {
                 Some(unread)

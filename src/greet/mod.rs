@@ -20,7 +20,7 @@ use crate::mqtt::{Connack, refusal};
 use crate::opening::{Leg, Opening, Rest};
 use crate::record::{Record, Steps};
 use crate::socket::Socket;
-use crate::websocket::frames::{self, Frames};
+use crate::websocket::frames::{self, Frames, NORMAL_CLOSURE};
 use crate::websocket::{Asking, Target, Unwilling, Upgrade, upgrade_at_node};
 
 use ask::{Answer, Asked, Caller, Cure, Dialled};
@@ -199,6 +199,9 @@ impl Greeter {
                     } else {
                         to_client.extend(bytes);
                     }
+                    if frames.is_some() && node_ended {
+                        to_client.extend(frames::close(&NORMAL_CLOSURE.to_be_bytes()));
+                    }
                     return Ok(Greeted {
                         refused_elsewhere: tried.refusals > 0,
                         to_node,
@@ -358,7 +361,7 @@ impl Greeter {
     }
 
     /// No node is left: says the last words, if there are any to say.
-    async fn refuse(&self, caller: Caller, tried: Tried) -> Result<Greeted, Ended> {
+    async fn refuse(&self, mut caller: Caller, tried: Tried) -> Result<Greeted, Ended> {
         let ended = tried.ended();
         let in_frames = caller.said.leg() == Leg::Ws;
         let mut words = Vec::new();
@@ -372,6 +375,7 @@ impl Greeter {
                 words = framed(&words);
             }
             words.extend(frames::close(&TRY_AGAIN_LATER.to_be_bytes()));
+            words = caller.said.last_words(&words);
         }
         if !words.is_empty() {
             // A client that does not listen is closed all the same.

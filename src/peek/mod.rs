@@ -21,6 +21,9 @@ const CLIENT_ID_BYTES_MAX: usize = 128 * 1024;
 /// Held for one connection at most while its user name is awaited, which stands behind the will.
 const USERNAME_BYTES_MAX: usize = 384 * 1024;
 
+/// How long a client may take to hear what is wrong with its frames.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How much of an undecided client is held, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -82,7 +85,7 @@ impl Peek {
         };
         let connect = match tokio::time::timeout_at(due, reading.connect()).await {
             Ok(Ok(connect)) => connect,
-            Ok(Err(stop)) => return Err(reading.stop(stop)),
+            Ok(Err(stop)) => return Err(reading.stop(stop).await),
             Err(_elapsed) => return Err(Ended::ConnectTimeout),
         };
         Ok(Opening {
@@ -166,8 +169,8 @@ impl Reading {
         }
     }
 
-    /// Says in a close frame what is wrong, where there are frames, as far as the client takes it now.
-    fn stop(&self, stop: Stop) -> Ended {
+    /// Says in a close frame what is wrong, where there are frames.
+    async fn stop(&mut self, stop: Stop) -> Ended {
         let (code, ended) = match stop {
             Stop::Fault(fault) => (fault.close_code(), Ended::FrameFault),
             // "Too large to process" (RFC 6455, 7.4.1).
@@ -175,10 +178,14 @@ impl Reading {
             Stop::Ended(ended) => return ended,
         };
         if self.said.leg() == Leg::Ws {
-            // A client that is gone need not hear it.
-            let _ = self
-                .client
-                .send_now(&frames::close(&u16::to_be_bytes(code)));
+            let words = self.said.last_words(&frames::close(&code.to_be_bytes()));
+            // What it has sent beyond is read, so that no reset overtakes the words. A client that is gone need not hear
+            // them, and one that does not listen is closed all the same.
+            let farewell = async {
+                self.client.send_all(&words).await?;
+                self.client.leave_after_reading().await
+            };
+            let _ = tokio::time::timeout(FAREWELL, farewell).await;
         }
         ended
     }
@@ -188,9 +195,9 @@ impl Reading {
             Need::ClientId => CLIENT_ID_BYTES_MAX,
             Need::Username => USERNAME_BYTES_MAX,
         };
-        // Frames of one byte each are seven times as long as what is in them.
-        let held = self.said.on(self.said.leg()).len();
-        if self.said.mqtt().len() >= cap || self.enough > cap || held >= 8 * cap {
+        // Frames of one byte each are seven times as long as what is in them. Pings count: a client that only asks has an end.
+        let heard = self.said.heard();
+        if self.said.mqtt().len() >= cap || self.enough > cap || heard >= 8 * cap as u64 {
             return Err(Ended::ConnectTooLarge.into());
         }
         Ok(None)

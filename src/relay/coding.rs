@@ -2,13 +2,12 @@
 
 use std::ops::Range;
 
-use crate::websocket::frames::{Control, Fault, Frames, Part, binary_header, close, pong};
+use crate::websocket::frames::{
+    Control, Fault, Frames, NORMAL_CLOSURE, Part, binary_header, close, pong,
+};
 
 /// Room for the longest header before what is read.
 const HEADROOM: usize = 10;
-
-/// "Normal closure" (RFC 6455, 7.4.1): the node has ended the connection.
-const NORMAL_CLOSURE: u16 = 1000;
 
 /// What is done with bytes between reading and sending them.
 #[derive(Debug, Default)]
@@ -20,6 +19,8 @@ pub enum Coding {
     Open(Box<Frames>),
     /// What such a node says is put into frames.
     Frame,
+    /// The client's close frame was answered: nothing may come behind the answer (RFC 6455, 5.5.1).
+    Mute,
 }
 
 /// What is left to be sent.
@@ -36,7 +37,7 @@ impl Coding {
     pub fn start(&self) -> usize {
         match self {
             Self::Frame => HEADROOM,
-            Self::Untouched | Self::Open(_) => 0,
+            Self::Untouched | Self::Open(_) | Self::Mute => 0,
         }
     }
 
@@ -70,6 +71,10 @@ impl Coding {
                 })
             }
             Self::Open(frames) => open(frames, &mut buffer[..read], replies),
+            Self::Mute => Ok(Coded {
+                range: 0..0,
+                closed: false,
+            }),
         }
     }
 
@@ -77,7 +82,7 @@ impl Coding {
     pub fn farewell(&self) -> Option<Vec<u8>> {
         match self {
             Self::Frame => Some(close(&NORMAL_CLOSURE.to_be_bytes())),
-            Self::Untouched | Self::Open(_) => None,
+            Self::Untouched | Self::Open(_) | Self::Mute => None,
         }
     }
 }

@@ -162,14 +162,18 @@ impl Flow {
     pub fn take_frames(&mut self) -> Option<Frames> {
         match std::mem::take(&mut self.coding) {
             Coding::Open(frames) => Some(*frames),
-            Coding::Untouched | Coding::Frame => None,
+            Coding::Untouched | Coding::Frame | Coding::Mute => None,
         }
     }
 
     /// Says `words` to the receiver between two frames of the sender.
     pub fn queue(&mut self, words: Vec<u8>) {
         match self.backlog.as_deref_mut() {
-            Some(Backlog::Bytes { bytes, .. }) => bytes.extend(words),
+            Some(Backlog::Bytes { bytes, sent }) => {
+                // What a slow receiver has got makes room, or a backlog that is never empty would only grow.
+                bytes.drain(..std::mem::take(sent));
+                bytes.extend(words);
+            }
             // Nothing is spliced that is put into frames.
             Some(Backlog::Pipe { .. }) => debug_assert!(false, "frames are never spliced"),
             None => {
@@ -179,6 +183,22 @@ impl Flow {
                 }));
             }
         }
+    }
+
+    /// Says `words` behind what waits, as far as the receiver takes it now.
+    pub fn say_now(&mut self, words: Vec<u8>, receiver: &Socket) {
+        self.queue(words);
+        if let Some(Backlog::Bytes { bytes, sent }) = self.backlog.as_deref_mut() {
+            // A receiver that is gone, or does not listen, need not hear it.
+            while let Some(more @ 1..) = receiver.send_now(&bytes[*sent..]).ok() {
+                *sent += more;
+            }
+        }
+    }
+
+    /// Whether the sender has said in a close frame that it says no more.
+    pub fn is_closed(&self) -> bool {
+        matches!(&self.coding, Coding::Open(frames) if frames.is_closed())
     }
 
     /// Bytes that wait for the receiver here.

@@ -231,8 +231,11 @@ impl Table {
         from_node.spliced = bytes.from_node_spliced;
         let in_frames = frames.is_some();
         if let Some(frames) = frames {
+            from_node.code(match frames.is_closed() {
+                true => Coding::Mute,
+                false => Coding::Frame,
+            });
             from_client.code(Coding::Open(Box::new(frames)));
-            from_node.code(Coding::Frame);
         }
         self.insert(Row {
             client,
@@ -564,15 +567,25 @@ impl Row {
         if let Some(cause) = self.close {
             return self.last_turn(cause, tools, linger, cx);
         }
+        let held_back = self.is_held_back();
         if let Some(cause) = self.client_to_node(tools, linger, cx) {
             return Some(cause);
         }
         if let Some(cause) = self.node_to_client(tools, linger, cx) {
             return Some(cause);
         }
+        if held_back && !self.is_held_back() {
+            // Nobody waits for what the client has sent meanwhile.
+            cx.waker().wake_by_ref();
+        }
         let client_done = self.from_client.has_ended() || self.node_broken.is_some();
         let node_done = self.from_node.has_ended() || self.client_broken.is_some();
         (client_done && node_done && self.has_passed_all_on()).then_some(self.ending?)
+    }
+
+    /// A client that asks and does not listen is not read until it has.
+    fn is_held_back(&self) -> bool {
+        self.in_frames && self.from_node.waiting() > REPLIES_BYTES_MAX
     }
 
     /// A turn of a relay that was told to end. It is still there for as long as anything moves, or waits for room, and its
@@ -591,9 +604,9 @@ impl Row {
             .or_else(|| self.node_to_client(tools, linger, cx));
         let moved = self.bytes() != before;
         if broken.is_some() || !may_linger || (!moved && self.has_passed_all_on()) {
-            if self.in_frames && self.from_node.is_at_rest() {
-                // A client that is gone need not hear it.
-                let _ = self.client.send_now(&close(&GOING_AWAY.to_be_bytes()));
+            if self.in_frames && !self.from_node.has_ended() && !self.from_client.is_closed() {
+                let words = close(&GOING_AWAY.to_be_bytes());
+                self.from_node.say_now(words, &self.client);
             }
             return Some(cause);
         }
@@ -617,14 +630,20 @@ impl Row {
         {
             return None;
         }
-        if self.in_frames && self.from_node.waiting() > REPLIES_BYTES_MAX {
-            // A client that asks and does not listen is not read until it has.
+        if self.is_held_back() {
             return None;
         }
         let before = self.from_client.bytes();
         let turn = self.from_client.turn(&self.client, &self.node, tools, cx);
         if !tools.replies.is_empty() {
-            self.from_node.queue(std::mem::take(&mut tools.replies));
+            let replies = std::mem::take(&mut tools.replies);
+            // Behind the node's end, the client was told goodbye.
+            if !self.from_node.has_ended() {
+                self.from_node.queue(replies);
+            }
+        }
+        if self.from_client.is_closed() {
+            self.from_node.code(Coding::Mute);
         }
         if self.from_client.bytes() > before {
             self.client_at = tools.now;
@@ -632,10 +651,10 @@ impl Row {
         match turn {
             Turn::Waiting => {}
             Turn::Fault(fault) => {
-                // A client that is gone need not hear it.
-                let _ = self
-                    .client
-                    .send_now(&close(&fault.close_code().to_be_bytes()));
+                if !self.from_node.has_ended() {
+                    let words = close(&fault.close_code().to_be_bytes());
+                    self.from_node.say_now(words, &self.client);
+                }
                 return Some(Ended::FrameFault);
             }
             Turn::Spent => cx.waker().wake_by_ref(),

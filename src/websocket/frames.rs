@@ -9,6 +9,9 @@ pub enum Sender {
     Node,
 }
 
+/// "Normal closure" (7.4.1): the node has ended the connection.
+pub const NORMAL_CLOSURE: u16 = 1000;
+
 /// What is wrong with a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -91,6 +94,8 @@ pub struct Frames {
     sender: Sender,
     /// A message has begun whose last fragment has not.
     fragmented: bool,
+    /// The close frame was taken: its sender says no more (5.5.1).
+    closed: bool,
     state: State,
 }
 
@@ -131,6 +136,7 @@ impl Frames {
         Self {
             sender,
             fragmented: false,
+            closed: false,
             state: State::Header {
                 bytes: [0; HEADER_BYTES_MAX],
                 have: 0,
@@ -141,6 +147,11 @@ impl Frames {
     /// Whether the next byte is the first of a frame.
     pub fn is_between(&self) -> bool {
         matches!(self.state, State::Header { have: 0, .. })
+    }
+
+    /// Whether the close frame was taken. Nothing that comes after it means anything.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Whether the next byte belongs to a control frame that has begun.
@@ -179,7 +190,8 @@ impl Frames {
                 pending.left -= here as u64;
                 let control = (pending.left == 0)
                     .then(|| control(pending.opcode, std::mem::take(&mut pending.payload)));
-                if control.is_some() {
+                if let Some(control) = &control {
+                    self.closed |= matches!(control, Control::Close(_));
                     self.between();
                 }
                 Ok((here, Part::Control(control)))
@@ -223,6 +235,7 @@ impl Frames {
                 return Ok((taken, Part::Header));
             }
             if left == 0 {
+                self.closed |= opcode == CLOSE;
                 self.between();
                 return Ok((taken, Part::Control(Some(control(opcode, Vec::new())))));
             }

@@ -80,8 +80,10 @@ impl Asking {
     }
 
     fn judge(&self, head: &[u8]) -> Result<(), String> {
-        let Ok(Some((_, response))) = Response::try_parse(head) else {
-            return Err("something that is no HTTP".to_owned());
+        let response = match Response::try_parse(head) {
+            // What is behind an end without carriage returns would be lost.
+            Ok(Some((end, response))) if end == head.len() => response,
+            _ => return Err("something that is no HTTP".to_owned()),
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             return Err(response.status().to_string());
@@ -204,6 +206,7 @@ mod tests {
             ("Sec-WebSocket-Protocol: mqtt\r\n", ""),
             ("Protocol: mqtt", "Protocol: chat"),
             ("Protocol: mqtt", "Protocol: mqtt, mqtt"),
+            ("Protocol: mqtt", "Protocol: mqtt\n\nlost"),
             (
                 "Protocol: mqtt",
                 "Protocol: mqtt\r\nSec-WebSocket-Extensions: permessage-deflate",

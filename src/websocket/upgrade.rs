@@ -102,6 +102,7 @@ pub async fn upgrade(client: &Socket, door: &Door, share: &mut Share) -> Result<
 async fn head(client: &Socket, share: &mut Share) -> Result<Vec<u8>, Refused> {
     let mut head = Vec::new();
     loop {
+        let eviction = share.eviction();
         let read = std::future::poll_fn(|cx| {
             scratch::with(|scratch| {
                 client
@@ -109,13 +110,20 @@ async fn head(client: &Socket, share: &mut Share) -> Result<Vec<u8>, Refused> {
                     .map(|read| read.inspect(|read| head.extend_from_slice(&scratch[..*read])))
             })
         });
-        match read.await {
+        let read = tokio::select! {
+            biased;
+            read = read => read,
+            () = eviction.told() => return Err(Refused::HeldBytesFull),
+        };
+        match read {
             Ok(0) => return Err(Refused::Gone(Ok(()))),
             Ok(read) => share.grow(read).map_err(|_| Refused::HeldBytesFull)?,
             Err(error) => return Err(Refused::Gone(Err(error))),
         }
-        // A method is made of letters (RFC 9110, 9.1): everything else is another protocol.
-        if head.iter().take(3).any(|byte| !byte.is_ascii_alphabetic()) {
+        // A method is made of letters (RFC 9110, 9.1), and none is called PROXY: everything else is another protocol.
+        if head.iter().take(3).any(|byte| !byte.is_ascii_alphabetic())
+            || head.starts_with(b"PROXY ")
+        {
             return Err(Refused::NotHttp(head));
         }
         if head_end(&head).is_some() || head.len() > HEAD_BYTES_MAX {
@@ -135,6 +143,10 @@ fn answer(head: &[u8], door: &Door) -> Result<(Upgrade, Vec<u8>), Refusal> {
         ));
     }
     let request = match Request::try_parse(head) {
+        // Lines may end without a carriage return: then the head is over where another reader sees it go on.
+        Ok(Some((end, _))) if end != head.len() => {
+            return Err(bad("the request's head ends before its empty line"));
+        }
         Ok(Some((_, request))) => request,
         Err(Error::Protocol(ProtocolError::WrongHttpMethod)) => {
             return Err((
@@ -323,13 +335,14 @@ mod tests {
             ("Cookie: a=b\r\n", &many, 431),
             ("Cookie: a=b", "Cookie a=b", 400),
             ("Cookie: a=b", "Coo kie: a=b", 400),
+            ("Cookie: a=b", "\nsmuggled", 400),
         ];
         for (from, to, expected) in &cases {
             let request = GOOD.replacen(from, to, 1);
             assert_ne!(request, GOOD, "{from}");
             assert_eq!(status(&request, &Door::default()), *expected, "{to:.60}");
         }
-        assert_eq!(cases.len(), 24);
+        assert_eq!(cases.len(), 25);
         assert_eq!(status(GOOD, &strict), 403);
         let no_page = GOOD.replace("Origin: https://a.example\r\n", "");
         assert_eq!(status(&no_page, &strict), 101);
