@@ -63,7 +63,7 @@ pub async fn open(
 async fn refuse(client: Socket, refused: Refused) -> Ended {
     match refused {
         Refused::NotHttp(bytes) if bytes.starts_with(&[0x16]) => Ended::NotMqttTls,
-        Refused::NotHttp(bytes) if bytes.starts_with(b"\r\n") || bytes.starts_with(b"PROXY ") => {
+        Refused::NotHttp(bytes) if bytes.starts_with(b"\r") || bytes.starts_with(b"PROXY ") => {
             Ended::NotMqttProxy
         }
         Refused::NotHttp(_) => Ended::NotMqttJunk,

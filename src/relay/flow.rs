@@ -190,7 +190,7 @@ impl Flow {
         self.queue(words);
         if let Some(Backlog::Bytes { bytes, sent }) = self.backlog.as_deref_mut() {
             // A receiver that is gone, or does not listen, need not hear it.
-            while let Some(more @ 1..) = receiver.send_now(&bytes[*sent..]).ok() {
+            while let Ok(more @ 1..) = receiver.send_now(&bytes[*sent..]) {
                 *sent += more;
             }
         }

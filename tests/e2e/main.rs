@@ -1,7 +1,8 @@
 //! The balancer between raw clients and fake nodes, byte for byte.
 //!
-//! Four nouns: [`node::FakeNode`], [`cluster::Cluster`], [`balancer::Balancer`] (and, where its log or its memory is
-//! looked at, [`balancer::Program`]), [`client::Client`].
+//! Four nouns: [`node::FakeNode`] (with WebSocket, [`ws_node::WsNode`]), [`cluster::Cluster`], [`balancer::Balancer`] (and, where its log or its memory is
+//! looked at, [`balancer::Program`]), [`client::Client`] (with WebSocket,
+//! [`ws_client::WsClient`]).
 
 mod admin_client;
 mod balancer;
@@ -11,6 +12,9 @@ mod kernel;
 mod node;
 mod packets;
 mod wait;
+mod ws_client;
+mod ws_frames;
+mod ws_node;
 
 mod admin;
 mod affinity;
@@ -26,6 +30,7 @@ mod reload;
 mod room;
 mod slow;
 mod strangers;
+mod websocket;
 
 /// Takes as many descriptors as the system allows: a test may hold two thousand.
 fn raise_descriptor_limit() {

@@ -1,0 +1,239 @@
+//! A fake node's WebSocket listener: answers upgrades and CONNECTs as it is told, and keeps every byte.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use tungstenite::handshake::derive_accept_key;
+
+use crate::node::{End, own_address};
+use crate::packets;
+use crate::wait::Watched;
+use crate::ws_frames::{self, BINARY};
+
+/// What a node does with a client.
+#[derive(Clone, Debug)]
+pub enum WsAnswer {
+    /// Upgrades, and accepts the CONNECT.
+    Accept,
+    /// Upgrades, and answers the CONNECT with these bytes as they are.
+    Bytes(Vec<u8>),
+    /// Upgrades, says these bytes behind its 101, and accepts the CONNECT.
+    First(Vec<u8>),
+    /// Upgrades, and says nothing more.
+    Stall,
+    /// Answers the upgrade with its right answer, in which the first is replaced by the second.
+    Wrong(&'static str, &'static str),
+    /// Answers the upgrade with this, and no more.
+    Head(&'static str),
+}
+
+#[derive(Debug)]
+pub struct WsNode {
+    pub address: SocketAddr,
+    shared: Arc<Shared>,
+    listener: TcpListener,
+}
+
+#[derive(Debug)]
+struct Shared {
+    answer: Watched<WsAnswer>,
+    connections: Watched<Vec<Arc<WsConnection>>>,
+}
+
+/// A connection that came to a node.
+#[derive(Debug)]
+pub struct WsConnection {
+    pub stream: TcpStream,
+    heard: Watched<Heard>,
+}
+
+#[derive(Debug, Default)]
+struct Heard {
+    head: String,
+    frames: Vec<u8>,
+    end: Option<End>,
+}
+
+impl WsNode {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind((own_address(), 0)).expect("a free port");
+        let shared = Arc::new(Shared {
+            answer: Watched::new(WsAnswer::Accept),
+            connections: Watched::default(),
+        });
+        let accepting = (
+            listener.try_clone().expect("a descriptor"),
+            Arc::clone(&shared),
+        );
+        std::thread::spawn(move || {
+            let (listener, shared) = accepting;
+            while let Ok((stream, _)) = listener.accept() {
+                let heard = Watched::default();
+                let connection = Arc::new(WsConnection { stream, heard });
+                let known = Arc::clone(&connection);
+                let answer = shared.answer.lock().clone();
+                shared.connections.change(|all| all.push(known));
+                std::thread::spawn(move || connection.converse(&answer));
+            }
+        });
+        Self {
+            address: listener.local_addr().expect("an address"),
+            shared,
+            listener,
+        }
+    }
+
+    pub fn answer(&self, answer: WsAnswer) {
+        self.shared.answer.change(|told| *told = answer);
+    }
+
+    pub fn connections(&self) -> Vec<Arc<WsConnection>> {
+        self.shared.connections.lock().clone()
+    }
+
+    #[track_caller]
+    pub fn connection(&self, number: usize) -> Arc<WsConnection> {
+        let what = format!("connection {number} to a WebSocket node");
+        let connections = &self.shared.connections;
+        connections.until_some(&what, |all| all.get(number).cloned())
+    }
+}
+
+impl Drop for WsNode {
+    fn drop(&mut self) {
+        // Wakes the thread that accepts.
+        let _ = rustix::net::shutdown(self.listener.as_fd(), rustix::net::Shutdown::Both);
+        for connection in self.connections() {
+            // It may be gone.
+            let _ = connection.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl WsConnection {
+    fn converse(&self, answer: &WsAnswer) {
+        let Some(right) = self.upgrade() else {
+            return;
+        };
+        match answer {
+            WsAnswer::Wrong(from, to) => {
+                let wrong = right.replacen(from, to, 1);
+                assert_ne!(wrong, right, "{from}");
+                self.send(wrong.as_bytes());
+                while self.read_once() {}
+                return;
+            }
+            WsAnswer::Head(head) => {
+                self.send(head.as_bytes());
+                while self.read_once() {}
+                return;
+            }
+            WsAnswer::First(bytes) => self.send(&[right.as_bytes(), bytes].concat()),
+            WsAnswer::Accept | WsAnswer::Bytes(_) | WsAnswer::Stall => self.send(right.as_bytes()),
+        }
+        let level = loop {
+            let mqtt = self.mqtt();
+            if packets::packet_end(&mqtt).is_some_and(|end| mqtt.len() >= end) {
+                break packets::level(&mqtt);
+            }
+            if !self.read_once() {
+                return;
+            }
+        };
+        match answer {
+            WsAnswer::Bytes(bytes) => self.send(bytes),
+            WsAnswer::Stall => {}
+            _ => self.send(&ws_frames::plain(BINARY, &packets::connack(level, 0))),
+        }
+        while self.read_once() {}
+    }
+
+    /// Reads the request; the right answer.
+    fn upgrade(&self) -> Option<String> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            if (&self.stream).read(&mut byte).unwrap_or(0) == 0 {
+                return None;
+            }
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head).expect("text");
+        let key = field(&head, "sec-websocket-key").expect("a key");
+        let protocol = field(&head, "sec-websocket-protocol").expect("a subprotocol");
+        let right = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {}\r\nSec-WebSocket-Protocol: {}\r\n\r\n",
+            derive_accept_key(key.as_bytes()),
+            protocol.split(',').next_back().expect("one").trim(),
+        );
+        self.heard.change(|heard| heard.head = head);
+        Some(right)
+    }
+
+    fn read_once(&self) -> bool {
+        let mut buffer = [0; 64 * 1024];
+        match (&self.stream).read(&mut buffer) {
+            Ok(read) if read > 0 => {
+                self.heard
+                    .change(|heard| heard.frames.extend_from_slice(&buffer[..read]));
+                true
+            }
+            ended => {
+                let end = End::of(ended);
+                self.heard.change(|heard| heard.end = Some(end));
+                false
+            }
+        }
+    }
+
+    /// The balancer's request.
+    pub fn head(&self) -> String {
+        self.heard.lock().head.clone()
+    }
+
+    /// Every byte behind it.
+    pub fn frames(&self) -> Vec<u8> {
+        self.heard.lock().frames.clone()
+    }
+
+    pub fn mqtt(&self) -> Vec<u8> {
+        ws_frames::opened(&self.heard.lock().frames)
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.heard.lock().end.is_some()
+    }
+
+    #[track_caller]
+    pub fn end(&self) -> End {
+        self.heard.until_some("a node's end", |heard| heard.end)
+    }
+
+    pub fn send(&self, bytes: &[u8]) {
+        // A balancer that has given up this node does not read.
+        let _ = (&self.stream).write_all(bytes);
+    }
+
+    /// Waits until these frames and no others have come.
+    #[track_caller]
+    pub fn expect(&self, frames: &[u8]) {
+        let what = format!("{} bytes at a WebSocket node", frames.len());
+        self.heard
+            .until(&what, |heard| heard.frames.len() >= frames.len());
+        assert!(
+            self.heard.lock().frames == frames,
+            "other frames than those expected"
+        );
+    }
+}
+
+/// A field of a head.
+pub fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (given, value) = line.split_once(':')?;
+        given.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
