@@ -8,6 +8,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use mqttbytes::{QoS, v4, v5};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
 use remora::accept::Listener;
 use remora::cluster::{Member, NodeAddress, Ring, WEIGHT_DEFAULT};
@@ -25,6 +28,8 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// A client of MQTT 5, with packets as mqttbytes writes and reads them.
 struct Client {
     socket: TcpStream,
+    /// Where MQTT goes in WebSocket messages over the socket.
+    frames: Option<WebSocket<TcpStream>>,
     incoming: BytesMut,
 }
 
@@ -46,6 +51,15 @@ enum Session {
 
 impl Client {
     fn connect(address: SocketAddr, client_id: &str, session: Session) -> (Self, Accepted) {
+        Self::open(address).introduce(client_id, session)
+    }
+
+    fn connect_ws(address: SocketAddr, client_id: &str, session: Session) -> (Self, Accepted) {
+        let client = Self::open_ws(address, "/mqtt", "mqtt").expect("an upgrade");
+        client.introduce(client_id, session)
+    }
+
+    fn introduce(mut self, client_id: &str, session: Session) -> (Self, Accepted) {
         let mut connect = v5::Connect::new(client_id);
         connect.clean_session = matches!(session, Session::Clean);
         let expiry = match session {
@@ -63,9 +77,8 @@ impl Client {
             authentication_method: None,
             authentication_data: None,
         });
-        let mut client = Self::open(address);
-        client.send(|out| connect.write(out));
-        let v5::Packet::ConnAck(connack) = client.packet() else {
+        self.send(|out| connect.write(out));
+        let v5::Packet::ConnAck(connack) = self.packet() else {
             panic!("no CONNACK");
         };
         assert_eq!(connack.code, v5::ConnectReturnCode::Success);
@@ -76,7 +89,7 @@ impl Client {
             node: users.find(|(key, _)| key == "node").expect("a node").1,
             assigned: properties.assigned_client_identifier,
         };
-        (client, accepted)
+        (self, accepted)
     }
 
     fn open(address: SocketAddr) -> Self {
@@ -84,14 +97,39 @@ impl Client {
         socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         Self {
             socket,
+            frames: None,
             incoming: BytesMut::new(),
         }
+    }
+
+    /// Asks for an upgrade; the error says what was answered instead.
+    fn open_ws(address: SocketAddr, path: &str, subprotocol: &str) -> Result<Self, String> {
+        let mut opened = Self::open(address);
+        let url = format!("ws://{address}{path}");
+        let mut request = url.into_client_request().expect("a request");
+        request.headers_mut().insert(
+            "Sec-WebSocket-Protocol",
+            HeaderValue::from_str(subprotocol).expect("text"),
+        );
+        let socket = opened.socket.try_clone().expect("a descriptor");
+        let (frames, _) = client(request, socket).map_err(|error| error.to_string())?;
+        opened.frames = Some(frames);
+        Ok(opened)
     }
 
     fn send<T>(&mut self, write: impl FnOnce(&mut BytesMut) -> Result<T, mqttbytes::Error>) {
         let mut out = BytesMut::new();
         write(&mut out).expect("a packet");
-        self.socket.write_all(&out).expect("sent");
+        self.send_bytes(&out);
+    }
+
+    fn send_bytes(&mut self, bytes: &[u8]) {
+        match &mut self.frames {
+            None => self.socket.write_all(bytes).expect("sent"),
+            Some(frames) => frames
+                .send(Message::Binary(bytes.to_vec().into()))
+                .expect("sent"),
+        }
     }
 
     /// The next packet; fails when none comes in time.
@@ -106,6 +144,14 @@ impl Client {
                 Ok(packet) => return Some(packet),
                 Err(mqttbytes::Error::InsufficientBytes(_)) => {}
                 Err(error) => panic!("{error:?} in {:02x?}", self.incoming),
+            }
+            if let Some(frames) = &mut self.frames {
+                match frames.read() {
+                    Ok(Message::Binary(payload)) => self.incoming.extend_from_slice(&payload),
+                    Ok(Message::Close(_)) => return None,
+                    other => panic!("waiting for a packet: {other:?}"),
+                }
+                continue;
             }
             let mut bytes = [0; 4_096];
             match self.socket.read(&mut bytes) {
@@ -143,7 +189,7 @@ impl Client {
 
     /// Whether nothing comes, although the node answers a ping that was sent behind everything else.
     fn hears_nothing(&mut self) -> bool {
-        self.socket.write_all(&[0xC0, 0]).expect("sent");
+        self.send_bytes(&[0xC0, 0]);
         assert!(matches!(self.packet(), v5::Packet::PingResp));
         self.socket.set_read_timeout(Some(SILENCE)).expect("set");
         let read = self.socket.peek(&mut [0]);
@@ -153,7 +199,7 @@ impl Client {
 
     /// Leaves in order, and returns when the node has closed.
     fn leave(mut self) {
-        self.socket.write_all(&[0xE0, 0]).expect("sent");
+        self.send_bytes(&[0xE0, 0]);
         assert!(self.next().is_none(), "a packet after DISCONNECT");
     }
 }
@@ -445,6 +491,63 @@ fn a_node_that_dies_resets_its_clients_and_comes_back_where_it_was() {
     assert_eq!(accepted.node, home.name());
     assert_eq!(counts(home).connections, 1);
     client.leave();
+}
+
+#[test]
+fn a_node_has_the_same_clients_over_tcp_and_websocket() {
+    let sandbox = Sandbox::start(Settings::default()).expect("a sandbox");
+    let node = &sandbox.nodes()[0];
+    let connect = |id| Client::connect_ws(node.ws_address(), id, Session::Clean);
+    let (mut subscriber, accepted) = connect("subscriber");
+    assert_eq!(accepted.node, node.name());
+    subscriber.subscribe("a");
+    let (mut publisher, _) = Client::connect(node.address(), "publisher", Session::Clean);
+    // More than the node puts into one message, and than a socket takes at once.
+    let large = "x".repeat(1_000_000);
+    publisher.publish("a", &large);
+    publisher.publish("a", "small");
+    assert!(subscriber.receive() == large, "changed on its way");
+    assert_eq!(subscriber.receive(), "small");
+    let frames = subscriber.frames.as_mut().expect("frames");
+    let ping = Message::Ping(b"there?".to_vec().into());
+    frames.send(ping).expect("sent");
+    let pong = frames.read().expect("a pong");
+    assert_eq!(pong, Message::Pong(b"there?".to_vec().into()));
+    assert_eq!(counts(node).connections, 2);
+
+    node.behave(Behaviour::Close).expect("obeyed");
+    let mut turned_away = Client::open_ws(node.ws_address(), "/mqtt", "chat, mqttv3.1");
+    let turned_away = turned_away.as_mut().expect("an upgrade");
+    turned_away.send_bytes(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01x");
+    let frames = turned_away.frames.as_mut().expect("frames");
+    frames.read().expect_err("an end without a word");
+    assert_eq!(counts(node).turned_away, 1);
+    node.behave(Behaviour::Serve).expect("obeyed");
+
+    node.kill().expect("obeyed");
+    let error = subscriber.socket.read(&mut [0]).expect_err("a reset");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(TcpStream::connect(node.ws_address()).is_err(), "closed");
+    node.revive().expect("obeyed");
+    let (client, _) = connect("subscriber");
+    client.leave();
+}
+
+#[test]
+fn a_node_upgrades_nothing_but_mqtt() {
+    let sandbox = Sandbox::start(Settings::default()).expect("a sandbox");
+    let address = sandbox.nodes()[0].ws_address();
+    let asked = |path, subprotocol| Client::open_ws(address, path, subprotocol).map(drop);
+    asked("/mqtt", "mqtt").expect("an upgrade");
+    let error = asked("/", "mqtt").expect_err("no such path");
+    assert!(error.contains("404"), "{error}");
+    let error = asked("/mqtt", "chat").expect_err("no such subprotocol");
+    assert!(error.contains("400"), "{error}");
+    // Text is not MQTT's.
+    let mut client = Client::open_ws(address, "/mqtt", "mqtt").expect("an upgrade");
+    let frames = client.frames.as_mut().expect("frames");
+    frames.send(Message::text("hello")).expect("sent");
+    frames.read().expect_err("an end");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Three small MQTT nodes in the process, joined or with broken routing between them: for `remora demo`, and the fakes of
+//! Three small MQTT nodes in the process, over TCP and WebSocket, joined or with broken routing between them: for `remora demo`, and the fakes of
 //! the tests. No broker for production.
 //!
 //! MQTT 3.1, 3.1.1 and 5, QoS 0 and 1, wildcards, retained messages, sessions, wills. All in memory; message expiry,
@@ -8,6 +8,7 @@ mod broker;
 mod node;
 mod packet;
 mod topic;
+mod wire;
 
 use std::cell::Cell;
 use std::io;
@@ -26,6 +27,7 @@ use tokio::time::MissedTickBehavior;
 pub use broker::Counts;
 
 use broker::{Broker, NodeIndex};
+use wire::Transport;
 
 /// How long the sandbox may take to do as it is told.
 const ORDER_MAX: Duration = Duration::from_secs(10);
@@ -76,6 +78,7 @@ pub struct Node {
     index: NodeIndex,
     name: String,
     address: SocketAddr,
+    ws_address: SocketAddr,
     orders: Orders,
 }
 
@@ -94,31 +97,35 @@ enum Order {
 }
 
 impl Sandbox {
-    /// Starts the nodes, each on a free port of the loopback, all on one thread.
+    /// Starts the nodes, each on two free ports of the loopback, all on one thread.
     ///
     /// # Errors
     /// What the system refuses: a port, a thread.
     pub fn start(settings: Settings) -> io::Result<Self> {
-        let mut sockets = Vec::new();
+        let mut places = Vec::new();
         let mut nodes = Vec::new();
         let (sender, queue) = mpsc::channel(1);
         let orders = Orders(Arc::new(Mutex::new(sender)));
         for (index, name) in settings.nodes.iter().enumerate() {
-            let socket = node::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
-            let address = socket.local_addr()?.as_socket();
-            let address = address.ok_or_else(|| io::Error::other("a socket without an address"))?;
-            sockets.push(socket);
+            let (socket, address) = free()?;
+            let (ws_socket, ws_address) = free()?;
+            places.push((
+                name.clone(),
+                [
+                    (Transport::Tcp, socket, address),
+                    (Transport::Ws, ws_socket, ws_address),
+                ],
+            ));
             nodes.push(Node {
                 index,
                 name: name.clone(),
                 address,
+                ws_address,
                 orders: orders.clone(),
             });
         }
         let mut broker = Broker::new(&settings.nodes);
         broker.cut_routing(settings.routing_is_cut);
-        let places = nodes.iter().map(|node| (node.name.clone(), node.address));
-        let places: Vec<_> = places.collect();
         let (started, is_started) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("remora-sandbox".into())
@@ -128,7 +135,7 @@ impl Sandbox {
                     .build_local(LocalOptions::default());
                 let run = runtime.and_then(|runtime| {
                     runtime.block_on(async {
-                        let inside = Inside::start(broker, places, sockets)?;
+                        let inside = Inside::start(broker, places)?;
                         // The starter waits for this.
                         let _ = started.send(Ok(()));
                         inside.run(queue).await;
@@ -194,7 +201,12 @@ impl Node {
         self.address
     }
 
-    /// Tells it what to do with the next CONNECTs. Clients that are connected stay as they are.
+    /// Where it listens for WebSocket, with the path `/mqtt`, for as long as the sandbox lives.
+    pub fn ws_address(&self) -> SocketAddr {
+        self.ws_address
+    }
+
+    /// Tells it what to do with the next CONNECTs, over TCP and WebSocket. Clients that are connected stay as they are.
     ///
     /// # Errors
     /// The sandbox's thread has died.
@@ -203,7 +215,7 @@ impl Node {
             .give(|done| Order::Behave(self.index, behaviour, done))
     }
 
-    /// Lets it die: its listener closes, its connections are reset, its sessions are gone.
+    /// Lets it die: its listeners close, its connections are reset, its sessions are gone.
     ///
     /// # Errors
     /// The sandbox's thread has died.
@@ -211,10 +223,10 @@ impl Node {
         self.orders.give(|done| Order::Kill(self.index, done))
     }
 
-    /// Brings it back on the same address.
+    /// Brings it back on the same addresses.
     ///
     /// # Errors
-    /// Another program has taken the port; the sandbox's thread has died.
+    /// Another program has taken a port; the sandbox's thread has died.
     pub fn revive(&self) -> io::Result<()> {
         self.orders.give(|done| Order::Revive(self.index, done))?
     }
@@ -248,35 +260,52 @@ struct Inside {
     nodes: Vec<Running>,
 }
 
-/// A node there: alive with a task that serves, or dead with a socket that keeps its port.
+/// A node there.
 struct Running {
     node: Rc<node::Node>,
     /// When it goes, all that serves ends.
     life: Option<watch::Sender<()>>,
+    doors: [Door; 2],
+}
+
+/// Where clients come in: alive with a task that serves, or dead with a socket that keeps its port.
+struct Door {
+    transport: Transport,
+    address: SocketAddr,
     task: Option<tokio::task::JoinHandle<io::Result<Socket>>>,
     place: Option<Socket>,
+}
+
+/// A socket that keeps a free port.
+fn free() -> io::Result<(Socket, SocketAddr)> {
+    let socket = node::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    let address = socket.local_addr()?.as_socket();
+    let address = address.ok_or_else(|| io::Error::other("a socket without an address"))?;
+    Ok((socket, address))
 }
 
 impl Inside {
     fn start(
         broker: Broker,
-        places: Vec<(String, SocketAddr)>,
-        sockets: Vec<Socket>,
+        places: Vec<(String, [(Transport, Socket, SocketAddr); 2])>,
     ) -> io::Result<Self> {
         let shared = Rc::new(node::Shared::new(broker));
         let mut nodes = Vec::new();
-        for (index, ((name, address), socket)) in places.into_iter().zip(sockets).enumerate() {
+        for (index, (name, places)) in places.into_iter().enumerate() {
             let node = node::Node {
                 index,
                 name,
-                address,
                 behaviour: Cell::default(),
             };
             let mut running = Running {
                 node: Rc::new(node),
                 life: None,
-                task: None,
-                place: Some(socket),
+                doors: places.map(|(transport, socket, address)| Door {
+                    transport,
+                    address,
+                    task: None,
+                    place: Some(socket),
+                }),
             };
             running.live(&shared)?;
             nodes.push(running);
@@ -337,29 +366,35 @@ impl Inside {
 impl Running {
     /// Starts to serve, unless it does so already; whether it does so anew.
     fn live(&mut self, shared: &Rc<node::Shared>) -> io::Result<bool> {
-        if self.task.is_some() {
+        if self.life.is_some() {
             return Ok(false);
         }
-        let place = match self.place.take() {
-            Some(place) => place,
-            None => node::bind(self.node.address)?,
-        };
-        let listener = node::listen(place)?;
+        let mut listeners = Vec::new();
+        for door in &mut self.doors {
+            let place = match door.place.take() {
+                Some(place) => place,
+                None => node::bind(door.address)?,
+            };
+            listeners.push(node::listen(place)?);
+        }
         let (life, dies) = watch::channel(());
         self.life = Some(life);
-        let (shared, node) = (Rc::clone(shared), Rc::clone(&self.node));
-        self.task = Some(tokio::task::spawn_local(node::serve(
-            shared, node, listener, dies,
-        )));
+        for (door, listener) in self.doors.iter_mut().zip(listeners) {
+            let (shared, node) = (Rc::clone(shared), Rc::clone(&self.node));
+            let served = node::serve(shared, node, listener, door.transport, dies.clone());
+            door.task = Some(tokio::task::spawn_local(served));
+        }
         Ok(true)
     }
 
-    /// Stops to serve; returns when the listener is closed.
+    /// Stops to serve; returns when the listeners are closed.
     async fn die(&mut self) {
         self.life = None;
-        if let Some(task) = self.task.take() {
-            // Without its place, the node asks for the port again when it comes back.
-            self.place = task.await.ok().and_then(Result::ok);
+        for door in &mut self.doors {
+            if let Some(task) = door.task.take() {
+                // Without its place, the node asks for the port again when it comes back.
+                door.place = task.await.ok().and_then(Result::ok);
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One node's sockets: a listener, a task for each connection, and what a node does that was told to misbehave.
+//! One node's sockets: its listeners, a task for each connection, and what a node does that was told to misbehave.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -7,17 +7,18 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 use mqttbytes::QoS;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Behaviour;
 use super::broker::{Broker, ConnectionId, NodeIndex};
 use super::packet::{self, Connect, FromClient, PACKET_BYTES_MAX, ToClient, Unreadable, reason};
+use super::wire::{Transport, Wire};
 use crate::mqtt::Version;
 
 /// From accept to a whole CONNECT.
@@ -44,8 +45,6 @@ const BACKLOG: i32 = 4_096;
 /// Bytes that wait for a client before nothing more is read from it, and messages without acknowledgement are dropped.
 const OUT_BYTES_MAX: usize = 2 * PACKET_BYTES_MAX;
 
-const READ_BYTES: usize = 64 * 1024;
-
 /// What all connections of the sandbox share, on its one thread.
 pub(super) struct Shared {
     pub(super) broker: RefCell<Broker>,
@@ -57,7 +56,6 @@ pub(super) struct Node {
     pub(super) index: NodeIndex,
     pub(super) name: String,
     pub(super) behaviour: Cell<Behaviour>,
-    pub(super) address: SocketAddr,
 }
 
 /// What waits to be sent to one client.
@@ -67,6 +65,8 @@ struct Outgoing {
     name: String,
     packet_bytes_max: usize,
     bytes: RefCell<BytesMut>,
+    /// Whether some of them lie in a message that was begun.
+    is_underway: Cell<bool>,
     /// Nothing is added behind this.
     ends: Cell<bool>,
     added: Notify,
@@ -117,7 +117,7 @@ impl Shared {
             outgoing.add(&ToClient::Disconnect(reason::SHUTTING_DOWN));
         }
         let due = Instant::now() + FAREWELL_MAX;
-        let is_waiting = |out: &Rc<Outgoing>| !out.bytes.borrow().is_empty();
+        let is_waiting = |out: &Rc<Outgoing>| !out.is_empty();
         while outgoing.iter().any(is_waiting) && Instant::now() < due {
             tokio::time::sleep(FAREWELL_LOOK).await;
         }
@@ -132,9 +132,14 @@ impl Outgoing {
             name: node.name.clone(),
             packet_bytes_max,
             bytes: RefCell::default(),
+            is_underway: Cell::new(false),
             ends: Cell::new(false),
             added: Notify::new(),
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.bytes.borrow().is_empty() && !self.is_underway.get()
     }
 
     fn is_full(&self) -> bool {
@@ -163,24 +168,16 @@ impl Outgoing {
         true
     }
 
-    /// Sends as much as the socket takes now; whether that was anything.
-    fn send(&self, socket: &TcpStream) -> io::Result<bool> {
+    /// Sends as much as the client takes now; whether that was anything.
+    fn send(&self, wire: &Wire) -> io::Result<bool> {
         let mut bytes = self.bytes.borrow_mut();
-        let mut progress = false;
-        while !bytes.is_empty() {
-            match socket.try_write(&bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(sent) => bytes.advance(sent),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-            progress = true;
-        }
+        let sent = wire.send(&mut bytes)?;
+        self.is_underway.set(!sent.is_all && bytes.is_empty());
         if bytes.is_empty() {
             // A burst's buffer is not kept.
             *bytes = BytesMut::new();
         }
-        Ok(progress)
+        Ok(sent.progress)
     }
 }
 
@@ -207,8 +204,10 @@ pub(super) async fn serve(
     shared: Rc<Shared>,
     node: Rc<Node>,
     listener: TcpListener,
+    transport: Transport,
     mut dies: watch::Receiver<()>,
 ) -> io::Result<Socket> {
+    let address = listener.local_addr()?;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -218,16 +217,17 @@ pub(super) async fn serve(
             Ok((socket, _)) => {
                 let (shared, node) = (Rc::clone(&shared), Rc::clone(&node));
                 let mut dies = dies.clone();
+                let mut wire = Wire::new(socket, transport);
                 tokio::task::spawn_local(async move {
                     let died = tokio::select! {
                         // Looked at first: a dead node takes no CONNECT.
                         biased;
                         _ = dies.changed() => true,
-                        () = converse(&shared, &node, &socket) => false,
+                        () = converse(&shared, &node, &mut wire) => false,
                     };
                     if died {
                         // Closing a socket that is to be reset cannot fail in a way that matters.
-                        let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+                        let _ = SockRef::from(wire.socket()).set_linger(Some(Duration::ZERO));
                     }
                 });
             }
@@ -236,13 +236,18 @@ pub(super) async fn serve(
         }
     }
     drop(listener);
-    bind(node.address)
+    bind(address)
 }
 
 /// One connection, from its first byte to its last.
-async fn converse(shared: &Shared, node: &Node, socket: &TcpStream) {
+async fn converse(shared: &Shared, node: &Node, wire: &mut Wire) {
+    let due = Instant::now() + CONNECT_MAX;
+    if !matches!(timeout_at(due, wire.open()).await, Ok(Ok(()))) {
+        return;
+    }
+    let wire = &*wire;
     let mut incoming = BytesMut::new();
-    let connect = match first_packet(socket, &mut incoming).await {
+    let connect = match first_packet(wire, &mut incoming, due).await {
         First::Connect(connect) => connect,
         First::UnknownLevel(level) => {
             let version = match level & 0x7F {
@@ -250,7 +255,7 @@ async fn converse(shared: &Shared, node: &Node, socket: &TcpStream) {
                 _ => Version::V5,
             };
             let refused = ToClient::Refused(reason::UNSUPPORTED_VERSION);
-            return say_last(socket, node, version, &refused).await;
+            return say_last(wire, node, version, &refused).await;
         }
         First::Nothing => return,
     };
@@ -262,9 +267,9 @@ async fn converse(shared: &Shared, node: &Node, socket: &TcpStream) {
     match behaviour {
         Behaviour::Serve => {}
         Behaviour::Refuse(code) => {
-            return say_last(socket, node, version, &ToClient::Refused(code)).await;
+            return say_last(wire, node, version, &ToClient::Refused(code)).await;
         }
-        Behaviour::Stall => return stall(socket).await,
+        Behaviour::Stall => return stall(wire).await,
         Behaviour::Close => return,
     }
     let Connect {
@@ -278,7 +283,7 @@ async fn converse(shared: &Shared, node: &Node, socket: &TcpStream) {
         .connect(node.index, *connect, Instant::now());
     let id = match accepted {
         Ok(id) => id,
-        Err(code) => return say_last(socket, node, version, &ToClient::Refused(code)).await,
+        Err(code) => return say_last(wire, node, version, &ToClient::Refused(code)).await,
     };
     let connected = Connected {
         shared,
@@ -288,7 +293,7 @@ async fn converse(shared: &Shared, node: &Node, socket: &TcpStream) {
     let outgoing = Rc::clone(&connected.outgoing);
     shared.outgoing.borrow_mut().insert(id, outgoing);
     shared.deliver();
-    connected.run(socket, incoming, keep_alive).await;
+    connected.run(wire, incoming, keep_alive).await;
 }
 
 enum First {
@@ -299,8 +304,7 @@ enum First {
     Nothing,
 }
 
-async fn first_packet(socket: &TcpStream, incoming: &mut BytesMut) -> First {
-    let due = Instant::now() + CONNECT_MAX;
+async fn first_packet(wire: &Wire, incoming: &mut BytesMut, due: Instant) -> First {
     loop {
         match packet::read(incoming, None) {
             Ok(Some(FromClient::Connect(connect))) => return First::Connect(connect),
@@ -308,57 +312,42 @@ async fn first_packet(socket: &TcpStream, incoming: &mut BytesMut) -> First {
             Ok(Some(_)) | Err(_) => return First::Nothing,
             Ok(None) => {}
         }
-        match timeout_at(due, socket.readable()).await {
-            Ok(Ok(())) if receive(socket, incoming).is_ok() => {}
+        match timeout_at(due, wire.ready(Interest::READABLE)).await {
+            Ok(Ok(_)) if wire.receive(incoming).is_ok() => {}
             _ => return First::Nothing,
         }
     }
 }
 
-/// Adds what has arrived; fails at the end of the stream.
-fn receive(socket: &TcpStream, incoming: &mut BytesMut) -> io::Result<()> {
-    incoming.reserve(READ_BYTES);
-    match socket.try_read_buf(incoming) {
-        Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
 /// Says one thing to a client that has no session, and closes.
-async fn say_last(socket: &TcpStream, node: &Node, version: Version, packet: &ToClient) {
+async fn say_last(wire: &Wire, node: &Node, version: Version, packet: &ToClient) {
     let outgoing = Outgoing::new(version, usize::MAX, node);
     outgoing.add(packet);
-    if outgoing.send(socket).is_ok() {
-        close(socket).await;
+    if outgoing.send(wire).is_ok() {
+        close(wire).await;
     }
 }
 
 /// Ends the stream, and takes what still comes for a moment: a socket closed over unread bytes resets, and the reset
 /// would overtake what was said last.
-async fn close(socket: &TcpStream) {
-    if SockRef::from(socket)
-        .shutdown(std::net::Shutdown::Write)
-        .is_err()
-    {
+async fn close(wire: &Wire) {
+    if wire.finish().is_err() {
         return;
     }
-    discard_until(socket, Instant::now() + CLOSE_MAX).await;
+    discard_until(wire, Instant::now() + CLOSE_MAX).await;
 }
 
-async fn stall(socket: &TcpStream) {
-    discard_until(socket, Instant::now() + STALL_MAX).await;
+async fn stall(wire: &Wire) {
+    discard_until(wire, Instant::now() + STALL_MAX).await;
 }
 
 /// Reads and forgets until the client ends the stream.
-async fn discard_until(socket: &TcpStream, due: Instant) {
+async fn discard_until(wire: &Wire, due: Instant) {
     let mut incoming = BytesMut::new();
-    while let Ok(Ok(())) = timeout_at(due, socket.readable()).await {
-        if receive(socket, &mut incoming).is_err() {
+    while let Ok(Ok(_)) = timeout_at(due, wire.ready(Interest::READABLE)).await {
+        if wire.discard(&mut incoming).is_err() {
             return;
         }
-        incoming.clear();
     }
 }
 
@@ -370,24 +359,24 @@ struct Connected<'a> {
 }
 
 impl Connected<'_> {
-    async fn run(&self, socket: &TcpStream, mut incoming: BytesMut, keep_alive: u16) {
+    async fn run(&self, wire: &Wire, mut incoming: BytesMut, keep_alive: u16) {
         // One and a half times Keep Alive (MQTT 5, 3.1.2.10).
         let silence = Duration::from_millis(u64::from(keep_alive) * 1_500);
         let mut heard = Instant::now();
         let mut taken = heard;
         loop {
             let now = Instant::now();
-            match self.outgoing.send(socket) {
+            match self.outgoing.send(wire) {
                 Ok(progress) => {
-                    if progress || self.outgoing.bytes.borrow().is_empty() {
+                    if progress || self.outgoing.is_empty() {
                         taken = now;
                     }
                 }
                 Err(_) => return,
             }
-            let is_empty = self.outgoing.bytes.borrow().is_empty();
+            let is_empty = self.outgoing.is_empty();
             if self.outgoing.ends.get() && is_empty {
-                return close(socket).await;
+                return close(wire).await;
             }
             let is_reading = !self.outgoing.is_full() && !self.outgoing.ends.get();
             let interest = match (is_reading, is_empty) {
@@ -402,7 +391,7 @@ impl Connected<'_> {
             let stuck_at = (!is_empty).then(|| taken + WRITE_MAX);
             let due = [silent_at, stuck_at].into_iter().flatten().min();
             let ready = tokio::select! {
-                ready = socket.ready(interest) => ready,
+                ready = wire.ready(interest) => ready,
                 () = self.outgoing.added.notified() => continue,
                 () = sleep_until(due.unwrap_or(now)), if due.is_some() => {
                     if stuck_at.is_some_and(|at| Instant::now() >= at) {
@@ -417,12 +406,12 @@ impl Connected<'_> {
                 Ok(_) => continue,
                 Err(_) => return,
             }
-            if receive(socket, &mut incoming).is_err() {
+            if wire.receive(&mut incoming).is_err() {
                 return;
             }
             heard = Instant::now();
             if !self.read(&mut incoming) {
-                return close(socket).await;
+                return close(wire).await;
             }
             if incoming.is_empty() {
                 // An idle client owns no buffer.
@@ -482,12 +471,13 @@ mod tests {
     use std::future::Future;
 
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tokio::runtime::{Builder, LocalOptions};
 
     use super::*;
 
     /// Runs a test against one node, on a clock that stands still while anyone has something to do.
-    fn with_node<F: Future<Output = ()>>(test: impl FnOnce(Rc<Shared>, Rc<Node>) -> F) {
+    fn with_node<F: Future<Output = ()>>(test: impl FnOnce(Rc<Shared>, Rc<Node>, SocketAddr) -> F) {
         let mut builder = Builder::new_current_thread();
         let runtime = builder.enable_all().start_paused(true);
         let runtime = runtime.build_local(LocalOptions::default()).unwrap();
@@ -497,22 +487,22 @@ mod tests {
                 index: 0,
                 name: "node".to_owned(),
                 behaviour: Cell::default(),
-                address: socket.local_addr().unwrap().as_socket().unwrap(),
             });
             let shared = Rc::new(Shared::new(Broker::new(&["node".to_owned()])));
             let (_life, dies) = watch::channel(());
+            let address = socket.local_addr().unwrap().as_socket().unwrap();
             let listener = listen(socket).unwrap();
-            let served = serve(Rc::clone(&shared), Rc::clone(&node), listener, dies);
-            tokio::task::spawn_local(served);
-            test(shared, node).await;
+            let (ours, its) = (Rc::clone(&shared), Rc::clone(&node));
+            tokio::task::spawn_local(serve(ours, its, listener, Transport::Tcp, dies));
+            test(shared, node, address).await;
         });
     }
 
     const CONNECT: &[u8] = b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01x";
     const CONNACK: [u8; 4] = [0x20, 2, 0, 0];
 
-    async fn connect(node: &Node, packet: &[u8]) -> TcpStream {
-        let mut client = TcpStream::connect(node.address).await.unwrap();
+    async fn connect(address: SocketAddr, packet: &[u8]) -> TcpStream {
+        let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(packet).await.unwrap();
         let mut connack = [0; 4];
         client.read_exact(&mut connack).await.unwrap();
@@ -522,9 +512,9 @@ mod tests {
 
     #[test]
     fn a_client_that_finishes_no_connect_is_closed_at_the_deadline() {
-        with_node(|_, node| async move {
+        with_node(|_, _, address| async move {
             let began = Instant::now();
-            let mut client = TcpStream::connect(node.address).await.unwrap();
+            let mut client = TcpStream::connect(address).await.unwrap();
             client.write_all(&CONNECT[..9]).await.unwrap();
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
             assert_eq!(began.elapsed().as_secs(), CONNECT_MAX.as_secs());
@@ -533,10 +523,10 @@ mod tests {
 
     #[test]
     fn a_stalled_client_hears_nothing_but_the_end() {
-        with_node(|shared, node| async move {
+        with_node(|shared, node, address| async move {
             node.behaviour.set(Behaviour::Stall);
             let began = Instant::now();
-            let mut client = TcpStream::connect(node.address).await.unwrap();
+            let mut client = TcpStream::connect(address).await.unwrap();
             client.write_all(CONNECT).await.unwrap();
             assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
             assert!(began.elapsed() >= STALL_MAX, "{:?}", began.elapsed());
@@ -547,9 +537,9 @@ mod tests {
 
     #[test]
     fn keep_alive_counts_from_the_clients_last_byte() {
-        with_node(|_, node| async move {
+        with_node(|_, _, address| async move {
             // Ten seconds, hence fifteen.
-            let mut client = connect(&node, b"\x10\x0D\0\x04MQTT\x04\x02\0\x0A\0\x01x").await;
+            let mut client = connect(address, b"\x10\x0D\0\x04MQTT\x04\x02\0\x0A\0\x01x").await;
             tokio::time::sleep(Duration::from_secs(14)).await;
             client.write_all(&[0xC0, 0]).await.unwrap();
             let mut pong = [0; 2];
@@ -563,13 +553,13 @@ mod tests {
 
     #[test]
     fn a_client_that_takes_nothing_costs_little_and_is_closed() {
-        with_node(|shared, node| async move {
-            let mut lazy = connect(&node, CONNECT).await;
+        with_node(|shared, _, address| async move {
+            let mut lazy = connect(address, CONNECT).await;
             lazy.write_all(b"\x82\x06\0\x01\0\x01a\0").await.unwrap();
             let mut suback = [0; 5];
             lazy.read_exact(&mut suback).await.unwrap();
             let packet = [&CONNECT[..14], b"y"].concat();
-            let mut publisher = connect(&node, &packet).await;
+            let mut publisher = connect(address, &packet).await;
             let mut message = b"\x30\x83\x80\x10\0\x01a".to_vec();
             message.resize(message.len() + 256 * 1024, b'x');
             let mut bytes_max = 0;
