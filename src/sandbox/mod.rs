@@ -284,11 +284,11 @@ fn free() -> io::Result<(Socket, SocketAddr)> {
     Ok((socket, address))
 }
 
+/// A node's listeners, with the address of each.
+type Listeners = [(Transport, Socket, SocketAddr); 2];
+
 impl Inside {
-    fn start(
-        broker: Broker,
-        places: Vec<(String, [(Transport, Socket, SocketAddr); 2])>,
-    ) -> io::Result<Self> {
+    fn start(broker: Broker, places: Vec<(String, Listeners)>) -> io::Result<Self> {
         let shared = Rc::new(node::Shared::new(broker));
         let mut nodes = Vec::new();
         for (index, (name, places)) in places.into_iter().enumerate() {
