@@ -620,14 +620,9 @@ fn a_client_that_asks_and_does_not_listen_is_held_back_and_read_again_when_it_do
         .expect("an option");
     // Until nobody takes any more.
     let mut part = 0;
-    loop {
-        match (&client.tcp.stream).write(&pings[part..]) {
-            Ok(written) => {
-                sent += written;
-                part = (part + written) % pings.len();
-            }
-            Err(_) => break,
-        }
+    while let Ok(written) = (&client.tcp.stream).write(&pings[part..]) {
+        sent += written;
+        part = (part + written) % pings.len();
         assert!(sent < 200 << 20, "it is read without end");
     }
     let grown = program.resident_bytes().saturating_sub(before);
@@ -673,7 +668,7 @@ fn a_slow_reader_that_asks_without_end_costs_no_more_than_it_leaves_unread() {
         let mut grown = 0;
         while left > 0 {
             left -= client.read_some(&mut buffer);
-            if left % 64 == 0 {
+            if left.is_multiple_of(64) {
                 grown = grown.max(program.resident_bytes().saturating_sub(before));
             }
         }

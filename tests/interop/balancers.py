@@ -15,6 +15,7 @@ class Remora:
     def __init__(self, nodes, folder):
         self.folder = folder
         self.port = free_port()
+        self.ws_port = free_port()
         self.admin = free_port()
         self.configure(nodes)
         self.start()
@@ -23,7 +24,12 @@ class Remora:
         """Writes the configuration; the next start reads it."""
         tables = [f'[admin]\naddress = "127.0.0.1:{self.admin}"\n']
         tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n']
-        tables += [f'[[nodes]]\nname = "{node.name}"\naddress = "127.0.0.1:{node.port}"\n' for node in nodes]
+        tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.ws_port}"\ntransport = "ws"\n']
+        for node in nodes:
+            table = f'[[nodes]]\nname = "{node.name}"\naddress = "127.0.0.1:{node.port}"\n'
+            if getattr(node, "ws_port", None):
+                table += f'ws = "127.0.0.1:{node.ws_port}"\n'
+            tables.append(table)
         (Path(self.folder) / "remora.toml").write_text("\n".join(tables))
 
     def start(self):

@@ -22,10 +22,13 @@ class Mosquitto:
     # What mosquitto calls the versions in its log.
     VERSIONS = {"1": "3.1", "2": "3.1.1", "5": "5"}
 
-    def __init__(self, name, folder, extra=""):
+    def __init__(self, name, folder, extra="", ws=False):
         self.name = name
         self.folder = folder
         self.port = free_port()
+        self.ws_port = free_port() if ws else None
+        if ws:
+            extra += f"listener {self.ws_port} 127.0.0.1\nprotocol websockets\n"
         self.configuration = Path(folder) / f"{name}.conf"
         self.configuration.write_text(
             # Anyone may come, since it listens on loopback only.
@@ -141,6 +144,7 @@ class EjabberdNode:
         self.name = name
         self.erlang_name = f"{name}@localhost"
         self.port = free_port()
+        self.ws_port = free_port()
         folder = Path(cluster.folder) / name
         folder.mkdir()
         (folder / "ejabberd.yml").write_text(
@@ -150,6 +154,8 @@ class EjabberdNode:
             f"anonymous_protocol: login_anon\n"
             f"listen:\n"
             f"  - {{port: {self.port}, ip: '127.0.0.1', module: mod_mqtt, backlog: 1000}}\n"
+            f"  - port: {self.ws_port}\n    ip: '127.0.0.1'\n    module: ejabberd_http\n"
+            f"    request_handlers: {{/mqtt: mod_mqtt}}\n"
             f"modules:\n"
             f"  mod_mqtt: {{}}\n"
         )

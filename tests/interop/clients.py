@@ -106,7 +106,7 @@ class Paho:
 
     PROTOCOLS = {"3.1": paho.MQTTv31, "3.1.1": paho.MQTTv311, "5": paho.MQTTv5}
 
-    def __init__(self, client_id, version, user_name, persistent):
+    def __init__(self, client_id, version, user_name, persistent, transport):
         self.client_id = client_id
         # Before MQTT 5 one flag says both whether to begin anew and whether to keep the session; MQTT 5 says them apart,
         # and when connecting.
@@ -119,6 +119,7 @@ class Paho:
             options["clean_session"] = not persistent
         # The cases say when it connects; by itself it would fight for its id with the client that takes it over.
         options["reconnect_on_failure"] = False
+        options["transport"] = transport
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=self.PROTOCOLS[version], **options)
         if user_name:
             # ejabberd wants a password too, and takes any.

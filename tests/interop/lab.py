@@ -24,12 +24,12 @@ class Lab(contextlib.ExitStack):
         self.push(lambda failure, *_: None if failure else balancer.stop())
         return balancer
 
-    def mosquitto(self, name, extra=""):
-        return Mosquitto(name, self.folder, extra)
+    def mosquitto(self, name, extra="", ws=False):
+        return Mosquitto(name, self.folder, extra, ws)
 
-    def mosquittos(self, extra=""):
-        """Three brokers that share nothing."""
-        return [self.mosquitto(f"mosquitto{number}", extra) for number in (1, 2, 3)]
+    def mosquittos(self, extra="", ws=()):
+        """Three brokers that share nothing; those whose numbers are in `ws` speak WebSocket too."""
+        return [self.mosquitto(f"mosquitto{number}", extra, number in ws) for number in (1, 2, 3)]
 
     def doors(self, brokers):
         """A door before each broker; the balancer is then given the doors as its nodes."""
@@ -58,8 +58,8 @@ class Lab(contextlib.ExitStack):
     def mqttjs(self, port, client_id, **options):
         return MqttJs(port, self.folder, client_id, **options)
 
-    def paho(self, client_id, version, user_name=None, persistent=True):
-        client = Paho(client_id, version, user_name, persistent)
+    def paho(self, client_id, version, user_name=None, persistent=True, transport="tcp"):
+        client = Paho(client_id, version, user_name, persistent, transport)
         self.callback(client.stop)
         return client
 

@@ -8,7 +8,9 @@ const mqtt = require("mqtt");
 const [port, clientId, topic, more] = process.argv.slice(2);
 const tell = (event, fields) => console.log(JSON.stringify({ event, ...fields }));
 
-const client = mqtt.connect(`mqtt://127.0.0.1:${port}`, { clientId, ...JSON.parse(more ?? "{}") });
+// Another URL, for one that speaks WebSocket; PORT stands in it where its port belongs.
+const { url = "mqtt://127.0.0.1:PORT", ...options } = JSON.parse(more ?? "{}");
+const client = mqtt.connect(url.replace("PORT", port), { clientId, ...options });
 
 // Subscribed once, on the first connection: that it is subscribed again after a reconnect is the library's own doing.
 client.once("connect", () => client.subscribe(topic, { qos: 1 }, (error) => tell("subscribed", { error: error?.message })));
