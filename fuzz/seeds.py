@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the hand-made part of the corpus: fuzz/corpus/connect and fuzz/corpus/connack. What a fuzzer found beside it, and
+"""Writes the hand-made part of the corpus: fuzz/corpus/connect, fuzz/corpus/connack and fuzz/corpus/frames. What a fuzzer found beside it, and
 is worth keeping, has its hash for a name."""
 
 import struct
@@ -178,7 +178,32 @@ CONNACKS = {
     "nothing": b"",
 }
 
-for target, seeds in (("connect", CONNECTS), ("connack", CONNACKS)):
+def frame(first, payload, key=b"\x01\x02\x03\x04", length=None):
+    """A frame, masked unless there is no key."""
+    mask = 0x80 if key else 0
+    if length is None:
+        length = bytes([mask | len(payload)]) if len(payload) < 126 else bytes([mask | 126]) + struct.pack(">H", len(payload))
+    masked = bytes(byte ^ key[place % 4] for place, byte in enumerate(payload)) if key else payload
+    return bytes([first]) + length + key + masked
+
+
+V311 = CONNECTS["v311"]
+FRAMES = {
+    "connect": frame(0x82, V311),
+    "connect_bytewise": b"".join(frame(0x82, V311[place : place + 1]) for place in range(len(V311))),
+    "fragments": frame(0x02, V311[:5]) + frame(0x89, b"?") + frame(0x00, b"") + frame(0x80, V311[5:]),
+    "length_of_two_bytes": frame(0x82, b"x" * 300),
+    "length_of_eight_bytes": frame(0x82, b"x", length=b"\xff" + struct.pack(">Q", 1)),
+    "length_too_long": frame(0x82, b"x", length=b"\xff\x80" + bytes(7)),
+    "controls": frame(0x89, b"") + frame(0x8A, b"x" * 125) + frame(0x88, b"\x03\xe8bye") + b"behind",
+    "control_too_long": frame(0x89, b"x" * 126),
+    "node": frame(0x89, b"?", b"") + frame(0x82, b"\x20\x02\x00\x00", b"") + frame(0x88, b"\x03\xf5", b""),
+    "text": frame(0x81, b"words"),
+    "reserved": frame(0xC2, b"compressed"),
+    "continues_nothing": frame(0x80, b"end"),
+}
+
+for target, seeds in (("connect", CONNECTS), ("connack", CONNACKS), ("frames", FRAMES)):
     (CORPUS / target).mkdir(parents=True, exist_ok=True)
     for name, raw in seeds.items():
         (CORPUS / target / name).write_bytes(raw)

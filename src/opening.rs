@@ -238,6 +238,7 @@ impl Framed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mqtt::{Need, Verdict, read_connect};
 
     /// A frame of a client with an all-zero mask, so that its payload can be read.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -276,6 +277,35 @@ mod tests {
             let rest = said.into_rest(Leg::Ws, one.len());
             assert_eq!(rest.to_node, &ping[..cut]);
             assert!(rest.to_client.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_connect_is_the_same_however_its_frames_are_cut_and_fragmented() {
+        let mut connect = vec![0x10, 0, 0, 4, b'M', b'Q', b'T', b'T', 4, 0x82, 0, 60, 0, 6];
+        connect.extend(b"sensor\0\x04user");
+        connect[1] = connect.len() as u8 - 2;
+        for need in [Need::ClientId, Need::Username] {
+            let whole = read_connect(&connect, need);
+            assert!(matches!(whole, Verdict::Complete(_)), "{whole:?}");
+            for split in 0..=connect.len() {
+                let frames = [
+                    frame(0x02, &connect[..split]),
+                    frame(0x89, b"?"),
+                    frame(0x00, b""),
+                    frame(0x80, &connect[split..]),
+                ];
+                let data = [&frames[0][..], &frames[2], &frames[3]].concat();
+                let all = frames.concat();
+                for cut in 0..=all.len() {
+                    let mut said = Said::nothing(Leg::Ws);
+                    said.hear(&all[..cut]).expect("frames");
+                    said.hear(&all[cut..]).expect("frames");
+                    assert_eq!(said.mqtt(), connect);
+                    assert_eq!(said.on(Leg::Ws), data);
+                    assert_eq!(read_connect(said.mqtt(), need), whole);
+                }
+            }
         }
     }
 

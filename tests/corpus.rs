@@ -47,6 +47,11 @@ fn a_nodes_first_bytes() {
 }
 
 #[test]
+fn websocket_frames() {
+    replay(&["fuzz/corpus/frames"], 12, checks::frames);
+}
+
+#[test]
 fn configurations() {
     let directories = ["fuzz/corpus/config", "tests/config", "config"];
     replay(&directories, 400, checks::config);

@@ -3,6 +3,7 @@
 
 use remora::config;
 use remora::mqtt::{ConnackVerdict, Need, Verdict, Version, read_connack, read_connect};
+use remora::websocket::frames::{Control, Fault, Frames, Part, Sender};
 
 /// How far a CONNECT may have to be read.
 pub const NEEDS: [Need; 2] = [Need::ClientId, Need::Username];
@@ -55,6 +56,51 @@ pub fn connack(bytes: &[u8]) {
             assert!(assigned.is_empty() || bytes.windows(assigned.len()).any(|w| *w == *assigned));
         }
     }
+}
+
+/// What frames are taken for does not depend on how they are cut; nothing is taken that is not there.
+pub fn frames(bytes: &[u8]) {
+    for sender in [Sender::Client, Sender::Node] {
+        let whole = taken_apart(bytes, bytes.len(), sender);
+        for piece in [1, 2, 3, 7] {
+            assert_eq!(
+                taken_apart(bytes, piece, sender),
+                whole,
+                "in pieces of {piece}"
+            );
+        }
+        assert!(whole.0.len() <= bytes.len());
+    }
+}
+
+/// Data, control frames, and the fault at which it ended, of frames that come in pieces of this size.
+fn taken_apart(
+    bytes: &[u8],
+    piece: usize,
+    sender: Sender,
+) -> (Vec<u8>, Vec<Control>, Option<Fault>) {
+    let mut frames = Frames::new(sender);
+    let (mut data, mut controls) = (Vec::new(), Vec::new());
+    for mut piece in bytes.chunks(piece.max(1)) {
+        while !piece.is_empty() {
+            let (here, part) = match frames.next(piece) {
+                Ok(taken) => taken,
+                Err(fault) => return (data, controls, Some(fault)),
+            };
+            assert!(here > 0 && here <= piece.len(), "it goes on");
+            match part {
+                Part::Header | Part::Control(None) => {}
+                Part::Control(Some(control)) => controls.push(control),
+                Part::Data(mask) => {
+                    let start = data.len();
+                    data.extend_from_slice(&piece[..here]);
+                    mask.apply(&mut data[start..]);
+                }
+            }
+            piece = &piece[here..];
+        }
+    }
+    (data, controls, None)
 }
 
 /// A configuration is accepted, or refused with problems that all stand in the text and can be shown.
