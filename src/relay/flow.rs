@@ -382,3 +382,23 @@ pub struct Tools {
     /// What the sender of the direction that has just had its turn is to be told.
     pub replies: Vec<u8>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_receiver_has_got_makes_room_for_what_is_queued() {
+        let mut flow = Flow::new(vec![1; 10], false);
+        for _ in 0..100 {
+            flow.queue(vec![2; 10]);
+            let Some(Backlog::Bytes { bytes, sent }) = flow.backlog.as_deref_mut() else {
+                panic!("bytes wait");
+            };
+            assert!(bytes.len() <= 20, "{} bytes are kept", bytes.len());
+            *sent += 10;
+        }
+        assert_eq!(flow.waiting(), 10);
+        assert_eq!(flow.take_unsent().expect("no pipe"), [2; 10]);
+    }
+}
