@@ -236,6 +236,13 @@ impl Demo {
         rest[..end].parse().expect("an address")
     }
 
+    /// Where the screen says that it speaks WebSocket.
+    fn ws_address(&self) -> SocketAddr {
+        let (_, rest) = self.screen.split_once("ws://").expect("a URL");
+        let (address, _) = rest.split_once("/mqtt").expect("its path");
+        address.parse().expect("an address")
+    }
+
     /// The client ids of the printed commands: who receives, and who sends.
     fn client_ids(&self) -> Vec<&str> {
         let commands = self.screen.lines().map(str::trim);
@@ -263,7 +270,7 @@ impl Drop for Demo {
     }
 }
 
-const FREE: &[&str] = &["--address", "127.0.0.1:0"];
+const FREE: &[&str] = &["--address", "127.0.0.1:0", "--ws-address", "127.0.0.1:0"];
 
 #[test]
 fn what_the_screen_says_works() {
@@ -345,12 +352,50 @@ fn with_broken_routing_a_message_stays_on_its_node() {
 fn a_taken_address_is_said_and_a_free_one_found() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = (taken.local_addr().expect("an address"), taken);
-    let demo = Demo::start(&["--address", &taken.0.to_string()]);
     let said = format!("({} is taken)", taken.0);
-    assert!(demo.screen.contains(&said), "{}", demo.screen);
-    assert_ne!(demo.address(), taken.0);
-    let (client, _) = Client::connect(demo.address(), "client", Session::Clean);
-    client.leave();
+    for option in ["--address", "--ws-address"] {
+        let other = match option {
+            "--address" => "--ws-address",
+            _ => "--address",
+        };
+        let demo = Demo::start(&[option, &taken.0.to_string(), other, "127.0.0.1:0"]);
+        assert_eq!(demo.screen.matches(&said).count(), 1, "{}", demo.screen);
+        assert_ne!(demo.address(), taken.0);
+        assert_ne!(demo.ws_address(), taken.0);
+        let (client, _) = Client::connect(demo.address(), "client", Session::Clean);
+        client.leave();
+        let (client, _) = Client::connect_ws(demo.ws_address(), "client", Session::Clean);
+        client.leave();
+        assert_eq!(demo.stop(Signal::TERM).0, Some(0));
+    }
+}
+
+#[test]
+fn a_client_of_the_websocket_listener_hears_one_of_tcp() {
+    let demo = Demo::start(FREE);
+    let (mut subscriber, _) = Client::connect_ws(demo.ws_address(), "page", Session::Clean);
+    subscriber.subscribe("demo/#");
+    let (mut publisher, _) = Client::connect(demo.address(), "sensor", Session::Clean);
+    publisher.publish("demo/hello", "hello");
+    assert_eq!(subscriber.receive(), "hello");
+    assert_eq!(demo.stop(Signal::TERM).0, Some(0));
+}
+
+#[test]
+fn a_client_has_one_node_over_tcp_and_websocket() {
+    let demo = Demo::start(FREE);
+    let mut nodes = std::collections::BTreeSet::new();
+    for number in 0..20 {
+        let id = format!("client-{number}");
+        let (client, over_tcp) = Client::connect(demo.address(), &id, Session::Kept);
+        client.leave();
+        let (client, over_ws) = Client::connect_ws(demo.ws_address(), &id, Session::Kept);
+        client.leave();
+        assert_eq!(over_tcp.node, over_ws.node, "{id}");
+        assert!(over_ws.session_present, "{id}");
+        nodes.insert(over_ws.node);
+    }
+    assert_eq!(nodes.len(), 3, "they are spread over all nodes");
     assert_eq!(demo.stop(Signal::TERM).0, Some(0));
 }
 

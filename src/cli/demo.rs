@@ -1,25 +1,29 @@
 //! `remora demo`: the sandbox's nodes, a balancer before them, and a screen that says what to type.
 
 use std::io::{self, ErrorKind, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 
 use clap::Args;
 
-use remora::accept::Listener;
-use remora::cluster::{Member, NodeAddress, WEIGHT_DEFAULT};
+use remora::accept::{Listener, Transport};
+use remora::cluster::{Member, MemberWs, NodeAddress, WEIGHT_DEFAULT};
 use remora::config::Config;
 use remora::log;
 use remora::sandbox::{self, Sandbox};
 use remora::serve;
+use remora::websocket::Door;
 
 use super::signals::Signals;
-use super::{columns, ring};
+use super::{columns, reachable, ring};
 
 #[derive(Args)]
 pub(super) struct Arguments {
     /// Where clients come in; a free port of the same address where this one is taken.
     #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:1883")]
     address: SocketAddr,
+    /// Where clients come in over WebSocket; a free port likewise.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8083")]
+    ws_address: SocketAddr,
     /// Let the nodes route nothing to each other: a message reaches only the clients of the node where it was published.
     #[arg(long)]
     broken_routing: bool,
@@ -32,18 +36,30 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         routing_is_cut: arguments.broken_routing,
         ..sandbox::Settings::default()
     })?;
-    let config = config(arguments.address, &sandbox);
+    let wanted = [arguments.address, arguments.ws_address];
+    let config = config(wanted, &sandbox);
     let _log = log::init(&config.log);
-    let (running, is_elsewhere) = match serve::start(config.clone()) {
+    let (running, taken) = match serve::start(config.clone()) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let free = SocketAddr::new(arguments.address.ip(), 0);
-            (serve::start(self::config(free, &sandbox))?, true)
+            let taken = wanted.map(|address| is_taken(address).then_some(address));
+            let free = |place: usize| match taken[place] {
+                Some(address) => SocketAddr::new(address.ip(), 0),
+                None => wanted[place],
+            };
+            let config = self::config([free(0), free(1)], &sandbox);
+            (serve::start(config)?, taken)
         }
-        started => (started?, false),
+        started => (started?, [None; 2]),
+    };
+    let bound = running.addresses();
+    let at = |place: usize| Bound {
+        address: bound.get(place).copied().unwrap_or(wanted[place]),
+        taken: taken[place],
     };
     let screen = Screen {
-        address: running.addresses().first().copied(),
-        taken: is_elsewhere.then_some(arguments.address),
+        tcp: at(0),
+        ws: at(1),
+        admin: running.admin(),
         broken_routing: arguments.broken_routing,
         config: &config,
     };
@@ -59,27 +75,54 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
     Ok(())
 }
 
-fn config(address: SocketAddr, sandbox: &Sandbox) -> Config {
+/// Whether somebody else listens there.
+fn is_taken(address: SocketAddr) -> bool {
+    matches!(TcpListener::bind(address), Err(error) if error.kind() == ErrorKind::AddrInUse)
+}
+
+fn config([address, ws_address]: [SocketAddr; 2], sandbox: &Sandbox) -> Config {
     let member = |node: &sandbox::Node| Member {
         name: node.name().to_owned(),
         address: NodeAddress::Socket(node.address()),
-        ws: None,
+        ws: Some(MemberWs {
+            address: NodeAddress::Socket(node.ws_address()),
+            path: None,
+        }),
         weight: WEIGHT_DEFAULT,
     };
     let nodes = sandbox.nodes().iter().map(member).collect();
-    let listener = Listener {
-        // Its address is on the screen, and not in each line: port 0 would look odd there.
-        name: "demo".to_owned(),
+    // Their addresses are on the screen, and not in each line: port 0 would look odd there.
+    let listener = |name: &str, address, transport| Listener {
+        name: name.to_owned(),
+        transport,
         ..Listener::new(address)
     };
-    Config::new(vec![listener], nodes)
+    let listeners = vec![
+        listener("demo", address, Transport::Tcp),
+        listener("demo-ws", ws_address, Transport::Ws(Door::default())),
+    ];
+    Config::new(listeners, nodes)
+}
+
+/// Where a listener is.
+struct Bound {
+    address: SocketAddr,
+    /// The address that was asked for, where it was not to be had.
+    taken: Option<SocketAddr>,
+}
+
+impl Bound {
+    fn note(&self) -> String {
+        self.taken
+            .map_or(String::new(), |taken| format!(" ({taken} is taken)"))
+    }
 }
 
 /// What is printed when all runs.
 struct Screen<'a> {
-    address: Option<SocketAddr>,
-    /// The address that was asked for, where it was not to be had.
-    taken: Option<SocketAddr>,
+    tcp: Bound,
+    ws: Bound,
+    admin: Option<SocketAddr>,
     broken_routing: bool,
     config: &'a Config,
 }
@@ -103,17 +146,14 @@ impl Screen<'_> {
         );
 
         // Where the listener is open to the world, this machine is as good as any.
-        let address = self.address.unwrap_or(self.config.listeners[0].address);
-        let host = match address.ip() {
-            ip if !ip.is_unspecified() => ip,
-            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        let target = reachable(self.tcp.address);
+        let at = format!("-h {} -p {}", target.ip(), target.port());
+        let url = format!("ws://{}/mqtt", reachable(self.ws.address));
+        let (address, taken, ws_taken) = (self.tcp.address, self.tcp.note(), self.ws.note());
+        let admin = match self.admin {
+            Some(address) => format!("Metrics are at http://{}/metrics\n\n", reachable(address)),
+            None => String::new(),
         };
-        let target = SocketAddr::new(host, address.port());
-        let at = format!("-h {host} -p {}", target.port());
-        let taken = self
-            .taken
-            .map_or(String::new(), |taken| format!(" ({taken} is taken)"));
         let nodes: Vec<_> = self
             .config
             .nodes
@@ -138,7 +178,7 @@ impl Screen<'_> {
             ),
         };
         format!(
-            "Remora listens on {address}{taken}, before three small MQTT nodes:\n\n\
+            "Remora listens on {address}{taken} and {url}{ws_taken}, before three small MQTT nodes:\n\n\
              {nodes}\n\n\
              They live in this process and keep everything in memory: no brokers for production.\n\n\
              Receive in another terminal, as a client of {here}:\n\n  \
@@ -148,6 +188,7 @@ impl Screen<'_> {
              {outcome}\n\n\
              Without mosquitto, ten clients that each get back what they send:\n\n  \
              remora bench echo --target {target} --clients 10 --duration 5\n\n\
+             {admin}\
              Ctrl-C ends it. Below is a line for each connection, at its end.\n\n"
         )
     }
