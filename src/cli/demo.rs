@@ -148,7 +148,11 @@ impl Screen<'_> {
         // Where the listener is open to the world, this machine is as good as any.
         let target = reachable(self.tcp.address);
         let at = format!("-h {} -p {}", target.ip(), target.port());
-        let url = format!("ws://{}/mqtt", reachable(self.ws.address));
+        let ws = reachable(self.ws.address);
+        let (url, ws_at) = (
+            format!("ws://{ws}/mqtt"),
+            format!("-h {} -p {}", ws.ip(), ws.port()),
+        );
         let (address, taken, ws_taken) = (self.tcp.address, self.tcp.note(), self.ws.note());
         let admin = match self.admin {
             Some(address) => format!("Metrics are at http://{}/metrics\n\n", reachable(address)),
@@ -188,6 +192,8 @@ impl Screen<'_> {
              {outcome}\n\n\
              Without mosquitto, ten clients that each get back what they send:\n\n  \
              remora bench echo --target {target} --clients 10 --duration 5\n\n\
+             Over WebSocket, where you have Node.js:\n\n  \
+             npx mqtt sub -l ws {ws_at} --path /mqtt -t 'demo/#' -v\n\n\
              {admin}\
              Ctrl-C ends it. Below is a line for each connection, at its end.\n\n"
         )
