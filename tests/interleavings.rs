@@ -174,7 +174,8 @@ fn a_trial_is_taken_once_for_each_time_it_is_offered() {
 fn choice(live: &Arc<Live>) -> Choice {
     Choice {
         id: NodeId(0),
-        address: (CLIENT, 1883).into(),
+        addresses: Arc::new([(CLIENT, 1883).into()]),
+        ws: None,
         decision: Decision::Home,
         trial: false,
         live: Arc::clone(live),
