@@ -21,6 +21,7 @@ use crate::failpoint;
 use crate::greet::{self, Greeted, Greeter};
 use crate::held::Held;
 use crate::log;
+use crate::memory::Tide;
 use crate::metrics::{ListenerTally, Step, Tally, Verdict, version_name};
 use crate::mqtt::{Need, Version};
 use crate::opening::Opening;
@@ -48,6 +49,7 @@ pub struct Path {
     pub clock: Clock,
     /// What is relayed.
     pub table: RefCell<Table>,
+    tide: RefCell<Tide>,
     /// What is counted here.
     pub tally: Arc<Tally>,
 }
@@ -154,6 +156,7 @@ impl Path {
             stations: RefCell::new(Rc::new(stations)),
             clock: Clock::default(),
             table,
+            tide: RefCell::default(),
             tally,
         }
     }
@@ -196,6 +199,7 @@ impl Path {
             let _ = stations.dial.watch(SockRef::from(node));
         });
         table.count(|record, moved| self.count_bytes(record, moved));
+        self.tide.borrow_mut().at(table.len());
     }
 
     fn stations(&self) -> Rc<Stations> {

@@ -33,6 +33,7 @@ pub mod failpoint;
 pub mod greet;
 pub mod held;
 pub mod log;
+pub mod memory;
 pub mod metrics;
 pub mod mqtt;
 pub mod opening;
