@@ -1,4 +1,4 @@
-//! Remora: a sticky-session, MQTT-aware load balancer for TCP, in front of EMQX clusters.
+//! Remora: a sticky-session, MQTT-aware load balancer for TCP and WebSocket, in front of EMQX clusters.
 //!
 //! One connection is a sentence: accepted, opened, peeked, routed, dialed, greeted, relayed, ended.
 //! [`connection`] says it in that order; each station has a module of its own, and stations do not import each other.
