@@ -129,6 +129,20 @@ impl Socket {
         std::future::poll_fn(|cx| self.poll_recv(cx, buffer)).await
     }
 
+    /// Reads what comes next onto the end of `bytes`, through the thread's buffer; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// What became of the connection.
+    pub async fn recv_more(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            scratch::with(|scratch| {
+                self.poll_recv(cx, scratch)
+                    .map(|read| read.inspect(|read| bytes.extend_from_slice(&scratch[..*read])))
+            })
+        })
+        .await
+    }
+
     /// Sends all of `bytes`.
     ///
     /// # Errors

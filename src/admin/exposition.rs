@@ -187,7 +187,6 @@ impl Facts {
         page.counters(
             "accepts",
             "Client connections accepted",
-            None,
             listeners.iter().map(|listener| {
                 let accepted = listener.sum(|tally| &tally.accepted);
                 ([("listener", listener.name())], accepted)
@@ -203,7 +202,6 @@ impl Facts {
         page.counters(
             "bytes",
             "Bytes relayed, a second late at most",
-            None,
             listeners.iter().flat_map(|listener| {
                 MOVED.map(|(direction, method, count)| {
                     let labels = [
@@ -221,7 +219,6 @@ impl Facts {
         page.counters(
             "connects",
             "CONNECT packets read, by protocol version and what became of them",
-            None,
             VERSIONS.iter().enumerate().flat_map(|(place, version)| {
                 Verdict::ALL.iter().map(move |verdict| {
                     let labels = [("version", *version), ("result", verdict.name())];
@@ -233,7 +230,6 @@ impl Facts {
         page.counters(
             "routes",
             "Clients taken to a node, by the reason for that node",
-            None,
             Decision::ALL.iter().map(|decision| {
                 let count = self.sum(|tally| tally.routes(*decision));
                 ([("decision", decision.name())], count)
@@ -250,7 +246,6 @@ impl Facts {
         page.counters(
             "connacks",
             "CONNACK packets read from nodes, by code, passed on or not",
-            None,
             codes
                 .iter()
                 .map(|(code, count)| (code.as_str(), *count))
@@ -260,7 +255,6 @@ impl Facts {
         page.counters(
             "retries",
             "CONNECT packets replayed to another node, or to the same once more, by reason",
-            None,
             Retry::ALL.iter().map(|reason| {
                 let count = self.sum(|tally| tally.retries(*reason));
                 ([("reason", reason.name())], count)
@@ -269,7 +263,6 @@ impl Facts {
         page.counters(
             "ends",
             "Connections that ended, by cause",
-            None,
             Ended::ALL.iter().map(|cause| {
                 let count = self.sum(|tally| tally.ends(*cause));
                 ([("cause", cause.name())], count)
@@ -384,7 +377,6 @@ impl Facts {
         page.counters(
             "config_reloads",
             "Reloads of the configuration, by how they went",
-            None,
             [("success", succeeded), ("failure", failed)]
                 .into_iter()
                 .map(|(result, count)| ([("result", result)], read(count))),
@@ -464,12 +456,12 @@ struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
     fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
-        let mut metric = self.family(name, help, None, MetricType::Counter)?;
+        let mut metric = self.family(name, help, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, u64, u64>(&count, None)
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        let mut metric = self.family(name, help, None, MetricType::Gauge)?;
+        let mut metric = self.family(name, help, MetricType::Gauge)?;
         metric.encode_gauge(&value)
     }
 
@@ -477,10 +469,9 @@ impl Page<'_> {
         &mut self,
         name: &str,
         help: &str,
-        unit: Option<&Unit>,
         series: impl Iterator<Item = ([(&'l str, &'l str); N], u64)>,
     ) -> fmt::Result {
-        let mut family = self.family(name, help, unit, MetricType::Counter)?;
+        let mut family = self.family(name, help, MetricType::Counter)?;
         for (labels, count) in series {
             family
                 .encode_family(&labels)?
@@ -495,7 +486,7 @@ impl Page<'_> {
         help: &str,
         series: impl Iterator<Item = ([(&'l str, &'l str); N], u64)>,
     ) -> fmt::Result {
-        let mut family = self.family(name, help, None, MetricType::Gauge)?;
+        let mut family = self.family(name, help, MetricType::Gauge)?;
         for (labels, value) in series {
             family.encode_family(&labels)?.encode_gauge(&value)?;
         }
@@ -506,9 +497,8 @@ impl Page<'_> {
         &'s mut self,
         name: &'s str,
         help: &str,
-        unit: Option<&'s Unit>,
         kind: MetricType,
     ) -> Result<MetricEncoder<'s>, fmt::Error> {
-        self.0.encode_descriptor(name, help, unit, kind)
+        self.0.encode_descriptor(name, help, None, kind)
     }
 }

@@ -1,6 +1,5 @@
 //! Asks a node for an upgrade (RFC 6455, section 4.1) on behalf of a client, and believes nothing but its 101.
 
-use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +13,6 @@ use tungstenite::http::header::{
 use tungstenite::http::{HeaderMap, StatusCode};
 
 use super::{HEAD_BYTES_MAX, Upgrade, head_end};
-use crate::scratch;
 use crate::socket::Socket;
 
 /// A node's WebSocket listener.
@@ -133,13 +131,7 @@ pub async fn upgrade(node: &Socket, asking: &Asking, sent: usize) -> Result<Vec<
     node.send_all(&asking.bytes[sent..]).await.map_err(gone)?;
     let mut bytes = Vec::new();
     loop {
-        let read = std::future::poll_fn(|cx| {
-            scratch::with(|scratch| {
-                node.poll_recv(cx, scratch)
-                    .map(|read| read.inspect(|read| bytes.extend_from_slice(&scratch[..*read])))
-            })
-        });
-        if read.await.map_err(gone)? == 0 {
+        if node.recv_more(&mut bytes).await.map_err(gone)? == 0 {
             return Err(Unwilling::Gone(Ok(())));
         }
         if let Some(end) = head_end(&bytes) {
@@ -148,9 +140,7 @@ pub async fn upgrade(node: &Socket, asking: &Asking, sent: usize) -> Result<Vec<
             return Ok(bytes);
         }
         if bytes.len() > HEAD_BYTES_MAX {
-            let mut why = String::new();
-            // A string takes everything.
-            let _ = write!(why, "a head of more than {HEAD_BYTES_MAX} bytes");
+            let why = format!("a head of more than {HEAD_BYTES_MAX} bytes");
             return Err(Unwilling::Answered(why));
         }
     }

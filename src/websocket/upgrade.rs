@@ -13,7 +13,6 @@ use tungstenite::http::header::{
 
 use super::{HEAD_BYTES_MAX, SUBPROTOCOLS, head_end};
 use crate::held::Share;
-use crate::scratch;
 use crate::socket::Socket;
 
 /// Header fields of one request at most.
@@ -103,16 +102,9 @@ async fn head(client: &Socket, share: &mut Share) -> Result<Vec<u8>, Refused> {
     let mut head = Vec::new();
     loop {
         let eviction = share.eviction();
-        let read = std::future::poll_fn(|cx| {
-            scratch::with(|scratch| {
-                client
-                    .poll_recv(cx, scratch)
-                    .map(|read| read.inspect(|read| head.extend_from_slice(&scratch[..*read])))
-            })
-        });
         let read = tokio::select! {
             biased;
-            read = read => read,
+            read = client.recv_more(&mut head) => read,
             () = eviction.told() => return Err(Refused::HeldBytesFull),
         };
         match read {
