@@ -32,6 +32,7 @@ pub mod ended;
 pub mod failpoint;
 pub mod greet;
 pub mod held;
+pub mod identity;
 pub mod log;
 pub mod memory;
 pub mod metrics;
