@@ -10,6 +10,7 @@ use nix::sys::socket::{setsockopt, sockopt};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
+use crate::cluster::Endpoint;
 use crate::socket::Socket;
 
 /// How sockets to nodes are opened. Keepalive and user timeout hold for the clients' sockets as well.
@@ -107,8 +108,9 @@ impl Dialer {
         }
     }
 
-    /// Connects to the first of `addresses` that can be reached, and sends what fits of `first`, which is not empty; says how
-    /// much that was. A host name may have an address of each family, of which the node listens on one.
+    /// Connects to the first address of `endpoint` that can be reached, and sends `header`, empty for none, and what fits of
+    /// `first`, which is not empty; says how much of `first` that was. A host name may have an address of each family, of
+    /// which the node listens on one.
     ///
     /// The bytes are offered to the kernel as soon as the connection is under way, so that a node on the same host has
     /// them without another round through the event loop, and any other node has them with the last packet of the
@@ -118,12 +120,22 @@ impl Dialer {
     /// The node's fault, a lack of ports, or a lack of descriptors: see [`DialError`].
     pub async fn dial(
         &self,
-        addresses: &[SocketAddr],
+        endpoint: &Endpoint,
+        header: &[u8],
         first: &[u8],
     ) -> Result<(Socket, usize), DialError> {
+        let joined;
+        let words = match header {
+            [] => first,
+            // One packet: nodes give up when they have the header and nothing behind it for long.
+            header => {
+                joined = [header, first].concat();
+                &joined
+            }
+        };
         let mut failed = io::ErrorKind::AddrNotAvailable.into();
-        for address in addresses {
-            match self.dial_one(*address, first).await {
+        for address in endpoint.addresses.iter() {
+            match self.dial_one(*address, words, header.len()).await {
                 Err(DialError::Node(error)) => failed = error,
                 done => return done,
             }
@@ -134,11 +146,26 @@ impl Dialer {
     async fn dial_one(
         &self,
         address: SocketAddr,
-        first: &[u8],
+        words: &[u8],
+        header_bytes: usize,
     ) -> Result<(Socket, usize), DialError> {
-        debug_assert!(!first.is_empty(), "the first bytes prove the connection");
+        debug_assert!(
+            words.len() > header_bytes,
+            "the first bytes prove the connection"
+        );
         let socket = Socket::new(self.connect(address)?).map_err(DialError::Ours)?;
-        let sent = std::future::poll_fn(|cx| socket.poll_send(cx, first));
+        let sent = async {
+            let send = |from: usize| {
+                let (socket, rest) = (&socket, &words[from..]);
+                std::future::poll_fn(move |cx| socket.poll_send(cx, rest))
+            };
+            let mut sent = send(0).await?;
+            // Nobody sends the rest of a header later.
+            while sent < header_bytes {
+                sent += send(sent).await?;
+            }
+            Ok::<_, io::Error>(sent - header_bytes)
+        };
         match tokio::time::timeout(self.settings.timeout, sent).await {
             Ok(Ok(sent)) => Ok((socket, sent)),
             Ok(Err(e)) => Err(DialError::Node(e)),
@@ -185,7 +212,9 @@ impl Dialer {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
     use std::net::TcpListener;
+    use std::sync::Arc;
 
     use super::*;
 
@@ -201,10 +230,28 @@ mod tests {
         drop(gone);
         let (open, address) = listener();
         let dialer = Dialer::new(Settings::default());
-        let (_socket, sent) = dialer.dial(&[closed, address], b"x").await.expect("a node");
+        let both = Endpoint::plain(Arc::new([closed, address]));
+        let (_socket, sent) = dialer.dial(&both, b"", b"x").await.expect("a node");
         assert_eq!(sent, 1);
         open.accept().expect("it was dialled");
-        let refused = dialer.dial(&[closed], b"x").await;
+        let gone = Endpoint::plain(Arc::new([closed]));
+        let refused = dialer.dial(&gone, b"", b"x").await;
         assert!(matches!(refused, Err(DialError::Node(_))), "{refused:?}");
+    }
+    #[tokio::test]
+    async fn a_header_goes_before_the_first_bytes_and_is_not_counted() {
+        let (node, address) = listener();
+        let dialer = Dialer::new(Settings::default());
+        let endpoint = Endpoint::plain(Arc::new([address]));
+        let (socket, sent) = dialer
+            .dial(&endpoint, b"header,", b"first")
+            .await
+            .expect("a node");
+        assert_eq!(sent, 5);
+        drop(socket);
+        let (mut accepted, _) = node.accept().expect("it was dialled");
+        let mut said = String::new();
+        accepted.read_to_string(&mut said).expect("all of it");
+        assert_eq!(said, "header,first");
     }
 }

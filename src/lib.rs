@@ -39,6 +39,7 @@ pub mod metrics;
 pub mod mqtt;
 pub mod opening;
 pub mod peek;
+pub mod proxy_protocol;
 pub mod record;
 pub mod relay;
 pub mod route;

@@ -19,8 +19,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use remora::accept::{Admitted, Census, Limits, Population, Undecided};
 use remora::cluster::{
-    Choice, Cluster, Clusters, Decision, Live, Member, Node, NodeAddress, NodeId, NodeState,
-    Reports, Seat,
+    Choice, Cluster, Clusters, Decision, Live, Member, MemberEndpoint, Node, NodeAddress, NodeId,
+    NodeState, Reports, Seat,
 };
 use remora::control::{Control, Order, Settings};
 use remora::ended::Ended;
@@ -277,8 +277,12 @@ fn client_id(client: usize) -> Vec<u8> {
 fn member(name: &str, port: u16, weight: u16) -> Member {
     Member {
         name: name.to_owned(),
-        address: NodeAddress::Socket(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        endpoint: MemberEndpoint::plain(NodeAddress::Socket(SocketAddr::from((
+            Ipv4Addr::LOCALHOST,
+            port,
+        )))),
         ws: None,
+        pass: None,
         weight,
     }
 }

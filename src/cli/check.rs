@@ -70,17 +70,25 @@ fn listener(listener: &Listener) -> Vec<String> {
 fn node((node, share): (&Member, f64)) -> Vec<String> {
     let Member {
         name,
-        address,
+        endpoint,
         ws,
+        pass,
         weight,
     } = node;
     let share = format!("{:.2} %", share * 100.0);
     vec![
         name.clone(),
-        address.to_string(),
+        endpoint.to_string(),
         format!("weight {weight}"),
         share,
-        ws.as_ref().map(ToString::to_string).unwrap_or_default(),
+        [
+            ws.as_ref().map(ToString::to_string),
+            pass.as_ref().map(|pass| format!("TLS passes to {pass}")),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(", "),
     ]
 }
 

@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use clap::Args;
 
 use remora::accept::{Listener, Transport};
-use remora::cluster::{Member, MemberWs, NodeAddress, WEIGHT_DEFAULT};
+use remora::cluster::{Member, MemberEndpoint, MemberWs, NodeAddress, WEIGHT_DEFAULT};
 use remora::config::Config;
 use remora::log;
 use remora::sandbox::{self, Sandbox};
@@ -83,11 +83,12 @@ fn is_taken(address: SocketAddr) -> bool {
 fn config([address, ws_address]: [SocketAddr; 2], sandbox: &Sandbox) -> Config {
     let member = |node: &sandbox::Node| Member {
         name: node.name().to_owned(),
-        address: NodeAddress::Socket(node.address()),
+        endpoint: MemberEndpoint::plain(NodeAddress::Socket(node.address())),
         ws: Some(MemberWs {
-            address: NodeAddress::Socket(node.ws_address()),
+            endpoint: MemberEndpoint::plain(NodeAddress::Socket(node.ws_address())),
             path: None,
         }),
+        pass: None,
         weight: WEIGHT_DEFAULT,
     };
     let nodes = sandbox.nodes().iter().map(member).collect();
@@ -166,7 +167,7 @@ impl Screen<'_> {
             .map(|(node, share)| {
                 vec![
                     node.name.clone(),
-                    node.address.to_string(),
+                    node.endpoint.address.to_string(),
                     format!("{:.1} % of the clients", share * 100.0),
                 ]
             })

@@ -1,13 +1,11 @@
 //! One choice of a route, and what became of it: what passes between route, greet and control.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Live, Node, NodeId, WsLeg};
+use super::{Endpoint, Live, Node, NodeId, WsEndpoint};
 use crate::sync::Ordering;
-use crate::websocket;
 
 /// Why a client goes to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,10 +40,12 @@ impl Decision {
 pub struct Choice {
     /// Which node.
     pub id: NodeId,
-    /// Where it is; never empty.
-    pub addresses: Arc<[SocketAddr]>,
-    /// Its WebSocket listener, where it has one.
-    pub ws: Option<websocket::Target>,
+    /// Its MQTT listener; it has an address.
+    pub endpoint: Endpoint,
+    /// Its WebSocket listener, where it has one that has an address.
+    pub ws: Option<WsEndpoint>,
+    /// Its TLS listener, for clients whose TLS ends at the node, where it has one that has an address.
+    pub pass: Option<Endpoint>,
     /// Why it.
     pub decision: Decision,
     /// The node is down, and this connection is its trial.
@@ -57,10 +57,13 @@ pub struct Choice {
 impl Choice {
     /// `node` as a choice; none while its host name has never been resolved.
     pub fn of(node: &Node, decision: Decision, trial: bool) -> Option<Self> {
-        (!node.addresses.is_empty()).then(|| Self {
+        let ws_found = |ws: &&WsEndpoint| ws.endpoint.is_found();
+        let found = |pass: &&Endpoint| pass.is_found();
+        node.endpoint.is_found().then(|| Self {
             id: node.id,
-            addresses: Arc::clone(&node.addresses),
-            ws: node.ws.as_ref().and_then(WsLeg::target),
+            endpoint: node.endpoint.clone(),
+            ws: node.ws.as_ref().filter(ws_found).cloned(),
+            pass: node.pass.as_ref().filter(found).cloned(),
             decision,
             trial,
             live: Arc::clone(&node.live),

@@ -10,8 +10,8 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
+use crate::proxy_protocol;
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use crate::websocket;
 
 pub use choice::{Choice, Decision, Report, Reports, Seat};
 pub use ring::{Choices, Ring};
@@ -30,19 +30,50 @@ pub const SEED_DEFAULT: u64 = 0x5245_4d4f_5241;
 pub struct Member {
     /// Its identity: the ring hashes this, logs and metrics show it.
     pub name: String,
-    /// Where it is, as written: an IP address or a host name, and a port.
-    pub address: NodeAddress,
+    /// Its MQTT listener.
+    pub endpoint: MemberEndpoint,
     /// Its WebSocket listener, where it has one.
     pub ws: Option<MemberWs>,
+    /// Its TLS listener, for clients whose TLS ends at the node.
+    pub pass: Option<MemberEndpoint>,
     /// 1 to 1000.
     pub weight: u16,
+}
+
+/// One of a node's listeners as the operator wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberEndpoint {
+    /// Where it is: an IP address or a host name, and a port.
+    pub address: NodeAddress,
+    /// The PROXY header that it expects; none where it expects none.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
+}
+
+impl MemberEndpoint {
+    /// A listener that expects what the client says and nothing before it.
+    pub fn plain(address: NodeAddress) -> Self {
+        Self {
+            address,
+            proxy_protocol: None,
+        }
+    }
+}
+
+impl fmt::Display for MemberEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.address)?;
+        match self.proxy_protocol {
+            Some(version) => write!(f, " (PROXY {})", version.name()),
+            None => Ok(()),
+        }
+    }
 }
 
 /// A node's WebSocket listener as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberWs {
-    /// Where it is.
-    pub address: NodeAddress,
+    /// Where it is, and what it expects.
+    pub endpoint: MemberEndpoint,
     /// The path to ask for; none asks for the client's.
     pub path: Option<String>,
 }
@@ -50,7 +81,15 @@ pub struct MemberWs {
 impl fmt::Display for MemberWs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.as_deref().unwrap_or_default();
-        write!(f, "ws://{}{path}", self.address)
+        let MemberEndpoint {
+            address,
+            proxy_protocol,
+        } = &self.endpoint;
+        write!(f, "ws://{address}{path}")?;
+        match proxy_protocol {
+            Some(version) => write!(f, " (PROXY {})", version.name()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -140,10 +179,12 @@ pub struct Node {
     pub id: NodeId,
     /// Its identity.
     pub name: Arc<str>,
-    /// Where it is now; none while its host name has never been resolved.
-    pub addresses: Arc<[SocketAddr]>,
+    /// Its MQTT listener.
+    pub endpoint: Endpoint,
     /// Its WebSocket listener, where it has one.
-    pub ws: Option<WsLeg>,
+    pub ws: Option<WsEndpoint>,
+    /// Its TLS listener, for clients whose TLS ends at the node.
+    pub pass: Option<Endpoint>,
     /// 1 to 1000.
     pub weight: u16,
     /// What the path may do with it.
@@ -152,23 +193,37 @@ pub struct Node {
     pub live: Arc<Live>,
 }
 
-/// A node's WebSocket listener in a snapshot.
+/// One of a node's listeners in a snapshot.
 #[derive(Clone, Debug)]
-pub struct WsLeg {
+pub struct Endpoint {
     /// Where it is now; none while its host name has never been resolved.
     pub addresses: Arc<[SocketAddr]>,
-    /// The path to ask for; none asks for the client's.
-    pub path: Option<Arc<str>>,
+    /// The PROXY header that it expects; none where it expects none.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
-impl WsLeg {
-    /// Where to go now.
-    fn target(&self) -> Option<websocket::Target> {
-        (!self.addresses.is_empty()).then(|| websocket::Target {
-            addresses: Arc::clone(&self.addresses),
-            path: self.path.clone(),
-        })
+impl Endpoint {
+    /// A listener that expects what the client says and nothing before it.
+    pub fn plain(addresses: Arc<[SocketAddr]>) -> Self {
+        Self {
+            addresses,
+            proxy_protocol: None,
+        }
     }
+
+    /// Whether a client can be taken there now.
+    pub fn is_found(&self) -> bool {
+        !self.addresses.is_empty()
+    }
+}
+
+/// A node's WebSocket listener in a snapshot.
+#[derive(Clone, Debug)]
+pub struct WsEndpoint {
+    /// Where it is now, and what it expects.
+    pub endpoint: Endpoint,
+    /// The path to ask for; none asks for the client's.
+    pub path: Option<Arc<str>>,
 }
 
 /// Nodes, their states and the ring: one value, so that they agree.
@@ -197,7 +252,7 @@ impl Cluster {
 
     /// The nodes that can take clients now.
     pub fn up(&self) -> impl Iterator<Item = &Node> {
-        let is_up = |node: &&Node| node.state == NodeState::Up && !node.addresses.is_empty();
+        let is_up = |node: &&Node| node.state == NodeState::Up && node.endpoint.is_found();
         self.nodes.iter().filter(is_up)
     }
 

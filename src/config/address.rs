@@ -101,9 +101,9 @@ impl Leaf for NodeAddress {
 }
 
 impl Leaf for NodeWs {
-    type Meaning = cluster::MemberWs;
+    type Meaning = (cluster::NodeAddress, Option<String>);
 
-    fn parse(value: &DeValue<'_>) -> Result<cluster::MemberWs, Mismatch> {
+    fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch> {
         let example = "a string such as \"10.0.0.11:8083\" or \"ws://10.0.0.11:8083/mqtt\"";
         let written = string(value, "an address", example)?;
         if written.starts_with("wss://") {
@@ -121,10 +121,7 @@ impl Leaf for NodeWs {
         if !path.is_empty() {
             check_path(path)?;
         }
-        Ok(cluster::MemberWs {
-            address,
-            path: (!path.is_empty()).then(|| path.to_owned()),
-        })
+        Ok((address, (!path.is_empty()).then(|| path.to_owned())))
     }
 }
 

@@ -9,6 +9,7 @@ use super::address::{
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Leaf, List, Mismatch, Reader, Shape, Value, Written, table, word};
 use super::units::{GIB, HOUR, MIB, Seconds, Size, Time, Whole};
+use crate::proxy_protocol::Version;
 use crate::{greet, log, route};
 
 /// A deadline or an interval. The kernel keeps some of them in milliseconds in an `int`, which is 596 hours.
@@ -59,7 +60,11 @@ table! {
     Node {
         name: Name,
         address: NodeAddress,
+        proxy_protocol: ProxyWord,
         ws: NodeWs,
+        ws_proxy_protocol: ProxyWord,
+        pass: NodeAddress,
+        pass_proxy_protocol: ProxyWord,
         weight: Whole<u16, 1, 1000>,
     }
 }
@@ -197,6 +202,22 @@ impl Leaf for TransportWord {
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
         word(value, &[("tcp", Self::Tcp), ("ws", Self::Ws)])
+    }
+}
+
+/// The PROXY header that a listener of a node expects.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProxyWord;
+
+impl Leaf for ProxyWord {
+    type Meaning = Option<Version>;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch> {
+        let version = |version: Version| (version.name(), Some(version));
+        word(
+            value,
+            &[version(Version::V1), version(Version::V2), ("off", None)],
+        )
     }
 }
 

@@ -14,7 +14,8 @@ use super::units::duration_text;
 use super::{Config, file};
 use crate::cluster::NodeAddress;
 use crate::{
-    accept, admin, cluster, control, dial, drain, greet, log, peek, relay, route, websocket,
+    accept, admin, cluster, control, dial, drain, greet, log, peek, proxy_protocol, relay, route,
+    websocket,
 };
 
 /// What all weights may add up to: the most nodes, each of the usual weight. A ring of more would take seconds and
@@ -205,19 +206,58 @@ fn all_nodes(
             let file::Node {
                 name,
                 address,
+                proxy_protocol,
                 ws,
+                ws_proxy_protocol,
+                pass,
+                pass_proxy_protocol,
                 weight,
             } = value;
+            note_no_listener(&ws_proxy_protocol, &ws, "ws", problems);
+            note_no_listener(&pass_proxy_protocol, &pass, "pass", problems);
             let name = required(name, &place, "name = \"emqx1\"", problems);
             let address = required(address, &place, "address = \"10.0.0.11:1883\"", problems);
             Some(cluster::Member {
                 name: name?,
-                address: address?,
-                ws: ws.value(),
+                endpoint: cluster::MemberEndpoint {
+                    address: address?,
+                    proxy_protocol: proxy_protocol.or(None),
+                },
+                ws: ws.value().map(|(address, path)| cluster::MemberWs {
+                    endpoint: cluster::MemberEndpoint {
+                        address,
+                        proxy_protocol: ws_proxy_protocol.or(None),
+                    },
+                    path,
+                }),
+                pass: pass.value().map(|address| cluster::MemberEndpoint {
+                    address,
+                    proxy_protocol: pass_proxy_protocol.or(None),
+                }),
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
             })
         })
         .collect()
+}
+
+/// Notes what is said of a listener that the node does not have.
+fn note_no_listener<T>(
+    proxy_protocol: &Written<Option<proxy_protocol::Version>>,
+    listener: &Written<T>,
+    key: &str,
+    problems: &mut Vec<Problem>,
+) {
+    if let (
+        Some(Given {
+            value: Some(_),
+            place,
+        }),
+        Written::Absent,
+    ) = (proxy_protocol.as_given(), listener)
+    {
+        let problem = place.problem(format!("means nothing without {key}"));
+        problems.push(problem.hint(format!("add {key}, or leave the key out")));
+    }
 }
 
 fn affinity_settings(written: file::Affinity) -> route::Affinity {
@@ -457,8 +497,9 @@ fn note_loops(
         node.port() == listener.port() && (everywhere || node.ip() == listener.ip())
     };
     let plain = given(&nodes.value, |n| &n.address);
-    let ws = given(&nodes.value, |n| &n.ws).map(|(ws, place)| (&ws.address, place));
-    for (address, place) in plain.chain(ws) {
+    let ws = given(&nodes.value, |n| &n.ws).map(|((address, _), place)| (address, place));
+    let pass = given(&nodes.value, |n| &n.pass);
+    for (address, place) in plain.chain(ws).chain(pass) {
         let NodeAddress::Socket(address) = *address else {
             continue;
         };

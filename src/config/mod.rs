@@ -209,8 +209,11 @@ mod tests {
         let address = "0.0.0.0:1883".parse().expect("an address");
         let node = |name: &str, address: &str| cluster::Member {
             name: name.to_owned(),
-            address: cluster::NodeAddress::Socket(address.parse().expect("an address")),
+            endpoint: cluster::MemberEndpoint::plain(cluster::NodeAddress::Socket(
+                address.parse().expect("an address"),
+            )),
             ws: None,
+            pass: None,
             weight: cluster::WEIGHT_DEFAULT,
         };
         let nodes = vec![

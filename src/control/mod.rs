@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::cluster::{
-    Cluster, Clusters, Known, Live, Member, Node, NodeAddress, NodeId, NodeState, Report, WsLeg,
+    Cluster, Clusters, Endpoint, Known, Live, Member, MemberEndpoint, Node, NodeAddress, NodeId,
+    Report, WsEndpoint,
 };
 
 use health::{Change, Health};
@@ -77,8 +78,10 @@ struct Watched {
     id: NodeId,
     name: Arc<str>,
     place: Place,
-    /// Its WebSocket listener, and the path there.
-    ws: Option<(Place, Option<Arc<str>>)>,
+    /// Its WebSocket listener.
+    ws: Option<Place>,
+    /// Its TLS listener.
+    pass: Option<Place>,
     live: Arc<Live>,
     health: Health,
 }
@@ -122,15 +125,7 @@ impl Control {
         let nodes = watched
             .iter()
             .zip(members)
-            .map(|(watched, member)| Node {
-                id: watched.id,
-                name: Arc::clone(&watched.name),
-                addresses: watched.place.plain(),
-                ws: watched.ws_leg(|place| place.plain()),
-                weight: member.weight,
-                state: NodeState::Up,
-                live: Arc::clone(&watched.live),
-            })
+            .map(|(watched, member)| watched.node(member, None))
             .collect();
         let known = watched
             .iter()
@@ -223,11 +218,11 @@ impl Control {
             let watched = match staying.map(|place| leaving.swap_remove(place)) {
                 Some(watched) if watched.is_at(member) => watched,
                 Some(moved) => {
-                    tracing::info!(node = %member.name, address = %member.address, "node has another address");
+                    tracing::info!(node = %member.name, address = %member.endpoint.address, "node has another address");
                     Watched::at(member, moved.id, moved.live)
                 }
                 None => {
-                    tracing::info!(node = %member.name, address = %member.address, "node added");
+                    tracing::info!(node = %member.name, address = %member.endpoint.address, "node added");
                     let place = known.iter().position(|known| *known.name == *member.name);
                     let place = place.unwrap_or_else(|| {
                         known.push(Known {
@@ -241,24 +236,11 @@ impl Control {
             };
             self.watched.push(watched);
         }
-        let nodes = self.watched.iter().zip(members).map(|(watched, member)| {
-            // What was found of a host name before is right until it is looked up again.
-            let known = before.node(watched.id);
-            let found = |place: &Place, found: Option<&Arc<[SocketAddr]>>| match place.looked_up {
-                Some(_) => found.cloned().unwrap_or_else(|| place.plain()),
-                None => place.plain(),
-            };
-            let ws_found = known.and_then(|node| node.ws.as_ref().map(|ws| &ws.addresses));
-            Node {
-                id: watched.id,
-                name: Arc::clone(&watched.name),
-                addresses: found(&watched.place, known.map(|node| &node.addresses)),
-                ws: watched.ws_leg(|place| found(place, ws_found)),
-                weight: member.weight,
-                state: watched.health.state(),
-                live: Arc::clone(&watched.live),
-            }
-        });
+        let nodes = self
+            .watched
+            .iter()
+            .zip(members)
+            .map(|(watched, member)| watched.node(member, before.node(watched.id)));
         let cluster = Cluster::new(nodes.collect(), known.into(), self.seed);
         self.clusters.publish(cluster);
         for watched in &leaving {
@@ -338,24 +320,29 @@ impl Control {
         let Some(node) = known.node(found.node) else {
             return;
         };
-        let is_place = watched.place.address == found.asked;
-        let is_ws = matches!(&watched.ws, Some((place, _)) if place.address == found.asked);
-        let before = match &node.ws {
-            _ if is_place => &node.addresses[..],
-            Some(ws) if is_ws => &ws.addresses[..],
-            _ => return,
+        // The same host and port may be more than one of its listeners.
+        let asked = |place: &Place| place.address == found.asked;
+        let is_asked = [
+            asked(&watched.place),
+            watched.ws.as_ref().is_some_and(asked),
+            watched.pass.as_ref().is_some_and(asked),
+        ];
+        let before = endpoints(node)
+            .zip(is_asked)
+            .find_map(|(endpoint, is_asked)| endpoint.filter(|_| is_asked));
+        let Some(before) = before.map(|endpoint| &endpoint.addresses) else {
+            return;
         };
         match found.addresses {
-            Ok(addresses) if *addresses == *before => {}
+            Ok(addresses) if *addresses == **before => {}
             Ok(addresses) => {
                 tracing::info!(node = %watched.name, ?addresses, "node's host name resolved");
                 let addresses: Arc<[SocketAddr]> = addresses.into();
                 self.change(found.node, |node| {
-                    if is_place {
-                        node.addresses = Arc::clone(&addresses);
-                    }
-                    if let (true, Some(ws)) = (is_ws, &mut node.ws) {
-                        ws.addresses = Arc::clone(&addresses);
+                    for (endpoint, is_asked) in endpoints_mut(node).zip(is_asked) {
+                        if let (Some(endpoint), true) = (endpoint, is_asked) {
+                            endpoint.addresses = Arc::clone(&addresses);
+                        }
                     }
                 });
             }
@@ -390,11 +377,9 @@ impl Watched {
         Self {
             id,
             name: member.name.as_str().into(),
-            place: Place::new(&member.address),
-            ws: member
-                .ws
-                .as_ref()
-                .map(|ws| (Place::new(&ws.address), ws.path.as_deref().map(Arc::from))),
+            place: Place::new(&member.endpoint),
+            ws: member.ws.as_ref().map(|ws| Place::new(&ws.endpoint)),
+            pass: member.pass.as_ref().map(Place::new),
             live,
             health: Health::Up,
         }
@@ -402,30 +387,49 @@ impl Watched {
 
     /// Whether the node is still where `member` says.
     fn is_at(&self, member: &Member) -> bool {
-        let ws = self
-            .ws
-            .as_ref()
-            .map(|(place, path)| (&place.address, path.as_deref()));
-        let member_ws = member
-            .ws
-            .as_ref()
-            .map(|ws| (&ws.address, ws.path.as_deref()));
-        self.place.address == member.address && ws == member_ws
+        let written = [
+            Some(&member.endpoint),
+            member.ws.as_ref().map(|ws| &ws.endpoint),
+            member.pass.as_ref(),
+        ];
+        let places = [Some(&self.place), self.ws.as_ref(), self.pass.as_ref()];
+        let written = written.map(|written| written.map(|endpoint| &endpoint.address));
+        written == places.map(|place| place.map(|place| &place.address))
     }
 
     fn places(&self) -> impl Iterator<Item = &Place> {
-        std::iter::once(&self.place).chain(self.ws.iter().map(|(place, _)| place))
+        [Some(&self.place), self.ws.as_ref(), self.pass.as_ref()]
+            .into_iter()
+            .flatten()
     }
 
     fn places_mut(&mut self) -> impl Iterator<Item = &mut Place> {
-        std::iter::once(&mut self.place).chain(self.ws.iter_mut().map(|(place, _)| place))
+        [Some(&mut self.place), self.ws.as_mut(), self.pass.as_mut()]
+            .into_iter()
+            .flatten()
     }
 
-    fn ws_leg(&self, addresses: impl Fn(&Place) -> Arc<[SocketAddr]>) -> Option<WsLeg> {
-        self.ws.as_ref().map(|(place, path)| WsLeg {
-            addresses: addresses(place),
-            path: path.clone(),
-        })
+    /// The node in a snapshot. What was found of its host names `before` is right until they are looked up again.
+    fn node(&self, member: &Member, before: Option<&Node>) -> Node {
+        let ws = self.ws.as_ref().zip(member.ws.as_ref());
+        let ws_before = before.and_then(|node| node.ws.as_ref());
+        let pass = self.pass.as_ref().zip(member.pass.as_ref());
+        let pass_before = before.and_then(|node| node.pass.as_ref());
+        Node {
+            id: self.id,
+            name: Arc::clone(&self.name),
+            endpoint: self
+                .place
+                .endpoint(&member.endpoint, before.map(|node| &node.endpoint)),
+            ws: ws.map(|(place, ws)| WsEndpoint {
+                endpoint: place.endpoint(&ws.endpoint, ws_before.map(|ws| &ws.endpoint)),
+                path: ws.path.as_deref().map(Arc::from),
+            }),
+            pass: pass.map(|(place, pass)| place.endpoint(pass, pass_before)),
+            weight: member.weight,
+            state: self.health.state(),
+            live: Arc::clone(&self.live),
+        }
     }
 
     /// Perhaps the node has moved.
@@ -439,12 +443,24 @@ impl Watched {
 }
 
 impl Place {
-    fn new(address: &NodeAddress) -> Self {
-        let is_host = matches!(address, NodeAddress::Host(..));
+    fn new(written: &MemberEndpoint) -> Self {
+        let is_host = matches!(written.address, NodeAddress::Host(..));
         Self {
-            address: address.clone(),
+            address: written.address.clone(),
             lookup_at: is_host.then(Instant::now),
             looked_up: None,
+        }
+    }
+
+    fn endpoint(&self, written: &MemberEndpoint, before: Option<&Endpoint>) -> Endpoint {
+        let MemberEndpoint {
+            address: _,
+            proxy_protocol,
+        } = written;
+        let found = before.filter(|_| self.looked_up.is_some());
+        Endpoint {
+            addresses: found.map_or_else(|| self.plain(), |found| Arc::clone(&found.addresses)),
+            proxy_protocol: *proxy_protocol,
         }
     }
 
@@ -455,6 +471,18 @@ impl Place {
             NodeAddress::Host(..) => Arc::new([]),
         }
     }
+}
+
+/// A node's listeners, in the order of their kinds.
+fn endpoints(node: &Node) -> impl Iterator<Item = Option<&Endpoint>> {
+    let ws = node.ws.as_ref().map(|ws| &ws.endpoint);
+    [Some(&node.endpoint), ws, node.pass.as_ref()].into_iter()
+}
+
+/// The same, to be changed.
+fn endpoints_mut(node: &mut Node) -> impl Iterator<Item = Option<&mut Endpoint>> {
+    let ws = node.ws.as_mut().map(|ws| &mut ws.endpoint);
+    [Some(&mut node.endpoint), ws, node.pass.as_mut()].into_iter()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

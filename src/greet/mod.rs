@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::clock::Seconds;
-use crate::cluster::{Choice, Decision, Reports, Seat};
+use crate::cluster::{Choice, Decision, Reports, Seat, WsEndpoint};
 use crate::dial::{DialError, Dialer};
 use crate::ended::Ended;
 use crate::metrics::{Retry, Tally};
@@ -21,7 +21,7 @@ use crate::opening::{Leg, Opening, Rest};
 use crate::record::{Record, Steps};
 use crate::socket::Socket;
 use crate::websocket::frames::{self, Frames, NORMAL_CLOSURE};
-use crate::websocket::{Asking, Target, Unwilling, Upgrade, upgrade_at_node};
+use crate::websocket::{Asking, Unwilling, Upgrade, upgrade_at_node};
 
 use ask::{Answer, Asked, Caller, Cure, Dialled};
 use budget::Budget;
@@ -280,14 +280,14 @@ impl Greeter {
         // In frames where both ends have them, so that they pass untouched.
         let dial = async {
             match (&caller.upgrade, &choice.ws) {
-                (Some(upgrade), Some(target)) =>
+                (Some(upgrade), Some(ws)) =>
                 // Boxed, so that the set-up of a client without WebSocket is not as large.
                 {
-                    Box::pin(self.dial_ws(upgrade, target, client, tried)).await
+                    Box::pin(self.dial_ws(upgrade, ws, client, tried)).await
                 }
                 _ => {
                     let words = caller.said.on(Leg::Tcp);
-                    let (socket, sent) = self.dialer.dial(&choice.addresses, words).await?;
+                    let (socket, sent) = self.dialer.dial(&choice.endpoint, &[], words).await?;
                     Ok(Some(Dialled {
                         socket,
                         leg: Leg::Tcp,
@@ -300,12 +300,12 @@ impl Greeter {
         match tokio::time::timeout_at(due, dial).await {
             Ok(Ok(dialled)) => Ok(dialled),
             Ok(Err(DialError::Node(error))) => {
-                tracing::debug!(addresses = ?choice.addresses, %error, "dial failed");
+                tracing::debug!(addresses = ?choice.endpoint.addresses, %error, "dial failed");
                 self.reports.failed(choice);
                 Ok(None)
             }
             Ok(Err(DialError::SourcePorts)) => {
-                tracing::warn!(addresses = ?choice.addresses, "every source port towards the node is in use: add source addresses under [dial]");
+                tracing::warn!(addresses = ?choice.endpoint.addresses, "every source port towards the node is in use: add source addresses under [dial]");
                 tried.source_ports = true;
                 Ok(None)
             }
@@ -321,12 +321,12 @@ impl Greeter {
     async fn dial_ws(
         &self,
         upgrade: &Upgrade,
-        target: &Target,
+        ws: &WsEndpoint,
         client: SocketAddr,
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, DialError> {
-        let asking = Asking::new(target, upgrade, client);
-        let (socket, sent) = self.dialer.dial(&target.addresses, &asking.bytes).await?;
+        let asking = Asking::new(ws.path.as_deref(), upgrade, client);
+        let (socket, sent) = self.dialer.dial(&ws.endpoint, &[], &asking.bytes).await?;
         let upgraded = upgrade_at_node(&socket, &asking, sent);
         match tokio::time::timeout(self.settings.timeout, upgraded).await {
             Ok(Ok(bytes)) => Ok(Some(Dialled {
@@ -336,7 +336,7 @@ impl Greeter {
                 bytes,
             })),
             Ok(Err(Unwilling::Answered(answer))) => {
-                tracing::warn!(addresses = ?target.addresses, answer, "node does not upgrade to a WebSocket");
+                tracing::warn!(addresses = ?ws.endpoint.addresses, answer, "node does not upgrade to a WebSocket");
                 tried.unwilling = true;
                 Ok(None)
             }

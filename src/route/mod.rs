@@ -263,7 +263,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
-    use crate::cluster::{Known, Live};
+    use crate::cluster::{Endpoint, Known, Live};
 
     const KEYS: usize = 300;
 
@@ -274,8 +274,9 @@ mod tests {
             .map(|(state, number)| Node {
                 id: NodeId(number),
                 name: format!("emqx{number}").into(),
-                addresses: [([127, 0, 0, 1], 1883 + number).into()].into(),
+                endpoint: Endpoint::plain([([127, 0, 0, 1], 1883 + number).into()].into()),
                 ws: None,
+                pass: None,
                 weight: cluster::WEIGHT_DEFAULT,
                 state: *state,
                 live: Arc::default(),
@@ -412,7 +413,7 @@ mod tests {
     #[test]
     fn a_node_without_an_address_is_passed_over() {
         let mut nameless = cluster(&[Up, Up]).nodes().to_vec();
-        nameless[0].addresses = Arc::new([]);
+        nameless[0].endpoint.addresses = Arc::new([]);
         nameless[0].live = Arc::new(Live::default());
         let cluster = Arc::new(Cluster::new(nameless, Arc::new([]), 1));
         for number in 0..KEYS {

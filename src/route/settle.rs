@@ -64,7 +64,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::cluster::{Live, Node, NodeState};
+    use crate::cluster::{Endpoint, Live, Node, NodeState};
 
     const HOME: NodeId = NodeId(0);
     const OTHER: NodeId = NodeId(1);
@@ -72,9 +72,10 @@ mod tests {
     fn cluster() -> Arc<Cluster> {
         let node = |id: NodeId, name: &str, weight: u16| Node {
             ws: None,
+            pass: None,
             id,
             name: name.into(),
-            addresses: Arc::new(["127.0.0.1:1883".parse().expect("an address")]),
+            endpoint: Endpoint::plain(Arc::new(["127.0.0.1:1883".parse().expect("an address")])),
             weight,
             state: NodeState::Up,
             live: Arc::new(Live::default()),

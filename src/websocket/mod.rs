@@ -5,7 +5,7 @@ pub mod frames;
 mod node;
 mod upgrade;
 
-pub use node::{Asking, Target, Unwilling, upgrade as upgrade_at_node};
+pub use node::{Asking, Unwilling, upgrade as upgrade_at_node};
 pub use upgrade::{Door, Refused, Upgrade, upgrade as upgrade_client};
 
 /// The subprotocols under which clients and nodes mean MQTT. The first is the registered one (MQTT 5, 6.0), the others are

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use tungstenite::handshake::client::{Response, generate_key};
 use tungstenite::handshake::derive_accept_key;
@@ -14,15 +13,6 @@ use tungstenite::http::{HeaderMap, StatusCode};
 
 use super::{HEAD_BYTES_MAX, Upgrade, head_end};
 use crate::socket::Socket;
-
-/// A node's WebSocket listener.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// Where it is; never empty.
-    pub addresses: Arc<[SocketAddr]>,
-    /// The path to ask for; none asks for the client's.
-    pub path: Option<Arc<str>>,
-}
 
 /// Why a node did not upgrade.
 #[derive(Debug)]
@@ -43,17 +33,17 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// What to ask `target` for, on behalf of the client at `client` that asked for `upgrade`.
+    /// What to ask a node for, at `path` or else at the client's, on behalf of the client at `client` that asked for `upgrade`.
     ///
     /// The fields that say where a request comes from are ours alone: EMQX believes the first that it finds.
-    pub fn new(target: &Target, upgrade: &Upgrade, client: SocketAddr) -> Self {
+    pub fn new(path: Option<&str>, upgrade: &Upgrade, client: SocketAddr) -> Self {
         let key = generate_key();
         let offered = match upgrade.subprotocol {
             // EMQX does not know it, and calls MQTT 3.1 by the others.
             "mqttv3.1" => vec!["mqttv3.1", "mqtt-v3", "mqtt"],
             granted => vec![granted],
         };
-        let path = target.path.as_deref().unwrap_or(&upgrade.target);
+        let path = path.unwrap_or(&upgrade.target);
         let mut request = format!(
             "GET {path} HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {}\r\nX-Forwarded-For: {}\r\n\
@@ -151,16 +141,12 @@ mod tests {
     use super::*;
 
     fn asking(subprotocol: &'static str) -> Asking {
-        let target = Target {
-            addresses: Arc::new([SocketAddr::from(([127, 0, 0, 1], 8083))]),
-            path: None,
-        };
         let upgrade = Upgrade {
             target: "/mqtt?a=1".to_owned(),
             fields: Vec::new(),
             subprotocol,
         };
-        Asking::new(&target, &upgrade, SocketAddr::from(([192, 0, 2, 7], 4711)))
+        Asking::new(None, &upgrade, SocketAddr::from(([192, 0, 2, 7], 4711)))
     }
 
     fn right(asking: &Asking) -> String {
