@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,7 +28,7 @@ use crate::peek::{self, Peek};
 use crate::record::{Connected, KeptId, ListenerId, PlacementKey, Record, Steps};
 use crate::relay::{self, Bytes, Finished, Outcome, Relayed, RowId, Table};
 use crate::route::{self, Key, Placements, Route, Settled};
-use crate::socket::Socket;
+use crate::socket::{Detached, Socket};
 
 /// How long a reset waits for what was sent before it.
 const RESET_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -429,7 +428,7 @@ impl Path {
     }
 
     /// Goes on with a relay that another worker has detached.
-    pub fn resume(self: Rc<Self>, relayed: Relayed<OwnedFd>) {
+    pub fn resume(self: Rc<Self>, relayed: Relayed<Detached>) {
         match relayed.register() {
             Ok(relayed) => self.relay(relayed),
             Err(record) => self.leave(Ended::DescriptorsExhausted, &record, Bytes::default()),

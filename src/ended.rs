@@ -1,5 +1,7 @@
 //! How a connection ended: one closed list for the log line and the metric.
 
+use std::io;
+
 use crate::mqtt::Stranger;
 
 macro_rules! causes {
@@ -57,6 +59,16 @@ causes! {
     UpgradeRefused = "upgrade_refused",
     /// WebSocket frames that may not be there, or a text message.
     FrameFault = "frame_fault",
+    /// Something else than TLS on a listener with TLS.
+    NotTls = "not_tls",
+    /// TLS that breaks its own rules, or an alert.
+    TlsFault = "tls_fault",
+    /// No version of TLS, cipher suite or key exchange that both sides know.
+    TlsIncompatible = "tls_incompatible",
+    /// The client's certificate is missing, expired, revoked or of nobody that is trusted here.
+    CertificateRefused = "certificate_refused",
+    /// The client does not trust this balancer's certificate.
+    CertificateDistrusted = "certificate_distrusted",
     /// Something else than MQTT.
     NotMqttJunk = "not_mqtt_junk",
     /// The client's address may not come in here.
@@ -69,6 +81,8 @@ causes! {
     LimitSource = "limit_source",
     /// As many connections as may be waiting for their CONNECT to be read.
     LimitUndecided = "limit_undecided",
+    /// As many connections as may be in a TLS handshake.
+    LimitHandshakes = "limit_handshakes",
     /// No node could be reached.
     NoNode = "no_node",
     /// Every node that was tried refused the client, or closed without an answer.
@@ -83,6 +97,18 @@ causes! {
     Shutdown = "shutdown",
     /// A bug of ours.
     Internal = "internal",
+}
+
+impl Ended {
+    /// What became of a client whose socket failed so.
+    pub fn of_client(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::TimedOut => Self::ClientVanished,
+            // Only TLS calls bytes invalid.
+            io::ErrorKind::InvalidData => Self::TlsFault,
+            _ => Self::ClientReset,
+        }
+    }
 }
 
 impl From<Stranger> for Ended {

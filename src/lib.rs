@@ -48,6 +48,7 @@ pub mod scratch;
 pub mod serve;
 pub mod socket;
 pub mod sync;
+pub mod tls;
 pub mod websocket;
 pub mod worker;
 

@@ -154,7 +154,7 @@ pub struct Tally {
 impl Default for Tally {
     fn default() -> Self {
         Self {
-            ends: Default::default(),
+            ends: std::array::from_fn(|_| Count::default()),
             routes: Default::default(),
             connects: Default::default(),
             retries: Default::default(),

@@ -20,6 +20,7 @@ use crate::dial;
 use crate::ended::Ended;
 use crate::record::{ListenerId, Record};
 use crate::relay::Relayed;
+use crate::socket::Detached;
 
 /// Orders that wait for a worker at most.
 const ORDERS_MAX: usize = 64;
@@ -70,9 +71,9 @@ pub enum Order {
         reply: oneshot::Sender<usize>,
     },
     /// Give these relays out of hand, whole.
-    Detach(Which, oneshot::Sender<Vec<Relayed<OwnedFd>>>),
+    Detach(Which, oneshot::Sender<Vec<Relayed<Detached>>>),
     /// Go on with these relays.
-    Adopt(Vec<Relayed<OwnedFd>>),
+    Adopt(Vec<Relayed<Detached>>),
 }
 
 /// Which relays an order is about.
@@ -183,7 +184,7 @@ impl Worker {
     ///
     /// # Errors
     /// The worker has ended.
-    pub fn detach(&self, which: Which) -> io::Result<Vec<Relayed<OwnedFd>>> {
+    pub fn detach(&self, which: Which) -> io::Result<Vec<Relayed<Detached>>> {
         self.ask_blocking(|reply| Order::Detach(which, reply))
     }
 
@@ -332,7 +333,7 @@ fn close(path: &Path, which: Which, cause: Ended) {
     });
 }
 
-fn detach(path: &Path, which: Which) -> Vec<Relayed<OwnedFd>> {
+fn detach(path: &Path, which: Which) -> Vec<Relayed<Detached>> {
     let mut table = path.table.borrow_mut();
     let ids = table.select(|node, record| which.includes(node, record));
     ids.into_iter()
@@ -346,7 +347,7 @@ fn detach(path: &Path, which: Which) -> Vec<Relayed<OwnedFd>> {
         .collect()
 }
 
-fn resume(path: &Rc<Path>, relayed: Vec<Relayed<OwnedFd>>) {
+fn resume(path: &Rc<Path>, relayed: Vec<Relayed<Detached>>) {
     for relayed in relayed {
         Rc::clone(path).resume(relayed);
     }

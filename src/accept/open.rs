@@ -74,7 +74,7 @@ async fn refuse(client: Socket, refused: Refused) -> Ended {
             Ended::UpgradeRefused
         }
         Refused::Gone(Ok(())) => Ended::ClientClosed,
-        Refused::Gone(Err(_)) => Ended::ClientReset,
+        Refused::Gone(Err(error)) => Ended::of_client(&error),
         Refused::HeldBytesFull => Ended::HeldBytesFull,
     }
 }

@@ -144,7 +144,7 @@ impl Caller {
                         }
                         Ok(())
                     }
-                    Err(_) => Err(Ended::ClientReset),
+                    Err(error) => Err(Ended::of_client(&error)),
                 })
         })
     }

@@ -148,7 +148,7 @@ impl Reading {
         let read = match read {
             Ok(0) => return Err(Ended::ClientClosed.into()),
             Ok(read) => read,
-            Err(_) => return Err(Ended::ClientReset.into()),
+            Err(error) => return Err(Ended::of_client(&error).into()),
         };
         self.share.grow(read).map_err(|_| Ended::HeldBytesFull)?;
         self.said.hear(&scratch[..read]).map_err(Stop::Fault)?;

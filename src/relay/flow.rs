@@ -263,7 +263,8 @@ impl Flow {
             } else {
                 0
             };
-            if *large >= BULK_READS && tools.splice && self.coding.is_untouched() {
+            let as_it_is = self.coding.is_untouched() && from.is_plain() && to.is_plain();
+            if *large >= BULK_READS && tools.splice && as_it_is {
                 self.mode = Mode::Splice { small: 0 };
                 self.bulk_at = tools.now;
             }
@@ -339,7 +340,7 @@ impl Flow {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let Some(backlog) = &mut self.backlog else {
-            return Poll::Ready(Ok(()));
+            return to.poll_flush(cx);
         };
         match &mut **backlog {
             Backlog::Bytes { bytes, sent } => {
@@ -356,7 +357,7 @@ impl Flow {
         if let Some(Backlog::Pipe { pipe, .. }) = self.backlog.take().map(|backlog| *backlog) {
             pipes.give_back(pipe);
         }
-        Poll::Ready(Ok(()))
+        to.poll_flush(cx)
     }
 
     /// Large reads count only within one burst.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::task::{Context, Waker};
 
 use crate::clock::Seconds;
@@ -13,7 +12,7 @@ use crate::record::Record;
 use crate::relay::coding::Coding;
 use crate::relay::flow::{Flow, Tools, Turn};
 use crate::relay::pipes::Pipes;
-use crate::socket::Socket;
+use crate::socket::{Detached, Socket};
 use crate::websocket::frames::{Frames, close};
 
 /// Rows per chunk: as many as a word has bits, so that one word says which are free.
@@ -93,13 +92,13 @@ pub struct Relayed<S> {
     pub record: Box<Record>,
 }
 
-impl Relayed<OwnedFd> {
+impl Relayed<Detached> {
     /// Registers both sockets with this thread's runtime.
     ///
     /// # Errors
     /// The connection is lost, since one of them could not be registered; its record is left.
     pub fn register(self) -> Result<Relayed<Socket>, Box<Record>> {
-        let (Ok(client), Ok(node)) = (Socket::new(self.client), Socket::new(self.node)) else {
+        let (Ok(client), Ok(node)) = (self.client.attach(), self.node.attach()) else {
             return Err(self.record);
         };
         Ok(Relayed {
@@ -293,7 +292,11 @@ impl Table {
         let reset = match cause {
             Ended::ClientReset => Some(node),
             Ended::NodeReset => Some(client),
-            _ => None,
+            _ => {
+                client.say_end();
+                node.say_end();
+                None
+            }
         };
         let to_reset = reset.and_then(|socket| {
             // Nothing on its way: the reset can go out with the close, here and now.
@@ -317,7 +320,7 @@ impl Table {
     ///
     /// # Errors
     /// Bytes in a pipe could not be taken out: the connection is lost.
-    pub fn detach(&mut self, id: RowId) -> Option<Result<Relayed<OwnedFd>, Finished>> {
+    pub fn detach(&mut self, id: RowId) -> Option<Result<Relayed<Detached>, Finished>> {
         let row = row_mut(&mut self.chunks, id)?;
         if let Some(waker) = row.waker.take() {
             // The future that took turns at this row finds it gone, and ends.
@@ -330,8 +333,8 @@ impl Table {
         let mut row = self.remove(id)?;
         let bytes = row.bytes();
         Some(Ok(Relayed {
-            client: row.client.into_fd(),
-            node: row.node.into_fd(),
+            client: row.client.detach(),
+            node: row.node.detach(),
             to_node,
             to_client,
             bytes,
@@ -523,13 +526,17 @@ impl Row {
     }
 
     fn is_at_rest(&self) -> bool {
-        self.from_client.is_at_rest() && self.from_node.is_at_rest()
+        self.from_client.is_at_rest()
+            && self.from_node.is_at_rest()
+            && !self.client.holds()
+            && !self.node.holds()
     }
 
     /// Whether nothing waits for a receiver that still takes something.
     fn has_passed_all_on(&self) -> bool {
-        (self.from_client.is_at_rest() || self.node_broken.is_some())
-            && (self.from_node.is_at_rest() || self.client_broken.is_some())
+        let passed_on = |flow: &Flow, to: &Socket| flow.is_at_rest() && !to.holds();
+        (passed_on(&self.from_client, &self.node) || self.node_broken.is_some())
+            && (passed_on(&self.from_node, &self.client) || self.client_broken.is_some())
     }
 
     fn overdue(&self, now: Seconds) -> Option<Ended> {
@@ -626,6 +633,7 @@ impl Row {
         if self.node_broken.is_some()
             || (self.from_client.has_ended()
                 && self.from_client.is_at_rest()
+                && !self.node.holds()
                 && self.ending.is_some())
         {
             return None;
@@ -669,7 +677,7 @@ impl Row {
                 }
                 self.first_end(Ended::ClientClosed, tools.now, linger);
             }
-            Turn::ReadFailed(e) => return Some(client_failure(&e)),
+            Turn::ReadFailed(e) => return Some(Ended::of_client(&e)),
             Turn::WriteFailed(e) => {
                 let cause = if is_closed(&e) {
                     Ended::NodeClosed
@@ -690,7 +698,10 @@ impl Row {
         cx: &mut Context<'_>,
     ) -> Option<Ended> {
         if self.client_broken.is_some()
-            || (self.from_node.has_ended() && self.from_node.is_at_rest() && self.ending.is_some())
+            || (self.from_node.has_ended()
+                && self.from_node.is_at_rest()
+                && !self.client.holds()
+                && self.ending.is_some())
         {
             return None;
         }
@@ -712,7 +723,7 @@ impl Row {
                 let cause = if is_closed(&e) {
                     Ended::ClientClosed
                 } else {
-                    client_failure(&e)
+                    Ended::of_client(&e)
                 };
                 self.client_broken = Some(cause);
                 self.first_end(cause, tools.now, linger);
@@ -734,14 +745,6 @@ impl Row {
 /// say that nothing more comes.
 fn is_closed(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::BrokenPipe
-}
-
-fn client_failure(error: &io::Error) -> Ended {
-    if error.kind() == io::ErrorKind::TimedOut {
-        Ended::ClientVanished
-    } else {
-        Ended::ClientReset
-    }
 }
 
 fn node_failure(error: &io::Error) -> Ended {

@@ -1,4 +1,4 @@
-//! One TCP socket as the path uses it: readiness from tokio, system calls of our own, no buffer. A leaf.
+//! One TCP socket: readiness from tokio, system calls of our own, no buffer.
 //!
 //! tokio's `TcpStream` would either ask the kernel once too often (`try_read` does not clear readiness after a short read)
 //! or allow no splice between two sockets; here both kinds of move share one rule for when a socket counts as drained.
@@ -11,13 +11,11 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
 use tokio::io::unix::AsyncFd;
 
-use crate::scratch;
-
 /// A connected, nonblocking TCP socket, registered with the runtime of the thread that made it.
 #[derive(Debug)]
-pub struct Socket(AsyncFd<OwnedFd>);
+pub struct Tcp(AsyncFd<OwnedFd>);
 
-impl Socket {
+impl Tcp {
     /// Registers a nonblocking socket with this thread's runtime.
     ///
     /// # Errors
@@ -121,61 +119,10 @@ impl Socket {
         }
     }
 
-    /// Reads into `buffer`; 0 is the end of the stream.
-    ///
-    /// # Errors
-    /// What became of the connection.
-    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        std::future::poll_fn(|cx| self.poll_recv(cx, buffer)).await
-    }
-
-    /// Reads what comes next onto the end of `bytes`, through the thread's buffer; 0 is the end of the stream.
-    ///
-    /// # Errors
-    /// What became of the connection.
-    pub async fn recv_more(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        std::future::poll_fn(|cx| {
-            scratch::with(|scratch| {
-                self.poll_recv(cx, scratch)
-                    .map(|read| read.inspect(|read| bytes.extend_from_slice(&scratch[..*read])))
-            })
-        })
-        .await
-    }
-
-    /// Sends all of `bytes`.
-    ///
-    /// # Errors
-    /// What became of the connection; how much was sent before is lost.
-    pub async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let sent = std::future::poll_fn(|cx| self.poll_send(cx, bytes)).await?;
-            bytes = &bytes[sent..];
-        }
-        Ok(())
-    }
-
-    /// Sends a FIN and waits until the peer has gone, so that no reset overtakes what was sent before.
-    ///
-    /// # Errors
-    /// What became of the connection.
-    pub async fn leave_after_reading(&self) -> io::Result<()> {
-        self.shutdown_write();
-        let read =
-            || std::future::poll_fn(|cx| scratch::with(|ignored| self.poll_recv(cx, ignored)));
-        while read().await? > 0 {}
-        Ok(())
-    }
-
     /// Sends a FIN; reading goes on.
     pub fn shutdown_write(&self) {
         // A socket that is gone already has nothing left to shut down.
         let _ = rustix::net::shutdown(&self.0, Shutdown::Write);
-    }
-
-    /// Makes the coming close a reset: what is still unsent is thrown away.
-    pub fn reset_on_close(&self) {
-        reset_on_close(self.0.as_fd());
     }
 
     /// Bytes given to the kernel that the peer has not acknowledged yet.
@@ -184,7 +131,7 @@ impl Socket {
     }
 }
 
-impl AsFd for Socket {
+impl AsFd for Tcp {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

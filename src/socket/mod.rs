@@ -1,0 +1,254 @@
+//! One connected socket as the path uses it, with TLS on it or without. A leaf: nothing else knows which it is, but for what
+//! may be spliced.
+
+mod session;
+mod tcp;
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::scratch;
+
+use session::Session;
+use tcp::Tcp;
+pub use tcp::reset_on_close;
+
+/// A connected, nonblocking socket, registered with the runtime of the thread that made it.
+#[derive(Debug)]
+pub struct Socket {
+    tcp: Tcp,
+    tls: Option<Box<RefCell<Session>>>,
+}
+
+/// A socket between two threads' runtimes, or on its way to another process if it has no TLS.
+#[derive(Debug)]
+pub struct Detached {
+    fd: OwnedFd,
+    tls: Option<Box<RefCell<Session>>>,
+}
+
+impl Detached {
+    /// Registers the socket with this thread's runtime.
+    ///
+    /// # Errors
+    /// What epoll says; the connection is lost.
+    pub fn attach(self) -> io::Result<Socket> {
+        Ok(Socket {
+            tcp: Tcp::new(self.fd)?,
+            tls: self.tls,
+        })
+    }
+}
+
+impl Socket {
+    /// Registers a nonblocking socket without TLS with this thread's runtime.
+    ///
+    /// # Errors
+    /// What epoll says.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self {
+            tcp: Tcp::new(fd)?,
+            tls: None,
+        })
+    }
+
+    /// Goes on with TLS, the handshake of which is over.
+    pub fn secured(self, connection: rustls::Connection) -> Self {
+        Self {
+            tls: Some(Box::new(RefCell::new(Session::new(connection)))),
+            ..self
+        }
+    }
+
+    /// Takes the socket out of this thread's runtime.
+    pub fn detach(self) -> Detached {
+        Detached {
+            fd: self.tcp.into_fd(),
+            tls: self.tls,
+        }
+    }
+
+    /// Whether what passes is what is on the wire: only that can be spliced.
+    pub fn is_plain(&self) -> bool {
+        self.tls.is_none()
+    }
+
+    /// Reads into `buffer`; 0 is the end of the stream.
+    pub fn poll_recv(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match &self.tls {
+            None => self.tcp.poll_recv(cx, buffer),
+            Some(tls) => tls.borrow_mut().poll_recv(&self.tcp, cx, buffer),
+        }
+    }
+
+    /// Sends what fits of `bytes`. Asks the kernel first and waits only when it is full.
+    ///
+    /// With TLS, what was taken may wait for room in [`Socket::poll_flush`].
+    pub fn poll_send(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &self.tls {
+            None => self.tcp.poll_send(cx, bytes),
+            Some(tls) => tls.borrow_mut().poll_send(&self.tcp, cx, bytes),
+        }
+    }
+
+    /// Sends the records of TLS that wait for room.
+    pub fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.tls {
+            None => Poll::Ready(Ok(())),
+            Some(tls) => tls.borrow_mut().poll_flush(&self.tcp, cx),
+        }
+    }
+
+    /// Whether records of TLS wait for room.
+    pub fn holds(&self) -> bool {
+        match &self.tls {
+            None => false,
+            Some(tls) => tls.borrow().holds(),
+        }
+    }
+
+    /// Sends what fits of `bytes` now.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing fits or the connection is not established yet; else what became of the connection.
+    pub fn send_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.tls {
+            None => self.tcp.send_now(bytes),
+            Some(tls) => tls.borrow_mut().send_now(&self.tcp, bytes),
+        }
+    }
+
+    /// Moves up to `bytes_max` from this socket, which is plain, into a pipe without copying; 0 is the end of the stream.
+    pub fn poll_splice_out(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: BorrowedFd<'_>,
+        bytes_max: usize,
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(self.is_plain(), "records cannot be spliced");
+        self.tcp.poll_splice_out(cx, pipe, bytes_max)
+    }
+
+    /// Moves up to `bytes_max` from a pipe into this socket, which is plain, without copying.
+    pub fn poll_splice_in(
+        &self,
+        cx: &mut Context<'_>,
+        pipe: BorrowedFd<'_>,
+        bytes_max: usize,
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(self.is_plain(), "records cannot be spliced");
+        self.tcp.poll_splice_in(cx, pipe, bytes_max)
+    }
+
+    /// Reads into `buffer`; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// What became of the connection.
+    pub async fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        std::future::poll_fn(|cx| self.poll_recv(cx, buffer)).await
+    }
+
+    /// Reads what comes next onto the end of `bytes`, through the thread's buffer; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// What became of the connection.
+    pub async fn recv_more(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            scratch::with(|scratch| {
+                self.poll_recv(cx, scratch)
+                    .map(|read| read.inspect(|read| bytes.extend_from_slice(&scratch[..*read])))
+            })
+        })
+        .await
+    }
+
+    /// Sends all of `bytes`.
+    ///
+    /// # Errors
+    /// What became of the connection; how much was sent before is lost.
+    pub async fn send_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let sent = std::future::poll_fn(|cx| self.poll_send(cx, bytes)).await?;
+            bytes = &bytes[sent..];
+        }
+        std::future::poll_fn(|cx| self.poll_flush(cx)).await
+    }
+
+    /// Sends a FIN and waits until the peer has gone, so that no reset overtakes what was sent before.
+    ///
+    /// # Errors
+    /// What became of the connection.
+    pub async fn leave_after_reading(&self) -> io::Result<()> {
+        self.shutdown_write();
+        let read =
+            || std::future::poll_fn(|cx| scratch::with(|ignored| self.poll_recv(cx, ignored)));
+        while read().await? > 0 {}
+        Ok(())
+    }
+
+    /// Says the end, in TLS where there is TLS, and sends a FIN; reading goes on.
+    pub fn shutdown_write(&self) {
+        self.say_end();
+        self.tcp.shutdown_write();
+    }
+
+    /// Says the end in TLS, where there is TLS: without it a peer may take the close that comes for an attack.
+    pub fn say_end(&self) {
+        if let Some(tls) = &self.tls {
+            tls.borrow_mut().say_end(&self.tcp);
+        }
+    }
+
+    /// Makes the coming close a reset: what is still unsent is thrown away.
+    pub fn reset_on_close(&self) {
+        reset_on_close(self.tcp.as_fd());
+    }
+
+    /// Bytes given to the kernel that the peer has not acknowledged yet.
+    pub fn unacknowledged(&self) -> usize {
+        self.tcp.unacknowledged()
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.tcp.as_fd()
+    }
+}
+
+/// As the handshakes of TLS want it.
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_recv(cx, buffer.initialize_unfilled())
+            .map_ok(|read| buffer.advance(read))
+    }
+}
+
+/// As the handshakes of TLS want it.
+impl AsyncWrite for Socket {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Socket::poll_flush(&self, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shutdown_write();
+        Poll::Ready(Ok(()))
+    }
+}
