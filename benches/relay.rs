@@ -43,6 +43,7 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
             listener: ListenerId(0),
             client: ([127, 0, 0, 1], 1).into(),
             accepted: Instant::now(),
+            identity: None,
             connect: None,
             decision: None,
             node: None,

@@ -11,7 +11,10 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::time::Instant;
 
-use crate::accept::{self, Accepted, Admitted, Census, Listener, Opened, Population, Undecided};
+use crate::accept::{
+    self, Accepted, Admitted, Census, Handshakes, Listener, Opened, Opener, Population, Speaker,
+    Undecided,
+};
 use crate::clock::{Clock, Seconds};
 use crate::cluster::{Clusters, NodeId, Reports};
 use crate::dial::{self, Dialer};
@@ -23,12 +26,13 @@ use crate::log;
 use crate::memory::Tide;
 use crate::metrics::{ListenerTally, Step, Tally, Verdict, version_name};
 use crate::mqtt::{Need, Version};
-use crate::opening::Opening;
+use crate::opening::{Opening, Passing};
 use crate::peek::{self, Peek};
 use crate::record::{Connected, KeptId, ListenerId, PlacementKey, Record, Steps};
 use crate::relay::{self, Bytes, Finished, Outcome, Relayed, RowId, Table};
 use crate::route::{self, Key, Placements, Route, Settled};
 use crate::socket::{Detached, Socket};
+use crate::tls::Turnstile;
 
 /// How long a reset waits for what was sent before it.
 const RESET_WAIT_MAX: Duration = Duration::from_secs(1);
@@ -44,6 +48,7 @@ pub struct Path {
     /// By [`ListenerId`]; a listener that was removed stays, for the connections that came in there.
     listeners: RefCell<Vec<Rc<Listening>>>,
     stations: RefCell<Rc<Stations>>,
+    opener: Opener,
     /// The time, to the second.
     pub clock: Clock,
     /// What is relayed.
@@ -58,6 +63,8 @@ pub struct Path {
 pub struct Shared {
     /// Connections, counted over all workers.
     pub census: Arc<Census>,
+    /// TLS handshakes under way, counted over all workers.
+    pub handshakes: Arc<Handshakes>,
     /// The account of held bytes.
     pub held: Arc<Held>,
     /// The newest snapshot.
@@ -149,8 +156,14 @@ impl Path {
     pub fn new(shared: Shared, settings: Settings, tally: Arc<Tally>) -> Self {
         let table = RefCell::new(Table::new(&settings.relay));
         let stations = Stations::new(settings, &shared, &tally);
+        let opener = Opener {
+            held: Arc::clone(&shared.held),
+            handshakes: Arc::clone(&shared.handshakes),
+            turnstile: Turnstile::default(),
+        };
         Self {
             shared,
+            opener,
             listeners: RefCell::default(),
             stations: RefCell::new(Rc::new(stations)),
             clock: Clock::default(),
@@ -246,17 +259,25 @@ impl Path {
         let (admitted, undecided) = self.admit(&accepted, listening, stations)?;
         let client = Socket::new(accepted.socket).map_err(|_| Ended::DescriptorsExhausted)?;
         let due = stations.peek.due(accepted.at);
-        let Opened {
+        let handshakes_max = stations.limits.handshakes_max;
+        let (listener, tally) = (&listening.listener, &listening.tally);
+        let opened = self
+            .opener
+            .open(client, listener, handshakes_max, tally, due);
+        let Speaker {
             client,
             leg,
             upgrade,
-        } = accept::open(
-            client,
-            &listening.listener.transport,
-            due,
-            &self.shared.held,
-        )
-        .await?;
+            identity,
+        } = match opened.await? {
+            Opened::Mqtt(speaker) => speaker,
+            Opened::Pass(passing) => {
+                drop(undecided);
+                let greeted = Box::pin(self.pass(passing, stations, record)).await?;
+                return Ok(SetUp { greeted, admitted });
+            }
+        };
+        record.identity = identity;
         let opening = stations.peek.opening(client, leg, upgrade, due).await?;
         drop(undecided);
         let affinity = self.note_connect(&opening, record);
@@ -269,6 +290,30 @@ impl Path {
         failpoint::pass(failpoint::Place::SetUp);
         self.remember(&affinity, home, &greeted, record);
         Ok(SetUp { greeted, admitted })
+    }
+
+    /// A client whose TLS ends at the node: its address is all that ties it to one, and nothing of it is read.
+    async fn pass(
+        &self,
+        passing: Passing,
+        stations: &Stations,
+        record: &mut Record,
+    ) -> Result<Greeted, Ended> {
+        record.steps.peek = Steps::micros(record.accepted.elapsed());
+        record.identity = Some(passing.identity.clone());
+        let route = self.route(&Affinity {
+            key: address_key(record.client.ip()),
+            placed: None,
+        });
+        let greeted = stations.greeter.pass(passing, route, record).await?;
+        self.tally.routes(greeted.choice.decision).add(1);
+        self.tally
+            .steps(Step::Peek)
+            .observe(record.steps.peek.into());
+        self.tally
+            .steps(Step::Dial)
+            .observe(record.steps.dial.into());
+        Ok(greeted)
     }
 
     fn admit(
@@ -298,10 +343,7 @@ impl Path {
                 None | Some([]) => client_id.to_vec(),
                 Some(username) => username.to_vec(),
             },
-            Key::ClientAddress => match record.client.ip() {
-                std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
-                std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
-            },
+            Key::ClientAddress => address_key(record.client.ip()),
         };
         let placement = PlacementKey::of(&key);
         record.steps.peek = Steps::micros(record.accepted.elapsed());
@@ -545,6 +587,14 @@ impl Path {
     }
 }
 
+/// An address as an affinity key.
+fn address_key(address: std::net::IpAddr) -> Vec<u8> {
+    match address {
+        std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
+        std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
 /// A client's affinity key, empty for an anonymous one, and the node that is remembered for it.
 struct Affinity {
     key: Vec<u8>,
@@ -566,6 +616,7 @@ impl SettingUp {
                 listener,
                 client: accepted.client,
                 accepted: accepted.at,
+                identity: None,
                 connect: None,
                 decision: None,
                 node: None,

@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use crate::cluster::Endpoint;
 use crate::socket::Socket;
+use crate::tls::ToNode;
 
 /// How sockets to nodes are opened. Keepalive and user timeout hold for the clients' sockets as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +136,12 @@ impl Dialer {
         };
         let mut failed = io::ErrorKind::AddrNotAvailable.into();
         for address in endpoint.addresses.iter() {
-            match self.dial_one(*address, words, header.len()).await {
+            let dialled = match &endpoint.tls {
+                None => self.dial_one(*address, words, header.len()).await,
+                // What is rare is boxed.
+                Some(tls) => Box::pin(self.dial_secured(*address, header, first, tls)).await,
+            };
+            match dialled {
                 Err(DialError::Node(error)) => failed = error,
                 done => return done,
             }
@@ -169,6 +175,27 @@ impl Dialer {
         match tokio::time::timeout(self.settings.timeout, sent).await {
             Ok(Ok(sent)) => Ok((socket, sent)),
             Ok(Err(e)) => Err(DialError::Node(e)),
+            Err(elapsed) => Err(DialError::Node(elapsed.into())),
+        }
+    }
+
+    /// The same with TLS, which begins behind the header: nodes read it first.
+    async fn dial_secured(
+        &self,
+        address: SocketAddr,
+        header: &[u8],
+        first: &[u8],
+        tls: &ToNode,
+    ) -> Result<(Socket, usize), DialError> {
+        let socket = Socket::new(self.connect(address)?).map_err(DialError::Ours)?;
+        let sent = async {
+            socket.send_all(header).await?;
+            let socket = tls.secure(socket).await?;
+            let sent = std::future::poll_fn(|cx| socket.poll_send(cx, first)).await?;
+            Ok::<_, io::Error>((socket, sent))
+        };
+        match tokio::time::timeout(self.settings.timeout, sent).await {
+            Ok(sent) => sent.map_err(DialError::Node),
             Err(elapsed) => Err(DialError::Node(elapsed.into())),
         }
     }

@@ -221,6 +221,10 @@ pub struct ListenerTally {
     pub accepted: Count,
     /// Connections that have ended.
     pub ended: Count,
+    /// TLS handshakes that succeeded, key exchange and certificate included.
+    pub handshakes_full: Count,
+    /// TLS handshakes that went on with an earlier session.
+    pub handshakes_resumed: Count,
     /// Bytes copied from clients to nodes.
     pub to_node_copied: Count,
     /// Bytes spliced from clients to nodes.

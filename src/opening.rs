@@ -1,6 +1,7 @@
 //! An opening: a client whose CONNECT was read as far as routing needs, every byte still to be replayed.
 
 use crate::held::Share;
+use crate::identity::Identity;
 use crate::mqtt::Connect;
 use crate::socket::Socket;
 use crate::websocket::Upgrade;
@@ -17,6 +18,19 @@ pub struct Opening {
     pub connect: Connect,
     /// What it asked for when it upgraded; none for a client that speaks MQTT over TCP.
     pub upgrade: Option<Box<Upgrade>>,
+    /// The account of what it said.
+    pub share: Share,
+}
+
+/// A client whose TLS ends at the node.
+#[derive(Debug)]
+pub struct Passing {
+    /// Its socket.
+    pub client: Socket,
+    /// What it has said so far, its ClientHello included.
+    pub said: Vec<u8>,
+    /// What the ClientHello says of it.
+    pub identity: Box<Identity>,
     /// The account of what it said.
     pub share: Share,
 }

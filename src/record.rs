@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cluster::{Decision, NodeId};
+use crate::identity::Identity;
 use crate::log::{Shown, ShownStart};
 use crate::mqtt::Version;
 
@@ -24,6 +25,8 @@ pub struct Record {
     pub client: SocketAddr,
     /// When it was accepted.
     pub accepted: Instant,
+    /// What the client's TLS said, here or at a balancer before this one.
+    pub identity: Option<Box<Identity>>,
     /// What the CONNECT said, once it was read.
     pub connect: Option<Connected>,
     /// Why it went where it went, once it was routed.

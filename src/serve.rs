@@ -7,13 +7,13 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::accept::{self, Listener, Population};
+use crate::accept::{self, Listener, Population, Tls};
 use crate::admin::{self, Facts, ListenerFacts, Reloads};
 use crate::cluster::Reports;
 use crate::config::Config;
@@ -25,6 +25,7 @@ use crate::held::Held;
 use crate::metrics::ListenerTally;
 use crate::record::ListenerId;
 use crate::route::{self, Placements};
+use crate::tls;
 use crate::worker::{Order, Which, Worker};
 
 /// Descriptors that are not for connections: logs, epolls, the admin listener and its callers, a reload.
@@ -96,6 +97,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     );
     let shared = Shared {
         census: Arc::default(),
+        handshakes: Arc::default(),
         held: Held::new(config.peek.held_bytes_max),
         clusters: control.clusters(),
         reports,
@@ -111,6 +113,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         listeners: Mutex::default(),
         clusters: Arc::clone(&shared.clusters),
         census: Arc::clone(&shared.census),
+        handshakes: Arc::clone(&shared.handshakes),
         held: Arc::clone(&shared.held),
         placements: Arc::clone(&shared.placements),
         draining: AtomicBool::new(false),
@@ -297,11 +300,19 @@ impl Running {
             match staying {
                 Some(listener) if *listener == bound.listener => {}
                 Some(listener) => {
+                    let mut listener = listener.clone();
+                    if let (Some(Tls::End(new)), Some(Tls::End(old))) =
+                        (&mut listener.tls, &bound.listener.tls)
+                    {
+                        let door = tls::Door::clone(new).after(old);
+                        *new = Arc::new(door.map_err(io::Error::other)?);
+                    }
                     bound.listener = listener.clone();
                     if let Some(facts) = self.facts.listeners().get_mut(usize::from(id.0)) {
                         facts.name.clone_from(&listener.name);
+                        facts.certificate_expires = certificate_expires(&listener);
                     }
-                    let listener = Arc::new(listener.clone());
+                    let listener = Arc::new(listener);
                     for worker in &self.workers {
                         let order = Order::Relisten(*id, Arc::clone(&listener));
                         worker.tell(order).await?;
@@ -384,6 +395,7 @@ impl Running {
             name: listener.name.clone(),
             population: Arc::clone(&population),
             tallies: tallies.clone(),
+            certificate_expires: certificate_expires(&listener),
             removed: false,
         });
         let shared = Arc::new(listener.clone());
@@ -511,6 +523,14 @@ fn bind(listener: &Listener, workers: usize, config: &Config) -> io::Result<(Soc
             format!("listener {}: {}: {e}", listener.name, listener.address),
         )
     })
+}
+
+/// When the first certificate of a listener expires, where its TLS ends here.
+fn certificate_expires(listener: &Listener) -> Option<SystemTime> {
+    match &listener.tls {
+        Some(Tls::End(door)) => door.expires(),
+        Some(Tls::Pass) | None => None,
+    }
 }
 
 /// How long dialling and greeting one node may take.

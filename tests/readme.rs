@@ -10,6 +10,7 @@ use std::time::Duration;
 use remora::config::{self, Config};
 use remora::ended::Ended;
 use remora::serve;
+use remora::tls::throwaway::{Authority, Pair};
 use tracing_subscriber::fmt::MakeWriter;
 
 const README: &str = include_str!("../README.md");
@@ -124,13 +125,22 @@ fn the_documents_name_no_file_that_is_not_there() {
     assert!(seen >= 20, "only {seen} files named");
 }
 
-/// One listener and one node, which need not be there.
+/// A listener, one with TLS, and one node, which need not be there.
 fn balancer() -> Config {
-    let text = "workers = 1\n\
+    let pair = Authority::new().and_then(|authority| authority.server(&["localhost"]));
+    let Pair { chain, key } = pair.expect("a certificate");
+    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    file.write_all((chain + &key).as_bytes()).expect("written");
+    let text = format!(
+        "workers = 1\n\
         [[listeners]]\naddress = \"127.0.0.1:0\"\n\
+        [[listeners]]\naddress = \"127.0.0.1:0\"\nname = \"mqtts\"\n\
+        tls = \"end\"\ncertificates = [{{ chain = {:?} }}]\n\
         [[nodes]]\nname = \"emqx1\"\naddress = \"127.0.0.1:1\"\n\
-        [admin]\naddress = \"127.0.0.1:0\"\n";
-    config::parse("test", text).expect("a configuration")
+        [admin]\naddress = \"127.0.0.1:0\"\n",
+        file.path()
+    );
+    config::parse("test", &text).expect("a configuration")
 }
 
 /// The fenced blocks of the README in this language.

@@ -887,6 +887,7 @@ impl<'a> World<'a> {
             connections_max: draw(120),
             connections_per_source_max: draw(40),
             undecided_max: draw(30).unwrap_or(10_000),
+            handshakes_max: 1,
         };
         self.listener_max = draw(60);
         self.limits = limits;

@@ -18,6 +18,8 @@ pub struct Limits {
     pub connections_per_source_max: Option<usize>,
     /// Whose CONNECT has not been read yet.
     pub undecided_max: usize,
+    /// In a TLS handshake.
+    pub handshakes_max: usize,
 }
 
 impl Default for Limits {
@@ -26,6 +28,7 @@ impl Default for Limits {
             connections_max: None,
             connections_per_source_max: None,
             undecided_max: 10_000,
+            handshakes_max: 5_000,
         }
     }
 }

@@ -3,18 +3,21 @@
 
 mod census;
 mod door;
+mod handshakes;
 mod open;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 pub use census::{Admitted, Census, Limits, Population, Undecided};
 pub use door::{Accepted, Door, bind};
-pub use open::{Opened, open};
+pub use handshakes::{Handshake, Handshakes};
+pub use open::{Opened, Opener, Speaker};
 
 use crate::ended::Ended;
-use crate::websocket;
+use crate::{tls, websocket};
 
 /// A bound address that yields accepted connections, as configured.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What clients speak below MQTT.
     pub transport: Transport,
+    /// TLS below the transport; none on a plain listener.
+    pub tls: Option<Tls>,
     /// Networks that may come in; empty means everyone.
     pub allow: Vec<IpNet>,
     /// Networks that may not, even if allowed.
@@ -40,11 +45,21 @@ impl Listener {
             name: address.to_string(),
             address,
             transport: Transport::Tcp,
+            tls: None,
             allow: Vec::new(),
             deny: Vec::new(),
             connections_max: None,
         }
     }
+}
+
+/// What becomes of a client's TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// It ends here.
+    End(Arc<tls::Door>),
+    /// It ends at the node: the server name is read, and everything passed on untouched.
+    Pass,
 }
 
 /// What clients of a listener speak below MQTT.
@@ -79,6 +94,7 @@ mod tests {
             name: "mqtt".into(),
             address: "127.0.0.1:1883".parse().expect("an address"),
             transport: Transport::Tcp,
+            tls: None,
             allow: Vec::new(),
             deny: Vec::new(),
             connections_max: None,

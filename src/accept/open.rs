@@ -1,61 +1,176 @@
-//! Opens what lies below MQTT: the WebSocket upgrade. PROXY protocol and TLS find their place here.
+//! Opens what lies below MQTT: TLS, then the WebSocket upgrade.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::HandshakeKind;
 use tokio::time::Instant;
 
-use super::Transport;
+use super::{Handshakes, Listener, Tls, Transport};
 use crate::ended::Ended;
 use crate::held::Held;
-use crate::opening::Leg;
+use crate::identity::Identity;
+use crate::metrics::ListenerTally;
+use crate::opening::{Leg, Passing};
 use crate::socket::Socket;
+use crate::tls::{self, HelloReader, Turnstile};
 use crate::websocket::{self, Refused, Upgrade};
 
 /// How long a client that was refused may take to hear why.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// A client that speaks MQTT from here on, as it is or in frames.
+/// Bytes of a ClientHello that is passed on at most. Browsers send 2 KiB, with keys that resist quantum computers.
+const HELLO_BYTES_MAX: usize = 32 * 1024;
+
+/// A client of which all is known that lies below MQTT.
 #[derive(Debug)]
-pub struct Opened {
+pub enum Opened {
+    /// It speaks MQTT from here on, as it is or in frames.
+    Mqtt(Speaker),
+    /// Its TLS ends at the node.
+    Pass(Passing),
+}
+
+/// A client that speaks MQTT from here on.
+#[derive(Debug)]
+pub struct Speaker {
     /// Its socket.
     pub client: Socket,
     /// How it speaks.
     pub leg: Leg,
     /// What it asked for when it upgraded.
     pub upgrade: Option<Box<Upgrade>>,
+    /// What its TLS said.
+    pub identity: Option<Box<Identity>>,
 }
 
-/// Opens a client that came in by `transport`, until `due`.
-///
-/// # Errors
-/// How the connection ended instead.
-pub async fn open(
-    client: Socket,
-    transport: &Transport,
-    due: Instant,
-    held: &Arc<Held>,
-) -> Result<Opened, Ended> {
-    match transport {
-        Transport::Tcp => Ok(Opened {
+/// What one worker opens clients with.
+#[derive(Debug)]
+pub struct Opener {
+    /// The account of held bytes.
+    pub held: Arc<Held>,
+    /// TLS handshakes under way, over all workers.
+    pub handshakes: Arc<Handshakes>,
+    /// Lets one handshake compute after the other.
+    pub turnstile: Turnstile,
+}
+
+impl Opener {
+    /// Opens a client that came in by `listener`, until `due`.
+    ///
+    /// # Errors
+    /// How the connection ended instead.
+    pub async fn open(
+        &self,
+        client: Socket,
+        listener: &Listener,
+        handshakes_max: usize,
+        tally: &ListenerTally,
+        due: Instant,
+    ) -> Result<Opened, Ended> {
+        // What is rare is boxed, so that the set-up of a plain client is not as large.
+        let (client, identity) = match &listener.tls {
+            None => (client, None),
+            Some(Tls::End(door)) => {
+                let _one_more = self.handshakes.begin(handshakes_max)?;
+                let (client, identity) = Box::pin(self.secure(client, door, tally, due)).await?;
+                (client, Some(Box::new(identity)))
+            }
+            Some(Tls::Pass) => return Box::pin(self.pass(client, due)).await.map(Opened::Pass),
+        };
+        let upgrade = match &listener.transport {
+            Transport::Tcp => None,
+            Transport::Ws(door) => {
+                let mut share = self.held.share();
+                let upgrade = Box::pin(websocket::upgrade_client(&client, door, &mut share));
+                match tokio::time::timeout_at(due, upgrade).await {
+                    Ok(Ok(upgrade)) => Some(Box::new(Upgrade {
+                        is_secured: identity.is_some(),
+                        ..upgrade
+                    })),
+                    Ok(Err(refused)) => return Err(Box::pin(refuse(client, refused)).await),
+                    Err(_elapsed) => return Err(Ended::ConnectTimeout),
+                }
+            }
+        };
+        let leg = match upgrade {
+            None => Leg::Tcp,
+            Some(_) => Leg::Ws,
+        };
+        Ok(Opened::Mqtt(Speaker {
             client,
-            leg: Leg::Tcp,
-            upgrade: None,
-        }),
-        Transport::Ws(door) => {
-            let mut share = held.share();
-            // Boxed, so that the set-up of a client without WebSocket is not as large as that of one with it.
-            let upgrade = Box::pin(websocket::upgrade_client(&client, door, &mut share));
-            let upgrade = match tokio::time::timeout_at(due, upgrade).await {
-                Ok(Ok(upgrade)) => upgrade,
-                Ok(Err(refused)) => return Err(Box::pin(refuse(client, refused)).await),
-                Err(_elapsed) => return Err(Ended::ConnectTimeout),
+            leg,
+            upgrade,
+            identity,
+        }))
+    }
+
+    /// The TLS handshake.
+    async fn secure(
+        &self,
+        client: Socket,
+        door: &tls::Door,
+        tally: &ListenerTally,
+        due: Instant,
+    ) -> Result<(Socket, Identity), Ended> {
+        let handshake = door.open(client, &self.turnstile);
+        match tokio::time::timeout_at(due, handshake).await {
+            Ok(Ok((client, identity, kind))) => {
+                match kind {
+                    HandshakeKind::Resumed => tally.handshakes_resumed.add(1),
+                    HandshakeKind::Full | HandshakeKind::FullWithHelloRetryRequest => {
+                        tally.handshakes_full.add(1);
+                    }
+                }
+                Ok((client, identity))
+            }
+            Ok(Err(tls::Refused { ended, why, client })) => {
+                tracing::debug!(%why, "TLS handshake failed");
+                if let Some(client) = client {
+                    // What it has sent is read, so that no reset overtakes the alert.
+                    let _ = tokio::time::timeout(FAREWELL, client.leave_after_reading()).await;
+                }
+                Err(ended)
+            }
+            Err(_elapsed) => Err(Ended::ConnectTimeout),
+        }
+    }
+
+    /// Reads the ClientHello of a client whose TLS ends at the node.
+    async fn pass(&self, client: Socket, due: Instant) -> Result<Passing, Ended> {
+        let (mut said, mut reader) = (Vec::new(), HelloReader::default());
+        let mut share = self.held.share();
+        loop {
+            let eviction = share.eviction();
+            let before = said.len();
+            let read = tokio::select! {
+                biased;
+                read = tokio::time::timeout_at(due, client.recv_more(&mut said)) => read,
+                () = eviction.told() => return Err(Ended::HeldBytesFull),
             };
-            Ok(Opened {
-                client,
-                leg: Leg::Ws,
-                upgrade: Some(Box::new(upgrade)),
-            })
+            match read {
+                Ok(Ok(0)) => return Err(Ended::ClientClosed),
+                Ok(Ok(read)) => share.grow(read).map_err(|_| Ended::HeldBytesFull)?,
+                Ok(Err(error)) => return Err(Ended::of_client(&error)),
+                Err(_elapsed) => return Err(Ended::ConnectTimeout),
+            }
+            match reader.read(&said[before..]) {
+                Err(_not_tls) => return Err(Ended::NotTls),
+                Ok(None) if said.len() > HELLO_BYTES_MAX => return Err(Ended::ConnectTooLarge),
+                Ok(None) => {}
+                Ok(Some(hello)) => {
+                    let identity = Box::new(Identity {
+                        server_name: hello.server_name,
+                        tls: None,
+                    });
+                    return Ok(Passing {
+                        client,
+                        said,
+                        identity,
+                        share,
+                    });
+                }
+            }
         }
     }
 }

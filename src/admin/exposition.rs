@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::process::Process;
-use crate::accept::{Census, Population};
+use crate::accept::{Census, Handshakes, Population};
 use crate::cluster::{Clusters, Decision, NodeState};
 use crate::ended::Ended;
 use crate::held::Held;
@@ -30,6 +30,8 @@ pub struct Facts {
     pub clusters: Arc<Clusters>,
     /// Connections, counted over all workers.
     pub census: Arc<Census>,
+    /// TLS handshakes under way, counted over all workers.
+    pub handshakes: Arc<Handshakes>,
     /// The account of held bytes.
     pub held: Arc<Held>,
     /// The remembered exceptions.
@@ -49,6 +51,8 @@ pub struct ListenerFacts {
     pub population: Arc<Population>,
     /// By worker.
     pub tallies: Vec<Arc<ListenerTally>>,
+    /// When the first of its certificates expires; none without any.
+    pub certificate_expires: Option<SystemTime>,
     /// It was removed: it is shown for as long as connections of it live.
     pub removed: bool,
 }
@@ -78,6 +82,12 @@ impl<'a> Namesakes<'a> {
 
     fn name(&self) -> &'a str {
         self.0.first().map_or("", |listener| &listener.name)
+    }
+
+    fn certificate_expires(&self) -> Option<SystemTime> {
+        let open = self.0.iter().filter(|listener| !listener.removed);
+        open.filter_map(|listener| listener.certificate_expires)
+            .min()
     }
 
     fn sum(&self, count: impl Fn(&ListenerTally) -> &Count) -> u64 {
@@ -212,6 +222,35 @@ impl Facts {
                     (labels, listener.sum(count))
                 })
             }),
+        )?;
+        let secured = || {
+            let expiry = |listener: &&Namesakes<'_>| listener.certificate_expires().is_some();
+            listeners.iter().filter(expiry)
+        };
+        type Kind = (&'static str, fn(&ListenerTally) -> &Count);
+        const KINDS: [Kind; 2] = [
+            ("full", |tally| &tally.handshakes_full),
+            ("resumed", |tally| &tally.handshakes_resumed),
+        ];
+        page.counters(
+            "tls_handshakes",
+            "TLS handshakes of clients that succeeded, by whether they went on with an earlier session",
+            secured().flat_map(|listener| {
+                KINDS.map(|(kind, count)| {
+                    let labels = [("listener", listener.name()), ("kind", kind)];
+                    (labels, listener.sum(count))
+                })
+            }),
+        )?;
+        page.gauges(
+            "certificate_expiry_timestamp_seconds",
+            "When the first of the listener's certificates expires",
+            secured().filter_map(|listener| {
+                let expires = listener.certificate_expires()?.duration_since(UNIX_EPOCH);
+                // One that expired before 1970 expired then.
+                let expires = expires.unwrap_or_default().as_secs();
+                Some(([("listener", listener.name())], expires))
+            }),
         )
     }
 
@@ -333,6 +372,11 @@ impl Facts {
             "undecided_connections",
             "Connections whose CONNECT has not been read yet",
             self.census.undecided() as u64,
+        )?;
+        page.gauge(
+            "tls_handshakes_pending",
+            "TLS handshakes under way",
+            self.handshakes.now() as u64,
         )?;
         page.gauge(
             "held_bytes",

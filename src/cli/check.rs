@@ -1,11 +1,13 @@
 //! What `remora check` prints of a configuration without problems: what would be done.
 
 use std::num::NonZeroUsize;
+use std::time::SystemTime;
 
-use remora::accept::{self, Listener, Transport};
+use remora::accept::{self, Listener, Tls, Transport};
 use remora::cluster::Member;
 use remora::config::{Config, duration_text as text, size_text};
 use remora::greet::Refuse;
+use remora::tls::{Certificate, Clients, Offer, Version};
 use remora::{admin, dial, drain, peek, relay, websocket};
 
 use super::{columns, key_text, ring};
@@ -33,6 +35,7 @@ fn listener(listener: &Listener) -> Vec<String> {
         name,
         address,
         transport,
+        tls,
         allow,
         deny,
         connections_max,
@@ -55,6 +58,11 @@ fn listener(listener: &Listener) -> Vec<String> {
         true => String::new(),
         false => format!("called {name}"),
     };
+    let secured = match tls {
+        None => String::new(),
+        Some(Tls::Pass) => "TLS passed on to the node".to_owned(),
+        Some(Tls::End(door)) => offer(door.offer()),
+    };
     let place = match transport {
         Transport::Tcp => format!("tcp {address}"),
         Transport::Ws(websocket::Door { paths, origins }) => {
@@ -64,7 +72,44 @@ fn listener(listener: &Listener) -> Vec<String> {
             format!("ws {address} {}", paths.join(" "))
         }
     };
-    vec![place, who, called]
+    vec![place, who, called, secured]
+}
+
+/// What a listener whose TLS ends here offers.
+fn offer(offer: &Offer) -> String {
+    let Offer {
+        certificates,
+        version_min,
+        clients,
+        protocol: _,
+    } = offer;
+    let version = match version_min {
+        Version::Tls12 => "1.2",
+        Version::Tls13 => "1.3",
+    };
+    let clients = match clients {
+        Clients::Off => "",
+        Clients::Optional(..) => ", asks for a certificate",
+        Clients::Required(..) => ", demands a certificate",
+    };
+    let certificates: Vec<String> = certificates.iter().map(certificate).collect();
+    format!("TLS {version} up{clients}; {}", certificates.join("; "))
+}
+
+fn certificate(certificate: &Certificate) -> String {
+    let names = match certificate.names() {
+        [] => "a certificate without names".to_owned(),
+        names => format!("certificate for {}", names.join(", ")),
+    };
+    const DAY: u64 = 86_400;
+    let expires = certificate.expires();
+    match expires.duration_since(SystemTime::now()) {
+        Ok(left) => format!("{names}, expires in {} days", left.as_secs() / DAY),
+        Err(past) => format!(
+            "{names}, EXPIRED {} days ago",
+            past.duration().as_secs() / DAY
+        ),
+    }
 }
 
 fn node((node, share): (&Member, f64)) -> Vec<String> {
@@ -182,6 +227,7 @@ fn connections(limits: &accept::Limits) -> String {
         connections_max,
         connections_per_source_max,
         undecided_max,
+        handshakes_max,
     } = limits;
     let all = match connections_max {
         Some(max) => format!("up to {max}"),
@@ -190,7 +236,9 @@ fn connections(limits: &accept::Limits) -> String {
     let source = connections_per_source_max
         .map(|max| format!(", {max} of one source"))
         .unwrap_or_default();
-    format!("{all}{source}, {undecided_max} that have not sent their CONNECT")
+    format!(
+        "{all}{source}, {undecided_max} that have not sent their CONNECT, {handshakes_max} in a TLS handshake"
+    )
 }
 
 fn admin_text(admin: &admin::Settings) -> String {

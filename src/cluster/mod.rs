@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 
 use crate::proxy_protocol;
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use crate::tls::ToNode;
 
 pub use choice::{Choice, Decision, Report, Reports, Seat};
 pub use ring::{Choices, Ring};
@@ -47,6 +48,8 @@ pub struct MemberEndpoint {
     pub address: NodeAddress,
     /// The PROXY header that it expects; none where it expects none.
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// TLS to it; none where it speaks none.
+    pub tls: Option<Arc<ToNode>>,
 }
 
 impl MemberEndpoint {
@@ -55,12 +58,16 @@ impl MemberEndpoint {
         Self {
             address,
             proxy_protocol: None,
+            tls: None,
         }
     }
 }
 
 impl fmt::Display for MemberEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.tls.is_some() {
+            write!(f, "mqtts://")?;
+        }
         write!(f, "{}", self.address)?;
         match self.proxy_protocol {
             Some(version) => write!(f, " (PROXY {})", version.name()),
@@ -84,8 +91,10 @@ impl fmt::Display for MemberWs {
         let MemberEndpoint {
             address,
             proxy_protocol,
+            tls,
         } = &self.endpoint;
-        write!(f, "ws://{address}{path}")?;
+        let scheme = if tls.is_some() { "wss" } else { "ws" };
+        write!(f, "{scheme}://{address}{path}")?;
         match proxy_protocol {
             Some(version) => write!(f, " (PROXY {})", version.name()),
             None => Ok(()),
@@ -200,6 +209,8 @@ pub struct Endpoint {
     pub addresses: Arc<[SocketAddr]>,
     /// The PROXY header that it expects; none where it expects none.
     pub proxy_protocol: Option<proxy_protocol::Version>,
+    /// TLS to it; none where it speaks none.
+    pub tls: Option<Arc<ToNode>>,
 }
 
 impl Endpoint {
@@ -208,6 +219,7 @@ impl Endpoint {
         Self {
             addresses,
             proxy_protocol: None,
+            tls: None,
         }
     }
 

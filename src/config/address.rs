@@ -20,8 +20,20 @@ pub(super) struct SourceAddress;
 /// A network, or an IP address that stands for itself.
 pub(super) struct Network;
 
-/// A node's WebSocket listener: `HOST:PORT`, or `ws://HOST:PORT/PATH` where the path is not the client's.
+/// A node's MQTT listener: `HOST:PORT`, or `mqtts://HOST:PORT` where it speaks TLS; which of them is the second part.
+pub(super) struct NodeMqtt;
+
+/// A node's WebSocket listener: `HOST:PORT`, or `ws://HOST:PORT/PATH` where the path is not the client's; `wss://` where it
+/// speaks TLS.
 pub(super) struct NodeWs;
+
+/// A node's WebSocket listener, as it is meant.
+#[derive(Debug)]
+pub(super) struct NodeWsAddress {
+    pub(super) address: cluster::NodeAddress,
+    pub(super) path: Option<String>,
+    pub(super) has_tls: bool,
+}
 
 /// A path of a WebSocket listener.
 pub(super) struct WsPath;
@@ -100,19 +112,28 @@ impl Leaf for NodeAddress {
     }
 }
 
+impl Leaf for NodeMqtt {
+    type Meaning = (cluster::NodeAddress, bool);
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch> {
+        let secured = value
+            .as_str()
+            .and_then(|text| text.strip_prefix("mqtts://"));
+        match secured {
+            Some(rest) => Ok((NodeAddress::parse(&DeValue::String(rest.into()))?, true)),
+            None => Ok((NodeAddress::parse(value)?, false)),
+        }
+    }
+}
+
 impl Leaf for NodeWs {
-    type Meaning = (cluster::NodeAddress, Option<String>);
+    type Meaning = NodeWsAddress;
 
     fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch> {
         let example = "a string such as \"10.0.0.11:8083\" or \"ws://10.0.0.11:8083/mqtt\"";
         let written = string(value, "an address", example)?;
-        if written.starts_with("wss://") {
-            return Err(Mismatch::new(
-                format!("{} asks for TLS to the node", quoted(written)),
-                "write the address of a listener without TLS",
-            ));
-        }
-        let rest = written.strip_prefix("ws://").unwrap_or(written);
+        let secured = written.strip_prefix("wss://");
+        let rest = secured.unwrap_or(written.strip_prefix("ws://").unwrap_or(written));
         let (host, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),
             None => (rest, ""),
@@ -121,7 +142,11 @@ impl Leaf for NodeWs {
         if !path.is_empty() {
             check_path(path)?;
         }
-        Ok((address, (!path.is_empty()).then(|| path.to_owned())))
+        Ok(NodeWsAddress {
+            address,
+            path: (!path.is_empty()).then(|| path.to_owned()),
+            has_tls: secured.is_some(),
+        })
     }
 }
 

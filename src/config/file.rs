@@ -4,12 +4,14 @@
 use toml::de::{DeTable, DeValue};
 
 use super::address::{
-    ListenerAddress, Name, Network, NodeAddress, NodeWs, Origin, SourceAddress, WsPath,
+    ListenerAddress, Name, Network, NodeAddress, NodeMqtt, NodeWs, Origin, SourceAddress, WsPath,
 };
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Leaf, List, Mismatch, Reader, Shape, Value, Written, table, word};
+use super::tls::{CertificateName, ClientsWord, FilePath, TlsWord};
 use super::units::{GIB, HOUR, MIB, Seconds, Size, Time, Whole};
 use crate::proxy_protocol::Version;
+use crate::tls::Version as TlsVersion;
 use crate::{greet, log, route};
 
 /// A deadline or an interval. The kernel keeps some of them in milliseconds in an `int`, which is 596 hours.
@@ -27,6 +29,7 @@ table! {
         workers: Whole<usize, 1, 1024>,
         listeners: List<Listener>,
         nodes: List<Node>,
+        nodes_tls: NodesTls,
         affinity: Affinity,
         limits: Limits,
         timeouts: Timeouts,
@@ -47,6 +50,12 @@ table! {
         name: Name,
         address: ListenerAddress,
         transport: TransportWord,
+        tls: TlsWord,
+        certificates: List<Certificate>,
+        tls_min: TlsVersion,
+        client_certificates: ClientsWord,
+        client_ca: FilePath,
+        client_crl: FilePath,
         paths: List<WsPath>,
         origins: List<Origin>,
         allow: List<Network>,
@@ -56,10 +65,28 @@ table! {
 }
 
 table! {
+    /// One of a listener's `certificates`, and the one that is shown to nodes.
+    Certificate {
+        chain: FilePath,
+        key: FilePath,
+    }
+}
+
+table! {
+    /// `[nodes_tls]`
+    NodesTls {
+        ca: FilePath,
+        certificate: Certificate,
+        insecure_skip_verify: bool,
+    }
+}
+
+table! {
     /// `[[nodes]]`
     Node {
         name: Name,
-        address: NodeAddress,
+        address: NodeMqtt,
+        server_name: CertificateName,
         proxy_protocol: ProxyWord,
         ws: NodeWs,
         ws_proxy_protocol: ProxyWord,
@@ -85,6 +112,7 @@ table! {
         connections: Whole<usize, 1, 100_000_000>,
         connections_per_source: Whole<usize, 1, 100_000_000>,
         undecided: Whole<usize, 1, 100_000_000>,
+        handshakes: Whole<usize, 1, 100_000_000>,
         held_bytes: Size<MIB, { 1024 * GIB }>,
     }
 }

@@ -6,12 +6,13 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::Duration;
 
 use super::problem::{Place, Problem};
 use super::reader::{Given, Written, quoted};
 use super::units::duration_text;
-use super::{Config, file};
+use super::{Config, file, tls};
 use crate::cluster::NodeAddress;
 use crate::{
     accept, admin, cluster, control, dial, drain, greet, log, peek, proxy_protocol, relay, route,
@@ -23,11 +24,12 @@ use crate::{
 const WEIGHTS_MAX: usize = cluster::NODES_MAX * cluster::WEIGHT_DEFAULT as usize;
 
 /// The settings that `file` means. Worth something only while `problems` stays empty.
-pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
+pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>) -> Config {
     let file::File {
         workers,
         listeners,
         nodes,
+        nodes_tls,
         affinity,
         limits,
         timeouts,
@@ -45,6 +47,7 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
     let health = health.or_default();
     note_contradictions(&timeouts, &health, problems);
     note_loops(&listeners, &nodes, problems);
+    note_passing(&listeners, &nodes, problems);
 
     let file::Timeouts {
         connect,
@@ -58,8 +61,8 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
     } = timeouts;
     Config {
         workers: workers.value().and_then(NonZeroUsize::new),
-        listeners: all_listeners(listeners, problems),
-        nodes: all_nodes(nodes, problems),
+        listeners: all_listeners(listeners, base, problems),
+        nodes: all_nodes(nodes, nodes_tls, base, problems),
         affinity: affinity_settings(affinity.or_default()),
         limits: connection_limits(&limits),
         peek: peek_limits(connect, limits),
@@ -80,6 +83,7 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
 
 fn all_listeners(
     written: Written<Vec<Given<file::Listener>>>,
+    base: &Path,
     problems: &mut Vec<Problem>,
 ) -> Vec<accept::Listener> {
     let listeners = at_least_one(written, "listeners", "address = \"0.0.0.0:1883\"", problems);
@@ -103,6 +107,12 @@ fn all_listeners(
                 name,
                 address,
                 transport,
+                tls,
+                certificates,
+                tls_min,
+                client_certificates,
+                client_ca,
+                client_crl,
                 paths,
                 origins,
                 allow,
@@ -110,10 +120,25 @@ fn all_listeners(
                 connections_max,
             } = value;
             let address = required(address, &place, "address = \"0.0.0.0:1883\"", problems)?;
+            let transport = transport_of(transport, paths, origins, problems);
+            let protocol = match transport {
+                accept::Transport::Tcp => "mqtt",
+                accept::Transport::Ws(_) => "http/1.1",
+            };
+            let tls = tls::Listener {
+                tls,
+                certificates,
+                tls_min,
+                client_certificates,
+                client_ca,
+                client_crl,
+                place,
+            };
             Some(accept::Listener {
                 name: name.value().unwrap_or_else(|| address.to_string()),
                 address,
-                transport: transport_of(transport, paths, origins, problems),
+                transport,
+                tls: tls.meant(protocol, base, problems),
                 allow: values(allow),
                 deny: values(deny),
                 connections_max: connections_max.value(),
@@ -162,6 +187,8 @@ fn transport_of(
 
 fn all_nodes(
     written: Written<Vec<Given<file::Node>>>,
+    nodes_tls: Written<file::NodesTls>,
+    base: &Path,
     problems: &mut Vec<Problem>,
 ) -> Vec<cluster::Member> {
     let nodes = at_least_one(
@@ -195,17 +222,25 @@ fn all_nodes(
         problems,
     );
     note_repeats(
-        given(&nodes, |n| &n.address).map(|(address, place)| (address.to_string(), place)),
+        given(&nodes, |n| &n.address).map(|((address, _), place)| (address.to_string(), place)),
         |address| format!("two nodes are at {address}"),
         "name each node once; a larger share is a larger weight",
         problems,
     );
+    let mqtts = given(&nodes, |n| &n.address).filter(|((_, has_tls), _)| *has_tls);
+    let wss = given(&nodes, |n| &n.ws).filter(|(ws, _)| ws.has_tls);
+    let needed_at = mqtts
+        .map(|(_, place)| place)
+        .chain(wss.map(|(_, place)| place))
+        .next();
+    let secured = tls::nodes(nodes_tls, needed_at, base, problems);
     nodes
         .into_iter()
         .filter_map(|Given { value, place }| {
             let file::Node {
                 name,
                 address,
+                server_name,
                 proxy_protocol,
                 ws,
                 ws_proxy_protocol,
@@ -217,20 +252,30 @@ fn all_nodes(
             note_no_listener(&pass_proxy_protocol, &pass, "pass", problems);
             let name = required(name, &place, "name = \"emqx1\"", problems);
             let address = required(address, &place, "address = \"10.0.0.11:1883\"", problems);
+            let server_name = server_name.value();
+            let to_node = |has_tls: bool, address: &NodeAddress| {
+                let secured =
+                    has_tls.then(|| tls::to_node(secured.as_ref(), server_name.as_ref(), address));
+                secured.flatten()
+            };
+            let (address, has_tls) = address?;
             Some(cluster::Member {
                 name: name?,
                 endpoint: cluster::MemberEndpoint {
-                    address: address?,
+                    tls: to_node(has_tls, &address),
+                    address,
                     proxy_protocol: proxy_protocol.or(None),
                 },
-                ws: ws.value().map(|(address, path)| cluster::MemberWs {
+                ws: ws.value().map(|ws| cluster::MemberWs {
                     endpoint: cluster::MemberEndpoint {
-                        address,
+                        tls: to_node(ws.has_tls, &ws.address),
+                        address: ws.address,
                         proxy_protocol: ws_proxy_protocol.or(None),
                     },
-                    path,
+                    path: ws.path,
                 }),
                 pass: pass.value().map(|address| cluster::MemberEndpoint {
+                    tls: None,
                     address,
                     proxy_protocol: pass_proxy_protocol.or(None),
                 }),
@@ -281,6 +326,7 @@ fn connection_limits(written: &file::Limits) -> accept::Limits {
         connections,
         connections_per_source,
         undecided,
+        handshakes,
         held_bytes: _,
     } = written;
     let given = |written: &Written<usize>| written.as_given().map(|given| given.value);
@@ -290,6 +336,7 @@ fn connection_limits(written: &file::Limits) -> accept::Limits {
         connections_per_source_max: given(connections_per_source)
             .or(default.connections_per_source_max),
         undecided_max: given(undecided).unwrap_or(default.undecided_max),
+        handshakes_max: given(handshakes).unwrap_or(default.handshakes_max),
     }
 }
 
@@ -462,6 +509,38 @@ fn values<T>(written: Written<Vec<Given<T>>>) -> Vec<T> {
     items.into_iter().map(|item| item.value).collect()
 }
 
+/// Notes what keeps a client whose TLS is passed on from a node.
+fn note_passing(
+    listeners: &Written<Vec<Given<file::Listener>>>,
+    nodes: &Written<Vec<Given<file::Node>>>,
+    problems: &mut Vec<Problem>,
+) {
+    let (Some(listeners), Some(nodes)) = (listeners.as_given(), nodes.as_given()) else {
+        return;
+    };
+    let passing = |listener: &&Given<file::Listener>| {
+        let tls = listener.value.tls.as_given();
+        tls.is_some_and(|tls| tls.value == tls::TlsWord::Pass)
+    };
+    let mut passes = false;
+    for listener in listeners.value.iter().filter(passing) {
+        passes = true;
+        if let Some(ws) = listener.value.transport.as_given()
+            && matches!(ws.value, file::TransportWord::Ws)
+        {
+            let problem = ws.place.problem("cannot be seen in TLS that is passed on");
+            problems.push(problem.hint("leave the key out: whatever is in it passes untouched"));
+        }
+    }
+    for node in &nodes.value {
+        if passes && matches!(node.value.pass, Written::Absent) {
+            let place = node.place.below("pass", node.place.span.clone());
+            let hint = "add pass = \"10.0.0.11:8883\": where TLS ends that a listener passes on";
+            problems.push(place.problem("is missing").hint(hint));
+        }
+    }
+}
+
 /// Notes every value that was there before; `message` says so.
 fn note_repeats<'a, T: Eq + Hash>(
     all: impl Iterator<Item = (T, &'a Place)>,
@@ -496,8 +575,8 @@ fn note_loops(
         let everywhere = listener.ip().is_unspecified() && node.ip().is_loopback();
         node.port() == listener.port() && (everywhere || node.ip() == listener.ip())
     };
-    let plain = given(&nodes.value, |n| &n.address);
-    let ws = given(&nodes.value, |n| &n.ws).map(|((address, _), place)| (address, place));
+    let plain = given(&nodes.value, |n| &n.address).map(|((address, _), place)| (address, place));
+    let ws = given(&nodes.value, |n| &n.ws).map(|(ws, place)| (&ws.address, place));
     let pass = given(&nodes.value, |n| &n.pass);
     for (address, place) in plain.chain(ws).chain(pass) {
         let NodeAddress::Socket(address) = *address else {

@@ -6,6 +6,7 @@ mod file;
 mod meant;
 mod problem;
 mod reader;
+mod tls;
 mod units;
 
 use std::fs::File;
@@ -81,7 +82,7 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
         Problems::new(&name, "", vec![problem])
     })?;
     match String::from_utf8(bytes) {
-        Ok(text) => parse(&name, &text),
+        Ok(text) => parse_beside(&name, &text, path.parent().unwrap_or(Path::new(""))),
         Err(error) => {
             let valid_up_to = error.utf8_error().valid_up_to();
             let shown = String::from_utf8_lossy(error.as_bytes()).into_owned();
@@ -92,14 +93,18 @@ pub fn load(path: &Path) -> Result<Config, Problems> {
     }
 }
 
-/// Reads `text`, which problems say is from the file `name`.
+/// Reads `text`, which problems say is from the file `name`. Files that it names are looked for in the working directory.
 ///
 /// # Errors
 /// All that is wrong with it.
 pub fn parse(name: &str, text: &str) -> Result<Config, Problems> {
+    parse_beside(name, text, Path::new(""))
+}
+
+fn parse_beside(name: &str, text: &str, base: &Path) -> Result<Config, Problems> {
     let (file, mut problems) =
         file::File::read(text).map_err(|problems| Problems::new(name, text, problems))?;
-    let config = meant::config(file, &mut problems);
+    let config = meant::config(file, base, &mut problems);
     if problems.is_empty() {
         Ok(config)
     } else {
@@ -190,7 +195,8 @@ mod tests {
     #[test]
     fn the_full_file_has_every_key_and_no_other() {
         let text = with_every_key(FULL);
-        accepted(&text);
+        let (_, problems) = file::File::read(&text).expect("a file that can be read");
+        assert!(problems.is_empty(), "{problems:?}");
         let mut known = BTreeSet::new();
         keys_of_shape(&<file::File as Value>::SHAPE, "", &mut known);
         let mut written = BTreeSet::new();

@@ -456,11 +456,13 @@ impl Place {
         let MemberEndpoint {
             address: _,
             proxy_protocol,
+            tls,
         } = written;
         let found = before.filter(|_| self.looked_up.is_some());
         Endpoint {
             addresses: found.map_or_else(|| self.plain(), |found| Arc::clone(&found.addresses)),
             proxy_protocol: *proxy_protocol,
+            tls: tls.clone(),
         }
     }
 

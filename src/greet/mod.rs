@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio::time::error::Elapsed;
 
 use crate::clock::Seconds;
-use crate::cluster::{Choice, Decision, Reports, Seat, WsEndpoint};
+use crate::cluster::{Choice, Decision, Endpoint, Reports, Seat, WsEndpoint};
 use crate::dial::{DialError, Dialer};
 use crate::ended::Ended;
 use crate::metrics::{Retry, Tally};
 use crate::mqtt::{Connack, refusal};
-use crate::opening::{Leg, Opening, Rest};
+use crate::opening::{Leg, Opening, Passing, Rest};
 use crate::record::{Record, Steps};
 use crate::socket::Socket;
 use crate::websocket::frames::{self, Frames, NORMAL_CLOSURE};
@@ -268,6 +269,56 @@ impl Greeter {
         Box::pin(self.refuse(caller, tried)).await
     }
 
+    /// Takes a client whose TLS ends at the node to the first node of `route` that can be reached: what it answers is
+    /// between the two. Notes in `record` where it was tried.
+    ///
+    /// # Errors
+    /// How the connection ended instead.
+    pub async fn pass(
+        &self,
+        passing: Passing,
+        route: impl Iterator<Item = Choice>,
+        record: &mut Record,
+    ) -> Result<Greeted, Ended> {
+        let Passing { client, said, .. } = passing;
+        let due = record.accepted + self.settings.deadline;
+        let mut tried = Tried::default();
+        for choice in route {
+            let Some(endpoint) = &choice.pass else {
+                continue;
+            };
+            record.node = Some(choice.id);
+            record.decision = Some(choice.decision);
+            let seat = choice.seat();
+            let dialled = Instant::now();
+            let dial = self.dialer.dial(endpoint, &[], &said);
+            let dial = tokio::time::timeout_at(due, dial).await;
+            let Some((node, sent)) = self.judge_dial(dial, endpoint, &choice, &mut tried)? else {
+                self.tally.retries(Retry::Dial).add(1);
+                continue;
+            };
+            self.reports.answered(&choice);
+            record.steps.dial = Steps::micros(dialled.elapsed());
+            return Ok(Greeted {
+                refused_elsewhere: false,
+                from_client: said.len() as u64,
+                to_node: said[sent..].to_vec(),
+                client_ended: false,
+                keep_alive: 0,
+                client,
+                from_node: 0,
+                to_client: Vec::new(),
+                frames: None,
+                node,
+                choice,
+                seat,
+                node_ended: false,
+                connack: None,
+            });
+        }
+        Err(tried.ended())
+    }
+
     /// The node, connected and with the first bytes on their way; none when another node must be tried.
     async fn dial(
         &self,
@@ -278,6 +329,10 @@ impl Greeter {
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, Ended> {
         // In frames where both ends have them, so that they pass untouched.
+        let endpoint = match (&caller.upgrade, &choice.ws) {
+            (Some(_), Some(ws)) => &ws.endpoint,
+            _ => &choice.endpoint,
+        };
         let dial = async {
             match (&caller.upgrade, &choice.ws) {
                 (Some(upgrade), Some(ws)) =>
@@ -297,15 +352,37 @@ impl Greeter {
                 }
             }
         };
-        match tokio::time::timeout_at(due, dial).await {
-            Ok(Ok(dialled)) => Ok(dialled),
+        let dialled = tokio::time::timeout_at(due, dial).await;
+        let dialled = self.judge_dial(dialled, endpoint, choice, tried)?;
+        Ok(dialled.flatten())
+    }
+
+    /// What was dialled; none when another node must be tried.
+    fn judge_dial<T>(
+        &self,
+        dialled: Result<Result<T, DialError>, Elapsed>,
+        endpoint: &Endpoint,
+        choice: &Choice,
+        tried: &mut Tried,
+    ) -> Result<Option<T>, Ended> {
+        let addresses = &endpoint.addresses;
+        match dialled {
+            Ok(Ok(dialled)) => Ok(Some(dialled)),
             Ok(Err(DialError::Node(error))) => {
-                tracing::debug!(addresses = ?choice.endpoint.addresses, %error, "dial failed");
+                // Only TLS calls bytes invalid: a certificate that is not believed, most of all, which waiting does not cure.
+                if error.kind() == ErrorKind::InvalidData {
+                    tracing::warn!(?addresses, %error, "no TLS with a node");
+                } else {
+                    tracing::debug!(?addresses, %error, "dial failed");
+                }
                 self.reports.failed(choice);
                 Ok(None)
             }
             Ok(Err(DialError::SourcePorts)) => {
-                tracing::warn!(addresses = ?choice.endpoint.addresses, "every source port towards the node is in use: add source addresses under [dial]");
+                tracing::warn!(
+                    ?addresses,
+                    "every source port towards the node is in use: add source addresses under [dial]"
+                );
                 tried.source_ports = true;
                 Ok(None)
             }

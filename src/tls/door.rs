@@ -350,15 +350,14 @@ fn ended(error: &io::Error) -> Ended {
         | rustls::Error::InvalidCertificate(_)
         | rustls::Error::InvalidCertRevocationList(_) => Ended::CertificateRefused,
         rustls::Error::PeerIncompatible(_) => Ended::TlsIncompatible,
-        rustls::Error::AlertReceived(alert) => match alert {
+        rustls::Error::AlertReceived(
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA => Ended::CertificateDistrusted,
-            _ => Ended::TlsFault,
-        },
+            | AlertDescription::UnknownCA,
+        ) => Ended::CertificateDistrusted,
         _ => Ended::TlsFault,
     }
 }

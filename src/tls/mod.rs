@@ -4,6 +4,7 @@
 mod door;
 mod hello;
 mod material;
+pub mod throwaway;
 mod to_node;
 
 use std::sync::Arc;

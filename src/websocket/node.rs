@@ -47,10 +47,11 @@ impl Asking {
         let mut request = format!(
             "GET {path} HTTP/1.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Protocol: {}\r\nX-Forwarded-For: {}\r\n\
-             X-Forwarded-Port: {}\r\nX-Forwarded-Proto: http\r\n",
+             X-Forwarded-Port: {}\r\nX-Forwarded-Proto: {}\r\n",
             offered.join(", "),
             client.ip(),
             client.port(),
+            if upgrade.is_secured { "https" } else { "http" },
         )
         .into_bytes();
         for (name, value) in &upgrade.fields {
@@ -145,6 +146,7 @@ mod tests {
             target: "/mqtt?a=1".to_owned(),
             fields: Vec::new(),
             subprotocol,
+            is_secured: false,
         };
         Asking::new(None, &upgrade, SocketAddr::from(([192, 0, 2, 7], 4711)))
     }

@@ -48,6 +48,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_step_duration_seconds_count", &["step"]),
     ("remora_step_duration_seconds_sum", &["step"]),
     ("remora_turned_away_total", &[]),
+    ("remora_tls_handshakes_pending", &[]),
     ("remora_undecided_connections", &[]),
 ];
 
