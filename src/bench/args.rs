@@ -13,6 +13,7 @@ use super::packet::{STAMP_BYTES, Version};
 use super::plan::{Arrival, Audience, Parting, Plan, Then, Traffic};
 use super::sources::Sources;
 use super::units;
+use super::upgrade::{Endpoint, PATH};
 
 /// More clients than one process is made for.
 const CLIENTS_MAX: u32 = 1_000_000;
@@ -41,14 +42,17 @@ pub struct Args {
     #[arg(value_enum)]
     workload: Option<Workload>,
 
-    /// Where the clients connect to.
-    #[arg(
-        short,
-        long,
-        value_name = "HOST:PORT",
-        default_value = "127.0.0.1:1883"
-    )]
-    target: String,
+    /// Where the clients connect to; ws://HOST:PORT/PATH is over WebSocket [default: 127.0.0.1:1883, with --ws 127.0.0.1:8083].
+    #[arg(short, long, value_name = "HOST:PORT")]
+    target: Option<String>,
+
+    /// Over WebSocket.
+    #[arg(long)]
+    ws: bool,
+
+    /// Path of the WebSocket endpoint, with its query; `%i` is the client's number [default: /mqtt].
+    #[arg(long, value_name = "PATH")]
+    path: Option<String>,
 
     /// The target is not on this machine, and it is mine to load.
     #[arg(long)]
@@ -150,6 +154,10 @@ pub struct Args {
     #[arg(long, value_name = "ADDRESS,...", value_parser = Sources::parse)]
     ifaddr: Option<Sources>,
 
+    /// The clients of reconnect return from another of those addresses each time.
+    #[arg(long, requires = "ifaddr")]
+    roam: bool,
+
     /// Leave with a reset instead of in order.
     #[arg(long)]
     reset: bool,
@@ -195,6 +203,8 @@ pub struct Args {
     pub(super) min_same_node: Option<u8>,
 
     /// Instead of load: serve so many small nodes on free ports, which accept everyone and pass messages on by exact topic.
+    ///
+    /// Each speaks MQTT and, with the path /mqtt, MQTT over WebSocket on the same port.
     #[arg(long, value_name = "N", conflicts_with = "workload", value_parser = clap::value_parser!(u16).range(1..=1_000))]
     pub(super) serve: Option<u16>,
 
@@ -265,8 +275,8 @@ impl Args {
 
     /// What they ask for, run after run, or why it cannot be.
     pub(super) fn plans(&self) -> Result<Vec<Plan>, String> {
-        let target = self.resolved()?;
-        self.check(target)?;
+        let target = Target::read(self)?;
+        self.check(target.address)?;
         let Some(workload) = self.workload else {
             return self
                 .canonical()
@@ -274,12 +284,12 @@ impl Args {
                 .map(|(args, workload, name)| {
                     Ok(Plan {
                         name,
-                        ..args.plan(*workload, target)?
+                        ..args.plan(*workload, &target)?
                     })
                 })
                 .collect();
         };
-        Ok(vec![self.plan(workload, target)?])
+        Ok(vec![self.plan(workload, &target)?])
     }
 
     /// The runs that show most of a target in less than a minute; what was asked for counts in each of them.
@@ -312,22 +322,6 @@ impl Args {
             (throughput, Workload::Echo, "throughput"),
             (returning, Workload::Reconnect, "return"),
         ]
-    }
-
-    fn resolved(&self) -> Result<SocketAddr, String> {
-        let text = self.target.strip_prefix("mqtt://").unwrap_or(&self.target);
-        let text = text.strip_prefix("tcp://").unwrap_or(text);
-        let addresses = text
-            .to_socket_addrs()
-            .or_else(|_| (text, 1883).to_socket_addrs());
-        let target = addresses
-            .ok()
-            .and_then(|mut addresses| addresses.next())
-            .ok_or_else(|| format!("--target {}: no such HOST:PORT", self.target))?;
-        if target.port() == 0 {
-            return Err(format!("--target {}: port 0 is no target", self.target));
-        }
-        Ok(target)
     }
 
     fn check(&self, target: SocketAddr) -> Result<(), String> {
@@ -375,11 +369,12 @@ impl Args {
             }
             Ok(())
         };
+        of(Workload::Reconnect, self.roam, "--roam")?;
         of(Workload::Sub, self.publishers.is_some(), "--publishers")?;
         of(Workload::Pub, self.subscribers.is_some(), "--subscribers")
     }
 
-    fn plan(&self, workload: Workload, target: SocketAddr) -> Result<Plan, String> {
+    fn plan(&self, workload: Workload, target: &Target) -> Result<Plan, String> {
         let defaults = workload.defaults();
         let size = self.size.unwrap_or(defaults.size);
         if size < STAMP_BYTES {
@@ -440,11 +435,13 @@ impl Args {
         };
         Ok(Plan {
             name: defaults.name,
-            target,
+            target: target.address,
+            websocket: target.websocket.clone(),
             sources: self
                 .ifaddr
                 .clone()
-                .unwrap_or_else(|| Sources::for_clients(target, clients)),
+                .unwrap_or_else(|| Sources::for_clients(target.address, clients)),
+            roam: self.roam,
             clients,
             publishers,
             audience,
@@ -489,6 +486,71 @@ impl Args {
                 .copied()
                 .chain([std::process::id()])
                 .collect(),
+        })
+    }
+}
+
+/// What `--target` means, with `--ws` and `--path`.
+#[derive(Debug)]
+struct Target {
+    address: SocketAddr,
+    websocket: Option<Endpoint>,
+}
+
+impl Target {
+    fn read(args: &Args) -> Result<Self, String> {
+        let text = args.target.as_deref();
+        let wrong = |why: &str| Err(format!("--target {}: {why}", text.unwrap_or_default()));
+        let (scheme, rest) = match text.and_then(|text| text.split_once("://")) {
+            Some((scheme, rest)) => (scheme, Some(rest)),
+            None => ("", text),
+        };
+        let is_ws = match scheme {
+            "" => args.ws,
+            "ws" => true,
+            "mqtt" | "tcp" if args.ws => return wrong("not over WebSocket, as --ws wants it"),
+            "mqtt" | "tcp" => false,
+            "wss" | "mqtts" => return wrong("no TLS yet"),
+            _ => return wrong("only mqtt:// and ws://"),
+        };
+        let port = if is_ws { 8083 } else { 1883 };
+        let default = format!("127.0.0.1:{port}");
+        let rest = rest.unwrap_or(&default);
+        // A path belongs to WebSocket; what else has one is found to be no address.
+        let (host, path) = match rest.find('/').filter(|_| is_ws) {
+            Some(at) => (&rest[..at], Some(&rest[at..])),
+            None => (rest, None),
+        };
+        let addresses = host
+            .to_socket_addrs()
+            .or_else(|_| (host, port).to_socket_addrs());
+        let Some(address) = addresses.ok().and_then(|mut addresses| addresses.next()) else {
+            return wrong("no such HOST:PORT");
+        };
+        if address.port() == 0 {
+            return wrong("port 0 is no target");
+        }
+        let path = match (path, &args.path) {
+            (Some(_), Some(_)) => return wrong("a path, and another with --path"),
+            (None, Some(_)) if !is_ws => {
+                return Err("--path is for WebSocket: add --ws".to_owned());
+            }
+            (Some(path), None) => path,
+            (None, path) => path.as_deref().unwrap_or(PATH),
+        };
+        if !path.starts_with('/')
+            || !path
+                .bytes()
+                .all(|byte| byte.is_ascii_graphic() && byte != b'#')
+        {
+            return Err(format!("--path {path:?}: not a path of a URL"));
+        }
+        Ok(Self {
+            address,
+            websocket: is_ws.then(|| Endpoint {
+                host: host.to_owned(),
+                path: path.to_owned(),
+            }),
         })
     }
 }

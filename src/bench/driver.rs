@@ -4,19 +4,17 @@ use std::collections::VecDeque;
 use std::io;
 use std::mem;
 
-use nix::errno::Errno;
-
 use super::clock::{self, Nanos, SECOND};
 use super::files::Listener;
 use super::interrupt::Interrupts;
-use super::link::{Body, Link};
+use super::link::Link;
 use super::live::{Live, Progress};
 use super::measured::{Failure, Latencies, Measured, Slice};
 use super::packet::{self, Hello, Message, Read, STAMP_BYTES, Stamp, kind};
-use super::pattern::Pattern;
 use super::plan::{Arrival, Audience, Parting, Plan, Then, Traffic};
 use super::poll::{Poll, Ready};
 use super::process::{self, Usage};
+use super::wire::{Body, Outgoing, Wire};
 
 /// How long messages under way are waited for at the end.
 const DRAIN: Nanos = 2 * SECOND;
@@ -110,6 +108,8 @@ enum Phase {
 enum State {
     Absent,
     Dialing,
+    /// It has asked for WebSocket.
+    Upgrading,
     Greeting,
     Subscribing,
     Pinging,
@@ -118,7 +118,7 @@ enum State {
 }
 
 struct Client {
-    link: Option<Link>,
+    wire: Option<Wire>,
     state: State,
     /// When it was to dial; once it is here, when it last sent.
     since: Nanos,
@@ -142,7 +142,7 @@ struct Driver<'a> {
     interrupts: Option<&'a Interrupts>,
     poll: Poll,
     clients: Vec<Client>,
-    pattern: Pattern,
+    outgoing: Outgoing,
     phase: Phase,
     phase_ends: Nanos,
     began: Nanos,
@@ -184,7 +184,7 @@ struct Driver<'a> {
 impl<'a> Driver<'a> {
     fn new(plan: &'a Plan, live: &'a Live, interrupts: Option<&'a Interrupts>) -> io::Result<Self> {
         let absent = || Client {
-            link: None,
+            wire: None,
             state: State::Absent,
             since: 0,
             sent: 0,
@@ -211,7 +211,7 @@ impl<'a> Driver<'a> {
             interrupts,
             poll,
             clients: (0..plan.clients).map(|_| absent()).collect(),
-            pattern: Pattern::new(plan.size),
+            outgoing: Outgoing::new(plan.size, plan.websocket.as_ref()),
             phase: Phase::Connecting,
             phase_ends: Nanos::MAX,
             began: clock::now(),
@@ -373,7 +373,7 @@ impl<'a> Driver<'a> {
         self.settled += left;
         self.measured.fail_often(Failure::Timeout, left.into());
         for index in 0..self.plan.clients {
-            if self.clients[index as usize].link.is_some()
+            if self.clients[index as usize].wire.is_some()
                 && self.clients[index as usize].state != State::Here
             {
                 self.lose(index, Failure::Timeout);
@@ -387,8 +387,8 @@ impl<'a> Driver<'a> {
             self.begin_measuring();
         }
         for client in &mut self.clients {
-            if let Some(link) = client.link.take() {
-                link.part(Parting::Reset);
+            if let Some(wire) = client.wire.take() {
+                wire.part(Parting::Reset);
             }
             client.state = State::Absent;
         }
@@ -561,17 +561,18 @@ impl<'a> Driver<'a> {
     fn dial(&mut self, index: u32, intended: Nanos) {
         let client = &mut self.clients[index as usize];
         client.since = intended;
-        let source = self.plan.sources.of(index);
+        let moved = if self.plan.roam { self.cuts } else { 0 };
+        let source = self.plan.sources.of(index.wrapping_add(moved));
         match Link::dial(self.plan.target, source, &self.poll, u64::from(index)) {
             Ok(link) => {
-                client.link = Some(link);
+                client.wire = Some(Wire::new(link));
                 client.state = State::Dialing;
                 self.dialing += 1;
             }
             Err(error) => {
                 client.state = State::Gone;
                 self.settled += 1;
-                self.measured.fail(failure_of(&error));
+                self.measured.fail(error.into());
             }
         }
     }
@@ -585,18 +586,17 @@ impl<'a> Driver<'a> {
 
     fn serve(&mut self, index: u32, event: Ready) -> Result<(), Failure> {
         let client = &mut self.clients[index as usize];
-        let Some(link) = &mut client.link else {
+        let Some(wire) = &mut client.wire else {
             return Ok(());
         };
         if client.state == State::Dialing {
             if event.writable {
-                link.connected().map_err(|error| failure_of(&error))?;
-                client.state = State::Greeting;
-                self.greet(index)?;
+                wire.begin(index, &self.outgoing)?;
+                client.state = State::Upgrading;
+                self.greet_when_open(index)?;
             }
         } else if event.writable {
-            link.flush(&self.pattern.bytes)
-                .map_err(|error| failure_of(&error))?;
+            wire.flush(&self.outgoing)?;
             self.publish_allowed(index);
         }
         if event.readable {
@@ -606,7 +606,13 @@ impl<'a> Driver<'a> {
         }
     }
 
-    fn greet(&mut self, index: u32) -> Result<(), Failure> {
+    /// Sends CONNECT as soon as MQTT may be sent.
+    fn greet_when_open(&mut self, index: u32) -> Result<(), Failure> {
+        let client = &mut self.clients[index as usize];
+        if client.state != State::Upgrading || !client.wire.as_ref().is_some_and(Wire::is_open) {
+            return Ok(());
+        }
+        client.state = State::Greeting;
         packet::fill(&self.plan.client_id, index, &mut self.text);
         self.packet.clear();
         packet::write_connect(
@@ -625,10 +631,8 @@ impl<'a> Driver<'a> {
 
     /// Sends what was written into `self.packet`.
     fn send_packet(&mut self, index: u32) -> Result<(), Failure> {
-        match &mut self.clients[index as usize].link {
-            Some(link) => link
-                .send(&self.packet, 0..0, &self.pattern.bytes)
-                .map_err(|error| failure_of(&error)),
+        match &mut self.clients[index as usize].wire {
+            Some(wire) => wire.send(&self.packet, 0..0, &mut self.outgoing),
             None => Ok(()),
         }
     }
@@ -636,16 +640,18 @@ impl<'a> Driver<'a> {
     fn hear(&mut self, index: u32, hangup: bool) -> Result<(), Failure> {
         let mut buffer = mem::take(&mut self.buffer);
         let mut result = Ok(());
-        while let Some(link) = &mut self.clients[index as usize].link {
-            let filled = match link.fill(&mut buffer) {
+        while let Some(wire) = &mut self.clients[index as usize].wire {
+            let filled = match wire.fill(&mut buffer, &mut self.outgoing) {
                 Ok(Some(filled)) => filled,
                 Ok(None) => break,
-                Err(error) => {
-                    result = Err(failure_of(&error));
+                Err(failure) => {
+                    result = Err(failure);
                     break;
                 }
             };
-            result = self.read_all(index, &buffer[..filled.bytes]);
+            result = self
+                .greet_when_open(index)
+                .and_then(|()| self.read_all(index, &buffer[filled.mqtt]));
             // A short read left the socket empty, but an end of stream that came along must still be read.
             if result.is_err() || !(filled.more || hangup) {
                 break;
@@ -661,10 +667,10 @@ impl<'a> Driver<'a> {
         let mut rest = bytes;
         while !rest.is_empty() {
             let client = &mut self.clients[index as usize];
-            let Some(link) = &mut client.link else {
+            let Some(wire) = &mut client.wire else {
                 return Ok(());
             };
-            if let Some(body) = link.body.take() {
+            if let Some(body) = wire.body.take() {
                 rest = self.read_body(index, *body, rest, now)?;
                 continue;
             }
@@ -673,9 +679,8 @@ impl<'a> Driver<'a> {
                 return Err(Failure::Junk);
             }
             match packet::read(rest, self.plan.version) {
-                Read::NeedMore if rest.len() == READ_BYTES => return Err(Failure::Junk),
                 Read::NeedMore => {
-                    link.hold(rest);
+                    wire.hold(rest);
                     return Ok(());
                 }
                 Read::Junk => return Err(Failure::Junk),
@@ -689,7 +694,9 @@ impl<'a> Driver<'a> {
                         stamp: published.stamp,
                         qos: published.qos,
                         packet_id: published.packet_id,
-                        at: published.stamp.map_or(0, |stamp| self.pattern.start(stamp)),
+                        at: published
+                            .stamp
+                            .map_or(0, |stamp| self.outgoing.pattern.start(stamp)),
                         missing: published.body_bytes,
                         bytes: published.body_bytes,
                     };
@@ -710,15 +717,20 @@ impl<'a> Driver<'a> {
     ) -> Result<&'b [u8], Failure> {
         let (here, rest) = bytes.split_at(body.missing.min(bytes.len()));
         if body.stamp.is_some()
-            && self.pattern.bytes.get(body.at..body.at + here.len()) != Some(here)
+            && self
+                .outgoing
+                .pattern
+                .bytes
+                .get(body.at..body.at + here.len())
+                != Some(here)
         {
             return Err(Failure::Corrupt);
         }
         body.at += here.len();
         body.missing -= here.len();
         if body.missing > 0 {
-            if let Some(link) = &mut self.clients[index as usize].link {
-                link.body = Some(Box::new(body));
+            if let Some(wire) = &mut self.clients[index as usize].wire {
+                wire.body = Some(Box::new(body));
             }
         } else {
             self.arrived(index, &body, now)?;
@@ -800,12 +812,7 @@ impl<'a> Driver<'a> {
             return self.send_packet(index);
         }
         match self.plan.then {
-            Then::Leave => {
-                self.packet.extend_from_slice(&packet::DISCONNECT);
-                let sent = self.send_packet(index);
-                self.part(index);
-                sent
-            }
+            Then::Leave => self.part(index),
             Then::Ping => {
                 client.state = State::Pinging;
                 self.packet.extend_from_slice(&packet::PINGREQ);
@@ -859,15 +866,17 @@ impl<'a> Driver<'a> {
     }
 
     /// Closes a client that has done what it came for.
-    fn part(&mut self, index: u32) {
+    fn part(&mut self, index: u32) -> Result<(), Failure> {
         let client = &mut self.clients[index as usize];
         client.state = State::Gone;
-        if let Some(link) = client.link.take() {
-            link.part(self.plan.parting);
-        }
+        let wire = client.wire.take();
+        let sent = wire.map_or(Ok(()), |wire| {
+            wire.leave(&packet::DISCONNECT, self.plan.parting, &mut self.outgoing)
+        });
         self.dialing -= 1;
         self.settled += 1;
         self.dial_due(clock::now());
+        sent
     }
 
     /// Closes a client that failed.
@@ -882,14 +891,18 @@ impl<'a> Driver<'a> {
         }
         self.in_flight -= u64::from(client.in_flight);
         client.in_flight = 0;
-        client.link = None;
+        client.wire = None;
         client.unconfirmed = VecDeque::new();
         match mem::replace(&mut client.state, State::Gone) {
             State::Here => {
                 self.here -= 1;
                 self.lose_listener(index);
             }
-            State::Dialing | State::Greeting | State::Subscribing | State::Pinging => {
+            State::Dialing
+            | State::Upgrading
+            | State::Greeting
+            | State::Subscribing
+            | State::Pinging => {
                 self.dialing -= 1;
                 self.settled += 1;
             }
@@ -958,7 +971,7 @@ impl<'a> Driver<'a> {
             };
             // Each copy of a message is under way for itself.
             let window = window.saturating_mul(self.copies(index).max(1));
-            let has_room = client.link.as_ref().is_some_and(Link::has_room);
+            let has_room = client.wire.as_ref().is_some_and(Wire::has_room);
             // Whoever sends more than the target takes is thrown out.
             let is_full = self.plan.qos > 0 && client.unacked >= client.unacked_max;
             if client.in_flight >= window
@@ -976,7 +989,7 @@ impl<'a> Driver<'a> {
         let copies = self.copies(index);
         let is_confirmed = copies == 0 && self.plan.qos > 0;
         let client = &mut self.clients[index as usize];
-        let Some(link) = client.link.as_mut().filter(|_| client.state == State::Here) else {
+        let Some(wire) = client.wire.as_mut().filter(|_| client.state == State::Here) else {
             return false;
         };
         let stamp = Stamp {
@@ -999,8 +1012,8 @@ impl<'a> Driver<'a> {
                 body_bytes,
             },
         );
-        let start = self.pattern.start(stamp);
-        match link.send(&self.packet, start..start + body_bytes, &self.pattern.bytes) {
+        let start = self.outgoing.pattern.start(stamp);
+        match wire.send(&self.packet, start..start + body_bytes, &mut self.outgoing) {
             Ok(()) => {
                 client.sent = client.sent.wrapping_add(1);
                 client.unacked += u16::from(self.plan.qos > 0);
@@ -1017,8 +1030,8 @@ impl<'a> Driver<'a> {
                 self.slice.messages += u64::from(under_way == 0);
                 true
             }
-            Err(error) => {
-                self.lose(index, failure_of(&error));
+            Err(failure) => {
+                self.lose(index, failure);
                 false
             }
         }
@@ -1138,10 +1151,9 @@ impl<'a> Driver<'a> {
     fn close_all(&mut self) {
         let disconnect = packet::last_disconnect(self.plan.version);
         for client in &mut self.clients {
-            if let Some(mut link) = client.link.take() {
+            if let Some(wire) = client.wire.take() {
                 // The peer may be gone; the run is over either way.
-                let _ = link.send(disconnect, 0..0, &self.pattern.bytes);
-                link.part(self.plan.parting);
+                let _ = wire.leave(disconnect, self.plan.parting, &mut self.outgoing);
             }
             client.state = State::Gone;
         }
@@ -1157,20 +1169,6 @@ fn packet_id(sequence: u32) -> u16 {
 /// When the event with this number is due, at so many a second.
 fn at_rate(number: u64, rate: f64) -> Nanos {
     (number as f64 * SECOND as f64 / rate) as Nanos
-}
-
-fn failure_of(error: &io::Error) -> Failure {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        return Failure::Closed;
-    }
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::ECONNREFUSED) => Failure::Refused,
-        Some(Errno::ECONNRESET | Errno::EPIPE) => Failure::Reset,
-        Some(Errno::ETIMEDOUT) => Failure::Timeout,
-        Some(Errno::EMFILE | Errno::ENFILE) => Failure::NoFiles,
-        Some(Errno::EADDRNOTAVAIL) => Failure::NoPorts,
-        _ => Failure::Other,
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,7 @@
-//! One client's socket with the bytes that are half sent or half read. At rest it owns the socket and nothing else.
+//! Bytes into one client's socket and out of it, with those that are half sent. At rest it owns the socket and nothing else.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read as _, Write as _};
-use std::mem;
 use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
@@ -12,7 +11,6 @@ use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::packet::Stamp;
 use super::plan::Parting;
 use super::poll::Poll;
 
@@ -22,24 +20,7 @@ const UNSENT_MAX: usize = 64;
 /// A connection to the target.
 pub(super) struct Link {
     socket: Socket,
-    /// The beginning of a packet that came in part.
-    held: Vec<u8>,
-    /// The message whose body is under way.
-    pub(super) body: Option<Box<Body>>,
     unsent: VecDeque<Unsent>,
-}
-
-/// The body of a message that has not come whole.
-pub(super) struct Body {
-    pub(super) stamp: Option<Stamp>,
-    pub(super) qos: u8,
-    pub(super) packet_id: u16,
-    /// Where its next byte is in the pattern.
-    pub(super) at: usize,
-    /// How many bytes are missing.
-    pub(super) missing: usize,
-    /// How long it is in all.
-    pub(super) bytes: usize,
 }
 
 struct Unsent {
@@ -75,8 +56,6 @@ impl Link {
         poll.add(&socket, token)?;
         Ok(Self {
             socket,
-            held: Vec::new(),
-            body: None,
             unsent: VecDeque::new(),
         })
     }
@@ -128,26 +107,14 @@ impl Link {
         Ok(())
     }
 
-    /// Reads behind what was held, from the front of `buffer`: how many bytes it has now, and whether the socket may have more.
-    pub(super) fn fill(&mut self, buffer: &mut [u8]) -> io::Result<Option<Filled>> {
-        let held = self.held.len();
-        match (&self.socket).read(&mut buffer[held..]) {
+    /// Reads what has come, at most as much as fits; nothing has where it returns none.
+    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match (&self.socket).read(buffer) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                buffer[..held].copy_from_slice(&mem::take(&mut self.held));
-                Ok(Some(Filled {
-                    bytes: held + count,
-                    more: held + count == buffer.len(),
-                }))
-            }
+            Ok(count) => Ok(Some(count)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
-    }
-
-    /// Keeps the beginning of a packet until the rest of it comes.
-    pub(super) fn hold(&mut self, bytes: &[u8]) {
-        self.held = bytes.to_vec();
     }
 
     /// Closes.
@@ -158,12 +125,6 @@ impl Link {
             Parting::Fin => self.socket.shutdown(Shutdown::Write),
         };
     }
-}
-
-/// What [`Link::fill`] read.
-pub(super) struct Filled {
-    pub(super) bytes: usize,
-    pub(super) more: bool,
 }
 
 /// Writes until all is sent or the socket is full, and moves both parts past what was sent.

@@ -1,6 +1,9 @@
 //! What a run measured: counts, latencies, errors by kind; and how those of several threads add up.
 
+use std::io;
+
 use hdrhistogram::Histogram;
+use nix::errno::Errno;
 
 use super::clock::{Nanos, SECOND};
 
@@ -13,11 +16,13 @@ pub(super) enum Failure {
     Reset,
     /// The connection was closed before its time.
     Closed,
+    /// The target did not agree to WebSocket.
+    NotUpgraded,
     /// CONNACK said no.
     NotAccepted,
     /// No CONNACK in time.
     Timeout,
-    /// What came was no MQTT, or not what MQTT allows there.
+    /// What came was no MQTT, or not what MQTT (or WebSocket below it) allows there.
     Junk,
     /// A message arrived with another content than it was sent with.
     Corrupt,
@@ -35,10 +40,11 @@ pub(super) enum Failure {
 
 impl Failure {
     /// Each of them, in the order they are printed.
-    pub(super) const ALL: [Self; 12] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Refused,
         Self::Reset,
         Self::Closed,
+        Self::NotUpgraded,
         Self::NotAccepted,
         Self::Timeout,
         Self::Junk,
@@ -56,6 +62,7 @@ impl Failure {
             Self::Refused => "refused",
             Self::Reset => "reset",
             Self::Closed => "closed",
+            Self::NotUpgraded => "not_upgraded",
             Self::NotAccepted => "not_accepted",
             Self::Timeout => "timeout",
             Self::Junk => "junk",
@@ -65,6 +72,22 @@ impl Failure {
             Self::NoFiles => "no_files",
             Self::NoPorts => "no_ports",
             Self::Other => "other",
+        }
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        if error.kind() == io::ErrorKind::UnexpectedEof {
+            return Self::Closed;
+        }
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ECONNREFUSED) => Self::Refused,
+            Some(Errno::ECONNRESET | Errno::EPIPE) => Self::Reset,
+            Some(Errno::ETIMEDOUT) => Self::Timeout,
+            Some(Errno::EMFILE | Errno::ENFILE) => Self::NoFiles,
+            Some(Errno::EADDRNOTAVAIL) => Self::NoPorts,
+            _ => Self::Other,
         }
     }
 }

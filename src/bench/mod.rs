@@ -8,6 +8,7 @@ mod compare;
 mod driver;
 mod emqx;
 mod files;
+mod frames;
 mod interrupt;
 mod link;
 mod live;
@@ -22,6 +23,8 @@ mod process;
 mod result;
 mod sources;
 mod units;
+mod upgrade;
+mod wire;
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};

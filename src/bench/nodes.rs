@@ -2,17 +2,22 @@
 //!
 //! One thread, all nodes joined, no wildcards, and of a session only that it was there. A client that alone subscribes to
 //! what it publishes gets it back as it comes; messages to others are passed on whole, up to 128 kB. A node names itself in CONNACK (MQTT 5), so that stickiness can be seen.
+//!
+//! A client that begins as HTTP does is upgraded to WebSocket, and lives in the same way from then on.
 
 use std::collections::{HashMap, HashSet};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, IoSlice, Read as _, Write as _};
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
 use super::clock::{self, Nanos, SECOND};
+use super::frames::{self, Reader, Reads};
 use super::packet::{self, Read, Version, kind};
 use super::poll::{Poll, Ready};
+use super::upgrade::{self, Head};
 
 const READ_BYTES: usize = 256 * 1024;
 
@@ -121,8 +126,16 @@ struct Connection {
     body_left: usize,
     echoes: bool,
     held: Vec<u8>,
+    speaks: Speaks,
     /// While any of this waits, nothing is read.
     unsent: Vec<u8>,
+}
+
+/// What a client speaks, as its first byte tells.
+enum Speaks {
+    Unknown,
+    Mqtt,
+    Frames(Reader),
 }
 
 impl Nodes {
@@ -234,6 +247,7 @@ impl Nodes {
                 body_left: 0,
                 echoes: false,
                 held: Vec::new(),
+                speaks: Speaks::Unknown,
                 unsent: Vec::new(),
             });
         }
@@ -272,24 +286,65 @@ impl Connection {
     fn turn(&mut self, event: Ready, buffer: &mut [u8], topics: &mut Topics) -> io::Result<()> {
         self.flush()?;
         while self.unsent.is_empty() {
-            let held = mem::take(&mut self.held);
-            let count = match self.socket.read(&mut buffer[held.len()..]) {
+            let kept = self.held.len();
+            let of_frame = match &self.speaks {
+                Speaks::Frames(reader) if reader.is_closed() => {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                Speaks::Frames(reader) => reader.held(),
+                _ => 0,
+            };
+            let count = match self.socket.read(&mut buffer[kept + of_frame..]) {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.held = held;
-                    return Ok(());
-                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             };
-            buffer[..held.len()].copy_from_slice(&held);
-            let filled = held.len() + count;
-            self.answer(&buffer[..filled], topics)?;
-            if filled < buffer.len() && !event.hangup {
+            buffer[..kept].copy_from_slice(&mem::take(&mut self.held));
+            let filled = kept + of_frame + count;
+            let mqtt = self.open(buffer, kept, filled)?;
+            self.answer(&buffer[mqtt], topics)?;
+            let is_closed = matches!(&self.speaks, Speaks::Frames(reader) if reader.is_closed());
+            if filled < buffer.len() && !event.hangup && !is_closed {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Where MQTT is in `buffer[..end]`, of which `kept` bytes are of before.
+    fn open(&mut self, buffer: &mut [u8], kept: usize, end: usize) -> io::Result<Range<usize>> {
+        if matches!(self.speaks, Speaks::Unknown) {
+            match upgrade::head(&buffer[..end], b"GET ") {
+                // What a client says behind its request, it says before it knows the answer (RFC 6455, 4.1).
+                Head::Is(length) if length == end => {
+                    let (answer, agreed) = upgrade::answer(&buffer[..length]);
+                    self.send_as_it_is(&answer)?;
+                    if !agreed {
+                        return Err(io::ErrorKind::InvalidData.into());
+                    }
+                    self.speaks = Speaks::Frames(Reader::new(Reads::Clients));
+                    return Ok(0..0);
+                }
+                Head::Is(_) => return Err(io::ErrorKind::InvalidData.into()),
+                Head::NeedMore => {
+                    self.hold(&buffer[..end])?;
+                    return Ok(0..0);
+                }
+                Head::Junk => self.speaks = Speaks::Mqtt,
+            }
+        }
+        let Speaks::Frames(reader) = &mut self.speaks else {
+            return Ok(0..end);
+        };
+        reader.restore(&mut buffer[kept..]);
+        let opened = reader
+            .open(buffer, kept, end)
+            .map_err(|_| io::ErrorKind::InvalidData)?;
+        if let Some(content) = opened.ping {
+            self.send_as_it_is(&[&frames::pong_header(content.len()), &content[..]].concat())?;
+        }
+        Ok(opened.payload)
     }
 
     fn answer(&mut self, bytes: &[u8], topics: &mut Topics) -> io::Result<()> {
@@ -393,7 +448,34 @@ impl Connection {
         }
     }
 
+    /// Sends MQTT: over WebSocket as one message, whatever packets it is made of.
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if !matches!(self.speaks, Speaks::Frames(_)) {
+            return self.send_as_it_is(bytes);
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let header = frames::message_header(bytes.len());
+        let mut sent = 0;
+        if self.unsent.is_empty() {
+            let parts = [IoSlice::new(&header), IoSlice::new(bytes)];
+            sent = match self.socket.write_vectored(&parts) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                result => result?,
+            };
+        }
+        self.unsent
+            .extend_from_slice(&header[sent.min(header.len())..]);
+        let of_bytes = sent.saturating_sub(header.len());
+        if sent < header.len() {
+            self.unsent.extend_from_slice(bytes);
+            return Ok(());
+        }
+        self.send_as_it_is(&bytes[of_bytes..])
+    }
+
+    fn send_as_it_is(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut bytes = bytes;
         while self.unsent.is_empty() && !bytes.is_empty() {
             match self.socket.write(bytes) {
@@ -409,7 +491,7 @@ impl Connection {
     fn flush(&mut self) -> io::Result<()> {
         if !self.unsent.is_empty() {
             let unsent = mem::take(&mut self.unsent);
-            self.send(&unsent)?;
+            self.send_as_it_is(&unsent)?;
         }
         Ok(())
     }

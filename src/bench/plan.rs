@@ -6,6 +6,7 @@ use super::clock::Nanos;
 use super::emqx::Api;
 use super::packet::Version;
 use super::sources::Sources;
+use super::upgrade::Endpoint;
 
 /// One run against one target.
 #[derive(Clone, Debug)]
@@ -13,7 +14,11 @@ pub(super) struct Plan {
     /// What it is called in the result.
     pub(super) name: &'static str,
     pub(super) target: SocketAddr,
+    /// MQTT goes over WebSocket.
+    pub(super) websocket: Option<Endpoint>,
     pub(super) sources: Sources,
+    /// Clients that return come from another source each time.
+    pub(super) roam: bool,
     pub(super) clients: u32,
     /// The first so many clients publish.
     pub(super) publishers: u32,

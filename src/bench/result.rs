@@ -232,7 +232,10 @@ impl Summary {
         };
         Self {
             name: plan.name,
-            target: plan.target.to_string(),
+            target: plan.websocket.as_ref().map_or_else(
+                || plan.target.to_string(),
+                |endpoint| format!("ws://{}{}", plan.target, endpoint.path),
+            ),
             clients: plan.clients,
             measured_s,
             interrupted: measured.interrupted,

@@ -53,7 +53,9 @@ fn plan(target: SocketAddr, clients: u32) -> Plan {
     Plan {
         name: "test",
         target,
+        websocket: None,
         sources: Sources::default(),
+        roam: false,
         clients,
         publishers: clients,
         audience: Audience::Sender,
