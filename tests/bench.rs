@@ -72,9 +72,42 @@ impl Drop for Nodes {
     }
 }
 
+/// A demo on free ports, which ends with the value.
+struct Demo {
+    process: Child,
+    /// Of its WebSocket listener.
+    url: String,
+}
+
+impl Demo {
+    fn start() -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_remora"))
+            .args(["demo", "-a", "127.0.0.1:0", "--ws-address", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let stdout = BufReader::new(process.stdout.take().expect("a pipe"));
+        let mut lines = stdout.lines().map(|line| line.expect("text"));
+        let line = lines.find(|line| line.contains("ws://")).expect("a URL");
+        let begins = line.find("ws://").expect("a URL");
+        let ends = line.find("/mqtt").expect("its path");
+        let url = format!("{}/mqtt", &line[begins..ends]);
+        // What it logs must find its way.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, url }
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.process.kill().expect("it runs");
+        self.process.wait().expect("an end");
+    }
+}
+
 /// Runs a workload with `--json` that must not fail.
-fn result(nodes: &Nodes, arguments: &[&str]) -> Value {
-    let common = ["-t", nodes.address(), "--json", "--warm-up", "0"];
+fn result(arguments: &[&str]) -> Value {
+    let common = ["--json", "--warm-up", "0"];
     let output = output(&[arguments, &common].concat());
     assert_eq!(
         output.status.code(),
@@ -97,6 +130,23 @@ fn number(result: &Value, pointer: &str) -> f64 {
 #[test]
 fn every_workload_measures_what_it_is_for() {
     let nodes = Nodes::serve(1);
+    every_workload(&["-t", nodes.address()]);
+}
+
+#[test]
+fn every_workload_works_over_websocket() {
+    let nodes = Nodes::serve(1);
+    every_workload(&["-t", nodes.address(), "--ws"]);
+}
+
+#[test]
+fn every_workload_works_with_the_demo_over_websocket() {
+    let demo = Demo::start();
+    every_workload(&["-t", &demo.url]);
+}
+
+/// Runs each of them against a target.
+fn every_workload(target: &[&str]) {
     let messages = "/runs/0/messages/latency_us/p99";
     let connack = "/runs/0/connections/connack_us/p99";
     for (arguments, name, figures) in [
@@ -156,7 +206,7 @@ fn every_workload_measures_what_it_is_for() {
             ],
         ),
     ] {
-        let result = result(&nodes, arguments);
+        let result = result(&[arguments, target].concat());
         assert_eq!(
             result.pointer("/runs/0/name"),
             Some(&Value::from(name)),
@@ -167,7 +217,7 @@ fn every_workload_measures_what_it_is_for() {
         }
         let errors = result.pointer("/runs/0/errors").and_then(Value::as_object);
         let errors = errors.expect("errors by kind");
-        assert_eq!(errors.len(), 12, "zero is visible");
+        assert_eq!(errors.len(), 13, "zero is visible");
         assert!(errors.values().all(|count| count == 0), "{errors:?}");
     }
 }
@@ -242,31 +292,66 @@ fn a_target_that_refuses_fails_unless_that_is_allowed() {
     assert!(text(&failed.stdout).contains("no client was accepted"));
 }
 
+/// What the errors of a run's JSON are, without those that never happened.
+fn errors(output: &Output) -> Vec<(String, u64)> {
+    let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let errors = result.pointer("/runs/0/errors").and_then(Value::as_object);
+    let errors = errors.expect("errors by kind").iter();
+    let counted = errors.map(|(kind, count)| (kind.clone(), count.as_u64().expect("a count")));
+    counted.filter(|(_, count)| *count > 0).collect()
+}
+
+#[test]
+fn a_target_that_is_no_websocket_fails_by_kind_and_in_time() {
+    let nodes = Nodes::serve(1);
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let silent = silent.local_addr().expect("an address").to_string();
+    let mut demo = Demo::start();
+    let connect = |target: &[&str]| {
+        let common = ["connect", "-c", "7", "--json", "--connect-timeout", "0.3"];
+        let output = output(&[&common[..], target].concat());
+        assert_eq!(output.status.code(), Some(1), "{target:?}");
+        errors(&output)
+    };
+    let seven = |kind: &str| vec![(kind.to_owned(), 7)];
+    // It has another path.
+    let elsewhere = ["--ws", "-t", nodes.address(), "--path", "/chat?id=%i"];
+    assert_eq!(connect(&elsewhere), seven("not_upgraded"));
+    let elsewhere = demo.url.replace("/mqtt", "/chat");
+    assert_eq!(connect(&["-t", &elsewhere]), seven("not_upgraded"));
+    // It accepts connections, and says nothing to a request.
+    assert_eq!(connect(&["--ws", "-t", &silent]), seven("timeout"));
+    // A WebSocket listener that hears MQTT: how it says no is its own business.
+    let address = demo.url.replace("ws://", "").replace("/mqtt", "");
+    let failed = connect(&["-t", &address]);
+    assert_eq!(failed.iter().map(|(_, count)| count).sum::<u64>(), 7);
+    demo.process.kill().expect("it runs");
+    demo.process.wait().expect("an end");
+    assert_eq!(connect(&["-t", &demo.url]), seven("refused"));
+}
+
 #[test]
 fn a_target_that_dies_ends_the_run() {
-    let mut nodes = Nodes::serve(1);
-    let bench = bench()
-        .args([
-            "echo",
-            "-c",
-            "40",
-            "-d",
-            "10m",
-            "--json",
-            "-t",
-            nodes.address(),
-        ])
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program runs");
-    nodes.wait_for(40);
-    nodes.process.kill().expect("a process");
-    let output = bench.wait_with_output().expect("an end");
-    assert_eq!(output.status.code(), Some(1));
-    let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-    let errors = ["reset", "closed", "refused"]
-        .map(|kind| number(&result, &format!("/runs/0/errors/{kind}")));
-    assert_eq!(errors.iter().sum::<f64>(), 40.0, "{result}");
+    for websocket in [&[][..], &["--ws"]] {
+        let mut nodes = Nodes::serve(1);
+        let arguments = ["echo", "-c", "40", "-d", "10m", "--json"];
+        let bench = bench()
+            .args(arguments)
+            .args(["-t", nodes.address()])
+            .args(websocket)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        nodes.wait_for(40);
+        nodes.process.kill().expect("a process");
+        let output = bench.wait_with_output().expect("an end");
+        assert_eq!(output.status.code(), Some(1));
+        let errors = errors(&output);
+        let known = |kind: &str| ["reset", "closed", "refused"].contains(&kind);
+        assert!(errors.iter().all(|(kind, _)| known(kind)), "{errors:?}");
+        let count: u64 = errors.iter().map(|(_, count)| count).sum();
+        assert_eq!(count, 40, "{errors:?}");
+    }
 }
 
 #[test]
@@ -307,7 +392,8 @@ fn the_report_is_one_file_that_needs_no_network() {
     let directory = TempDir::new().expect("a directory");
     let path = directory.path().join("report.html");
     let path = path.to_str().expect("UTF-8");
-    result(&nodes, &["echo", "-c", "10", "-d", "0.3", "--report", path]);
+    let common = ["echo", "-c", "10", "-d", "0.3", "-t", nodes.address()];
+    result(&[&common[..], &["--report", path]].concat());
     let page = fs::read_to_string(path).expect("a page");
     for part in [
         "Latency in µs at percentiles",
@@ -340,7 +426,7 @@ fn two_results_are_compared() {
             .to_owned()
     };
     for name in ["a.json", "b.json"] {
-        let result = result(&nodes, &["echo", "-c", "5", "-d", "0.2"]);
+        let result = result(&["echo", "-c", "5", "-d", "0.2", "-t", nodes.address()]);
         fs::write(path(name), result.to_string()).expect("a file");
     }
     let compared = output(&["--compare", &path("a.json"), &path("b.json")]);
@@ -371,6 +457,16 @@ fn wrong_options_are_bad_usage() {
         (&["echo", "-V", "4", "-P", "secret"], "--password"),
         (&["connect", "-R", "0.0001"], "longer than a day"),
         (&["echo", "--report", "/"], "--report /"),
+        (&["echo", "-t", "wss://127.0.0.1:1"], "no TLS yet"),
+        (&["echo", "-t", "http://127.0.0.1:1"], "ws://"),
+        (&["echo", "-t", "mqtt://127.0.0.1:1", "--ws"], "--ws"),
+        (&["echo", "-t", "127.0.0.1:1/mqtt"], "no such HOST:PORT"),
+        (&["echo", "--path", "/mqtt"], "add --ws"),
+        (&["echo", "--ws", "--path", "mqtt"], "--path"),
+        (&["echo", "--ws", "--path", "/a b"], "--path"),
+        (&["echo", "-t", "ws://[::1]:1/a", "--path", "/b"], "--path"),
+        (&["reconnect", "--roam"], "--ifaddr"),
+        (&["echo", "--roam", "--ifaddr", "127.0.0.0/8"], "--roam"),
         (&["dance"], "'dance'"),
         (&["echo", "--qos", "2"], "2"),
         (&["echo", "--duration", "long"], "no duration"),

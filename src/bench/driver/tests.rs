@@ -13,6 +13,7 @@ use crate::bench::emqx::Api;
 use crate::bench::nodes::{Nodes, Stall};
 use crate::bench::packet::Version;
 use crate::bench::sources::Sources;
+use crate::bench::upgrade::{self, Endpoint, PATH};
 
 /// A node in a thread of its own, which ends with it.
 struct FakeNode {
@@ -82,6 +83,15 @@ fn plan(target: SocketAddr, clients: u32) -> Plan {
     }
 }
 
+/// The same over WebSocket.
+fn over_ws(plan: Plan) -> Plan {
+    let websocket = Some(Endpoint {
+        host: plan.target.to_string(),
+        path: PATH.into(),
+    });
+    Plan { websocket, ..plan }
+}
+
 fn measured(plan: &Plan) -> Measured {
     run(plan, &Live::none(), None).unwrap().measured
 }
@@ -120,11 +130,13 @@ fn every_message_returns_whole_and_in_order() {
             traffic: Traffic::Window(3),
             ..plan(node.address, 4)
         };
-        let measured = measured(&plan);
-        assert_eq!(failures(&measured), []);
-        assert_eq!(measured.cut_off, 0);
-        assert!(measured.received > 0, "{size} bytes");
-        assert_eq!(measured.received_bytes, measured.received * size as u64);
+        for plan in [plan.clone(), over_ws(plan)] {
+            let measured = measured(&plan);
+            assert_eq!(failures(&measured), []);
+            assert_eq!(measured.cut_off, 0);
+            assert!(measured.received > 0, "{size} bytes");
+            assert_eq!(measured.received_bytes, measured.received * size as u64);
+        }
     }
 }
 
@@ -271,6 +283,170 @@ fn what_a_target_does_wrong_is_counted_by_kind() {
         };
         assert_eq!(failures(&measured(&plan)), [(kind, 3)]);
     }
+}
+
+/// Reads the request for an upgrade and says something to it, which may be made of the right answer.
+fn answer_upgrade(mut client: &TcpStream, says: fn(String) -> String) {
+    let mut request = Vec::new();
+    let mut buffer = [0; 1024];
+    while !request.ends_with(b"\r\n\r\n") {
+        let count = client.read(&mut buffer).unwrap();
+        assert!(count > 0);
+        request.extend_from_slice(&buffer[..count]);
+    }
+    let (right, agreed) = upgrade::answer(&request);
+    assert!(agreed);
+    let says = says(String::from_utf8(right).unwrap());
+    client.write_all(says.as_bytes()).unwrap();
+}
+
+/// Waits for the client to go.
+fn outlast(mut client: TcpStream) {
+    while client.read(&mut [0; 1024]).is_ok_and(|count| count > 0) {}
+}
+
+#[test]
+fn what_a_target_does_wrong_over_websocket_is_counted_by_kind() {
+    type Serve = fn(TcpStream);
+    let cases: [(&str, Serve); 11] = [
+        // What an MQTT broker does, and what a web server.
+        ("closed", |mut client| {
+            assert!(client.read(&mut [0; 1024]).unwrap() > 0);
+        }),
+        ("not_upgraded", |client| {
+            answer_upgrade(&client, |_| {
+                "HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nnone".into()
+            });
+            outlast(client);
+        }),
+        ("not_upgraded", |client| {
+            answer_upgrade(&client, |right| right.replace("mqtt", "chat"));
+            outlast(client);
+        }),
+        ("junk", |client| {
+            answer_upgrade(&client, |_| "SSH-2.0-OpenSSH_9.2\r\n".into());
+            outlast(client);
+        }),
+        ("junk", |client| {
+            answer_upgrade(&client, |_| format!("HTTP/1.1 101 {}", "x".repeat(9_000)));
+            outlast(client);
+        }),
+        // Half an answer, and silence.
+        ("timeout", |client| {
+            answer_upgrade(&client, |right| right[..right.len() - 2].to_owned());
+            outlast(client);
+        }),
+        ("closed", |client| {
+            answer_upgrade(&client, |right| right[..right.len() - 2].to_owned());
+        }),
+        // A text message; a masked one; MQTT without frames.
+        ("junk", |client| {
+            answer_upgrade(&client, |right| right + "\u{1}\u{4}\u{20}\u{2}\0\0");
+            outlast(client);
+        }),
+        ("junk", |mut client| {
+            answer_upgrade(&client, |right| right);
+            client
+                .write_all(&[0x82, 0x84, 0, 0, 0, 0, 0x20, 2, 0, 0])
+                .unwrap();
+            outlast(client);
+        }),
+        ("junk", |mut client| {
+            answer_upgrade(&client, |right| right);
+            client.write_all(&[0x20, 2, 0, 0]).unwrap();
+            outlast(client);
+        }),
+        // A close with a code: try again later.
+        ("closed", |mut client| {
+            answer_upgrade(&client, |right| right);
+            client.write_all(&[0x88, 2, 3, 0xf5]).unwrap();
+            outlast(client);
+        }),
+    ];
+    for (number, (kind, serve)) in cases.into_iter().enumerate() {
+        let target = FakeTarget::start(serve);
+        let plan = Plan {
+            arrival: Arrival::AtOnce(1),
+            connect_timeout: if kind == "timeout" {
+                SECOND / 10
+            } else {
+                5 * SECOND
+            },
+            ..over_ws(plan(target.address, 3))
+        };
+        assert_eq!(failures(&measured(&plan)), [(kind, 3)], "case {number}");
+    }
+}
+
+/// Sends CONNACK and SUBACK byte by byte, each in a frame of its own and a ping between them; then waits for all the pongs.
+fn crumble(mut client: TcpStream) {
+    answer_upgrade(&client, |right| right);
+    let mut frames = vec![0x02, 0];
+    for byte in [0x20, 2, 0, 0, 0x90, 3, 0, 1, 0] {
+        frames.extend_from_slice(&[0x00, 1, byte, 0x89, 1, byte]);
+    }
+    // The message is over; the next has a PINGRESP and the close behind it.
+    frames.extend_from_slice(&[0x80, 0, 0x82, 2, 0xd0, 0]);
+    for byte in frames {
+        client.write_all(&[byte]).unwrap();
+    }
+    outlast(client);
+}
+
+#[test]
+fn packets_are_read_however_a_target_cuts_its_frames() {
+    let target = FakeTarget::start(crumble);
+    let measured = measured(&over_ws(plan(target.address, 1)));
+    assert_eq!(failures(&measured), []);
+    assert_eq!(measured.accepted, 1);
+}
+
+/// Pings the client, and says no once the pong came.
+fn ping(mut client: TcpStream) {
+    answer_upgrade(&client, |right| right);
+    client.write_all(&[0x89, 2, b'h', b'i']).unwrap();
+    let (mut seen, mut buffer) = (Vec::new(), [0; 1024]);
+    let is_pong =
+        |bytes: &[u8]| matches!(bytes, [0x8a, 0x82, a, b, _, _, h, i] if [h ^ a, i ^ b] == *b"hi");
+    while !seen.windows(8).any(is_pong) {
+        let count = client.read(&mut buffer).unwrap();
+        seen.extend_from_slice(&buffer[..count]);
+    }
+    client.write_all(&[0x82, 4, 0x20, 2, 0, 5]).unwrap();
+    outlast(client);
+}
+
+#[test]
+fn a_ping_of_the_target_is_answered() {
+    let target = FakeTarget::start(ping);
+    let plan = over_ws(plan(target.address, 1));
+    assert_eq!(failures(&measured(&plan)), [("not_accepted", 1)]);
+}
+
+#[test]
+fn clients_that_roam_return_from_other_addresses() {
+    let (seen, sources) = std::sync::mpsc::sync_channel(8);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let thread = thread::spawn(move || {
+        for _ in 0..3 {
+            let (mut client, from) = listener.accept().unwrap();
+            assert!(client.read(&mut [0; 1024]).unwrap() > 0);
+            client.write_all(&[0x20, 2, 0, 0]).unwrap();
+            seen.send((client, from.ip().to_string())).unwrap();
+        }
+    });
+    let plan = Plan {
+        sources: Sources::parse("127.1.0.0/24").unwrap(),
+        roam: true,
+        audience: Audience::None,
+        then: Then::Return(2),
+        ..plan(address, 1)
+    };
+    assert_eq!(failures(&measured(&plan)), []);
+    thread.join().unwrap();
+    let sources: Vec<String> = sources.iter().map(|(_, from)| from).collect();
+    assert_eq!(sources, ["127.1.0.0", "127.1.0.1", "127.1.0.2"]);
 }
 
 #[test]
