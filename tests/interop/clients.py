@@ -51,27 +51,15 @@ class MosquittoSub(Process):
         return self.received.read_bytes()
 
 
-class MqttJs(Process):
-    """MQTT.js under default options, subscribed to one topic."""
+class Hearer:
+    """An MQTT.js that is subscribed to one topic, wherever it runs: `events` tells what happened to it, `say` what it is to do."""
 
     TOPIC = "to/mqttjs"
-
-    def __init__(self, port, folder, client_id, **options):
-        command = ["node", HERE / "mqttjs_client.js", port, client_id, self.TOPIC, json.dumps(options)]
-        super().__init__(f"mqttjs-{client_id}", command, folder, stdin=subprocess.PIPE)
-        self.wait_for('"subscribed"', seconds=20)
-
-    def events(self, kind=None):
-        """What happened to it so far, or only the events of one kind."""
-        complete = self.output().rpartition("\n")[0].splitlines()
-        events = [json.loads(line) for line in complete if line.startswith("{")]
-        return [event for event in events if kind in (None, event["event"])]
 
     def drop(self):
         """Cuts its connection on its own side; MQTT.js then comes back by itself."""
         closes = len(self.events("close"))
-        self.child.stdin.write(b"drop\n")
-        self.child.stdin.flush()
+        self.say("drop")
         wait_until(lambda: len(self.events("close")) > closes, "MQTT.js to notice that its connection is gone")
 
     def hears_from(self, brokers, seconds=10):
@@ -96,9 +84,38 @@ class MqttJs(Process):
         assert len(names) == 1, f"one message came from {names}"
         return next(broker for broker in brokers if broker.name == names[0])
 
+    def comes_home(self, home, brokers, seconds=35):
+        """Drops its connection until it hears from `home`, which may be held for down for a while after its return."""
+
+        def at_home():
+            self.drop()
+            # MQTT.js comes back a second after a cut; the rest is the balancer's time, and this machine's.
+            return self.hears_from(brokers, 5) is home
+
+        wait_until(at_home, "the client to come home", seconds)
+
     def _heard(self, stamp):
         payloads = (event["payload"].split() for event in self.events("message"))
         return [name for heard_stamp, name in payloads if heard_stamp == stamp]
+
+
+class MqttJs(Hearer, Process):
+    """MQTT.js in Node.js under default options, subscribed to one topic."""
+
+    def __init__(self, port, folder, client_id, **options):
+        command = ["node", HERE / "mqttjs_client.js", port, client_id, self.TOPIC, json.dumps(options)]
+        Process.__init__(self, f"mqttjs-{client_id}", command, folder, stdin=subprocess.PIPE)
+        self.wait_for('"subscribed"', seconds=20)
+
+    def events(self, kind=None):
+        """What happened to it so far, or only the events of one kind."""
+        complete = self.output().rpartition("\n")[0].splitlines()
+        events = [json.loads(line) for line in complete if line.startswith("{")]
+        return [event for event in events if kind in (None, event["event"])]
+
+    def say(self, command):
+        self.child.stdin.write(f"{command}\n".encode())
+        self.child.stdin.flush()
 
 
 class Paho:

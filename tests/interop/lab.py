@@ -3,6 +3,7 @@
 import contextlib
 
 from balancers import BALANCERS
+from browser import Tab
 from brokers import Door, EjabberdCluster, Mosquitto
 from clients import MosquittoSub, MqttJs, Paho
 from packets import Socket, connect
@@ -57,6 +58,11 @@ class Lab(contextlib.ExitStack):
 
     def mqttjs(self, port, client_id, **options):
         return MqttJs(port, self.folder, client_id, **options)
+
+    def tab(self, port, client_id, **options):
+        tab = Tab(port, self.folder, client_id, **options)
+        self.callback(tab.close)
+        return tab
 
     def paho(self, client_id, version, user_name=None, persistent=True, transport="tcp"):
         client = Paho(client_id, version, user_name, persistent, transport)

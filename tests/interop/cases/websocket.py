@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-from process import wait_until
-
 WS_URL = "ws://127.0.0.1:PORT/mqtt"
 
 # As in the cases of MQTT.js over TCP.
@@ -68,15 +66,40 @@ def mqttjs_over_websocket_survives_the_death_of_its_node(lab):
         away = client.hears_from([broker for broker in brokers if broker is not home], RECOVERY_SECONDS)
         assert away is not home
         home.start()
-        client.drop()
+        client.comes_home(home, brokers)
 
-        def at_home():
-            if client.hears_from(brokers, RECOVERY_SECONDS) is home:
-                return True
-            client.drop()
-            return False
 
-        wait_until(at_home, "the client to come home", seconds=35)
+def a_reloaded_tab_comes_back_to_its_node(lab):
+    """Chromium, MQTT.js from a page: the tab is reloaded three times, and each time finds its session and hears its node."""
+    brokers = lab.mosquittos(ws=(1, 2))
+    balancer = lab.balancer(brokers)
+    for ws in (True, False):
+        # One whose home speaks WebSocket, and one whose home does not.
+        homes = ((f"tab-{ws}-{number}", lab.home(brokers, balancer.port, f"tab-{ws}-{number}")) for number in range(30))
+        client_id, home = next((client_id, home) for client_id, home in homes if bool(home.ws_port) == ws)
+        # The only option that is not the default: a session that outlives the page shows what became of the reload.
+        tab = lab.tab(balancer.ws_port, client_id, clean=False)
+        assert tab.hears_from(brokers) is home, "it came to another node than its id over TCP"
+        assert not tab.events("connect")[-1]["sessionPresent"], "a new client found a session"
+        for _ in range(3):
+            assert tab.reload(), "the tab did not find its session"
+            assert tab.hears_from(brokers) is home, "it came to another node"
+        assert not tab.events("error"), f"MQTT.js heard of an error: {tab.events('error')}"
+        tab.close()
+
+
+def a_tab_survives_the_death_of_its_node(lab):
+    """Chromium, default options: the node is killed, another takes the tab; the node returns and a reconnect goes home."""
+    brokers = lab.mosquittos(ws=(1, 2))
+    tab = lab.tab(lab.balancer(brokers).ws_port, "tab")
+    home = tab.hears_from(brokers)
+    home.kill()
+    away = tab.hears_from([broker for broker in brokers if broker is not home], RECOVERY_SECONDS)
+    assert away is not home
+    home.start()
+    tab.comes_home(home, brokers)
+    tab.reload()
+    assert tab.hears_from(brokers) is home, "it came home and did not stay"
 
 
 def ejabberds_websocket_keeps_sessions_on_their_node(lab):
