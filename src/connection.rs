@@ -136,7 +136,7 @@ impl Stations {
         let (reports, tally) = (shared.reports.clone(), Arc::clone(tally));
         Self {
             limits,
-            peek: Peek::new(need, &peek, Arc::clone(&shared.held)),
+            peek: Peek::new(need, &peek),
             greeter: Greeter::new(greet, dialer, reports, tally, shared.workers),
             dial,
             relay,
@@ -269,6 +269,7 @@ impl Path {
             leg,
             upgrade,
             identity,
+            share,
         } = match opened.await? {
             Opened::Mqtt(speaker) => speaker,
             Opened::Pass(passing) => {
@@ -278,7 +279,10 @@ impl Path {
             }
         };
         record.identity = identity;
-        let opening = stations.peek.opening(client, leg, upgrade, due).await?;
+        let opening = stations
+            .peek
+            .opening(client, leg, upgrade, share, due)
+            .await?;
         drop(undecided);
         let affinity = self.note_connect(&opening, record);
         let route = self.route(&affinity);

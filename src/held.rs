@@ -135,6 +135,11 @@ impl Share {
         Eviction(self.large.clone())
     }
 
+    /// Whether it is among those of which the largest must go, so that a new ear hears more than the one before.
+    pub fn is_large(&self) -> bool {
+        self.large.is_some()
+    }
+
     fn list(&mut self, bytes: usize) {
         let was = self.bytes;
         self.bytes = bytes;

@@ -18,7 +18,7 @@ pub struct Opening {
     pub connect: Connect,
     /// What it asked for when it upgraded; none for a client that speaks MQTT over TCP.
     pub upgrade: Option<Box<Upgrade>>,
-    /// The account of what it said.
+    /// The account of what is held for it.
     pub share: Share,
 }
 

@@ -1,23 +1,19 @@
 //! Opens what lies below MQTT: TLS, then the WebSocket upgrade.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use rustls::HandshakeKind;
 use tokio::time::Instant;
 
 use super::{Handshakes, Listener, Tls, Transport};
 use crate::ended::Ended;
-use crate::held::Held;
+use crate::held::{Held, Share};
 use crate::identity::Identity;
 use crate::metrics::ListenerTally;
 use crate::opening::{Leg, Passing};
 use crate::socket::Socket;
 use crate::tls::{self, HelloReader, Turnstile};
 use crate::websocket::{self, Refused, Upgrade};
-
-/// How long a client that was refused may take to hear why.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Bytes of a ClientHello that is passed on at most. Browsers send 2 KiB, with keys that resist quantum computers.
 const HELLO_BYTES_MAX: usize = 32 * 1024;
@@ -42,6 +38,8 @@ pub struct Speaker {
     pub upgrade: Option<Box<Upgrade>>,
     /// What its TLS said.
     pub identity: Option<Box<Identity>>,
+    /// The account of what is held for it. All of its request counts, since parts of it are kept until a node was asked.
+    pub share: Share,
 }
 
 /// What one worker opens clients with.
@@ -78,10 +76,10 @@ impl Opener {
             }
             Some(Tls::Pass) => return Box::pin(self.pass(client, due)).await.map(Opened::Pass),
         };
+        let mut share = self.held.share();
         let upgrade = match &listener.transport {
             Transport::Tcp => None,
             Transport::Ws(door) => {
-                let mut share = self.held.share();
                 let upgrade = Box::pin(websocket::upgrade_client(&client, door, &mut share));
                 match tokio::time::timeout_at(due, upgrade).await {
                     Ok(Ok(upgrade)) => Some(Box::new(Upgrade {
@@ -102,6 +100,7 @@ impl Opener {
             leg,
             upgrade,
             identity,
+            share,
         }))
     }
 
@@ -128,7 +127,7 @@ impl Opener {
                 tracing::debug!(%why, "TLS handshake failed");
                 if let Some(client) = client {
                     // What it has sent is read, so that no reset overtakes the alert.
-                    let _ = tokio::time::timeout(FAREWELL, client.leave_after_reading()).await;
+                    client.farewell(&[]).await;
                 }
                 Err(ended)
             }
@@ -184,8 +183,7 @@ async fn refuse(client: Socket, refused: Refused) -> Ended {
         Refused::NotHttp(_) => Ended::NotMqttJunk,
         Refused::Answered(status, why) => {
             tracing::debug!(%status, why, "upgrade refused");
-            // A client that does not listen is closed all the same.
-            let _ = tokio::time::timeout(FAREWELL, client.leave_after_reading()).await;
+            client.farewell(&[]).await;
             Ended::UpgradeRefused
         }
         Refused::Gone(Ok(())) => Ended::ClientClosed,

@@ -1,6 +1,5 @@
 //! Asks one node: sends it what the client said, reads its first packet, and says what that means.
 
-use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use crate::opening::{Leg, Opening, Said};
 use crate::scratch;
 use crate::socket::Socket;
 use crate::websocket::Upgrade;
-use crate::websocket::frames::{self, Control, Frames, Part, Sender};
+use crate::websocket::frames::{self, Control, Fault, Frames, Part, Sender};
 
 /// Client bytes kept for a replay beyond those that were there when it was routed. A client that has sent its CONNECT
 /// and this much more is not read until the node has answered.
@@ -33,6 +32,8 @@ pub struct Caller {
     pub upgrade: Option<Box<Upgrade>>,
     /// Its FIN was read.
     pub ended: bool,
+    /// What was wrong with its frames; it has not been told yet.
+    fault: Option<Fault>,
     kept_max: usize,
     share: Share,
 }
@@ -101,14 +102,42 @@ impl Caller {
             connect,
             upgrade,
             ended: false,
+            fault: None,
             share,
         }
     }
 
-    /// Says `words`, closes, and waits until the client has gone, so that no reset overtakes them.
-    pub async fn farewell(self, words: &[u8]) -> io::Result<()> {
-        self.socket.send_all(words).await?;
-        self.socket.leave_after_reading().await
+    /// Ends the greeting because of `ended`, and tells the client what was wrong with its frames, if that was why.
+    pub async fn end(mut self, ended: Ended) -> Ended {
+        if let Some(fault) = self.fault {
+            let words = frames::close(&fault.close_code().to_be_bytes());
+            let words = self.said.last_words(&words);
+            self.socket.farewell(&words).await;
+        }
+        ended
+    }
+
+    /// Listens, while no node can, until the client must go or has gone: how it ended.
+    ///
+    /// A FIN is an end here. Nobody closes a WebSocket half, and no node has heard a word that could be answered.
+    pub async fn leaves(&mut self) -> Ended {
+        loop {
+            if self.ended {
+                return Ended::ClientClosed;
+            }
+            let eviction = self.share.eviction();
+            let heard = std::future::poll_fn(|cx| match self.has_room() {
+                true => self.poll_listen(cx),
+                false => Poll::Pending,
+            });
+            tokio::select! {
+                biased;
+                heard = heard => if let Err(ended) = heard {
+                    return ended;
+                },
+                () = eviction.told() => return Ended::HeldBytesFull,
+            }
+        }
     }
 
     /// Whether all of the CONNECT is here, so that it is the node's turn to speak.
@@ -134,9 +163,7 @@ impl Caller {
                     Ok(read) => {
                         self.share.grow(read).map_err(|_| Ended::HeldBytesFull)?;
                         self.said.hear(&scratch[..read]).map_err(|fault| {
-                            let code = u16::to_be_bytes(fault.close_code());
-                            // A client that is gone need not hear it.
-                            let _ = self.socket.send_now(&frames::close(&code));
+                            self.fault = Some(fault);
                             Ended::FrameFault
                         })?;
                         if !self.said.reply(&self.socket) || self.said.is_closed() {
@@ -177,9 +204,12 @@ pub async fn ask(
         answer: Heard::new(leg, bytes),
         fin_sent: false,
     };
+    let mut late = None;
     loop {
         let whole = caller.is_whole();
-        let late = whole.then(|| Instant::now() + timeout);
+        if whole {
+            late.get_or_insert_with(|| Instant::now() + timeout);
+        }
         let until = late.map_or(due, |late| late.min(due));
         let eviction = caller.share.eviction();
         let progress = std::future::poll_fn(|cx| exchange.poll(caller, &node, whole, cx));
@@ -190,7 +220,7 @@ pub async fn ask(
         };
         let answer = match answer {
             Ok(Ok(Some(answer))) => answer,
-            // The CONNECT has become whole: the node's time begins.
+            // The CONNECT has become whole: the node's time begins. Or the share has become a large one, which may be told to go.
             Ok(Ok(None)) => continue,
             Ok(Err(ended)) => return Err(ended),
             Err(_elapsed) => match late {
@@ -304,7 +334,8 @@ impl Heard {
 }
 
 impl Exchange {
-    /// Moves what can be moved; an answer, or none when the CONNECT has become whole while it was not (`whole`) before.
+    /// Moves what can be moved; an answer, or none when the CONNECT has become whole while it was not (`whole`) before, or the
+    /// caller's share a large one.
     fn poll(
         &mut self,
         caller: &mut Caller,
@@ -312,6 +343,7 @@ impl Exchange {
         whole: bool,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Answer>, Ended>> {
+        let large = caller.share.is_large();
         loop {
             self.speak(caller, node, cx);
             if let Poll::Ready(answer) = self.poll_answer(caller.connect.version(), node, cx) {
@@ -330,7 +362,9 @@ impl Exchange {
             match caller.poll_listen(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(ended)) => return Poll::Ready(Err(ended)),
-                Poll::Ready(Ok(())) if !whole && caller.is_whole() => {
+                Poll::Ready(Ok(()))
+                    if caller.is_whole() != whole || caller.share.is_large() != large =>
+                {
                     return Poll::Ready(Ok(None));
                 }
                 Poll::Ready(Ok(())) => {}

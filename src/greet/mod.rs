@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio::time::error::Elapsed;
 
 use crate::clock::Seconds;
 use crate::cluster::{Choice, Decision, Endpoint, Reports, Seat, WsEndpoint};
@@ -22,7 +21,7 @@ use crate::opening::{Leg, Opening, Passing, Rest};
 use crate::record::{Record, Steps};
 use crate::socket::Socket;
 use crate::websocket::frames::{self, Frames, NORMAL_CLOSURE};
-use crate::websocket::{Asking, Unwilling, Upgrade, upgrade_at_node};
+use crate::websocket::{Asking, Unwilling, upgrade_at_node};
 
 use ask::{Answer, Asked, Caller, Cure, Dialled};
 use budget::Budget;
@@ -35,9 +34,6 @@ const FREE_RETRIES_PER_SECOND: u64 = 10;
 
 /// How long a client whose id is locked in the cluster waits before it asks the same node again, in milliseconds.
 const BUSY_WAIT_MS: std::ops::RangeInclusive<u64> = 200..=500;
-
-/// How long the last words to a refused client may take.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How long nodes have to answer, and what the client hears when none does.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,14 +163,21 @@ impl Greeter {
             let seat = choice.seat();
             let dialled = Instant::now();
             let client = record.client;
-            let node = self.dial(&caller, &choice, client, due, &mut tried).await?;
-            let Some(node) = node else {
-                self.tally.retries(Retry::Dial).add(1);
-                continue;
+            let node = self.dial(&mut caller, &choice, client, due, &mut tried);
+            let node = match node.await {
+                Ok(Some(node)) => node,
+                Ok(None) => {
+                    self.tally.retries(Retry::Dial).add(1);
+                    continue;
+                }
+                Err(ended) => return Err(Box::pin(caller.end(ended)).await),
             };
             let asked = Instant::now();
             let (leg, timeout) = (node.leg, self.settings.timeout);
-            let (asked_for, node) = ask::ask(&mut caller, node, timeout, due).await?;
+            let (asked_for, node) = match ask::ask(&mut caller, node, timeout, due).await {
+                Ok(answered) => answered,
+                Err(ended) => return Err(Box::pin(caller.end(ended)).await),
+            };
             let Asked {
                 answer,
                 sent,
@@ -292,7 +295,9 @@ impl Greeter {
             let seat = choice.seat();
             let dialled = Instant::now();
             let dial = self.dialer.dial(endpoint, &[], &said);
-            let dial = tokio::time::timeout_at(due, dial).await;
+            let Ok(dial) = tokio::time::timeout_at(due, dial).await else {
+                break;
+            };
             let Some((node, sent)) = self.judge_dial(dial, endpoint, &choice, &mut tried)? else {
                 self.tally.retries(Retry::Dial).add(1);
                 continue;
@@ -322,7 +327,7 @@ impl Greeter {
     /// The node, connected and with the first bytes on their way; none when another node must be tried.
     async fn dial(
         &self,
-        caller: &Caller,
+        caller: &mut Caller,
         choice: &Choice,
         client: SocketAddr,
         due: Instant,
@@ -338,37 +343,48 @@ impl Greeter {
                 (Some(upgrade), Some(ws)) =>
                 // Boxed, so that the set-up of a client without WebSocket is not as large.
                 {
-                    Box::pin(self.dial_ws(upgrade, ws, client, tried)).await
+                    let asking = Asking::new(ws.path.as_deref(), upgrade, client);
+                    let dial = Box::pin(self.dial_ws(ws, asking, tried));
+                    // The client may go away meanwhile, or say more.
+                    tokio::select! {
+                        biased;
+                        dialled = dial => Ok(dialled),
+                        ended = Box::pin(caller.leaves()) => Err(ended),
+                    }
                 }
                 _ => {
                     let words = caller.said.on(Leg::Tcp);
-                    let (socket, sent) = self.dialer.dial(&choice.endpoint, &[], words).await?;
-                    Ok(Some(Dialled {
-                        socket,
-                        leg: Leg::Tcp,
-                        sent,
-                        bytes: Vec::new(),
+                    let dialled = self.dialer.dial(&choice.endpoint, &[], words).await;
+                    Ok(dialled.map(|(socket, sent)| {
+                        Some(Dialled {
+                            socket,
+                            leg: Leg::Tcp,
+                            sent,
+                            bytes: Vec::new(),
+                        })
                     }))
                 }
             }
         };
-        let dialled = tokio::time::timeout_at(due, dial).await;
-        let dialled = self.judge_dial(dialled, endpoint, choice, tried)?;
+        let Ok(dialled) = tokio::time::timeout_at(due, dial).await else {
+            return Err(tried.ended());
+        };
+        let dialled = self.judge_dial(dialled?, endpoint, choice, tried)?;
         Ok(dialled.flatten())
     }
 
     /// What was dialled; none when another node must be tried.
     fn judge_dial<T>(
         &self,
-        dialled: Result<Result<T, DialError>, Elapsed>,
+        dialled: Result<T, DialError>,
         endpoint: &Endpoint,
         choice: &Choice,
         tried: &mut Tried,
     ) -> Result<Option<T>, Ended> {
         let addresses = &endpoint.addresses;
         match dialled {
-            Ok(Ok(dialled)) => Ok(Some(dialled)),
-            Ok(Err(DialError::Node(error))) => {
+            Ok(dialled) => Ok(Some(dialled)),
+            Err(DialError::Node(error)) => {
                 // Only TLS calls bytes invalid: a certificate that is not believed, most of all, which waiting does not cure.
                 if error.kind() == ErrorKind::InvalidData {
                     tracing::warn!(?addresses, %error, "no TLS with a node");
@@ -378,7 +394,7 @@ impl Greeter {
                 self.reports.failed(choice);
                 Ok(None)
             }
-            Ok(Err(DialError::SourcePorts)) => {
+            Err(DialError::SourcePorts) => {
                 tracing::warn!(
                     ?addresses,
                     "every source port towards the node is in use: add source addresses under [dial]"
@@ -386,23 +402,20 @@ impl Greeter {
                 tried.source_ports = true;
                 Ok(None)
             }
-            Ok(Err(DialError::Ours(error))) => {
+            Err(DialError::Ours(error)) => {
                 tracing::warn!(%error, "no socket for a node");
                 Err(Ended::DescriptorsExhausted)
             }
-            Err(_elapsed) => Err(tried.ended()),
         }
     }
 
     /// The node's WebSocket listener, upgraded; none when it will not, which says nothing of the node's health: it answered.
     async fn dial_ws(
         &self,
-        upgrade: &Upgrade,
         ws: &WsEndpoint,
-        client: SocketAddr,
+        asking: Asking,
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, DialError> {
-        let asking = Asking::new(ws.path.as_deref(), upgrade, client);
         let (socket, sent) = self.dialer.dial(&ws.endpoint, &[], &asking.bytes).await?;
         let upgraded = upgrade_at_node(&socket, &asking, sent);
         match tokio::time::timeout(self.settings.timeout, upgraded).await {
@@ -455,8 +468,7 @@ impl Greeter {
             words = caller.said.last_words(&words);
         }
         if !words.is_empty() {
-            // A client that does not listen is closed all the same.
-            let _ = tokio::time::timeout(FAREWELL, caller.farewell(&words)).await;
+            caller.socket.farewell(&words).await;
         }
         Err(ended)
     }

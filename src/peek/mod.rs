@@ -1,13 +1,12 @@
 //! Reads as much of the CONNECT as the affinity key needs, under a cap and a deadline, and keeps every byte for replay.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::ended::Ended;
-use crate::held::{Held, Share};
+use crate::held::Share;
 use crate::mqtt::{Connect, Need, Verdict, read_connect};
 use crate::opening::{Leg, Opening, Said};
 use crate::scratch;
@@ -20,9 +19,6 @@ const CLIENT_ID_BYTES_MAX: usize = 128 * 1024;
 
 /// Held for one connection at most while its user name is awaited, which stands behind the will.
 const USERNAME_BYTES_MAX: usize = 384 * 1024;
-
-/// How long a client may take to hear what is wrong with its frames.
-const FAREWELL: Duration = Duration::from_secs(1);
 
 /// How much of an undecided client is held, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,16 +43,14 @@ impl Default for Limits {
 pub struct Peek {
     need: Need,
     deadline: Duration,
-    held: Arc<Held>,
 }
 
 impl Peek {
-    /// A reader that waits for as much as `need` says and counts what it holds in `held`.
-    pub fn new(need: Need, limits: &Limits, held: Arc<Held>) -> Self {
+    /// A reader that waits for as much as `need` says.
+    pub fn new(need: Need, limits: &Limits) -> Self {
         Self {
             need,
             deadline: limits.deadline,
-            held,
         }
     }
 
@@ -65,7 +59,7 @@ impl Peek {
         accepted + self.deadline
     }
 
-    /// Waits until `due` for the CONNECT of a client.
+    /// Waits until `due` for the CONNECT of a client, and counts what it holds of it in `share`.
     ///
     /// # Errors
     /// How the connection ended instead.
@@ -74,6 +68,7 @@ impl Peek {
         client: Socket,
         leg: Leg,
         upgrade: Option<Box<Upgrade>>,
+        share: Share,
         due: Instant,
     ) -> Result<Opening, Ended> {
         let mut reading = Reading {
@@ -81,7 +76,7 @@ impl Peek {
             client,
             said: Said::nothing(leg),
             enough: 1,
-            share: self.held.share(),
+            share,
         };
         let connect = match tokio::time::timeout_at(due, reading.connect()).await {
             Ok(Ok(connect)) => connect,
@@ -179,13 +174,7 @@ impl Reading {
         };
         if self.said.leg() == Leg::Ws {
             let words = self.said.last_words(&frames::close(&code.to_be_bytes()));
-            // What it has sent beyond is read, so that no reset overtakes the words. A client that is gone need not hear
-            // them, and one that does not listen is closed all the same.
-            let farewell = async {
-                self.client.send_all(&words).await?;
-                self.client.leave_after_reading().await
-            };
-            let _ = tokio::time::timeout(FAREWELL, farewell).await;
+            self.client.farewell(&words).await;
         }
         ended
     }

@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -17,6 +18,9 @@ use crate::scratch;
 use session::Session;
 use tcp::Tcp;
 pub use tcp::reset_on_close;
+
+/// How long the last words to a peer may take, and its going.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A connected, nonblocking socket, registered with the runtime of the thread that made it.
 #[derive(Debug)]
@@ -179,16 +183,19 @@ impl Socket {
         std::future::poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Sends a FIN and waits until the peer has gone, so that no reset overtakes what was sent before.
-    ///
-    /// # Errors
-    /// What became of the connection.
-    pub async fn leave_after_reading(&self) -> io::Result<()> {
-        self.shutdown_write();
-        let read =
-            || std::future::poll_fn(|cx| scratch::with(|ignored| self.poll_recv(cx, ignored)));
-        while read().await? > 0 {}
-        Ok(())
+    /// Says the last `words` and a FIN, and reads until the peer has gone, so that no reset overtakes them. A peer that does
+    /// not listen, or does not go, is left all the same after [`FAREWELL`].
+    pub async fn farewell(&self, words: &[u8]) {
+        let leave = async {
+            self.send_all(words).await?;
+            self.shutdown_write();
+            let read =
+                || std::future::poll_fn(|cx| scratch::with(|ignored| self.poll_recv(cx, ignored)));
+            while read().await? > 0 {}
+            io::Result::Ok(())
+        };
+        // One that is gone need not hear them.
+        let _ = tokio::time::timeout(FAREWELL, leave).await;
     }
 
     /// Says the end, in TLS where there is TLS, and sends a FIN; reading goes on.

@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
@@ -140,7 +141,7 @@ impl AsFd for Tcp {
 /// Makes the coming close of `socket` a reset: what is still unsent is thrown away.
 pub fn reset_on_close(socket: BorrowedFd<'_>) {
     // On a socket that is gone already there is nothing left to reset.
-    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(std::time::Duration::ZERO));
+    let _ = rustix::net::sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
 fn splice(from: BorrowedFd<'_>, to: BorrowedFd<'_>, bytes_max: usize) -> rustix::io::Result<usize> {

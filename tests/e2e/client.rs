@@ -114,6 +114,16 @@ impl Client {
         bytes
     }
 
+    /// Reads up to the first of these bytes, and no further.
+    #[track_caller]
+    pub fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end) {
+            bytes.extend(self.read(1));
+        }
+        bytes
+    }
+
     /// Reads exactly these bytes.
     #[track_caller]
     pub fn expect(&mut self, bytes: &[u8]) {

@@ -31,6 +31,7 @@ mod room;
 mod slow;
 mod strangers;
 mod websocket;
+mod ws_set_up;
 
 /// Takes as many descriptors as the system allows: a test may hold two thousand.
 fn raise_descriptor_limit() {

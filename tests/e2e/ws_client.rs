@@ -36,7 +36,8 @@ impl WsClient {
             tcp: Client::to(balancer),
         };
         client.tcp.send(request.as_bytes());
-        let head = client.read_head();
+        let head = client.tcp.read_until(b"\r\n\r\n");
+        let head = String::from_utf8(head).expect("text");
         assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
         let accept = derive_accept_key(KEY.as_bytes());
         let field = |line: &str| head.lines().any(|l| l.eq_ignore_ascii_case(line));
@@ -64,15 +65,6 @@ impl WsClient {
     pub fn frame(&mut self, first: u8, payload: &[u8]) {
         self.tcp
             .send(&ws_frames::masked(first, payload, [1, 2, 3, 4]));
-    }
-
-    #[track_caller]
-    fn read_head(&mut self) -> String {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.extend(self.tcp.read(1));
-        }
-        String::from_utf8(head).expect("text")
     }
 
     /// The next frame: its first byte, and its payload. It must not be masked.

@@ -1,0 +1,198 @@
+//! A WebSocket client whose node has not taken it yet: it is heard, counted and bounded.
+
+use std::io::Write;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::admin_client::Metrics;
+use crate::balancer::{ADMIN, Balancer, Program};
+use crate::client::Client;
+use crate::node::Answer;
+use crate::packets::{self, Connect};
+use crate::wait;
+use crate::websocket::Mesh;
+use crate::ws_client::{KEY, REQUEST, WsClient};
+use crate::ws_frames::{BINARY, CLOSE, PING, PONG, TEXT, masked, plain};
+use crate::ws_node::{WsAnswer, field};
+
+/// Begins to upgrade, and never does.
+const NEVER: WsAnswer = WsAnswer::Head("HTTP/1.1 101 Switching Protocols\r\nUpgr");
+
+/// A node that never upgrades, which nobody gives up before a test is over.
+const PATIENT: &str = "[timeouts]\ngreet = \"30s\"\ngreet_total = \"30s\"\n";
+
+#[track_caller]
+fn held(program: &Program) -> f64 {
+    Metrics::of(program.admin()).value("remora_held_bytes")
+}
+
+/// How a client goes.
+type Way = fn(&mut WsClient);
+
+#[test]
+fn a_client_that_goes_while_its_node_upgrades_ends_the_dial() {
+    let mesh = Mesh::of(1, 0);
+    let program = Program::of(&mesh.toml(PATIENT));
+    mesh.ws[0].answer(NEVER);
+    let gone: &[(&str, Way)] = &[
+        ("client_reset", |client| client.tcp.reset()),
+        ("client_closed", |client| client.tcp.fin()),
+        ("client_closed", |client| {
+            client.frame(CLOSE, &[0x03, 0xE9]);
+            client.expect(CLOSE, &[0x03, 0xE9]);
+        }),
+        ("frame_fault", |client| {
+            client.frame(TEXT, b"words");
+            client.closed(1003);
+        }),
+    ];
+    for (number, (cause, go)) in gone.iter().enumerate() {
+        let mut client = WsClient::to(program.address);
+        client.send(&Connect::new(format!("goes-{number}")).bytes());
+        let node = mesh.ws[0].connection(number);
+        wait::until("the node is asked", || !node.head().is_empty());
+        client.frame(PING, b"still there?");
+        client.expect(PONG, b"still there?");
+        let began = Instant::now();
+        go(&mut client);
+        node.end();
+        let address = client.tcp.address();
+        drop(client);
+        assert_eq!(program.ended(address)["cause"], *cause);
+        let seconds = began.elapsed();
+        assert!(
+            seconds < Duration::from_secs(5),
+            "{cause} after {seconds:?}"
+        );
+        assert!(node.frames().is_empty(), "it did not upgrade");
+    }
+}
+
+#[test]
+fn what_a_client_says_while_its_node_upgrades_arrives_and_is_bounded() {
+    const HELD_MAX: f64 = 300e3;
+    let mesh = Mesh::of(2, 0);
+    let patient = PATIENT.replace("greet = \"30s\"", "greet = \"2s\"");
+    let program = Program::of(&mesh.toml(&format!("{ADMIN}\n{patient}")));
+    let choices = mesh.cluster.choices("eager");
+    mesh.ws[choices[0]].answer(NEVER);
+    let connect = Connect::new("eager").bytes();
+    let message = packets::publish(&[7; 10_000]);
+    let mut all = masked(BINARY, &connect, [1, 2, 3, 4]);
+    for _ in 0..800 {
+        all.extend(masked(BINARY, &message, [5, 6, 7, 8]));
+    }
+    let mut client = WsClient::to(program.address);
+    let mut sending = client.tcp.stream.try_clone().expect("a descriptor");
+    std::thread::scope(|scope| {
+        scope.spawn(|| sending.write_all(&all).expect("a balancer that reads"));
+        wait::until("what it says is held", || held(&program) > 50e3);
+        let mut most = 0.0f64;
+        // Until the first node's time is over.
+        while mesh.ws[choices[1]].connections().is_empty() {
+            most = most.max(held(&program));
+        }
+        assert!(most < HELD_MAX, "{most} bytes were held");
+        client.expect(BINARY, &packets::connack(4, 0));
+        mesh.ws[choices[1]].connection(0).expect(&all);
+    });
+    assert_eq!(held(&program), 0.0);
+}
+
+#[test]
+fn a_request_counts_as_held_until_a_node_has_taken_its_client() {
+    let mesh = Mesh::of(1, 0);
+    let program = Program::of(&mesh.toml(&format!("{ADMIN}\n{PATIENT}")));
+    mesh.ws[0].answer(WsAnswer::Stall);
+    let cookie = format!("Cookie: {}", "c".repeat(6_000));
+    let request = REQUEST.replacen("Cookie: a=b; c=d", &cookie, 1);
+    let mut client = WsClient::with(program.address, &request);
+    wait::until("the request is held", || {
+        held(&program) == request.len() as f64
+    });
+    let connect = masked(BINARY, &Connect::new("held").bytes(), [1; 4]);
+    client.tcp.send(&connect);
+    let node = mesh.ws[0].connection(0);
+    node.expect(&connect);
+    let kept = field(&node.head(), "cookie").map(str::len);
+    assert_eq!(kept, Some(6_000), "it was kept for the node");
+    assert_eq!(held(&program), (request.len() + connect.len()) as f64);
+    node.send(&plain(BINARY, &packets::connack(4, 0)));
+    client.expect(BINARY, &packets::connack(4, 0));
+    wait::until("nothing is held", || held(&program) == 0.0);
+}
+
+#[test]
+fn requests_that_fill_the_account_close_their_clients() {
+    let mesh = Mesh::of(1, 0);
+    let tables = format!("[limits]\nheld_bytes = \"1MiB\"\n{PATIENT}connect = \"20s\"\n");
+    let program = Program::of(&mesh.toml(&tables));
+    let cookie = format!("Cookie: {}", "c".repeat(6_000));
+    let request = REQUEST.replacen("Cookie: a=b; c=d", &cookie, 1);
+    let mut waiting = Vec::new();
+    // Each was upgraded, and says no more.
+    while program.ended_with("held_bytes_full") == 0 {
+        let mut client = Client::to(program.address);
+        client.offers(request.as_bytes());
+        waiting.push(client);
+        assert!(waiting.len() < 200, "far beyond the limit");
+    }
+    assert!(
+        waiting.len() > 140,
+        "closed below the limit: {}",
+        waiting.len()
+    );
+}
+
+#[test]
+fn mqtt_3_1_comes_to_a_node_that_calls_it_otherwise() {
+    let mesh = Mesh::of(1, 0);
+    let balancer = Balancer::of(&mesh.toml(""));
+    let request = REQUEST.replacen("Protocol: mqtt\r\n", "Protocol: mqttv3.1\r\n", 1);
+    let mut client = Client::to(balancer.address);
+    client.send(request.as_bytes());
+    let head = String::from_utf8(client.read_until(b"\r\n\r\n")).expect("text");
+    assert_eq!(
+        field(&head, "sec-websocket-protocol"),
+        Some("mqttv3.1"),
+        "{head}"
+    );
+    let accept = tungstenite::handshake::derive_accept_key(KEY.as_bytes());
+    assert_eq!(
+        field(&head, "sec-websocket-accept"),
+        Some(&*accept),
+        "{head}"
+    );
+    let mut client = WsClient { tcp: client };
+    client.send(&Connect::v31("old").bytes());
+    // The node echoes the last that is offered: the one that EMQX knows.
+    client.expect(BINARY, &packets::connack(3, 0));
+    let head = mesh.ws[0].connection(0).head();
+    let offered = field(&head, "sec-websocket-protocol");
+    assert_eq!(offered, Some("mqttv3.1, mqtt-v3, mqtt"), "{head}");
+}
+
+#[test]
+fn who_talks_much_while_a_node_greets_may_be_the_largest_holder() {
+    let mesh = Mesh::of(0, 1);
+    let tables = format!("[limits]\nheld_bytes = \"1MiB\"\n{PATIENT}connect = \"30s\"\n");
+    let program = Program::of(&mesh.toml(&tables));
+    mesh.cluster.answer(&Answer::Stall);
+    // Small when its node was asked, and large since.
+    let mut largest = WsClient::to(program.address);
+    largest.send(&Connect::new("talks").bytes());
+    mesh.cluster.nodes[0].connection(0);
+    let message = packets::publish(&[7; 60_000]);
+    largest.tcp.send_alone(&masked(BINARY, &message, [1; 4]));
+    let unfinished = &Connect::new([b'i'; 65_535]).bytes()[..40_000];
+    let mut others = Vec::new();
+    while program.ended_with("held_bytes_full") == 0 {
+        let mut other = WsClient::to(program.address);
+        other.tcp.send_alone(&masked(BINARY, unfinished, [1; 4]));
+        others.push(other);
+        assert!(others.len() < 40, "far beyond the limit");
+    }
+    let address = largest.tcp.address();
+    assert_eq!(program.ended(address)["cause"], "held_bytes_full");
+}
