@@ -29,7 +29,7 @@ use crate::mqtt::{Need, Version};
 use crate::opening::{Opening, Passing};
 use crate::peek::{self, Peek};
 use crate::record::{Connected, KeptId, ListenerId, PlacementKey, Record, Steps};
-use crate::relay::{self, Bytes, Finished, Outcome, Relayed, RowId, Table};
+use crate::relay::{self, Bytes, Finished, Left, Outcome, Relayed, RowId, Table};
 use crate::route::{self, Key, Placements, Route, Settled};
 use crate::socket::{Detached, Socket};
 use crate::tls::Turnstile;
@@ -493,11 +493,11 @@ impl Path {
             record,
             bytes,
             uncounted,
-            to_reset,
+            left,
         } = finished;
         self.count_bytes(&record, uncounted);
-        if let Some(socket) = to_reset {
-            tokio::task::spawn_local(reset_once_acknowledged(socket));
+        if let Some(left) = left {
+            tokio::task::spawn_local(leave(left));
         }
         self.leave(cause, &record, bytes);
     }
@@ -688,6 +688,13 @@ impl Drop for Relay {
         if let Some(finished) = left {
             self.path.finished(finished);
         }
+    }
+}
+
+async fn leave(left: Left) {
+    match left {
+        Left::Reset(socket) => reset_once_acknowledged(socket).await,
+        Left::Tell(socket, words) => socket.farewell(&words).await,
     }
 }
 

@@ -7,7 +7,7 @@ mod table;
 
 use std::time::Duration;
 
-pub use table::{Bytes, Finished, Outcome, Relayed, RowId, Table};
+pub use table::{Bytes, Finished, Left, Outcome, Relayed, RowId, Table};
 
 /// How bytes are moved, and when a silent connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -49,6 +49,8 @@ struct Row {
     lasting: bool,
     /// The client speaks in WebSocket frames and the node does not.
     in_frames: bool,
+    /// A close frame of ours tells the client why the relay ends.
+    told: bool,
     node_id: NodeId,
     /// What was moved, as far as it was counted.
     counted: Bytes,
@@ -154,8 +156,17 @@ pub struct Finished {
     pub bytes: Bytes,
     /// As much of it as [`Table::count`] has not told.
     pub uncounted: Bytes,
-    /// A socket that must be reset once its peer has everything that was sent before.
-    pub to_reset: Option<Socket>,
+    /// A socket that outlives the relay for a moment.
+    pub left: Option<Left>,
+}
+
+/// What is still to be done with a socket whose relay has ended.
+#[derive(Debug)]
+pub enum Left {
+    /// It must be reset once its peer has everything that was sent before.
+    Reset(Socket),
+    /// Its peer has these bytes still to get, and then its end.
+    Tell(Socket, Vec<u8>),
 }
 
 /// The relays of one worker.
@@ -250,6 +261,7 @@ impl Table {
             client_broken: None,
             lasting: false,
             in_frames,
+            told: false,
             node_id,
             counted,
             waker: None,
@@ -286,33 +298,43 @@ impl Table {
         let Row {
             client,
             node,
+            mut from_node,
+            told,
             record,
             ..
         } = row;
-        let reset = match cause {
-            Ended::ClientReset => Some(node),
-            Ended::NodeReset => Some(client),
-            _ => {
-                client.say_end();
-                node.say_end();
-                None
-            }
-        };
-        let to_reset = reset.and_then(|socket| {
+        let reset = |socket: Socket| {
             // Nothing on its way: the reset can go out with the close, here and now.
             if socket.unacknowledged() == 0 {
                 socket.reset_on_close();
                 None
             } else {
-                Some(socket)
+                Some(Left::Reset(socket))
             }
-        });
+        };
+        if cause != Ended::ClientReset {
+            node.say_end();
+        }
+        let left = match cause {
+            Ended::ClientReset => reset(node),
+            Ended::NodeReset => reset(client),
+            // What it has sent meanwhile would make the close a reset, which overtakes the words.
+            _ if told => Some(Left::Tell(
+                client,
+                // Frames are never in a pipe, the only thing that can fail.
+                from_node.take_unsent().unwrap_or_default(),
+            )),
+            _ => {
+                client.say_end();
+                None
+            }
+        };
         Some(Finished {
             cause,
             record,
             bytes,
             uncounted,
-            to_reset,
+            left,
         })
     }
 
@@ -612,8 +634,7 @@ impl Row {
         let moved = self.bytes() != before;
         if broken.is_some() || !may_linger || (!moved && self.has_passed_all_on()) {
             if self.in_frames && !self.from_node.has_ended() && !self.from_client.is_closed() {
-                let words = close(&GOING_AWAY.to_be_bytes());
-                self.from_node.say_now(words, &self.client);
+                self.tell(GOING_AWAY);
             }
             return Some(cause);
         }
@@ -622,6 +643,16 @@ impl Row {
             cx.waker().wake_by_ref();
         }
         None
+    }
+
+    /// Tells the client in a close frame why the relay ends, which it does next.
+    fn tell(&mut self, code: u16) {
+        // Behind the node's end it was told that.
+        if !self.from_node.has_ended() {
+            let words = close(&code.to_be_bytes());
+            self.from_node.say_now(words, &self.client);
+        }
+        self.told = true;
     }
 
     fn client_to_node(
@@ -659,10 +690,7 @@ impl Row {
         match turn {
             Turn::Waiting => {}
             Turn::Fault(fault) => {
-                if !self.from_node.has_ended() {
-                    let words = close(&fault.close_code().to_be_bytes());
-                    self.from_node.say_now(words, &self.client);
-                }
+                self.tell(fault.close_code());
                 return Some(Ended::FrameFault);
             }
             Turn::Spent => cx.waker().wake_by_ref(),

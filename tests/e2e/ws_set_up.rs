@@ -1,4 +1,5 @@
-//! A WebSocket client whose node has not taken it yet: it is heard, counted and bounded.
+//! A WebSocket client whose node has not taken it yet: it is heard, counted and bounded. And one whose frames are wrong: it
+//! is told so, whatever else it has to say.
 
 use std::io::Write;
 use std::time::Duration;
@@ -8,10 +9,10 @@ use tokio::time::Instant;
 use crate::admin_client::Metrics;
 use crate::balancer::{ADMIN, Balancer, Program};
 use crate::client::Client;
-use crate::node::Answer;
+use crate::node::{Answer, End};
 use crate::packets::{self, Connect};
 use crate::wait;
-use crate::websocket::Mesh;
+use crate::websocket::{Mesh, bridged};
 use crate::ws_client::{KEY, REQUEST, WsClient};
 use crate::ws_frames::{BINARY, CLOSE, PING, PONG, TEXT, masked, plain};
 use crate::ws_node::{WsAnswer, field};
@@ -143,6 +144,74 @@ fn requests_that_fill_the_account_close_their_clients() {
         "closed below the limit: {}",
         waiting.len()
     );
+}
+
+#[test]
+fn what_is_wrong_with_a_frame_is_heard_by_who_goes_on_talking() {
+    const BEHIND: usize = 6 << 20;
+    let mesh = Mesh::of(1, 1);
+    let program = Program::of(&mesh.toml(PATIENT));
+    let wrong = plain(BINARY, b"not masked");
+    let behind = vec![7; BEHIND];
+    let id_at = |node| mesh.cluster.id_at_home(node, "talks");
+    // While it is relayed, while its node greets it, while its node upgrades, and before its CONNECT.
+    let mut talking = vec![bridged(&mesh, program.address, &id_at(1)).0];
+    for answer in [WsAnswer::Stall, NEVER] {
+        mesh.ws[0].answer(answer);
+        let mut client = WsClient::to(program.address);
+        client.send(&Connect::new(id_at(0)).bytes());
+        let node = mesh.ws[0].connection(talking.len() - 1);
+        wait::until("the node is asked", || !node.head().is_empty());
+        talking.push(client);
+    }
+    talking.push(WsClient::to(program.address));
+    for (stage, mut client) in talking.into_iter().enumerate() {
+        let mut sending = client.tcp.stream.try_clone().expect("a descriptor");
+        let all = [&wrong[..], &behind].concat();
+        std::thread::scope(|scope| {
+            // The balancer may close before it has said all.
+            let said = scope.spawn(move || sending.write_all(&all));
+            client.expect(CLOSE, &1002u16.to_be_bytes());
+            assert_eq!(client.tcp.end(), End::Fin, "stage {stage}");
+            assert!(
+                said.join().expect("no panic").is_ok(),
+                "stage {stage}: cut off"
+            );
+        });
+        let address = client.tcp.address();
+        drop(client);
+        assert_eq!(
+            program.ended(address)["cause"],
+            "frame_fault",
+            "stage {stage}"
+        );
+    }
+}
+
+#[test]
+fn a_slow_reader_whose_frame_is_wrong_gets_whole_frames_and_then_the_reason() {
+    let mesh = Mesh::of(0, 1);
+    let program = Program::of(&mesh.toml(""));
+    let (mut client, node, _) = bridged(&mesh, program.address, "slow and wrong");
+    // More than fits anywhere on the way.
+    let words = vec![7; 32 << 20];
+    std::thread::scope(|scope| {
+        let saying = scope.spawn(|| {
+            // Until the relay ends.
+            let _ = node.stream().write_all(&words);
+        });
+        client.frame(TEXT, b"words");
+        let code = loop {
+            match client.read_frame() {
+                (BINARY, payload) => assert!(payload.iter().all(|byte| *byte == 7)),
+                (CLOSE, code) => break code,
+                frame => panic!("{:02x} with {} bytes", frame.0, frame.1.len()),
+            }
+        };
+        assert_eq!(code, 1003u16.to_be_bytes());
+        assert_eq!(client.tcp.end(), End::Fin);
+        saying.join().expect("no panic");
+    });
 }
 
 #[test]
