@@ -1,4 +1,5 @@
-//! The readers of CONNECT and CONNACK against everything that can be done to a packet: cut, changed, claimed too long.
+//! The readers of CONNECT, CONNACK and WebSocket frames against everything that can be done to them: cut, changed, claimed too
+//! long.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,15 +7,20 @@ use proptest::prelude::*;
 use remora::mqtt::{
     Connack, ConnackVerdict, Connect, Need, Stranger, Verdict, Version, read_connack, read_connect,
 };
+use remora::websocket::frames::{Control, Sender};
 
 #[path = "e2e/packets.rs"]
 #[allow(dead_code, reason = "the end-to-end tests need more of it")]
 mod packets;
 
+#[path = "e2e/ws_frames.rs"]
+#[allow(dead_code, reason = "the end-to-end tests need more of it")]
+mod ws_frames;
+
 #[allow(dead_code, reason = "the fuzzers need more of it")]
 mod checks;
 
-use checks::{NEEDS, check_all_prefixes, read_as_asked};
+use checks::{NEEDS, check_all_prefixes, read_as_asked, taken_apart};
 
 fn samples() -> Vec<Vec<u8>> {
     use packets::Connect;
@@ -388,6 +394,72 @@ fn connect() -> impl Strategy<Value = packets::Connect> {
                 }
             },
         )
+}
+
+/// Payload whose length takes each form of header, and little more.
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    let lengths = prop_oneof![0..10usize, 120..130usize, 65_530..65_540usize];
+    (lengths, any::<u8>()).prop_map(|(length, first)| {
+        let bytes = (0..length).map(|place| first.wrapping_add(place as u8));
+        bytes.collect()
+    })
+}
+
+/// Frames, by first byte and payload: messages in fragments, with control frames before, between and behind them.
+fn frames() -> impl Strategy<Value = Vec<(u8, Vec<u8>)>> {
+    let control = (any::<bool>(), vec(any::<u8>(), 0..=125)).prop_map(|(asks, payload)| {
+        let first = if asks {
+            ws_frames::PING
+        } else {
+            ws_frames::PONG
+        };
+        (first, payload)
+    });
+    let fragment = (vec(control, 0..2), payload());
+    let message = vec(fragment, 1..4).prop_map(|fragments| {
+        let last = fragments.len() - 1;
+        let mut frames = Vec::new();
+        for (number, (controls, payload)) in fragments.into_iter().enumerate() {
+            frames.extend(controls);
+            let opcode = if number == 0 { ws_frames::BEGUN } else { 0 };
+            let fin = if number == last { ws_frames::LAST } else { 0 };
+            frames.push((fin | opcode, payload));
+        }
+        frames
+    });
+    vec(message, 0..4).prop_map(|messages| messages.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// However frames are fragmented, masked and cut, what is in them comes out, and each control frame once.
+    #[test]
+    fn frames_carry_what_was_put_into_them(made in frames(), key in any::<[u8; 4]>(), cuts in vec(any::<prop::sample::Index>(), 0..6)) {
+        let (mut data, mut controls) = (Vec::new(), Vec::new());
+        for (first, payload) in &made {
+            match *first {
+                ws_frames::PING => controls.push(Control::Ping(payload.clone())),
+                ws_frames::PONG => controls.push(Control::Pong),
+                _ => data.extend_from_slice(payload),
+            }
+        }
+        for sender in [Sender::Client, Sender::Node] {
+            let frame = |(first, payload): &(u8, Vec<u8>)| match sender {
+                Sender::Client => ws_frames::masked(*first, payload, key),
+                Sender::Node => ws_frames::plain(*first, payload),
+            };
+            let bytes: Vec<u8> = made.iter().flat_map(frame).collect();
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+            cuts.extend([0, bytes.len()]);
+            cuts.sort_unstable();
+            let pieces = cuts.windows(2).map(|cut| &bytes[cut[0]..cut[1]]);
+            let taken = taken_apart(pieces, sender);
+            prop_assert!(taken.2.is_none(), "{:?}", taken.2);
+            prop_assert!(taken.0 == data, "other data");
+            prop_assert_eq!(&taken.1, &controls);
+        }
+    }
 }
 
 proptest! {

@@ -171,12 +171,8 @@ fn answer(head: &[u8], door: &Door) -> Result<(Upgrade, Vec<u8>), Refusal> {
     if !headers.contains_key(HOST) {
         return Err(bad("no Host"));
     }
-    let empty = |length: &HeaderValue| length == "0";
-    if headers.contains_key(TRANSFER_ENCODING)
-        || headers
-            .get(CONTENT_LENGTH)
-            .is_some_and(|length| !empty(length))
-    {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    if headers.contains_key(TRANSFER_ENCODING) || lengths.any(|length| length != "0") {
         return Err(bad("a request to upgrade has no body"));
     }
     if request.uri().scheme().is_some() || request.uri().authority().is_some() {
@@ -256,6 +252,7 @@ fn refusal(status: StatusCode, why: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// What is refused, and how, is tested from outside: `a_bad_request_is_answered_with_its_status_and_nothing_is_dialled`.
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,13 +261,6 @@ mod tests {
         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: chat, mqtt\r\n\
         Sec-WebSocket-Extensions: permessage-deflate\r\nOrigin: https://a.example\r\nCookie: a=b\r\nUser-Agent: test\r\n\
         X-Forwarded-For: 1.2.3.4\r\n\r\n";
-
-    fn status(request: &str, door: &Door) -> u16 {
-        match answer(request.as_bytes(), door) {
-            Ok(_) => 101,
-            Err((status, _)) => status.as_u16(),
-        }
-    }
 
     #[test]
     fn a_good_request_is_answered_with_the_key_and_one_subprotocol() {
@@ -294,56 +284,6 @@ mod tests {
     }
 
     #[test]
-    fn every_other_request_is_refused_with_a_status() {
-        let strict = Door {
-            origins: vec!["https://b.example".to_owned()],
-            ..Door::default()
-        };
-        let long = "x".repeat(HEAD_BYTES_MAX);
-        let many: String = (0..64).map(|i| format!("X-{i}: 1\r\n")).collect();
-        let cases = [
-            ("GET /mqtt", "get /mqtt", 405),
-            ("GET /mqtt", "POST /mqtt", 405),
-            ("HTTP/1.1", "HTTP/1.0", 505),
-            ("HTTP/1.1", "HTTP/2.0", 400),
-            ("/mqtt?x=1", "/other", 404),
-            ("/mqtt?x=1", "http://b.example/mqtt", 400),
-            ("Host: a.example\r\n", "", 400),
-            ("Host: a.example", "Host: a.example\r\nHost: b.example", 400),
-            ("Upgrade: websocket\r\n", "", 426),
-            ("Upgrade: websocket", "Upgrade: h2c", 426),
-            ("keep-alive, Upgrade", "keep-alive", 426),
-            ("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ=", 426),
-            ("dGhlIHNhbXBsZSBub25jZQ==", "!!!!!!!!!!!!!!!!!!!!!!==", 426),
-            ("Version: 13", "Version: 8", 426),
-            (
-                "Version: 13",
-                "Version: 13\r\nSec-WebSocket-Version: 8",
-                400,
-            ),
-            ("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", "", 426),
-            ("chat, mqtt", "chat", 400),
-            ("Sec-WebSocket-Protocol: chat, mqtt\r\n", "", 400),
-            ("Cookie: a=b", "Content-Length: 5", 400),
-            ("Cookie: a=b", "Transfer-Encoding: chunked", 400),
-            ("Cookie: a=b", &format!("Cookie: {long}"), 431),
-            ("Cookie: a=b\r\n", &many, 431),
-            ("Cookie: a=b", "Cookie a=b", 400),
-            ("Cookie: a=b", "Coo kie: a=b", 400),
-            ("Cookie: a=b", "\nsmuggled", 400),
-        ];
-        for (from, to, expected) in &cases {
-            let request = GOOD.replacen(from, to, 1);
-            assert_ne!(request, GOOD, "{from}");
-            assert_eq!(status(&request, &Door::default()), *expected, "{to:.60}");
-        }
-        assert_eq!(cases.len(), 25);
-        assert_eq!(status(GOOD, &strict), 403);
-        let no_page = GOOD.replace("Origin: https://a.example\r\n", "");
-        assert_eq!(status(&no_page, &strict), 101);
-    }
-
-    #[test]
     fn letter_case_does_not_matter_where_it_may_not() {
         for (from, to) in [
             ("Connection: keep-alive, Upgrade", "connection: UPGRADE"),
@@ -353,7 +293,8 @@ mod tests {
         ] {
             let request = GOOD.replacen(from, to, 1);
             assert_ne!(request, GOOD, "{from}");
-            assert_eq!(status(&request, &Door::default()), 101, "{to}");
+            let answered = answer(request.as_bytes(), &Door::default());
+            assert!(answered.is_ok(), "{to}: {answered:?}");
         }
     }
 }

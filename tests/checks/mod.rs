@@ -61,10 +61,10 @@ pub fn connack(bytes: &[u8]) {
 /// What frames are taken for does not depend on how they are cut; nothing is taken that is not there.
 pub fn frames(bytes: &[u8]) {
     for sender in [Sender::Client, Sender::Node] {
-        let whole = taken_apart(bytes, bytes.len(), sender);
+        let whole = taken_apart([bytes], sender);
         for piece in [1, 2, 3, 7] {
             assert_eq!(
-                taken_apart(bytes, piece, sender),
+                taken_apart(bytes.chunks(piece), sender),
                 whole,
                 "in pieces of {piece}"
             );
@@ -73,15 +73,14 @@ pub fn frames(bytes: &[u8]) {
     }
 }
 
-/// Data, control frames, and the fault at which it ended, of frames that come in pieces of this size.
-fn taken_apart(
-    bytes: &[u8],
-    piece: usize,
+/// Data, control frames, and the fault at which it ended, of frames that come in these pieces.
+pub fn taken_apart<'a>(
+    pieces: impl IntoIterator<Item = &'a [u8]>,
     sender: Sender,
 ) -> (Vec<u8>, Vec<Control>, Option<Fault>) {
     let mut frames = Frames::new(sender);
     let (mut data, mut controls) = (Vec::new(), Vec::new());
-    for mut piece in bytes.chunks(piece.max(1)) {
+    for mut piece in pieces {
         while !piece.is_empty() {
             let (here, part) = match frames.next(piece) {
                 Ok(taken) => taken,

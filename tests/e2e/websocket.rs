@@ -689,6 +689,7 @@ fn a_bad_request_is_answered_with_its_status_and_nothing_is_dialled() {
     let long = format!("Cookie: {}", "x".repeat(8 * 1024));
     let many: String = (0..64).map(|number| format!("X-{number}: 1\r\n")).collect();
     let version = "Version: 13\r\nSec-WebSocket-Version: 8";
+    let length = "Content-Length: 0\r\nContent-Length: 5";
     let cases: &[(&str, &str, u16)] = &[
         ("GET /mqtt", "get /mqtt", 405),
         ("GET /mqtt", "POST /mqtt", 405),
@@ -711,6 +712,7 @@ fn a_bad_request_is_answered_with_its_status_and_nothing_is_dialled() {
         ("Protocol: mqtt", "Protocol: chat", 400),
         ("Sec-WebSocket-Protocol: mqtt\r\n", "", 400),
         ("Cookie: a=b", "Content-Length: 5", 400),
+        ("Cookie: a=b", length, 400),
         ("Cookie: a=b", "Transfer-Encoding: chunked", 400),
         ("Cookie: a=b", &long, 431),
         ("Cookie: a=b; c=d\r\n", &many, 431),
@@ -718,10 +720,18 @@ fn a_bad_request_is_answered_with_its_status_and_nothing_is_dialled() {
         ("Cookie: a=b", "Coo kie: a=b", 400),
         ("Cookie: a=b", "\nsmuggled: ", 400),
         ("Cookie: a=b", "Cookie: a=b\r\n folded", 400),
-        // Bytes before the answer.
+        ("Cookie: a=b", "Cookie: a\0b", 400),
+        ("Host: ", "Host : ", 400),
+        // Bytes before the answer: a frame's first, a CONNECT, another request.
         ("\r\n\r\n", "\r\n\r\n\u{2}", 400),
+        (
+            "\r\n\r\n",
+            "\r\n\r\n\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0",
+            400,
+        ),
         ("\r\n\r\n", "\r\n\r\nGET /mqtt HTTP/1.1\r\n\r\n", 400),
     ];
+    assert_eq!(cases.len(), 34);
     let mesh = Mesh::of(1, 1);
     let program = Program::of(&mesh.toml(""));
     for (from, to, status) in cases {
