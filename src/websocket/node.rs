@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use tungstenite::handshake::client::{Response, generate_key};
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::handshake::machine::TryParse;
+use tungstenite::http::StatusCode;
 use tungstenite::http::header::{
     CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_PROTOCOL, UPGRADE,
 };
-use tungstenite::http::{HeaderMap, StatusCode};
 
-use super::{HEAD_BYTES_MAX, Upgrade, head_end};
+use super::{HEAD_BYTES_MAX, Upgrade, elements, head_end};
 use crate::socket::Socket;
 
 /// Why a node did not upgrade.
@@ -79,7 +79,7 @@ impl Asking {
         }
         let headers = response.headers();
         let says = |name, expected: &str| {
-            all(headers, name).any(|value| value.eq_ignore_ascii_case(expected))
+            elements(headers, name).any(|value| value.eq_ignore_ascii_case(expected))
         };
         if !says(UPGRADE, "websocket") || !says(CONNECTION, "upgrade") {
             return Err("a 101 to another protocol".to_owned());
@@ -94,23 +94,13 @@ impl Asking {
         if headers.contains_key(SEC_WEBSOCKET_EXTENSIONS) {
             return Err("a 101 with an extension that nobody asked for".to_owned());
         }
-        let mut echoed = all(headers, SEC_WEBSOCKET_PROTOCOL);
+        let mut echoed = elements(headers, SEC_WEBSOCKET_PROTOCOL);
         match (echoed.next(), echoed.next()) {
             (Some(one), None) if self.offered.contains(&one) => Ok(()),
             (None, None) => Err("a 101 without a subprotocol".to_owned()),
             _ => Err("a 101 with another subprotocol".to_owned()),
         }
     }
-}
-
-/// The elements of a header field, however they are spread over lines.
-fn all(headers: &HeaderMap, name: tungstenite::http::HeaderName) -> impl Iterator<Item = &str> {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
 }
 
 /// Sends the rest of the request, of which the node has `sent` bytes, and waits for the 101; what came behind it.

@@ -7,11 +7,11 @@ use tungstenite::handshake::machine::TryParse;
 use tungstenite::handshake::server::{Request, create_response, write_response};
 use tungstenite::http::StatusCode;
 use tungstenite::http::header::{
-    CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, ORIGIN, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, USER_AGENT,
 };
 
-use super::{HEAD_BYTES_MAX, SUBPROTOCOLS, head_end};
+use super::{HEAD_BYTES_MAX, SUBPROTOCOLS, elements, head_end};
 use crate::held::Share;
 use crate::socket::Socket;
 
@@ -136,7 +136,7 @@ fn answer(head: &[u8], door: &Door) -> Result<(Upgrade, Vec<u8>), Refusal> {
             "the request's head is larger than 8 KiB",
         ));
     }
-    let request = match Request::try_parse(head) {
+    let mut request = match Request::try_parse(head) {
         // Lines may end without a carriage return: then the head is over where another reader sees it go on.
         Ok(Some((end, _))) if end != head.len() => {
             return Err(bad("the request's head ends before its empty line"));
@@ -156,13 +156,18 @@ fn answer(head: &[u8], door: &Door) -> Result<(Upgrade, Vec<u8>), Refusal> {
         }
         Ok(None) | Err(_) => return Err(bad("not an HTTP/1.1 request")),
     };
-    let headers = request.headers();
-    if headers.len() > FIELDS_MAX {
+    if request.headers().len() > FIELDS_MAX {
         return Err((
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             "more than 64 header fields",
         ));
     }
+    // The library looks at one line of it only, and takes no tab for a space.
+    let connection: Vec<&str> = elements(request.headers(), CONNECTION).collect();
+    if let Ok(connection) = HeaderValue::from_str(&connection.join(", ")) {
+        request.headers_mut().insert(CONNECTION, connection);
+    }
+    let headers = request.headers();
     for once in [HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, ORIGIN] {
         if headers.get_all(once).iter().count() > 1 {
             return Err(bad("a header field that may be there once is there twice"));
@@ -196,7 +201,7 @@ fn answer(head: &[u8], door: &Door) -> Result<(Upgrade, Vec<u8>), Refusal> {
             "this is a WebSocket of version 13: ask for the upgrade with a key of 16 bytes",
         )
     })?;
-    let Some(subprotocol) = granted(headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter()) else {
+    let Some(subprotocol) = granted(elements(headers, SEC_WEBSOCKET_PROTOCOL)) else {
         return Err(bad("no subprotocol of MQTT was offered"));
     };
     response.headers_mut().insert(
@@ -224,14 +229,8 @@ fn answer(head: &[u8], door: &Door) -> Result<(Upgrade, Vec<u8>), Refusal> {
 }
 
 /// The first subprotocol of the client's list that means MQTT.
-fn granted<'a>(offers: impl Iterator<Item = &'a HeaderValue>) -> Option<&'static str> {
-    offers
-        .filter_map(|offer| offer.to_str().ok())
-        .flat_map(|offer| offer.split(','))
-        .find_map(|offer| {
-            let offer = offer.trim();
-            SUBPROTOCOLS.into_iter().find(|known| *known == offer)
-        })
+fn granted<'a>(mut offers: impl Iterator<Item = &'a str>) -> Option<&'static str> {
+    offers.find_map(|offer| SUBPROTOCOLS.into_iter().find(|known| *known == offer))
 }
 
 fn refusal(status: StatusCode, why: &str) -> Vec<u8> {
@@ -288,6 +287,9 @@ mod tests {
         for (from, to) in [
             ("Connection: keep-alive, Upgrade", "connection: UPGRADE"),
             ("Upgrade: websocket", "UPGRADE: WebSocket"),
+            ("keep-alive, Upgrade", "keep-alive\r\nconnection: upgrade"),
+            ("keep-alive, Upgrade", "keep-alive,\tUpgrade"),
+            ("chat, mqtt", "chat\r\nSec-WebSocket-Protocol: mqtt"),
             ("chat, mqtt", "mqttv3.1"),
             ("chat, mqtt", "mqtt-v5,mqtt"),
         ] {

@@ -281,6 +281,24 @@ fn a_node_hears_who_asks_and_from_where() {
     assert_ne!(key, Some(crate::ws_client::KEY), "a key of our own");
 }
 
+#[test]
+fn a_node_may_have_a_path_of_its_own() {
+    let mesh = Mesh::of(1, 0);
+    let address = mesh.ws[0].address;
+    let toml = mesh.toml("").replacen(
+        &format!("ws = \"{address}\""),
+        &format!("ws = \"ws://{address}/of/the/node?q\""),
+        1,
+    );
+    let balancer = Balancer::of(&toml);
+    WsClient::accepted(balancer.address, &Connect::new("elsewhere"));
+    let head = mesh.ws[0].connection(0).head();
+    assert!(
+        head.starts_with("GET /of/the/node?q HTTP/1.1\r\n"),
+        "{head}"
+    );
+}
+
 /// Answers to an upgrade after which another node is asked.
 fn unwilling() -> Vec<WsAnswer> {
     vec![

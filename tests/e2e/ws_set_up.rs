@@ -102,6 +102,23 @@ fn what_a_client_says_while_its_node_upgrades_arrives_and_is_bounded() {
 }
 
 #[test]
+fn a_client_whose_time_is_over_while_a_node_upgrades_is_told_to_come_again() {
+    const TIMES: &str =
+        "[timeouts]\nconnect = \"1s\"\ndial = \"1s\"\ngreet = \"1s\"\ngreet_total = \"1500ms\"\n";
+    let mesh = Mesh::of(3, 0);
+    let program = Program::of(&mesh.toml(TIMES));
+    mesh.ws.iter().for_each(|node| node.answer(NEVER));
+    let mut client = WsClient::to(program.address);
+    client.send(&Connect::new("late").bytes());
+    client.closed(1013);
+    let address = client.tcp.address();
+    drop(client);
+    assert_eq!(program.ended(address)["cause"], "no_node");
+    let asked: usize = mesh.ws.iter().map(|node| node.connections().len()).sum();
+    assert_eq!(asked, 2, "the third has no time left");
+}
+
+#[test]
 fn a_request_counts_as_held_until_a_node_has_taken_its_client() {
     let mesh = Mesh::of(1, 0);
     let program = Program::of(&mesh.toml(&format!("{ADMIN}\n{PATIENT}")));
