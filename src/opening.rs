@@ -134,6 +134,14 @@ impl Said {
         }
     }
 
+    /// How many bytes are kept of it: frames beside what is in them. Never less than before.
+    pub fn held(&self) -> usize {
+        match self {
+            Self::Plain(mqtt) => mqtt.len(),
+            Self::Framed(framed) => framed.mqtt.len() + framed.data_frames.len(),
+        }
+    }
+
     /// Whether the client has said that it will say no more.
     pub fn is_closed(&self) -> bool {
         matches!(self, Self::Framed(framed) if framed.frames.is_closed())

@@ -161,11 +161,13 @@ impl Caller {
                         Ok(())
                     }
                     Ok(read) => {
-                        self.share.grow(read).map_err(|_| Ended::HeldBytesFull)?;
+                        let held = self.said.held();
                         self.said.hear(&scratch[..read]).map_err(|fault| {
                             self.fault = Some(fault);
                             Ended::FrameFault
                         })?;
+                        let more = self.said.held() - held;
+                        self.share.grow(more).map_err(|_| Ended::HeldBytesFull)?;
                         if !self.said.reply(&self.socket) || self.said.is_closed() {
                             return Err(Ended::ClientClosed);
                         }

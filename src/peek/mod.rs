@@ -145,8 +145,10 @@ impl Reading {
             Ok(read) => read,
             Err(error) => return Err(Ended::of_client(&error).into()),
         };
-        self.share.grow(read).map_err(|_| Ended::HeldBytesFull)?;
+        let held = self.said.held();
         self.said.hear(&scratch[..read]).map_err(Stop::Fault)?;
+        let more = self.said.held() - held;
+        self.share.grow(more).map_err(|_| Ended::HeldBytesFull)?;
         if !self.said.reply(&self.client) || self.said.is_closed() {
             return Err(Ended::ClientClosed.into());
         }
