@@ -48,7 +48,7 @@ fn a_nodes_first_bytes() {
 
 #[test]
 fn websocket_frames() {
-    replay(&["fuzz/corpus/frames"], 12, checks::frames);
+    replay(&["fuzz/corpus/frames"], 21, checks::frames);
 }
 
 #[test]
