@@ -184,7 +184,7 @@ impl Socket {
     }
 
     /// Says the last `words` and a FIN, and reads until the peer has gone, so that no reset overtakes them. A peer that does
-    /// not listen, or does not go, is left all the same after [`FAREWELL`].
+    /// not listen, or does not go, is left all the same after a second.
     pub async fn farewell(&self, words: &[u8]) {
         let leave = async {
             self.send_all(words).await?;

@@ -60,7 +60,7 @@ impl Mesh {
     }
 
     /// Connections that came to no matter which node.
-    fn dials(&self) -> usize {
+    pub fn dials(&self) -> usize {
         let ws = self.ws.iter().map(|node| node.connections().len());
         self.cluster.dials() + ws.sum::<usize>()
     }

@@ -263,25 +263,29 @@ fn mqtt_3_1_comes_to_a_node_that_calls_it_otherwise() {
 }
 
 #[test]
-fn who_talks_much_while_a_node_greets_may_be_the_largest_holder() {
-    let mesh = Mesh::of(0, 1);
-    let tables = format!("[limits]\nheld_bytes = \"1MiB\"\n{PATIENT}connect = \"30s\"\n");
-    let program = Program::of(&mesh.toml(&tables));
-    mesh.cluster.answer(&Answer::Stall);
-    // Small when its node was asked, and large since.
-    let mut largest = WsClient::to(program.address);
-    largest.send(&Connect::new("talks").bytes());
-    mesh.cluster.nodes[0].connection(0);
-    let message = packets::publish(&[7; 60_000]);
-    largest.tcp.send_alone(&masked(BINARY, &message, [1; 4]));
-    let unfinished = &Connect::new([b'i'; 65_535]).bytes()[..40_000];
-    let mut others = Vec::new();
-    while program.ended_with("held_bytes_full") == 0 {
-        let mut other = WsClient::to(program.address);
-        other.tcp.send_alone(&masked(BINARY, unfinished, [1; 4]));
-        others.push(other);
-        assert!(others.len() < 40, "far beyond the limit");
+fn who_talks_much_while_a_node_is_asked_may_be_the_largest_holder() {
+    for ws in [0, 1] {
+        let mesh = Mesh::of(ws, 1 - ws);
+        let tables = format!("[limits]\nheld_bytes = \"1MiB\"\n{PATIENT}connect = \"30s\"\n");
+        let program = Program::of(&mesh.toml(&tables));
+        // It greets nobody, or upgrades nobody.
+        mesh.cluster.answer(&Answer::Stall);
+        mesh.ws.iter().for_each(|node| node.answer(NEVER));
+        // Small when its node was asked, and large since.
+        let mut largest = WsClient::to(program.address);
+        largest.send(&Connect::new("talks").bytes());
+        wait::until("its node is asked", || mesh.dials() == 1);
+        let message = packets::publish(&[7; 60_000]);
+        largest.tcp.send_alone(&masked(BINARY, &message, [1; 4]));
+        let unfinished = &Connect::new([b'i'; 65_535]).bytes()[..40_000];
+        let mut others = Vec::new();
+        while program.ended_with("held_bytes_full") == 0 {
+            let mut other = WsClient::to(program.address);
+            other.tcp.send_alone(&masked(BINARY, unfinished, [1; 4]));
+            others.push(other);
+            assert!(others.len() < 40, "far beyond the limit");
+        }
+        let address = largest.tcp.address();
+        assert_eq!(program.ended(address)["cause"], "held_bytes_full");
     }
-    let address = largest.tcp.address();
-    assert_eq!(program.ended(address)["cause"], "held_bytes_full");
 }
