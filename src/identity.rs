@@ -12,7 +12,7 @@ pub struct Identity {
 /// A connection with TLS that has ended before the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
-    /// As OpenSSL and HAProxy say it: `TLSv1.2`, `TLSv1.3`.
+    /// As OpenSSL and HAProxy say it: `TLSv1.2`, `TLSv1.3`; empty where a balancer before this one does not say.
     pub version: Box<str>,
     /// As OpenSSL and HAProxy say it: `TLS_AES_256_GCM_SHA384`, `ECDHE-ECDSA-AES128-GCM-SHA256`.
     pub cipher: Option<Box<str>>,
@@ -37,4 +37,13 @@ impl Identity {
         let certificate = self.tls.as_ref()?.certificate.as_ref()?;
         certificate.common_name.as_deref()
     }
+}
+
+/// Bytes of a name at most: a server name has 255 (RFC 1035, 2.3.4), a common name 64 characters (RFC 5280, appendix A.1).
+const NAME_BYTES_MAX: usize = 1024;
+
+/// Whether a name can be passed on: text without control characters, which could forge lines and fields elsewhere and for
+/// which EMQX closes a connection, and of a length that names have.
+pub fn is_plain(name: &str) -> bool {
+    name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control)
 }
