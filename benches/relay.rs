@@ -42,6 +42,7 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
             number: 1,
             listener: ListenerId(0),
             client: ([127, 0, 0, 1], 1).into(),
+            identity: None,
             accepted: Instant::now(),
             identity: None,
             connect: None,

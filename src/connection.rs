@@ -22,7 +22,8 @@ use crate::ended::Ended;
 use crate::failpoint;
 use crate::greet::{self, Greeted, Greeter};
 use crate::held::Held;
-use crate::log;
+use crate::identity;
+use crate::log::{self, Shown};
 use crate::memory::Tide;
 use crate::metrics::{ListenerTally, Step, Tally, Verdict, version_name};
 use crate::mqtt::{Need, Version};
@@ -129,7 +130,7 @@ impl Stations {
             log,
         } = settings;
         let need = match shared.key {
-            Key::ClientId | Key::ClientAddress => Need::ClientId,
+            Key::ClientId | Key::ClientAddress | Key::CertificateCn => Need::ClientId,
             Key::Username => Need::Username,
         };
         let dialer = Dialer::new(dial.clone());
@@ -256,9 +257,14 @@ impl Path {
         stations: &Stations,
         record: &mut Record,
     ) -> Result<SetUp, Ended> {
-        let (admitted, undecided) = self.admit(&accepted, listening, stations)?;
-        let client = Socket::new(accepted.socket).map_err(|_| Ended::DescriptorsExhausted)?;
         let due = stations.peek.due(accepted.at);
+        let Known {
+            client,
+            admitted,
+            undecided,
+        } = self
+            .admit(accepted, listening, stations, due, record)
+            .await?;
         let handshakes_max = stations.limits.handshakes_max;
         let (listener, tally) = (&listening.listener, &listening.tally);
         let opened = self
@@ -278,7 +284,10 @@ impl Path {
                 return Ok(SetUp { greeted, admitted });
             }
         };
-        record.identity = identity;
+        if identity.is_some() {
+            record.identity = identity;
+        }
+        check_name(record)?;
         let opening = stations
             .peek
             .opening(client, leg, upgrade, share, due)
@@ -304,7 +313,9 @@ impl Path {
         record: &mut Record,
     ) -> Result<Greeted, Ended> {
         record.steps.peek = Steps::micros(record.accepted.elapsed());
-        record.identity = Some(passing.identity.clone());
+        // What a balancer before this one has said of the client's address still holds.
+        let identity = record.identity.get_or_insert_default();
+        identity.server_name = passing.server_name.clone().or(identity.server_name.take());
         let route = self.route(&Affinity {
             key: address_key(record.client.ip()),
             placed: None,
@@ -320,20 +331,44 @@ impl Path {
         Ok(greeted)
     }
 
-    fn admit(
+    /// Finds out who the client is, and lets it in if it may come in. Lists and limits for each source are about clients,
+    /// not about a balancer before this one that speaks for them.
+    async fn admit(
         &self,
-        accepted: &Accepted,
+        accepted: Accepted,
         listening: &Listening,
         stations: &Stations,
-    ) -> Result<(Admitted, Undecided), Ended> {
-        let client = accepted.client.ip();
-        listening.listener.admit(client)?;
-        self.shared.census.enter(
-            client,
+        due: Instant,
+        record: &mut Record,
+    ) -> Result<Known, Ended> {
+        let listener = &listening.listener;
+        let has_header = listener.speaks_for_others(record.client.ip())?;
+        if !has_header {
+            listener.admit(record.client.ip())?;
+        }
+        let (mut admitted, undecided) = self.shared.census.enter(
             &listening.population,
-            listening.listener.connections_max,
+            listener.connections_max,
             &stations.limits,
-        )
+        )?;
+        if !has_header {
+            admitted.enter_source(record.client.ip(), &stations.limits)?;
+        }
+        let client = Socket::new(accepted.socket).map_err(|_| Ended::DescriptorsExhausted)?;
+        if has_header {
+            // Boxed, so that the set-up of a client that comes itself is not as large.
+            let header = Box::pin(accept::take_header(&client, due, &self.shared.held));
+            let header = header.await?;
+            record.client = header.client.unwrap_or(record.client);
+            record.identity = header.identity;
+            listener.admit(record.client.ip())?;
+            admitted.enter_source(record.client.ip(), &stations.limits)?;
+        }
+        Ok(Known {
+            client,
+            admitted,
+            undecided,
+        })
     }
 
     /// Keeps what the connection's record needs of the CONNECT; the affinity key.
@@ -346,6 +381,10 @@ impl Path {
             Key::Username => match connect.username(bytes) {
                 None | Some([]) => client_id.to_vec(),
                 Some(username) => username.to_vec(),
+            },
+            Key::CertificateCn => match record.common_name() {
+                None | Some("") => client_id.to_vec(),
+                Some(name) => name.as_bytes().to_vec(),
             },
             Key::ClientAddress => address_key(record.client.ip()),
         };
@@ -568,13 +607,18 @@ impl Path {
         let anonymous = KeptId::of(&[]);
         let client_id = connect.map_or(&anonymous, |connect| &connect.client_id);
         let client = record.client;
+        // Not in the line at all for the many clients that have none.
+        let shown = |name: Option<&'_ str>| name.map(|name| Shown(name.as_bytes()).to_string());
+        let identity = record.identity.as_deref();
+        let server_name = shown(identity.and_then(|identity| identity.server_name.as_deref()));
+        let certificate_cn = shown(record.common_name());
         let route = record.decision.map_or("-", |decision| decision.name());
         let Steps { peek, dial, greet } = record.steps;
         match cause {
             None => tracing::info!(
                 target: "remora::connection",
                 %client, listener, %client_id, version, node, route, retries = record.retries,
-                peek_us = peek, dial_us = dial, greet_us = greet,
+                peek_us = peek, dial_us = dial, greet_us = greet, server_name, certificate_cn,
                 "connection relayed"
             ),
             Some(cause) => tracing::info!(
@@ -584,7 +628,7 @@ impl Path {
                 from_client = bytes.from_client_copied + bytes.from_client_spliced,
                 from_node = bytes.from_node_copied + bytes.from_node_spliced,
                 peek_us = peek, dial_us = dial, greet_us = greet,
-                seconds = log::seconds(record.accepted.elapsed()),
+                seconds = log::seconds(record.accepted.elapsed()), server_name, certificate_cn,
                 "connection ended"
             ),
         }
@@ -596,6 +640,21 @@ fn address_key(address: std::net::IpAddr) -> Vec<u8> {
     match address {
         std::net::IpAddr::V4(ip) => ip.octets().to_vec(),
         std::net::IpAddr::V6(ip) => ip.octets().to_vec(),
+    }
+}
+
+/// A client that may come in, and is counted.
+struct Known {
+    client: Socket,
+    admitted: Admitted,
+    undecided: Undecided,
+}
+
+/// Nobody whose name could forge a line or a field elsewhere goes on.
+fn check_name(record: &Record) -> Result<(), Ended> {
+    match record.common_name() {
+        Some(name) if !identity::is_plain(name) => Err(Ended::CertificateName),
+        _ => Ok(()),
     }
 }
 
@@ -619,8 +678,8 @@ impl SettingUp {
                 number,
                 listener,
                 client: accepted.client,
-                accepted: accepted.at,
                 identity: None,
+                accepted: accepted.at,
                 connect: None,
                 decision: None,
                 node: None,

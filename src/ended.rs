@@ -51,6 +51,10 @@ causes! {
     NotMqttTls = "not_mqtt_tls",
     /// A PROXY protocol header where none is expected.
     NotMqttProxy = "not_mqtt_proxy",
+    /// A balancer before this one said no PROXY header, or a wrong one.
+    ProxyHeader = "proxy_header",
+    /// The common name of the client's certificate has control characters, is no text, or is far too long.
+    CertificateName = "certificate_name",
     /// HTTP on an MQTT listener.
     NotMqttHttp = "not_mqtt_http",
     /// A CONNECT whose protocol name is unknown or whose client id cannot be known.

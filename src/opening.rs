@@ -1,7 +1,6 @@
 //! An opening: a client whose CONNECT was read as far as routing needs, every byte still to be replayed.
 
 use crate::held::Share;
-use crate::identity::Identity;
 use crate::mqtt::Connect;
 use crate::socket::Socket;
 use crate::websocket::Upgrade;
@@ -29,8 +28,8 @@ pub struct Passing {
     pub client: Socket,
     /// What it has said so far, its ClientHello included.
     pub said: Vec<u8>,
-    /// What the ClientHello says of it.
-    pub identity: Box<Identity>,
+    /// The server name that it asks for.
+    pub server_name: Option<Box<str>>,
     /// The account of what it said.
     pub share: Share,
 }

@@ -21,12 +21,12 @@ pub struct Record {
     pub number: u64,
     /// Where it came in.
     pub listener: ListenerId,
-    /// The client's true address.
+    /// The client's true address: a balancer's before this one until its PROXY header is read.
     pub client: SocketAddr,
+    /// What the client's TLS said, where there is something to say.
+    pub identity: Option<Box<Identity>>,
     /// When it was accepted.
     pub accepted: Instant,
-    /// What the client's TLS said, here or at a balancer before this one.
-    pub identity: Option<Box<Identity>>,
     /// What the CONNECT said, once it was read.
     pub connect: Option<Connected>,
     /// Why it went where it went, once it was routed.
@@ -37,6 +37,13 @@ pub struct Record {
     pub retries: u8,
     /// How long each step took.
     pub steps: Steps,
+}
+
+impl Record {
+    /// The common name of the client's certificate.
+    pub fn common_name(&self) -> Option<&str> {
+        self.identity.as_deref().and_then(Identity::common_name)
+    }
 }
 
 /// What is kept of a CONNECT and its CONNACK.

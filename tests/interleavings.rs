@@ -60,7 +60,11 @@ fn visit(limits: Limits, listener_max: Option<usize>, refused: Ended) {
         let (inside, ever_inside) = (Arc::clone(&inside), Arc::clone(&ever_inside));
         move || {
             for turn in 0..2 {
-                let entered = census.enter(CLIENT, &population, listener_max, &limits);
+                let entered = census.enter(&population, listener_max, &limits);
+                let entered = entered.and_then(|(mut admitted, undecided)| {
+                    admitted.enter_source(CLIENT, &limits)?;
+                    Ok((admitted, undecided))
+                });
                 let (admitted, undecided) = match entered {
                     Ok(entered) => entered,
                     Err(cause) => {
@@ -96,7 +100,8 @@ fn visit(limits: Limits, listener_max: Option<usize>, refused: Ended) {
         connections_per_source_max: Some(1),
         ..Limits::default()
     };
-    assert!(census.enter(CLIENT, &population, None, &one).is_ok());
+    let (mut admitted, _undecided) = census.enter(&population, None, &one).expect("room");
+    assert!(admitted.enter_source(CLIENT, &one).is_ok());
 }
 
 #[test]

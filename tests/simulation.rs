@@ -370,12 +370,13 @@ impl<'a> World<'a> {
         let number = self.accepted;
         self.accepted += 1;
         let expected = self.expected_refusal(source, listener);
-        let entered = self.census.enter(
-            source,
-            &self.populations[listener],
-            self.listener_max,
-            &self.limits,
-        );
+        let entered =
+            self.census
+                .enter(&self.populations[listener], self.listener_max, &self.limits);
+        let entered = entered.and_then(|(mut admitted, undecided)| {
+            admitted.enter_source(source, &self.limits)?;
+            Ok((admitted, undecided))
+        });
         match entered {
             Err(cause) => {
                 assert_eq!(Some(cause), expected);
@@ -1096,7 +1097,9 @@ impl<'a> World<'a> {
         };
         for source in 0..SOURCES {
             let source = IpAddr::V4(Ipv4Addr::new(10, 0, 0, source));
-            let entered = self.census.enter(source, &self.populations[0], None, &one);
+            let entered = self.census.enter(&self.populations[0], None, &one);
+            let (mut admitted, _undecided) = entered.expect("room");
+            let entered = admitted.enter_source(source, &one);
             assert!(entered.is_ok(), "{source} is still counted");
         }
         let cluster = self.clusters.current();

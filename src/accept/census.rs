@@ -65,13 +65,13 @@ impl Census {
         self.undecided.load(Ordering::Relaxed)
     }
 
-    /// Counts one more connection from `client` on the listener with this population, or says which limit it meets.
+    /// Counts one more connection on the listener with this population, or says which limit it meets. Its source is counted
+    /// once it is known: [`Admitted::enter_source`].
     ///
     /// # Errors
-    /// [`Ended::LimitTotal`], [`Ended::LimitListener`], [`Ended::LimitSource`] or [`Ended::LimitUndecided`].
+    /// [`Ended::LimitTotal`], [`Ended::LimitListener`] or [`Ended::LimitUndecided`].
     pub fn enter(
         self: &Arc<Self>,
-        client: IpAddr,
         population: &Arc<Population>,
         listener_max: Option<usize>,
         limits: &Limits,
@@ -84,12 +84,10 @@ impl Census {
         let total = full(&self.connections, limits.connections_max);
         let listener = full(&population.0, listener_max);
         let undecided = full(&self.undecided, Some(limits.undecided_max));
-        let source_max = limits.connections_per_source_max.unwrap_or(usize::MAX);
-        let source = self.enter_source(source_of(client), source_max);
         let admitted = Admitted {
             census: Arc::clone(self),
             population: Arc::clone(population),
-            source: source.then_some(client),
+            source: None,
             kept: false,
         };
         let decision = Undecided(Arc::clone(self));
@@ -101,9 +99,6 @@ impl Census {
         }
         if undecided {
             return Err(Ended::LimitUndecided);
-        }
-        if !source {
-            return Err(Ended::LimitSource);
         }
         Ok((admitted, decision))
     }
@@ -143,12 +138,26 @@ impl Census {
 pub struct Admitted {
     census: Arc<Census>,
     population: Arc<Population>,
-    /// The client's address; none where its source had no room for it.
+    /// The client's address; none while it is not known, or where its source had no room for it.
     source: Option<IpAddr>,
     kept: bool,
 }
 
 impl Admitted {
+    /// Counts the connection on the source of `client`, its true address, or says that there is no room.
+    ///
+    /// # Errors
+    /// [`Ended::LimitSource`].
+    pub fn enter_source(&mut self, client: IpAddr, limits: &Limits) -> Result<(), Ended> {
+        debug_assert_eq!(self.source, None, "a connection has one source");
+        let max = limits.connections_per_source_max.unwrap_or(usize::MAX);
+        if !self.census.enter_source(source_of(client), max) {
+            return Err(Ended::LimitSource);
+        }
+        self.source = Some(client);
+        Ok(())
+    }
+
     /// Leaves the connection counted: whoever keeps the relay takes it off again with [`Census::leave`].
     pub fn keep(mut self) {
         self.kept = true;
@@ -208,8 +217,12 @@ mod tests {
         }
 
         fn enter(&self, client: IpAddr) -> Result<(Admitted, Undecided), Ended> {
-            self.census
-                .enter(client, &self.population, self.listener_max, &self.limits)
+            let entered = self
+                .census
+                .enter(&self.population, self.listener_max, &self.limits);
+            let (mut admitted, undecided) = entered?;
+            admitted.enter_source(client, &self.limits)?;
+            Ok((admitted, undecided))
         }
 
         fn is_empty(&self) -> bool {
@@ -258,6 +271,14 @@ mod tests {
         let _first = house.enter(CLIENT).expect("no limit");
         house.limits.connections_per_source_max = Some(1);
         assert_eq!(house.enter(CLIENT).err(), Some(Ended::LimitSource));
+    }
+
+    #[test]
+    fn a_connection_that_ends_before_its_source_is_known_leaves_no_trace() {
+        let house = House::new();
+        let entered = house.census.enter(&house.population, None, &house.limits);
+        drop(entered.expect("room"));
+        assert!(house.is_empty());
     }
 
     #[test]

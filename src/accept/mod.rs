@@ -1,9 +1,10 @@
-//! Accepts clients: a listener per worker thread, and who may come in. Opening them (PROXY, TLS, WebSocket) is the next
-//! step of the same station.
+//! Accepts clients: a listener per worker thread, and who may come in. Who they are (PROXY) and opening them (TLS,
+//! WebSocket) are the next steps of the same station.
 
 mod census;
 mod door;
 mod handshakes;
+mod header;
 mod open;
 
 use std::net::{IpAddr, SocketAddr};
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 pub use census::{Admitted, Census, Limits, Population, Undecided};
 pub use door::{Accepted, Door, bind};
 pub use handshakes::{Handshake, Handshakes};
+pub use header::take_header;
 pub use open::{Opened, Opener, Speaker};
 
 use crate::ended::Ended;
@@ -34,6 +36,9 @@ pub struct Listener {
     pub allow: Vec<IpNet>,
     /// Networks that may not, even if allowed.
     pub deny: Vec<IpNet>,
+    /// Networks of balancers before this one: they must begin with a PROXY header, and nobody else may come in. Empty means
+    /// that clients come themselves, and a header is none of what they may say.
+    pub proxy_protocol_from: Vec<IpNet>,
     /// Connections of this listener at once; none means no limit of its own.
     pub connections_max: Option<usize>,
 }
@@ -48,6 +53,7 @@ impl Listener {
             tls: None,
             allow: Vec::new(),
             deny: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             connections_max: None,
         }
     }
@@ -72,7 +78,19 @@ pub enum Transport {
 }
 
 impl Listener {
-    /// Whether the networks of this listener let `client` in.
+    /// Whether a peer speaks for its clients, and must say in a PROXY header who they are.
+    ///
+    /// # Errors
+    /// [`Ended::Denied`]: only such peers may come in here, and this is none.
+    pub fn speaks_for_others(&self, peer: IpAddr) -> Result<bool, Ended> {
+        match &self.proxy_protocol_from[..] {
+            [] => Ok(false),
+            from if from.iter().any(|network| network.contains(&peer)) => Ok(true),
+            _ => Err(Ended::Denied),
+        }
+    }
+
+    /// Whether the networks of this listener let `client` in, by its true address.
     ///
     /// # Errors
     /// [`Ended::Denied`].
@@ -97,6 +115,7 @@ mod tests {
             tls: None,
             allow: Vec::new(),
             deny: Vec::new(),
+            proxy_protocol_from: Vec::new(),
             connections_max: None,
         }
     }
@@ -122,5 +141,22 @@ mod tests {
             let admitted = listener.admit(client);
             assert_eq!(admitted.is_ok(), comes_in, "{listener:?}");
         }
+    }
+
+    #[test]
+    fn only_listed_peers_speak_for_others_and_nobody_else_comes_in() {
+        let from = |networks: &[&str]| Listener {
+            proxy_protocol_from: networks
+                .iter()
+                .map(|network| network.parse().expect("a network"))
+                .collect(),
+            ..listener()
+        };
+        let peer = IpAddr::from([10, 0, 0, 7]);
+        assert_eq!(from(&[]).speaks_for_others(peer), Ok(false));
+        let listed = from(&["::1/128", "10.0.0.0/8"]);
+        assert_eq!(listed.speaks_for_others(peer), Ok(true));
+        let other = from(&["10.1.0.0/16"]);
+        assert_eq!(other.speaks_for_others(peer), Err(Ended::Denied));
     }
 }

@@ -1,4 +1,4 @@
-//! Opens what lies below MQTT: TLS, then the WebSocket upgrade.
+//! Opens what lies below MQTT and is no PROXY header: TLS, then the WebSocket upgrade.
 
 use std::sync::Arc;
 
@@ -158,14 +158,10 @@ impl Opener {
                 Ok(None) if said.len() > HELLO_BYTES_MAX => return Err(Ended::ConnectTooLarge),
                 Ok(None) => {}
                 Ok(Some(hello)) => {
-                    let identity = Box::new(Identity {
-                        server_name: hello.server_name,
-                        tls: None,
-                    });
                     return Ok(Passing {
                         client,
                         said,
-                        identity,
+                        server_name: hello.server_name,
                         share,
                     });
                 }

@@ -38,6 +38,7 @@ fn listener(listener: &Listener) -> Vec<String> {
         tls,
         allow,
         deny,
+        proxy_protocol_from,
         connections_max,
     } = listener;
     let list = |networks: &[_]| {
@@ -50,6 +51,9 @@ fn listener(listener: &Listener) -> Vec<String> {
     };
     if !deny.is_empty() {
         who += &format!(", not from {}", list(deny));
+    }
+    if !proxy_protocol_from.is_empty() {
+        who += &format!(", as PROXY headers of {} say", list(proxy_protocol_from));
     }
     if let Some(max) = connections_max {
         who += &format!(", up to {max} connections");

@@ -59,7 +59,7 @@ enum Command {
         /// Print a JSON array with an object for each id.
         #[arg(long)]
         json: bool,
-        /// Client ids; user names or IP addresses where the configuration's affinity key is one of these.
+        /// Client ids; user names, common names or IP addresses where the configuration's affinity key is one of these.
         #[arg(value_name = "ID", required = true)]
         ids: Vec<OsString>,
     },
@@ -245,5 +245,6 @@ fn key_text(key: Key) -> &'static str {
         Key::ClientId => "client id",
         Key::Username => "user name",
         Key::ClientAddress => "client address",
+        Key::CertificateCn => "certificate's common name",
     }
 }

@@ -44,6 +44,8 @@ pub(super) enum NotAKey {
     NotAnAddress(OsString),
     /// Clients are routed by user name; those without one are routed by client id.
     NoUsername,
+    /// Without a certificate, a client is routed by its client id, which is not asked for here.
+    NoCommonName,
 }
 
 /// Where the clients with these ids go.
@@ -118,6 +120,10 @@ impl fmt::Display for NotAKey {
                 "\"{}\" is not an IP address, and clients are routed by client address here",
                 Shown(id.as_bytes())
             ),
+            Self::NoCommonName => write!(
+                f,
+                "clients are routed by their certificate's common name here, and those without one by their client id"
+            ),
             Self::NoUsername => write!(
                 f,
                 "clients are routed by user name here, and those without one by their client id"
@@ -133,7 +139,8 @@ fn key_bytes(key: Key, id: &OsStr) -> Result<Vec<u8>, NotAKey> {
     let not_an_address = || NotAKey::NotAnAddress(id.to_owned());
     match key {
         Key::Username if id.is_empty() => Err(NotAKey::NoUsername),
-        Key::ClientId | Key::Username => Ok(id.as_bytes().to_vec()),
+        Key::CertificateCn if id.is_empty() => Err(NotAKey::NoCommonName),
+        Key::ClientId | Key::Username | Key::CertificateCn => Ok(id.as_bytes().to_vec()),
         Key::ClientAddress => {
             let address = id.to_str().and_then(|id| id.parse().ok());
             match address.ok_or_else(not_an_address)? {

@@ -60,6 +60,7 @@ table! {
         origins: List<Origin>,
         allow: List<Network>,
         deny: List<Network>,
+        proxy_protocol_from: List<Network>,
         connections_max: Whole<usize, 1, 100_000_000>,
     }
 }
@@ -259,6 +260,7 @@ impl Leaf for route::Key {
                 ("client_id", Self::ClientId),
                 ("username", Self::Username),
                 ("client_address", Self::ClientAddress),
+                ("certificate_cn", Self::CertificateCn),
             ],
         )
     }

@@ -117,6 +117,7 @@ fn all_listeners(
                 origins,
                 allow,
                 deny,
+                proxy_protocol_from,
                 connections_max,
             } = value;
             let address = required(address, &place, "address = \"0.0.0.0:1883\"", problems)?;
@@ -141,6 +142,7 @@ fn all_listeners(
                 tls: tls.meant(protocol, base, problems),
                 allow: values(allow),
                 deny: values(deny),
+                proxy_protocol_from: values(proxy_protocol_from),
                 connections_max: connections_max.value(),
             })
         })

@@ -5,10 +5,10 @@ mod budget;
 
 use std::cell::RefCell;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::time::Instant;
 
 use crate::clock::Seconds;
@@ -18,6 +18,7 @@ use crate::ended::Ended;
 use crate::metrics::{Retry, Tally};
 use crate::mqtt::{Connack, refusal};
 use crate::opening::{Leg, Opening, Passing, Rest};
+use crate::proxy_protocol::{self, Source};
 use crate::record::{Record, Steps};
 use crate::socket::Socket;
 use crate::websocket::frames::{self, Frames, NORMAL_CLOSURE};
@@ -162,8 +163,7 @@ impl Greeter {
             record.decision = Some(choice.decision);
             let seat = choice.seat();
             let dialled = Instant::now();
-            let client = record.client;
-            let node = self.dial(&mut caller, &choice, client, due, &mut tried);
+            let node = self.dial(&mut caller, &choice, record, due, &mut tried);
             let node = match node.await {
                 Ok(Some(node)) => node,
                 Ok(None) => {
@@ -297,7 +297,8 @@ impl Greeter {
             record.decision = Some(choice.decision);
             let seat = choice.seat();
             let dialled = Instant::now();
-            let dial = self.dialer.dial(endpoint, &[], &said);
+            let header = header(endpoint, &client, record);
+            let dial = self.dialer.dial(endpoint, &header, &said);
             let Ok(dial) = tokio::time::timeout_at(due, dial).await else {
                 break;
             };
@@ -332,7 +333,7 @@ impl Greeter {
         &self,
         caller: &mut Caller,
         choice: &Choice,
-        client: SocketAddr,
+        record: &Record,
         due: Instant,
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, Ended> {
@@ -346,8 +347,9 @@ impl Greeter {
                 (Some(upgrade), Some(ws)) =>
                 // Boxed, so that the set-up of a client without WebSocket is not as large.
                 {
-                    let asking = Asking::new(ws.path.as_deref(), upgrade, client);
-                    let dial = Box::pin(self.dial_ws(ws, asking, tried));
+                    let asking = Asking::new(ws.path.as_deref(), upgrade, record.client);
+                    let header = header(&ws.endpoint, &caller.socket, record);
+                    let dial = Box::pin(self.dial_ws(ws, header, asking, tried));
                     // The client may go away meanwhile, or say more.
                     tokio::select! {
                         biased;
@@ -357,7 +359,8 @@ impl Greeter {
                 }
                 _ => {
                     let words = caller.said.on(Leg::Tcp);
-                    let dialled = self.dialer.dial(&choice.endpoint, &[], words).await;
+                    let header = header(&choice.endpoint, &caller.socket, record);
+                    let dialled = self.dialer.dial(&choice.endpoint, &header, words).await;
                     Ok(dialled.map(|(socket, sent)| {
                         Some(Dialled {
                             socket,
@@ -417,10 +420,12 @@ impl Greeter {
     async fn dial_ws(
         &self,
         ws: &WsEndpoint,
+        header: Vec<u8>,
         asking: Asking,
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, DialError> {
-        let (socket, sent) = self.dialer.dial(&ws.endpoint, &[], &asking.bytes).await?;
+        let dial = self.dialer.dial(&ws.endpoint, &header, &asking.bytes);
+        let (socket, sent) = dial.await?;
         let upgraded = upgrade_at_node(&socket, &asking, sent);
         match tokio::time::timeout(self.settings.timeout, upgraded).await {
             Ok(Ok(bytes)) => Ok(Some(Dialled {
@@ -476,6 +481,22 @@ impl Greeter {
         }
         Err(ended)
     }
+}
+
+/// The PROXY header that an endpoint expects of this client; empty for none.
+fn header(endpoint: &Endpoint, client: &Socket, record: &Record) -> Vec<u8> {
+    let Some(version) = endpoint.proxy_protocol else {
+        return Vec::new();
+    };
+    // A connection that was reset meanwhile has no ends any more: its source is not known.
+    let local = SockRef::from(client).local_addr().ok();
+    let source = local
+        .and_then(|local| local.as_socket())
+        .map(|local| Source {
+            client: record.client,
+            local,
+        });
+    proxy_protocol::write(version, source, record.identity.as_deref())
 }
 
 /// "Try again later", as a WebSocket says it (the registry that RFC 6455, 7.4.2 set up).

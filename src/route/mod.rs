@@ -22,6 +22,8 @@ pub enum Key {
     Username,
     /// The client's IP address.
     ClientAddress,
+    /// The common name of the client's certificate; without one the client id.
+    CertificateCn,
 }
 
 /// Which node a client belongs to.

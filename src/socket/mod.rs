@@ -171,6 +171,36 @@ impl Socket {
         .await
     }
 
+    /// Puts up to `room` bytes of what comes next onto the end of `bytes`, and leaves them to be read again; 0 is the end of
+    /// the stream. For what is below TLS.
+    ///
+    /// # Errors
+    /// What became of the connection.
+    pub async fn peek_more(&self, bytes: &mut Vec<u8>, room: usize) -> io::Result<usize> {
+        debug_assert!(self.is_plain(), "records cannot be read twice");
+        std::future::poll_fn(|cx| self.tcp.poll_peek(cx, bytes, room)).await
+    }
+
+    /// Takes so many bytes off the stream, which were seen there by [`Socket::peek_more`].
+    ///
+    /// # Errors
+    /// What became of the connection.
+    pub async fn skip(&self, mut bytes: usize) -> io::Result<()> {
+        while bytes > 0 {
+            let read = std::future::poll_fn(|cx| {
+                scratch::with(|scratch| {
+                    let room = bytes.min(scratch.len());
+                    self.poll_recv(cx, &mut scratch[..room])
+                })
+            });
+            match read.await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => bytes -= read,
+            }
+        }
+        Ok(())
+    }
+
     /// Sends all of `bytes`.
     ///
     /// # Errors

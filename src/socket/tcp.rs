@@ -12,6 +12,8 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
 use tokio::io::unix::AsyncFd;
 
+use crate::scratch;
+
 /// A connected, nonblocking TCP socket, registered with the runtime of the thread that made it.
 #[derive(Debug)]
 pub struct Tcp(AsyncFd<OwnedFd>);
@@ -116,6 +118,30 @@ impl Tcp {
                 Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Poll::Ready(Err(errno.into())),
+            }
+        }
+    }
+
+    /// Puts up to `room` bytes of what comes next onto the end of `bytes`, and leaves them to be read again; 0 is the end of
+    /// the stream.
+    pub fn poll_peek(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+        room: usize,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut ready = ready!(self.0.poll_read_ready(cx))?;
+            let seen = scratch::with(|scratch| {
+                let room = room.min(scratch.len());
+                let (_, seen) = rustix::net::recv(&self.0, &mut scratch[..room], RecvFlags::PEEK)?;
+                bytes.extend_from_slice(&scratch[..seen]);
+                Ok(seen)
+            });
+            match seen {
+                Err(rustix::io::Errno::AGAIN) => ready.clear_ready(),
+                Err(rustix::io::Errno::INTR) => {}
+                seen => return Poll::Ready(seen.map_err(Into::into)),
             }
         }
     }
