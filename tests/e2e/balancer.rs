@@ -71,6 +71,8 @@ impl Balancer {
 #[derive(Debug)]
 pub struct Program {
     pub address: SocketAddr,
+    /// All of its listeners' addresses, in order.
+    pub addresses: Vec<SocketAddr>,
     /// Where its admin listener is, if it has one.
     pub admin: Option<SocketAddr>,
     child: Child,
@@ -123,6 +125,7 @@ impl Program {
         });
         Self {
             address: addresses(&listening)[0],
+            addresses: addresses(&listening),
             admin: listening["admin"]
                 .as_str()
                 .and_then(|admin| admin.strip_prefix("Some(")?.strip_suffix(')')?.parse().ok()),

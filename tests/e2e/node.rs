@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 
+use crate::header::{Header, Version};
 use crate::kernel;
 use crate::packets;
 use crate::wait::{self, Watched};
@@ -45,6 +46,8 @@ pub struct FakeNode {
 #[derive(Debug)]
 struct Shared {
     answer: Watched<Answer>,
+    /// The PROXY header that connections must begin with.
+    expects: Watched<Option<Version>>,
     connections: Watched<Vec<Arc<Connection>>>,
 }
 
@@ -62,6 +65,7 @@ struct Heard {
     bytes: Vec<u8>,
     end: Option<End>,
     listens: bool,
+    header: Option<Header>,
 }
 
 /// How a connection ended, as one side saw it.
@@ -107,6 +111,7 @@ impl FakeNode {
     pub fn start_at(name: impl Into<String>, address: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             answer: Watched::new(Answer::Accept),
+            expects: Watched::default(),
             connections: Watched::default(),
         });
         let listener = TcpListener::bind(address).expect("a free port");
@@ -124,12 +129,23 @@ impl FakeNode {
     /// The node as it stands in a configuration.
     pub fn toml(&self, weight: u16) -> String {
         let Self { name, address, .. } = self;
-        format!("[[nodes]]\nname = \"{name}\"\naddress = \"{address}\"\nweight = {weight}\n\n")
+        let proxy_protocol = self.shared.expects.lock().map_or("off", Version::name);
+        format!(
+            "[[nodes]]\nname = \"{name}\"\naddress = \"{address}\"\nproxy_protocol = \"{proxy_protocol}\"\n\
+             weight = {weight}\n\n"
+        )
     }
 
     /// From now on, connections are answered so.
     pub fn answer(&self, answer: Answer) {
         self.shared.answer.change(|told| *told = answer);
+    }
+
+    /// From now on, connections must begin with this PROXY header, and are not heard without it.
+    pub fn expect_header(&self, version: Version) {
+        self.shared
+            .expects
+            .change(|expects| *expects = Some(version));
     }
 
     /// Dies like a killed process: the port refuses, every connection is closed.
@@ -180,8 +196,9 @@ impl FakeNode {
                 });
                 let known = Arc::clone(&connection);
                 let answer = shared.answer.lock().clone();
+                let expects = *shared.expects.lock();
                 shared.connections.change(|all| all.push(known));
-                std::thread::spawn(move || connection.converse(&answer));
+                std::thread::spawn(move || connection.converse(&answer, expects));
             }
         });
         self.alive = Some((listener, thread));
@@ -197,10 +214,16 @@ impl Drop for FakeNode {
 }
 
 impl Connection {
-    fn converse(&self, answer: &Answer) {
+    fn converse(&self, answer: &Answer, expects: Option<Version>) {
         if let Answer::CloseAtOnce = answer {
             // Closing would leave the descriptor to whoever holds the connection; a reset is what the kernel would send.
             return self.reset();
+        }
+        if let Some(version) = expects {
+            let Some(header) = Header::take(&self.stream, version) else {
+                return;
+            };
+            self.heard.change(|heard| heard.header = Some(header));
         }
         let connect = loop {
             if !self.read_once() {
@@ -252,7 +275,14 @@ impl Connection {
         }
     }
 
-    /// Every byte that came so far.
+    /// The PROXY header that came before everything.
+    #[track_caller]
+    pub fn header(&self) -> Header {
+        self.heard
+            .until_some("a PROXY header", |heard| heard.header.clone())
+    }
+
+    /// Every byte that came so far, behind the header.
     pub fn received(&self) -> Vec<u8> {
         self.heard.lock().bytes.clone()
     }

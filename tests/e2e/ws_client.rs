@@ -32,9 +32,13 @@ impl WsClient {
 
     #[track_caller]
     pub fn with(balancer: SocketAddr, request: &str) -> Self {
-        let mut client = Self {
-            tcp: Client::to(balancer),
-        };
+        Self::on(Client::to(balancer), request)
+    }
+
+    /// A client that asks for its upgrade on this connection.
+    #[track_caller]
+    pub fn on(tcp: Client, request: &str) -> Self {
+        let mut client = Self { tcp };
         client.tcp.send(request.as_bytes());
         let head = client.tcp.read_until(b"\r\n\r\n");
         let head = String::from_utf8(head).expect("text");

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tungstenite::handshake::derive_accept_key;
 
+use crate::header::{Header, Version};
 use crate::node::{End, own_address};
 use crate::packets;
 use crate::wait::Watched;
@@ -39,6 +40,8 @@ pub struct WsNode {
 #[derive(Debug)]
 struct Shared {
     answer: Watched<WsAnswer>,
+    /// The PROXY header that connections must begin with.
+    expects: Watched<Option<Version>>,
     connections: Watched<Vec<Arc<WsConnection>>>,
 }
 
@@ -51,6 +54,7 @@ pub struct WsConnection {
 
 #[derive(Debug, Default)]
 struct Heard {
+    header: Option<Header>,
     head: String,
     frames: Vec<u8>,
     end: Option<End>,
@@ -61,6 +65,7 @@ impl WsNode {
         let listener = TcpListener::bind((own_address(), 0)).expect("a free port");
         let shared = Arc::new(Shared {
             answer: Watched::new(WsAnswer::Accept),
+            expects: Watched::default(),
             connections: Watched::default(),
         });
         let accepting = (
@@ -74,8 +79,9 @@ impl WsNode {
                 let connection = Arc::new(WsConnection { stream, heard });
                 let known = Arc::clone(&connection);
                 let answer = shared.answer.lock().clone();
+                let expects = *shared.expects.lock();
                 shared.connections.change(|all| all.push(known));
-                std::thread::spawn(move || connection.converse(&answer));
+                std::thread::spawn(move || connection.converse(&answer, expects));
             }
         });
         Self {
@@ -87,6 +93,13 @@ impl WsNode {
 
     pub fn answer(&self, answer: WsAnswer) {
         self.shared.answer.change(|told| *told = answer);
+    }
+
+    /// From now on, connections must begin with this PROXY header.
+    pub fn expect_header(&self, version: Version) {
+        self.shared
+            .expects
+            .change(|expects| *expects = Some(version));
     }
 
     pub fn connections(&self) -> Vec<Arc<WsConnection>> {
@@ -113,7 +126,13 @@ impl Drop for WsNode {
 }
 
 impl WsConnection {
-    fn converse(&self, answer: &WsAnswer) {
+    fn converse(&self, answer: &WsAnswer, expects: Option<Version>) {
+        if let Some(version) = expects {
+            let Some(header) = Header::take(&self.stream, version) else {
+                return;
+            };
+            self.heard.change(|heard| heard.header = Some(header));
+        }
         let Some(right) = self.upgrade() else {
             return;
         };
@@ -187,6 +206,13 @@ impl WsConnection {
                 false
             }
         }
+    }
+
+    /// The PROXY header that came before everything.
+    #[track_caller]
+    pub fn header(&self) -> Header {
+        self.heard
+            .until_some("a PROXY header", |heard| heard.header.clone())
     }
 
     /// The balancer's request.
