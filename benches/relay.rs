@@ -44,7 +44,6 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
             client: ([127, 0, 0, 1], 1).into(),
             identity: None,
             accepted: Instant::now(),
-            identity: None,
             connect: None,
             decision: None,
             node: None,

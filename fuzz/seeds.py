@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the hand-made part of the corpus: fuzz/corpus/connect, fuzz/corpus/connack and fuzz/corpus/frames. What a fuzzer found beside it, and
+"""Writes the hand-made part of the corpus: fuzz/corpus/connect, fuzz/corpus/connack, fuzz/corpus/frames and
+fuzz/corpus/proxy. What a fuzzer found beside it, and
 is worth keeping, has its hash for a name."""
 
 import struct
@@ -203,7 +204,42 @@ FRAMES = {
     "continues_nothing": frame(0x80, b"end"),
 }
 
-for target, seeds in (("connect", CONNECTS), ("connack", CONNACKS), ("frames", FRAMES)):
+
+def header(command, family, block, length=None):
+    length = struct.pack(">H", len(block) if length is None else length)
+    return b"\r\n\r\n\0\r\nQUIT\n" + bytes([command, family]) + length + block
+
+
+def tlv(kind, value):
+    return bytes([kind]) + struct.pack(">H", len(value)) + value
+
+
+INET = bytes([192, 0, 2, 7, 198, 51, 100, 9]) + struct.pack(">HH", 51000, 1883)
+INET6 = bytes.fromhex("20010db8000000000000000000000007") * 2 + struct.pack(">HH", 51000, 1883)
+TLS = tlv(0x21, b"TLSv1.3") + tlv(0x22, b"gauge-7") + tlv(0x23, b"TLS_AES_128_GCM_SHA256")
+PROXIES = {
+    "line4": b"PROXY TCP4 192.0.2.7 198.51.100.9 51000 1883\r\n" + V311,
+    "line6": b"PROXY TCP6 2001:db8::7 ::ffff:198.51.100.9 0 65535\r\n",
+    "line_unknown": b"PROXY UNKNOWN 192.0.2.7\r\n",
+    "line_without_return": b"PROXY TCP4 192.0.2.7 198.51.100.9 51000 1883\n",
+    "line_too_long": b"PROXY UNKNOWN " + b"x" * 94,
+    "local": header(0x20, 0x00, b""),
+    "local_with_addresses": header(0x20, 0x11, INET),
+    "inet": header(0x21, 0x11, INET) + V311,
+    "inet6": header(0x21, 0x21, INET6),
+    "unspecified": header(0x21, 0x00, b"anything"),
+    "unix": header(0x21, 0x31, b"/" * 216),
+    "empty": header(0x21, 0x11, b""),
+    "tls": header(0x21, 0x11, INET + tlv(0x02, b"mqtt.example") + tlv(0x20, b"\x07\0\0\0\0" + TLS)),
+    "tls_unverified": header(0x21, 0x11, INET + tlv(0x20, b"\x03\0\0\0\x12" + TLS)),
+    "tls_name_of_two_lines": header(0x21, 0x11, INET + tlv(0x20, b"\x07\0\0\0\0" + tlv(0x22, b"a\nb"))),
+    "past_the_end": header(0x21, 0x11, INET + b"\x04\xff\xff"),
+    "unique_id": header(0x21, 0x11, INET + tlv(0x05, b"i" * 128) + tlv(0x04, b"\0" * 7)),
+    "checksum_wrong": header(0x21, 0x11, INET + tlv(0x03, b"\0\0\0\0")),
+    "too_long": header(0x21, 0x11, INET, length=4081),
+}
+
+for target, seeds in (("connect", CONNECTS), ("connack", CONNACKS), ("frames", FRAMES), ("proxy", PROXIES)):
     (CORPUS / target).mkdir(parents=True, exist_ok=True)
     for name, raw in seeds.items():
         (CORPUS / target / name).write_bytes(raw)

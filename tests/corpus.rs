@@ -52,6 +52,11 @@ fn websocket_frames() {
 }
 
 #[test]
+fn proxy_headers() {
+    replay(&["fuzz/corpus/proxy"], 19, checks::proxy_header);
+}
+
+#[test]
 fn configurations() {
     let directories = ["fuzz/corpus/config", "tests/config", "config"];
     replay(&directories, 400, checks::config);

@@ -462,6 +462,52 @@ proptest! {
     }
 }
 
+/// A PROXY header that is nearly right: what may be there, and how much of it is said to be.
+fn nearly_a_header() -> impl Strategy<Value = Vec<u8>> {
+    let tlv = (
+        prop::sample::select(vec![1_u8, 2, 3, 4, 5, 0x20, 0x21, 0x22, 0x23, 0x30, 0xEA]),
+        vec(any::<u8>(), 0..40),
+        -1_i16..=1,
+    );
+    let tlv = tlv.prop_map(|(kind, value, off)| {
+        let length = (value.len() as i16 + off.max(-(value.len() as i16))) as u16;
+        [&[kind], &length.to_be_bytes()[..], &value].concat()
+    });
+    let binary = (
+        prop::sample::select(vec![0x20_u8, 0x21, 0x22, 0x11]),
+        prop::sample::select(vec![0x00_u8, 0x11, 0x12, 0x21, 0x31, 0x41]),
+        vec(any::<u8>(), 0..40),
+        vec(tlv, 0..4),
+        -2_i16..=2,
+    );
+    let binary = binary.prop_map(|(command, family, addresses, tlvs, off)| {
+        let block = [addresses, tlvs.concat()].concat();
+        let length = (block.len() as i16 + off).max(0) as u16;
+        let start = b"\r\n\r\n\0\r\nQUIT\n";
+        [
+            &start[..],
+            &[command, family],
+            &length.to_be_bytes(),
+            &block,
+        ]
+        .concat()
+    });
+    let line = "PROXY (TCP4|TCP6|UNKNOWN) ?[0-9a-f.:]{0,39} [0-9.:]{1,15} [+0-9]{1,6} [0-9]{1,6} ?\r?\n?.{0,9}";
+    prop_oneof![binary, line.prop_map(String::into_bytes)]
+}
+
+proptest! {
+    #[test]
+    fn any_header_has_one_verdict_however_it_is_cut(bytes in nearly_a_header()) {
+        checks::proxy_header(&bytes);
+    }
+
+    #[test]
+    fn any_bytes_behind_the_start_of_a_header_have_one_verdict(bytes in vec(any::<u8>(), 0..80)) {
+        checks::proxy_header(&[b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x00\x30", &bytes[..]].concat());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 

@@ -3,6 +3,7 @@
 
 use remora::config;
 use remora::mqtt::{ConnackVerdict, Need, Verdict, Version, read_connack, read_connect};
+use remora::proxy_protocol;
 use remora::websocket::frames::{Control, Fault, Frames, Part, Sender};
 
 /// How far a CONNECT may have to be read.
@@ -54,6 +55,45 @@ pub fn connack(bytes: &[u8]) {
         if let ConnackVerdict::Connack(connack) = whole {
             let assigned = connack.assigned_client_id.unwrap_or_default();
             assert!(assigned.is_empty() || bytes.windows(assigned.len()).any(|w| *w == *assigned));
+        }
+    }
+}
+
+/// The verdict on what must be a PROXY header does not depend on how it is cut; what was read can be said again.
+pub fn proxy_header(bytes: &[u8]) {
+    use proxy_protocol::{BYTES_MAX, Source, Verdict, read, write};
+    let whole = read(bytes);
+    // Behind a header's bytes at most, nothing is looked at.
+    for length in 0..=bytes.len().min(BYTES_MAX + 1) {
+        let verdict = read(&bytes[..length]);
+        let is_there = match &verdict {
+            Verdict::NeedMore => {
+                assert!(length < BYTES_MAX, "more than {length} bytes asked for");
+                continue;
+            }
+            Verdict::Header(header) => header.bytes <= length,
+            Verdict::Wrong(_) => true,
+        };
+        assert!(is_there, "decided by what is not there");
+        assert_eq!(verdict, whole, "decided with {length} of {}", bytes.len());
+    }
+    let Verdict::Header(header) = whole else {
+        return;
+    };
+    let source = header.client.map(|client| Source {
+        client,
+        local: client,
+    });
+    assert!(source.is_some() || header.identity.is_none(), "of nobody");
+    for version in [proxy_protocol::Version::V1, proxy_protocol::Version::V2] {
+        let said = write(version, source, header.identity.as_deref());
+        let Verdict::Header(again) = read(&said) else {
+            panic!("{said:02x?} was said");
+        };
+        assert_eq!(again.bytes, said.len());
+        assert_eq!(again.client, header.client);
+        if version == proxy_protocol::Version::V2 {
+            assert_eq!(again.identity, header.identity);
         }
     }
 }
