@@ -2,12 +2,16 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use mqttbytes::{QoS, v4, v5};
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
@@ -243,11 +247,26 @@ impl Demo {
         address.parse().expect("an address")
     }
 
+    /// Where the screen says that it speaks TLS, and whom to trust.
+    fn tls_address(&self) -> (SocketAddr, PathBuf) {
+        let words: Vec<&str> = self.screen.split_whitespace().collect();
+        let behind = |word: &str| {
+            let place = words.iter().position(|other| *other == word);
+            words[place.expect("the word") + 1]
+        };
+        let (_, rest) = self.screen.split_once("with TLS on ").expect("an address");
+        let end = rest.find([' ', ',']).expect("an end");
+        (
+            rest[..end].parse().expect("an address"),
+            PathBuf::from(behind("--cafile")),
+        )
+    }
+
     /// The client ids of the printed commands: who receives, and who sends.
     fn client_ids(&self) -> Vec<&str> {
         let commands = self.screen.lines().map(str::trim);
         commands
-            .filter(|line| line.starts_with("mosquitto_"))
+            .filter(|line| line.starts_with("mosquitto_") && !line.contains("--cafile"))
             .map(|line| line.split(" -i ").nth(1).expect("an id"))
             .map(|rest| rest.split(' ').next().expect("an id"))
             .collect()
@@ -270,7 +289,16 @@ impl Drop for Demo {
     }
 }
 
-const FREE: &[&str] = &["--address", "127.0.0.1:0", "--ws-address", "127.0.0.1:0"];
+const FREE: &[&str] = &[
+    "--address",
+    "127.0.0.1:0",
+    "--ws-address",
+    "127.0.0.1:0",
+    "--tls-address",
+    "127.0.0.1:0",
+    "--wss-address",
+    "127.0.0.1:0",
+];
 
 #[test]
 fn what_the_screen_says_works() {
@@ -358,7 +386,8 @@ fn a_taken_address_is_said_and_a_free_one_found() {
             "--address" => "--ws-address",
             _ => "--address",
         };
-        let demo = Demo::start(&[option, &taken.0.to_string(), other, "127.0.0.1:0"]);
+        let taken_there = [option, &taken.0.to_string(), other, "127.0.0.1:0"];
+        let demo = Demo::start(&[&taken_there[..], &FREE[4..]].concat());
         assert_eq!(demo.screen.matches(&said).count(), 1, "{}", demo.screen);
         assert_ne!(demo.address(), taken.0);
         assert_ne!(demo.ws_address(), taken.0);
@@ -368,6 +397,33 @@ fn a_taken_address_is_said_and_a_free_one_found() {
         client.leave();
         assert_eq!(demo.stop(Signal::TERM).0, Some(0));
     }
+}
+
+#[test]
+fn the_demo_speaks_tls_by_an_authority_that_goes_with_it() {
+    let demo = Demo::start(FREE);
+    let (address, authority) = demo.tls_address();
+    let mut roots = rustls::RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(&authority).expect("a file") {
+        roots
+            .add(certificate.expect("a certificate"))
+            .expect("an authority");
+    }
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::from(address.ip());
+    let client = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
+    let socket = TcpStream::connect(address).expect("it listens");
+    let mut client = rustls::StreamOwned::new(client, socket);
+    client
+        .write_all(b"\x10\x0f\0\x04MQTT\x04\x02\0\x3c\0\x03tls")
+        .expect("sent");
+    let mut connack = [0; 4];
+    client.read_exact(&mut connack).expect("a CONNACK");
+    assert_eq!(connack, [0x20, 2, 0, 0]);
+    assert_eq!(demo.stop(Signal::INT).0, Some(0));
+    assert!(!authority.exists(), "{} is left", authority.display());
 }
 
 #[test]

@@ -24,12 +24,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 fn every_configuration_in_the_readme_is_one() {
     let blocks = blocks("toml");
     assert!(blocks.len() >= 2, "{} configurations", blocks.len());
+    let files = tempfile::tempdir().expect("a folder");
+    let authority = Authority::new().expect("an authority");
+    let Pair { chain, key } = authority.server(&["localhost"]).expect("a certificate");
+    for (name, text) in [
+        ("tls.pem", chain),
+        ("tls.key", key),
+        ("client-ca.pem", authority.pem()),
+        ("nodes-ca.pem", authority.pem()),
+    ] {
+        std::fs::write(files.path().join(name), text).expect("written");
+    }
     for block in blocks {
         // A block without listeners is what an operator would add to the ten lines.
         let text = match block.contains("[[listeners]]") {
             true => block,
             false => format!("{MINIMAL}\n{block}"),
         };
+        // The files that it names are there.
+        let text = text.replace("/etc/remora", &files.path().display().to_string());
         if let Err(problems) = config::parse("README.md", &text) {
             panic!("{problems}");
         }

@@ -1,16 +1,22 @@
 //! `remora demo`: the sandbox's nodes, a balancer before them, and a screen that says what to type.
 
+use std::fs;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 
-use remora::accept::{Listener, Transport};
+use remora::accept::{Listener, Tls, Transport};
 use remora::cluster::{Member, MemberEndpoint, MemberWs, NodeAddress, WEIGHT_DEFAULT};
 use remora::config::Config;
 use remora::log;
 use remora::sandbox::{self, Sandbox};
 use remora::serve;
+use remora::tls::throwaway::Authority;
+use remora::tls::{self, Certificate, Clients, Offer, Version};
 use remora::websocket::Door;
 
 use super::signals::Signals;
@@ -24,6 +30,12 @@ pub(super) struct Arguments {
     /// Where clients come in over WebSocket; a free port likewise.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8083")]
     ws_address: SocketAddr,
+    /// Where clients come in with TLS; a free port likewise.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8883")]
+    tls_address: SocketAddr,
+    /// Where clients come in over WebSocket with TLS; a free port likewise.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8084")]
+    wss_address: SocketAddr,
     /// Let the nodes route nothing to each other: a message reaches only the clients of the node where it was published.
     #[arg(long)]
     broken_routing: bool,
@@ -36,8 +48,14 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         routing_is_cut: arguments.broken_routing,
         ..sandbox::Settings::default()
     })?;
-    let wanted = [arguments.address, arguments.ws_address];
-    let config = config(wanted, &sandbox);
+    let wanted = [
+        arguments.address,
+        arguments.ws_address,
+        arguments.tls_address,
+        arguments.wss_address,
+    ];
+    let identity = Identity::new(&wanted)?;
+    let config = config(wanted, &sandbox, &identity);
     let _log = log::init(&config.log);
     let (running, taken) = match serve::start(config.clone()) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
@@ -46,10 +64,11 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
                 Some(address) => SocketAddr::new(address.ip(), 0),
                 None => wanted[place],
             };
-            let config = self::config([free(0), free(1)], &sandbox);
+            let addresses = std::array::from_fn(free);
+            let config = self::config(addresses, &sandbox, &identity);
             (serve::start(config)?, taken)
         }
-        started => (started?, [None; 2]),
+        started => (started?, [None; LISTENERS]),
     };
     let bound = running.addresses();
     let at = |place: usize| Bound {
@@ -59,6 +78,9 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
     let screen = Screen {
         tcp: at(0),
         ws: at(1),
+        tls: at(2),
+        wss: at(3),
+        authority: &identity.authority,
         admin: running.admin(),
         broken_routing: arguments.broken_routing,
         config: &config,
@@ -75,12 +97,69 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
     Ok(())
 }
 
+/// How many listeners the demo has: without TLS and with it, each without WebSocket and with it.
+const LISTENERS: usize = 4;
+
+/// Who the demo is to clients that speak TLS: a certificate that is made anew each time.
+struct Identity {
+    certificate: Certificate,
+    /// Where the certificate of its authority is, for clients. Gone with the demo.
+    authority: PathBuf,
+}
+
+impl Identity {
+    fn new(addresses: &[SocketAddr]) -> io::Result<Self> {
+        let addresses: Vec<String> = addresses.iter().map(|a| a.ip().to_string()).collect();
+        let mut names = vec!["localhost", "127.0.0.1", "::1"];
+        names.extend(addresses.iter().map(String::as_str));
+        let authority = Authority::new().map_err(io::Error::other)?;
+        let pair = authority.server(&names).map_err(io::Error::other)?;
+        let certificate = Certificate::from_pem(pair.chain.as_bytes(), pair.key.as_bytes());
+        let folder = format!("remora-demo-{:08x}", fastrand::u32(..));
+        let folder = std::env::temp_dir().join(folder);
+        // A new one: in another, somebody might have laid something else.
+        fs::DirBuilder::new().mode(0o755).create(&folder)?;
+        let path = folder.join("ca.pem");
+        fs::write(&path, authority.pem())?;
+        Ok(Self {
+            certificate: certificate.map_err(io::Error::other)?,
+            authority: path,
+        })
+    }
+
+    /// The door of a listener with TLS, whose clients speak `protocol` in it.
+    fn door(&self, protocol: &'static str) -> Option<Tls> {
+        let offer = Offer {
+            certificates: vec![self.certificate.clone()],
+            version_min: Version::default(),
+            clients: Clients::Off,
+            protocol,
+        };
+        tls::Door::new(offer)
+            .ok()
+            .map(|door| Tls::End(Arc::new(door)))
+    }
+}
+
+impl Drop for Identity {
+    fn drop(&mut self) {
+        if let Some(folder) = self.authority.parent() {
+            // Whoever has removed it already has saved us the work.
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
 /// Whether somebody else listens there.
 fn is_taken(address: SocketAddr) -> bool {
     matches!(TcpListener::bind(address), Err(error) if error.kind() == ErrorKind::AddrInUse)
 }
 
-fn config([address, ws_address]: [SocketAddr; 2], sandbox: &Sandbox) -> Config {
+fn config(
+    [address, ws_address, tls_address, wss_address]: [SocketAddr; LISTENERS],
+    sandbox: &Sandbox,
+    identity: &Identity,
+) -> Config {
     let member = |node: &sandbox::Node| Member {
         name: node.name().to_owned(),
         endpoint: MemberEndpoint::plain(NodeAddress::Socket(node.address())),
@@ -93,14 +172,23 @@ fn config([address, ws_address]: [SocketAddr; 2], sandbox: &Sandbox) -> Config {
     };
     let nodes = sandbox.nodes().iter().map(member).collect();
     // Their addresses are on the screen, and not in each line: port 0 would look odd there.
-    let listener = |name: &str, address, transport| Listener {
+    let listener = |name: &str, address, transport, tls| Listener {
         name: name.to_owned(),
         transport,
+        tls,
         ..Listener::new(address)
     };
+    let ws = || Transport::Ws(Door::default());
     let listeners = vec![
-        listener("demo", address, Transport::Tcp),
-        listener("demo-ws", ws_address, Transport::Ws(Door::default())),
+        listener("demo", address, Transport::Tcp, None),
+        listener("demo-ws", ws_address, ws(), None),
+        listener(
+            "demo-tls",
+            tls_address,
+            Transport::Tcp,
+            identity.door("mqtt"),
+        ),
+        listener("demo-wss", wss_address, ws(), identity.door("http/1.1")),
     ];
     Config::new(listeners, nodes)
 }
@@ -123,6 +211,9 @@ impl Bound {
 struct Screen<'a> {
     tcp: Bound,
     ws: Bound,
+    tls: Bound,
+    wss: Bound,
+    authority: &'a Path,
     admin: Option<SocketAddr>,
     broken_routing: bool,
     config: &'a Config,
@@ -155,6 +246,10 @@ impl Screen<'_> {
             format!("-h {} -p {}", ws.ip(), ws.port()),
         );
         let (address, taken, ws_taken) = (self.tcp.address, self.tcp.note(), self.ws.note());
+        let tls = reachable(self.tls.address);
+        let (tls_host, tls_port, tls_taken) = (tls.ip(), tls.port(), self.tls.note());
+        let (wss, wss_taken) = (reachable(self.wss.address), self.wss.note());
+        let authority = self.authority.display();
         let admin = match self.admin {
             Some(address) => format!("Metrics are at http://{}/metrics\n\n", reachable(address)),
             None => String::new(),
@@ -183,7 +278,8 @@ impl Screen<'_> {
             ),
         };
         format!(
-            "Remora listens on {address}{taken} and {url}{ws_taken}, before three small MQTT nodes:\n\n\
+            "Remora listens on {address}{taken} and {url}{ws_taken},\n\
+             with TLS on {tls}{tls_taken} and wss://{wss}/mqtt{wss_taken}, before three small MQTT nodes:\n\n\
              {nodes}\n\n\
              They live in this process and keep everything in memory: no brokers for production.\n\n\
              Receive in another terminal, as a client of {here}:\n\n  \
@@ -195,6 +291,8 @@ impl Screen<'_> {
              remora bench echo --target {target} --clients 10 --duration 5\n\n\
              Over WebSocket, where you have Node.js:\n\n  \
              npx mqtt sub -l ws {ws_at} --path /mqtt -t 'demo/#' -v\n\n\
+             With TLS, by a certificate of an authority that is made anew each time:\n\n  \
+             mosquitto_sub -h {tls_host} -p {tls_port} --cafile {authority} -i {subscriber} -t 'demo/#' -v\n\n\
              {admin}\
              Ctrl-C ends it. Below is a line for each connection, at its end.\n\n"
         )
