@@ -449,7 +449,8 @@ impl<'a> Driver<'a> {
         slice.errors = self.measured.failed_in_all() - self.errors_before;
         self.errors_before += slice.errors;
         self.slice_latency.clear();
-        let seconds = (now - (self.slice_ends - every)) as f64 / SECOND as f64;
+        let lasts = now - (self.slice_ends - every);
+        let seconds = lasts as f64 / SECOND as f64;
         self.live.show(
             self.plan.name,
             &Progress {
@@ -468,7 +469,7 @@ impl<'a> Driver<'a> {
                 errors: self.measured.failed_in_all(),
             },
         );
-        self.measured.series.push(slice);
+        self.measured.series.push(slice, lasts);
         self.slice_ends = now + self.measured.series.every;
     }
 

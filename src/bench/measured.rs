@@ -186,8 +186,10 @@ pub(super) struct Returns {
 /// How the run went over time: at most so many slices, which grow with the run.
 pub(super) struct Series {
     pub(super) slices: Vec<Slice>,
-    /// How long each is.
+    /// How long each is, but for the last.
     pub(super) every: Nanos,
+    /// How long the last one is.
+    pub(super) last: Nanos,
 }
 
 /// What happened in one slice of time.
@@ -203,9 +205,10 @@ pub(super) struct Slice {
 impl Series {
     const SLICES_MAX: usize = 240;
 
-    /// Appends a slice; when there are too many, each two become one.
-    pub(super) fn push(&mut self, slice: Slice) {
+    /// Appends a slice of this length; when there are too many, each two become one.
+    pub(super) fn push(&mut self, slice: Slice, lasts: Nanos) {
         self.slices.push(slice);
+        self.last = lasts;
         if self.slices.len() < Self::SLICES_MAX {
             return;
         }
@@ -216,6 +219,9 @@ impl Series {
             // The worse of two: a percentile of both is not to be had from two percentiles.
             p99_us: pair.iter().map(|slice| slice.p99_us).fold(0.0, f64::max),
         });
+        if self.slices.len().is_multiple_of(2) {
+            self.last += self.every;
+        }
         self.slices = pairs.collect();
         self.every *= 2;
     }
@@ -250,6 +256,7 @@ impl Measured {
             series: Series {
                 slices: Vec::new(),
                 every: SECOND / 10,
+                last: 0,
             },
             interrupted: false,
             failures: [0; Failure::ALL.len()],
@@ -305,13 +312,15 @@ mod tests {
         let mut series = Series {
             slices: Vec::new(),
             every: SECOND / 10,
+            last: 0,
         };
         for number in 0..1_000 {
-            series.push(Slice {
+            let slice = Slice {
                 messages: 1,
                 p99_us: f64::from(number),
                 ..Slice::default()
-            });
+            };
+            series.push(slice, series.every);
         }
         assert!(series.slices.len() < Series::SLICES_MAX);
         assert!(series.every > SECOND / 10);
@@ -324,6 +333,7 @@ mod tests {
             1_000
         );
         assert_eq!(series.slices.last().unwrap().p99_us, 999.0);
+        assert_eq!(series.last, series.every);
     }
 
     #[test]

@@ -4,17 +4,22 @@ use std::fmt::Write as _;
 
 use super::result::{Report, Summary};
 
-const WIDTH: f64 = 720.0;
-const HEIGHT: f64 = 240.0;
+const WIDTH: f64 = 560.0;
+const HEIGHT: f64 = 220.0;
 /// Room for the numbers at the axes.
-const LEFT: f64 = 70.0;
+const LEFT: f64 = 56.0;
+const RIGHT: f64 = 20.0;
 const BOTTOM: f64 = 30.0;
 const TOP: f64 = 10.0;
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:760px;margin:2em auto;padding:0 1em;color:#222;\
-    background:#fff}pre{background:#f4f4f4;padding:1em;overflow-x:auto}svg{width:100%;height:auto}text{font:11px \
-    system-ui,sans-serif;fill:#555}.grid{stroke:#ddd}.a{stroke:#0b6;fill:none;stroke-width:1.5}.b{stroke:#c40;fill:none;\
-    stroke-width:1.5}.bar{fill:#0b6}h2{margin-top:2em}";
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222;\
+    background:#fff}pre{background:#f4f4f4;padding:1em;font-size:13px;white-space:pre-wrap}.run{display:grid;gap:0 2em;\
+    grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr))}h2{margin:2em 0 0}h3{margin:1em 0 .3em;\
+    font-size:1em;font-weight:600}svg{width:100%;height:auto}text{font:11px system-ui,sans-serif;fill:#555}.grid{\
+    stroke:#ddd}.a{stroke:#0a6;fill:none;stroke-width:1.5}.b{stroke:#c40;fill:none;stroke-width:1.5}.bar{fill:#0a6}";
+
+/// Longest name of a node that has room beside its bar.
+const NAME_CHARS: usize = 26;
 
 /// Writes it.
 pub(super) fn page(report: &Report) -> String {
@@ -26,10 +31,9 @@ pub(super) fn page(report: &Report) -> String {
     );
     for run in &report.runs {
         // Writing to a string cannot fail, here and below.
-        let _ = writeln!(page, "<h2>{}</h2>", escaped(run.name));
-        page += &latency(run);
-        page += &over_time(run);
-        page += &nodes(run);
+        let charts = latency(run) + &over_time(run) + &nodes(run);
+        let name = escaped(run.name);
+        let _ = writeln!(page, "<h2>{name}</h2>\n<div class=\"run\">{charts}</div>");
     }
     page + "</body></html>\n"
 }
@@ -64,10 +68,16 @@ fn latency(run: &Summary) -> String {
 /// What was done in each slice of time, and the p99 of it.
 fn over_time(run: &Summary) -> String {
     let series = &run.series;
+    let last = series.messages.len().saturating_sub(1);
+    // The end of the run cuts the last slice short.
+    let lasts = |index: usize| match index == last {
+        true => series.last_s,
+        false => series.every_s,
+    };
     let per_s = |counts: &[u64]| -> Vec<f64> {
+        let counts = counts.iter().enumerate();
         counts
-            .iter()
-            .map(|&count| count as f64 / series.every_s)
+            .map(|(index, &count)| count as f64 / lasts(index))
             .collect()
     };
     let is_connecting = series.messages.iter().all(|&count| count == 0);
@@ -77,14 +87,22 @@ fn over_time(run: &Summary) -> String {
         ("Messages per second", per_s(&series.messages))
     };
     let errors = per_s(&series.errors);
-    let seconds = series.every_s * rates.len() as f64;
+    let seconds = series.every_s * last as f64 + series.last_s;
+    // Each slice is a step: what happened within it, nobody knows.
     let at = |values: &[f64]| -> Vec<(f64, f64)> {
-        let times = (0..values.len()).map(|index| (index as f64 + 0.5) * series.every_s);
-        times.zip(values.iter().copied()).collect()
+        let steps = values.iter().enumerate().map(|(index, &value)| {
+            let begins = index as f64 * series.every_s;
+            [(begins, value), (begins + lasts(index), value)]
+        });
+        steps.flatten().collect()
+    };
+    let tick = |time: f64| match seconds < 2.0 {
+        true => format!("{:.0} ms", time * 1e3),
+        false => format!("{time:.1} s"),
     };
     let ticks: Vec<_> = (0..=4)
         .map(|quarter| seconds * f64::from(quarter) / 4.0)
-        .map(|time| (time, format!("{time:.1} s")))
+        .map(|time| (time, tick(time)))
         .collect();
     let mut lines = vec![("a", at(&rates))];
     let mut title = title.to_owned();
@@ -103,8 +121,8 @@ fn nodes(run: &Summary) -> String {
     let mut bars = String::new();
     for (row, (name, count)) in run.nodes.iter().take(100).enumerate() {
         let y = row as f64 * 24.0;
-        let width = *count as f64 / most as f64 * (WIDTH - 260.0);
-        let name: String = name.chars().take(40).collect();
+        let width = *count as f64 / most as f64 * (WIDTH - 230.0);
+        let name: String = name.chars().take(NAME_CHARS).collect();
         let _ = write!(
             bars,
             "<text x=\"0\" y=\"{:.0}\">{}</text><rect class=\"bar\" x=\"160\" y=\"{y:.0}\" width=\"{width:.1}\" \
@@ -120,7 +138,7 @@ fn nodes(run: &Summary) -> String {
     }
     let height = run.nodes.len().min(100) as f64 * 24.0;
     format!(
-        "<h3>Connections per node</h3><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">{bars}</svg>\n"
+        "<div><h3>Connections per node</h3><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\">{bars}</svg></div>\n"
     )
 }
 
@@ -135,7 +153,7 @@ impl Chart {
     }
 
     fn x(&self, value: f64) -> f64 {
-        LEFT + value / self.x_max * (WIDTH - LEFT - 10.0)
+        LEFT + value / self.x_max * (WIDTH - LEFT - RIGHT)
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -149,7 +167,7 @@ impl Chart {
         lines: &[(&str, Vec<(f64, f64)>)],
     ) -> String {
         let mut svg = format!(
-            "<h3>{}</h3><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">",
+            "<div><h3>{}</h3><svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\">",
             escaped(title)
         );
         for quarter in 0..=4 {
@@ -183,22 +201,29 @@ impl Chart {
                 points.join(" ")
             );
         }
-        svg + "</svg>\n"
+        svg + "</svg></div>\n"
     }
 }
 
-/// The top of an axis; never zero, which nothing could be drawn to.
+/// The top of an axis: a number whose quarters are round, too. Never zero, which nothing could be drawn to.
 fn highest(values: impl Iterator<Item = f64>) -> f64 {
-    values.fold(1.0, f64::max)
+    let most = values.fold(1.0, f64::max);
+    let power = 10_f64.powf(most.log10().floor());
+    let tops = [1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0, 10.0];
+    let top = tops.into_iter().find(|top| top * power >= most);
+    top.unwrap_or(10.0) * power
 }
 
 fn shown(value: f64) -> String {
-    match value {
-        value if value >= 1e6 => format!("{:.1} M", value / 1e6),
-        value if value >= 1e4 => format!("{:.0} k", value / 1e3),
-        value if value >= 100.0 => format!("{value:.0}"),
-        value => format!("{value:.1}"),
-    }
+    let (value, unit) = match value {
+        value if value >= 1e6 => (value / 1e6, " M"),
+        value if value >= 1e4 => (value / 1e3, " k"),
+        value => (value, ""),
+    };
+    // As many digits as it takes, three at most.
+    let text = format!("{value:.3}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    format!("{text}{unit}")
 }
 
 fn escaped(text: &str) -> String {
@@ -206,4 +231,24 @@ fn escaped(text: &str) -> String {
         .replace('<', "&lt;")
         .replace('>', "&gt;")
         .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_end_at_round_numbers() {
+        for (most, ticks) in [
+            (0.0, ["0", "0.25", "0.5", "0.75", "1"]),
+            (6246.0, ["0", "2000", "4000", "6000", "8000"]),
+            (10_300.0, ["0", "3000", "6000", "9000", "12 k"]),
+            (2_350_000.0, ["0", "600 k", "1.2 M", "1.8 M", "2.4 M"]),
+            (9.9e9, ["0", "2500 M", "5000 M", "7500 M", "10000 M"]),
+        ] {
+            let top = highest([most].into_iter());
+            let quarters = [0.0, 0.25, 0.5, 0.75, 1.0].map(|part| shown(top * part));
+            assert_eq!(quarters, ticks, "{most}");
+        }
+    }
 }

@@ -182,7 +182,9 @@ struct TargetFiles {
 /// How the run went over time.
 #[derive(Serialize)]
 pub(super) struct SeriesOut {
+    /// How long each is, but for the last.
     pub(super) every_s: f64,
+    pub(super) last_s: f64,
     pub(super) connects: Vec<u64>,
     pub(super) messages: Vec<u64>,
     pub(super) errors: Vec<u64>,
@@ -354,6 +356,7 @@ impl SeriesOut {
         let slices = &series.slices;
         Self {
             every_s: seconds(series.every),
+            last_s: seconds(series.last),
             connects: slices.iter().map(|slice| slice.connects).collect(),
             messages: slices.iter().map(|slice| slice.messages).collect(),
             errors: slices.iter().map(|slice| slice.errors).collect(),
