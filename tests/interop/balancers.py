@@ -12,8 +12,9 @@ from process import Process, free_port, wait_until
 class Remora:
     """`remora run` with the listener and the nodes it is given, and defaults for the rest."""
 
-    def __init__(self, nodes, folder):
+    def __init__(self, nodes, folder, proxy_protocol_from=()):
         self.folder = folder
+        self.proxy_protocol_from = list(proxy_protocol_from)
         self.port = free_port()
         self.ws_port = free_port()
         self.admin = free_port()
@@ -23,12 +24,17 @@ class Remora:
     def configure(self, nodes):
         """Writes the configuration; the next start reads it."""
         tables = [f'[admin]\naddress = "127.0.0.1:{self.admin}"\n']
-        tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n']
-        tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.ws_port}"\ntransport = "ws"\n']
+        introduced = f"proxy_protocol_from = {self.proxy_protocol_from}\n"
+        tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n{introduced}']
+        tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.ws_port}"\ntransport = "ws"\n{introduced}']
         for node in nodes:
             table = f'[[nodes]]\nname = "{node.name}"\naddress = "127.0.0.1:{node.port}"\n'
             if getattr(node, "ws_port", None):
                 table += f'ws = "127.0.0.1:{node.ws_port}"\n'
+            if getattr(node, "proxy_protocol", None):
+                table += f'proxy_protocol = "{node.proxy_protocol}"\n'
+                if getattr(node, "ws_port", None):
+                    table += f'ws_proxy_protocol = "{node.proxy_protocol}"\n'
             tables.append(table)
         (Path(self.folder) / "remora.toml").write_text("\n".join(tables))
 
@@ -45,6 +51,15 @@ class Remora:
     def causes(self):
         """Why connections ended, in the order of their ends, in the balancer's own words."""
         return re.findall(r'cause="(\w+)"', self.process.output())
+
+    def ends(self):
+        """The lines on connections that have ended, as dictionaries."""
+        lines = [line for line in self.process.output().splitlines() if "connection ended" in line]
+        return [{key: value.strip('"') for key, value in re.findall(r'(\w+)=("[^"]*"|\S+)', line)} for line in lines]
+
+    def warnings(self):
+        """The lines that an operator should look at."""
+        return re.findall(r"^.*\b(?:WARN|ERROR)\b.*$", self.process.output(), re.MULTILINE)
 
     def stop(self):
         """Ends it as a service manager would; a balancer that crashed, complained or hung fails the case."""
@@ -94,6 +109,25 @@ class HAProxy:
 
     def stop(self):
         self.process.stop()
+
+
+class SendingHAProxy:
+    """A HAProxy that stands before the balancer under test and knows nothing of MQTT; it looks whether that is there, too."""
+
+    def __init__(self, port, options, folder, certificates=None):
+        self.port = free_port()
+        bind = f"127.0.0.1:{self.port}"
+        if certificates:
+            bind += f" ssl crt {certificates / 'server.pem'} ca-file {certificates / 'ca.crt'} verify optional"
+        configuration = Path(folder) / f"before-{self.port}.cfg"
+        configuration.write_text(
+            "global\n  maxconn 5000\n  log stdout format raw local0\n"
+            "defaults\n  mode tcp\n  log global\n  timeout connect 3s\n  timeout client 1m\n  timeout server 1m\n"
+            f"frontend clients\n  bind {bind}\n  default_backend balancer\n"
+            f"backend balancer\n  server remora 127.0.0.1:{port} {options} check inter 100ms\n"
+        )
+        self.process = Process(f"before-{self.port}", ["haproxy", "-db", "-f", configuration], folder)
+        wait_until(lambda: _accepts(self), "the HAProxy in front to listen")
 
 
 def _accepts(balancer):

@@ -66,24 +66,16 @@ class EjabberdCluster:
     # It takes no client without a user name, and any at localhost.
     USER_NAME = "someone@localhost"
 
-    def __init__(self, size, folder):
+    def __init__(self, proxy_protocols, folder):
         self.folder = folder
         # Where the library sits depends on the machine's architecture.
         listed = subprocess.run(["dpkg", "-L", "ejabberd"], check=True, capture_output=True, text=True).stdout
         library = re.search(r"^(.*)/ejabberd-[^/]*/ebin$", listed, re.MULTILINE).group(1)
         self.cookie = secrets.token_hex(8)
-        self.environment = {
-            "PATH": os.environ["PATH"],
-            # Erlang keeps a cookie file in the home folder.
-            "HOME": str(folder),
-            "ERL_LIBS": library,
-            # An own port mapper, so that neither ports nor node names meet those of another Erlang on this machine.
-            "ERL_EPMD_PORT": str(free_port()),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-        }
-        self.epmd = Process("epmd", ["epmd", "-port", self.environment["ERL_EPMD_PORT"]], folder, self.environment)
-        wait_until(lambda: self._command(["epmd", "-names"]).returncode == 0, "the Erlang port mapper")
-        self.nodes = [EjabberdNode(f"ejabberd{number}", self) for number in range(1, size + 1)]
+        self.environment = _erlang_environment(folder) | {"ERL_LIBS": library}
+        self.epmd = _port_mapper(folder, self.environment)
+        named = [(f"ejabberd{number}", version) for number, version in enumerate(proxy_protocols, start=1)]
+        self.nodes = [EjabberdNode(name, self, version) for name, version in named]
         for node in self.nodes:
             node.process.wait_for(r"Start accepting TCP connections at \S+ for mod_mqtt", seconds=60)
         first, *others = self.nodes
@@ -104,6 +96,17 @@ class EjabberdCluster:
         """What an Erlang function of a node returns, as Erlang writes it."""
         command = ["erl_call", "-sname", node.erlang_name, "-c", self.cookie, "-a", function]
         return self._command(command, check=True).stdout.strip()
+
+    def write_every_line(self):
+        """Lets the logs have as many lines in a second as there are; by its own wish, a node drops those beyond 500."""
+        unlimited = (
+            "[ok = logger:update_handler_config(Id, config, #{burst_limit_enable => false})"
+            " || #{id := Id} = H <- logger:get_handler_config(), is_map_key(config, H)].\n"
+        )
+        for node in self.nodes:
+            command = ["erl_call", "-sname", node.erlang_name, "-c", self.cookie, "-e"]
+            answer = self._command(command, check=True, input=unlimited).stdout
+            assert "ok" in answer and "error" not in answer, f"{node.name} keeps its limit: {answer}"
 
     def home(self, client_id):
         """The node on which a client's session lives now, connected or not; the case fails when there is no session.
@@ -133,18 +136,21 @@ class EjabberdCluster:
         found = holders()
         return Takeovers(found.count("0"), len(found) - found.count("0"))
 
-    def _command(self, command, check=False):
-        return subprocess.run(command, check=check, capture_output=True, text=True, env=self.environment, timeout=30)
+    def _command(self, command, check=False, **options):
+        options |= {"env": self.environment, "timeout": 30}
+        return subprocess.run(command, check=check, capture_output=True, text=True, **options)
 
 
 class EjabberdNode:
     """One node of an EjabberdCluster."""
 
-    def __init__(self, name, cluster):
+    def __init__(self, name, cluster, proxy_protocol):
         self.name = name
         self.erlang_name = f"{name}@localhost"
         self.port = free_port()
         self.ws_port = free_port()
+        self.proxy_protocol = proxy_protocol
+        introduced = str(bool(proxy_protocol)).lower()
         folder = Path(cluster.folder) / name
         folder.mkdir()
         (folder / "ejabberd.yml").write_text(
@@ -153,8 +159,10 @@ class EjabberdNode:
             f"auth_method: [anonymous]\n"
             f"anonymous_protocol: login_anon\n"
             f"listen:\n"
-            f"  - {{port: {self.port}, ip: '127.0.0.1', module: mod_mqtt, backlog: 1000}}\n"
+            f"  - {{port: {self.port}, ip: '127.0.0.1', module: mod_mqtt, backlog: 1000, "
+            f"use_proxy_protocol: {introduced}}}\n"
             f"  - port: {self.ws_port}\n    ip: '127.0.0.1'\n    module: ejabberd_http\n"
+            f"    use_proxy_protocol: {introduced}\n"
             f"    request_handlers: {{/mqtt: mod_mqtt}}\n"
             f"modules:\n"
             f"  mod_mqtt: {{}}\n"
@@ -168,6 +176,60 @@ class EjabberdNode:
         command += ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
         command += ["-mnesia", "dir", f'"{folder / "mnesia"}"', "-s", "ejabberd"]
         self.process = Process(name, command, cluster.folder, environment)
+
+
+class RabbitMQ:
+    """One RabbitMQ that listens for MQTT alone."""
+
+    def __init__(self, name, folder, proxy_protocol):
+        self.name = name
+        self.proxy_protocol = proxy_protocol
+        self.port = free_port()
+        own = Path(folder) / name
+        own.mkdir()
+        (own / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
+        (own / "rabbitmq.conf").write_text(
+            f"listeners.tcp = none\nmqtt.listeners.tcp.default = 127.0.0.1:{self.port}\n"
+            f"mqtt.allow_anonymous = true\nmqtt.proxy_protocol = {str(bool(proxy_protocol)).lower()}\n"
+            f"log.console = true\nlog.console.level = info\nlog.file = false\n"
+        )
+        environment = _erlang_environment(folder) | {
+            "RABBITMQ_NODENAME": f"{name}@localhost",
+            "RABBITMQ_BASE": str(own),
+            "RABBITMQ_CONFIG_FILE": str(own / "rabbitmq.conf"),
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(own / "enabled_plugins"),
+            "RABBITMQ_MNESIA_BASE": str(own / "mnesia"),
+            "RABBITMQ_LOG_BASE": str(own / "log"),
+            "RABBITMQ_PID_FILE": str(own / "pid"),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            # Then its script becomes the node, so that the process is ours to end; there is no systemd.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }
+        self.epmd = _port_mapper(folder, environment)
+        # Not the script on the path, which becomes another user.
+        self.process = Process(name, ["/usr/lib/rabbitmq/bin/rabbitmq-server"], folder, environment)
+        self.process.wait_for(r"Server startup complete", seconds=60)
+
+
+def _erlang_environment(folder):
+    return {
+        "PATH": os.environ["PATH"],
+        # Erlang keeps a cookie file in the home folder.
+        "HOME": str(folder),
+        # An own port mapper, so that neither ports nor node names meet those of another Erlang on this machine.
+        "ERL_EPMD_PORT": str(free_port()),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+    }
+
+
+def _port_mapper(folder, environment):
+    mapper = Process(f"epmd-{environment['ERL_EPMD_PORT']}", ["epmd", "-port", environment["ERL_EPMD_PORT"]], folder, environment)
+    names = ["epmd", "-names"]
+    listens = lambda: subprocess.run(names, capture_output=True, env=environment).returncode == 0  # noqa: E731
+    wait_until(listens, "the Erlang port mapper")
+    return mapper
 
 
 def _listens(port):

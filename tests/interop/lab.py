@@ -3,8 +3,9 @@
 import contextlib
 
 from balancers import BALANCERS
+from balancers import SendingHAProxy
 from browser import Tab
-from brokers import Door, EjabberdCluster, Mosquitto
+from brokers import Door, EjabberdCluster, Mosquitto, RabbitMQ
 from clients import MosquittoSub, MqttJs, Paho
 from packets import Socket, connect
 from process import Process
@@ -19,9 +20,9 @@ class Lab(contextlib.ExitStack):
         self.through = through
         self.callback(Process.kill_all)
 
-    def balancer(self, nodes):
+    def balancer(self, nodes, **options):
         """The balancer under test. When the case held, it must also end in order."""
-        balancer = BALANCERS[self.through](nodes, self.folder)
+        balancer = BALANCERS[self.through](nodes, self.folder, **options)
         self.push(lambda failure, *_: None if failure else balancer.stop())
         return balancer
 
@@ -39,9 +40,17 @@ class Lab(contextlib.ExitStack):
             self.callback(door.close)
         return doors
 
-    def ejabberds(self):
-        """Two joined nodes."""
-        return EjabberdCluster(2, self.folder)
+    def ejabberds(self, proxy_protocols=(None, None)):
+        """Two joined nodes; one with a version of PROXY takes no connection that does not begin with a header, of either."""
+        return EjabberdCluster(proxy_protocols, self.folder)
+
+    def rabbitmq(self, name, proxy_protocol):
+        """A node that takes no connection that does not begin with a PROXY header; which version is for the balancer."""
+        return RabbitMQ(name, self.folder, proxy_protocol)
+
+    def sending_haproxy(self, port, options, certificates=None):
+        """A HAProxy before the balancer at `port`, which says with these options who its clients are."""
+        return SendingHAProxy(port, options, self.folder, certificates)
 
     def home(self, brokers, port, client_id):
         """The broker to which the balancer at `port` sends this id, found by a visit that leaves no session behind."""
@@ -69,7 +78,7 @@ class Lab(contextlib.ExitStack):
         self.callback(client.stop)
         return client
 
-    def socket(self, port):
-        connection = Socket(port)
+    def socket(self, port, source=None):
+        connection = Socket(port, source=source)
         self.callback(connection.close)
         return connection

@@ -61,8 +61,10 @@ def _no_properties(version):
 class Socket:
     """A TCP connection that sends exactly the segments it is told to, and reads packets."""
 
-    def __init__(self, port, seconds=10):
-        self.stream = socket.create_connection(("127.0.0.1", port), timeout=seconds)
+    def __init__(self, port, seconds=10, source=None):
+        """Connects from the address `source`, or from one of the system's choice."""
+        source = source and (source, 0)
+        self.stream = socket.create_connection(("127.0.0.1", port), timeout=seconds, source_address=source)
         self.stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def send(self, *segments, pause=0.0):
