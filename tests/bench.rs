@@ -145,6 +145,19 @@ fn every_workload_works_with_the_demo_over_websocket() {
     every_workload(&["-t", &demo.url]);
 }
 
+#[test]
+fn an_idle_client_costs_two_kilobytes_at_most() {
+    let nodes = Nodes::serve(1);
+    for websocket in [&[][..], &["--ws"]] {
+        let arguments = ["idle", "-c", "4000", "-d", "0.1", "-t", nodes.address()];
+        let result = result(&[&arguments[..], websocket].concat());
+        let rss = |moment| number(&result, &format!("/runs/0/processes/0/rss_bytes/{moment}"));
+        // The bench's own buffers included, and what it had to load of its program.
+        let each = (rss(1) - rss(0)) / 4_000.0;
+        assert!(each > 0.0 && each <= 2_048.0, "{each} bytes {websocket:?}");
+    }
+}
+
 /// Runs each of them against a target.
 fn every_workload(target: &[&str]) {
     let messages = "/runs/0/messages/latency_us/p99";

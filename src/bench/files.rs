@@ -1,7 +1,7 @@
 //! Open files: how many this process may have, and how many clients fit into a target on this machine.
 
 use std::fs;
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::net::SocketAddr;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -34,8 +34,8 @@ impl Listener {
         }
         let inode = ["/proc/net/tcp", "/proc/net/tcp6"]
             .into_iter()
-            .filter_map(|table| fs::read_to_string(table).ok())
-            .find_map(|table| listening_inode(&table, target.port()))?;
+            .filter_map(|table| fs::File::open(table).ok())
+            .find_map(|table| listening_inode(BufReader::new(table), target.port()))?;
         let wanted = format!("socket:[{inode}]");
         let processes = fs::read_dir("/proc").ok()?.flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
@@ -81,9 +81,12 @@ impl Listener {
 }
 
 /// The inode of the socket that listens on a port, of a table as in proc_net(5).
-fn listening_inode(table: &str, port: u16) -> Option<u64> {
+///
+/// Those that listen come first. The rest may be megabytes, which would be taken for the memory of clients later on.
+fn listening_inode(table: impl BufRead, port: u16) -> Option<u64> {
     let suffix = format!(":{port:04X}");
-    table.lines().skip(1).find_map(|line| {
+    let lines = table.lines().map_while(Result::ok);
+    lines.skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
         let listens = local.ends_with(&suffix) && *state == "0A";
