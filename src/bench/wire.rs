@@ -155,26 +155,19 @@ impl Wire {
         buffer[..kept].copy_from_slice(&mem::take(&mut self.held));
         let end = kept + of_frame + count;
         let mut more = end == buffer.len();
-        let (mut kept, mut begins) = (kept, 0);
-        if matches!(self.carries, Carries::Upgrade) {
-            let Some(websocket) = &outgoing.websocket else {
-                return Err(Failure::Other);
-            };
-            match head(&buffer[..end], b"HTTP/1.1 ") {
-                Head::Is(length) => {
-                    websocket.asking.judge(&buffer[..length])?;
-                    self.carries = Carries::Frames(Reader::new(Reads::Servers));
-                    (kept, begins) = (0, length);
-                }
-                Head::NeedMore => {
+        let (kept, begins) = match &self.carries {
+            Carries::Mqtt => return Ok(Some(Filled { mqtt: 0..end, more })),
+            Carries::Frames(_) => (kept, 0),
+            Carries::Upgrade => match self.upgraded(&buffer[..end], outgoing)? {
+                Some(length) => (0, length),
+                None => {
                     self.hold(&buffer[..end]);
                     return Ok(Some(Filled { mqtt: 0..0, more }));
                 }
-                Head::Junk => return Err(Failure::Junk),
-            }
-        }
+            },
+        };
         let Carries::Frames(reader) = &mut self.carries else {
-            return Ok(Some(Filled { mqtt: 0..end, more }));
+            return Err(Failure::Other);
         };
         reader.restore(&mut buffer[kept..]);
         let frames = &mut buffer[begins..end];
@@ -188,6 +181,24 @@ impl Wire {
         }
         let mqtt = begins + opened.payload.start..begins + opened.payload.end;
         Ok(Some(Filled { mqtt, more }))
+    }
+
+    /// Goes on to frames once the answer to the upgrade has come whole: how long it is.
+    fn upgraded(&mut self, bytes: &[u8], outgoing: &Outgoing) -> Result<Option<usize>, Failure> {
+        let asking = outgoing
+            .websocket
+            .as_ref()
+            .map(|websocket| &websocket.asking);
+        let asking = asking.ok_or(Failure::Other)?;
+        match head(bytes, b"HTTP/1.1 ") {
+            Head::NeedMore => Ok(None),
+            Head::Junk => Err(Failure::Junk),
+            Head::Is(length) => {
+                asking.judge(&bytes[..length])?;
+                self.carries = Carries::Frames(Reader::new(Reads::Servers));
+                Ok(Some(length))
+            }
+        }
     }
 
     /// Keeps the beginning of a packet until the rest of it comes.
