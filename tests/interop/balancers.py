@@ -55,7 +55,7 @@ class Remora:
     def ends(self):
         """The lines on connections that have ended, as dictionaries."""
         lines = [line for line in self.process.output().splitlines() if "connection ended" in line]
-        return [{key: value.strip('"') for key, value in re.findall(r'(\w+)=("[^"]*"|\S+)', line)} for line in lines]
+        return [{key: value.strip('"') for key, value in re.findall(r'(\w+)=("[^"]*"|\S*)', line)} for line in lines]
 
     def warnings(self):
         """The lines that an operator should look at."""

@@ -29,6 +29,19 @@ def ejabberd_sees_every_client_by_its_own_address(lab):
     _all_were_seen(clients, _ejabberd_saw(cluster), "ejabberd")
 
 
+def ejabberds_websocket_hears_it_before_the_upgrade(lab):
+    """Clients over WebSocket, to WebSocket listeners of ejabberd that take nothing without a header."""
+    cluster = lab.ejabberds(proxy_protocols=["v1", "v2"])
+    balancer = lab.balancer(cluster.nodes)
+    for number in range(20):
+        client = lab.paho(f"guest-{number}", "5", cluster.USER_NAME, persistent=False, transport="websockets")
+        client.connect(balancer.ws_port)
+        client.disconnect()
+    ours = lambda: {end["client"] for end in balancer.ends() if end["client_id"].startswith("guest-")}  # noqa: E731
+    wait_until(lambda: len(ours()) == 20, "the ends of all connections")
+    _all_were_seen(ours(), _ejabberd_saw(cluster), "ejabberd")
+
+
 def the_chain_of_two_balancers_says_who_the_client_is(lab):
     """Two HAProxys, each with its version, then Remora, then ejabberd: each tells the next; checks make no warning."""
     cluster = lab.ejabberds(proxy_protocols=["v2", "v1"])
