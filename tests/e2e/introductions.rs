@@ -347,6 +347,22 @@ fn lists_and_limits_are_about_clients_and_not_about_the_balancer_before_them() {
 }
 
 #[test]
+fn a_reload_changes_what_a_node_hears_and_who_is_believed_and_touches_no_connection() {
+    let cluster = Cluster::of(1);
+    let program = Program::of(&toml(&cluster, "", ""));
+    let mut before = Client::accepted(program.address, &Connect::new("before"));
+    let node = &cluster.nodes[0];
+    node.expect_header(Version::V1);
+    program.reload(&toml(&cluster, FROM_HERE, ""));
+    let _after = introduced(program.address, &v2(CLIENT, &[]), &Connect::new("after"));
+    assert_eq!(node.connection(1).header().client(), address(CLIENT));
+    before.send(b"still there");
+    let expected = [&Connect::new("before").bytes()[..], b"still there"].concat();
+    node.connection(0).expect(&expected);
+    assert!(!node.connection(0).has_ended());
+}
+
+#[test]
 fn affinity_by_address_is_by_the_clients() {
     let cluster = Cluster::of(3);
     let tables = "[affinity]\nkey = \"client_address\"";
