@@ -12,6 +12,7 @@ use super::nodes::Stall;
 use super::packet::{STAMP_BYTES, Version};
 use super::plan::{Arrival, Audience, Parting, Plan, Then, Traffic};
 use super::sources::Sources;
+use super::tls::{self, Tls};
 use super::units;
 use super::upgrade::{Endpoint, PATH};
 
@@ -42,13 +43,17 @@ pub struct Args {
     #[arg(value_enum)]
     workload: Option<Workload>,
 
-    /// Where the clients connect to; ws://HOST:PORT/PATH is over WebSocket [default: 127.0.0.1:1883, with --ws 127.0.0.1:8083].
+    /// Where the clients connect to; ws://HOST:PORT/PATH is over WebSocket, mqtts:// and wss:// are with TLS [default: port
+    /// 1883 of 127.0.0.1, with --ws 8083, with --tls 8883, with both 8084].
     #[arg(short, long, value_name = "HOST:PORT")]
     target: Option<String>,
 
     /// Over WebSocket.
     #[arg(long)]
     ws: bool,
+
+    #[command(flatten)]
+    tls: tls::Options,
 
     /// Path of the WebSocket endpoint, with its query; `%i` is the client's number [default: /mqtt].
     #[arg(long, value_name = "PATH")]
@@ -437,6 +442,7 @@ impl Args {
         Ok(Plan {
             name: defaults.name,
             target: target.address,
+            tls: target.tls.clone(),
             websocket: target.websocket.clone(),
             sources: self
                 .ifaddr
@@ -491,10 +497,11 @@ impl Args {
     }
 }
 
-/// What `--target` means, with `--ws` and `--path`.
+/// What `--target` means, with `--ws`, `--path` and what is said of TLS.
 #[derive(Debug)]
 struct Target {
     address: SocketAddr,
+    tls: Option<Tls>,
     websocket: Option<Endpoint>,
 }
 
@@ -506,15 +513,26 @@ impl Target {
             Some((scheme, rest)) => (scheme, Some(rest)),
             None => ("", text),
         };
-        let is_ws = match scheme {
-            "" => args.ws,
-            "ws" => true,
-            "mqtt" | "tcp" if args.ws => return wrong("not over WebSocket, as --ws wants it"),
-            "mqtt" | "tcp" => false,
-            "wss" | "mqtts" => return wrong("no TLS yet"),
-            _ => return wrong("only mqtt:// and ws://"),
+        let (is_ws, is_tls) = match scheme {
+            "" => (args.ws, args.tls.tls),
+            "mqtt" | "tcp" => (false, false),
+            "mqtts" | "ssl" => (false, true),
+            "ws" => (true, false),
+            "wss" => (true, true),
+            _ => return wrong("only mqtt://, mqtts://, ws:// and wss://"),
         };
-        let port = if is_ws { 8083 } else { 1883 };
+        if args.ws && !is_ws {
+            return wrong("not over WebSocket, as --ws wants it");
+        }
+        if args.tls.tls && !is_tls {
+            return wrong("not with TLS, as --tls wants it");
+        }
+        let port = match (is_ws, is_tls) {
+            (false, false) => 1883,
+            (false, true) => 8883,
+            (true, false) => 8083,
+            (true, true) => 8084,
+        };
         let default = format!("127.0.0.1:{port}");
         let rest = rest.unwrap_or(&default);
         // A path belongs to WebSocket; what else has one is found to be no address.
@@ -546,8 +564,14 @@ impl Target {
         {
             return Err(format!("--path {path:?}: not a path of a URL"));
         }
+        let tls = match args.tls.given() {
+            _ if is_tls => Some(args.tls.read(host)?),
+            Some(option) => return Err(format!("{option} is for TLS: add --tls")),
+            None => None,
+        };
         Ok(Self {
             address,
+            tls,
             websocket: is_ws.then(|| Endpoint {
                 host: host.to_owned(),
                 path: path.to_owned(),

@@ -7,11 +7,13 @@ use std::path::Path;
 use serde_json::Value;
 
 /// What is compared: its name, where it is in a run, and whether more of it is better.
-const FIGURES: [(&str, &str, bool); 12] = [
+const FIGURES: [(&str, &str, bool); 14] = [
     ("connects/s", "/connections/per_s", true),
     ("CONNACK p50 µs", "/connections/connack_us/p50", false),
     ("CONNACK p99 µs", "/connections/connack_us/p99", false),
     ("CONNACK p99.9 µs", "/connections/connack_us/p999", false),
+    ("TLS p50 µs", "/tls/handshake_us/p50", false),
+    ("TLS p99 µs", "/tls/handshake_us/p99", false),
     ("messages/s", "/messages/per_s", true),
     ("latency p50 µs", "/messages/latency_us/p50", false),
     ("latency p99 µs", "/messages/latency_us/p99", false),

@@ -564,7 +564,8 @@ impl<'a> Driver<'a> {
         client.since = intended;
         let moved = if self.plan.roam { self.cuts } else { 0 };
         let source = self.plan.sources.of(index.wrapping_add(moved));
-        match Link::dial(self.plan.target, source, &self.poll, u64::from(index)) {
+        let tls = self.plan.tls.as_ref();
+        match Link::dial(self.plan.target, source, tls, &self.poll, u64::from(index)) {
             Ok(link) => {
                 client.wire = Some(Wire::new(link));
                 client.state = State::Dialing;
@@ -642,7 +643,12 @@ impl<'a> Driver<'a> {
         let mut buffer = mem::take(&mut self.buffer);
         let mut result = Ok(());
         while let Some(wire) = &mut self.clients[index as usize].wire {
-            let filled = match wire.fill(&mut buffer, &mut self.outgoing) {
+            let filled = wire.fill(&mut buffer, &mut self.outgoing);
+            if let Some(handshake) = wire.handshake() {
+                let latency = clock::now().saturating_sub(self.clients[index as usize].since);
+                self.measured.handshakes.note(handshake, latency);
+            }
+            let filled = match filled {
                 Ok(Some(filled)) => filled,
                 Ok(None) => break,
                 Err(failure) => {
@@ -885,6 +891,10 @@ impl<'a> Driver<'a> {
         let missing = self.due_by(index);
         let client = &mut self.clients[index as usize];
         self.measured.fail(failure);
+        let problem = &mut self.measured.handshakes.problem;
+        if matches!(failure, Failure::NotTrusted | Failure::Tls) && problem.is_none() {
+            *problem = client.wire.as_mut().and_then(Wire::tls_problem);
+        }
         if client.state == State::Here {
             let missing = missing.saturating_sub(u64::from(client.sent));
             self.measured.fail_often(Failure::NotSent, missing);

@@ -1,4 +1,5 @@
-//! Bytes into one client's socket and out of it, with those that are half sent. At rest it owns the socket and nothing else.
+//! Bytes into one client's socket and out of it, with those that are half sent, as they are or in TLS. At rest it owns the
+//! socket and what rustls keeps, and nothing else.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read as _, Write as _};
@@ -13,14 +14,29 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::plan::Parting;
 use super::poll::Poll;
+use super::session::{Handshake, Session};
+use super::tls::Tls;
 
 /// Most messages that may wait for a peer that does not read.
 const UNSENT_MAX: usize = 64;
 
 /// A connection to the target.
 pub(super) struct Link {
-    socket: Socket,
+    stream: Stream,
     unsent: VecDeque<Unsent>,
+}
+
+struct Stream {
+    socket: Socket,
+    session: Option<Box<Session>>,
+}
+
+/// What a read brought.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrived {
+    pub(super) count: usize,
+    /// There may be more.
+    pub(super) more: bool,
 }
 
 struct Unsent {
@@ -33,9 +49,14 @@ impl Link {
     pub(super) fn dial(
         target: SocketAddr,
         source: Option<IpAddr>,
+        tls: Option<&Tls>,
         poll: &Poll,
         token: u64,
     ) -> io::Result<Self> {
+        let session = match tls {
+            Some(tls) => Some(Box::new(Session::new(tls)?)),
+            None => None,
+        };
         let socket = Socket::new(
             Domain::for_address(target),
             Type::STREAM.nonblocking().cloexec(),
@@ -55,14 +76,24 @@ impl Link {
         }
         poll.add(&socket, token)?;
         Ok(Self {
-            socket,
+            stream: Stream { socket, session },
             unsent: VecDeque::new(),
         })
     }
 
     /// Why the connect failed, if it did.
     pub(super) fn connected(&self) -> io::Result<()> {
-        self.socket.take_error()?.map_or(Ok(()), Err)
+        self.stream.socket.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// How the handshake ended: told once.
+    pub(super) fn handshake(&mut self) -> Option<Handshake> {
+        self.stream.session.as_mut()?.handshake()
+    }
+
+    /// What was wrong with its TLS, in words.
+    pub(super) fn tls_problem(&mut self) -> Option<String> {
+        self.stream.session.as_mut()?.problem()
     }
 
     /// Whether another message may be sent, or too many wait already.
@@ -79,7 +110,7 @@ impl Link {
     ) -> io::Result<()> {
         let (mut head, mut rest) = (head, &pattern[body.clone()]);
         if self.unsent.is_empty() {
-            write(&self.socket, &mut head, &mut rest)?;
+            self.stream.write(&mut head, &mut rest)?;
         }
         if !head.is_empty() || !rest.is_empty() {
             self.unsent.push_back(Unsent {
@@ -92,9 +123,12 @@ impl Link {
 
     /// Sends what waits.
     pub(super) fn flush(&mut self, pattern: &[u8]) -> io::Result<()> {
+        if !self.stream.flush()? {
+            return Ok(());
+        }
         while let Some(first) = self.unsent.front_mut() {
             let (mut head, mut rest) = (first.head.as_slice(), &pattern[first.body.clone()]);
-            write(&self.socket, &mut head, &mut rest)?;
+            self.stream.write(&mut head, &mut rest)?;
             first.body.start = first.body.end - rest.len();
             if !head.is_empty() || !rest.is_empty() {
                 first.head = head.to_vec();
@@ -108,10 +142,17 @@ impl Link {
     }
 
     /// Reads what has come, at most as much as fits; nothing has where it returns none.
-    pub(super) fn read(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
-        match (&self.socket).read(buffer) {
+    pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<Arrived>> {
+        let Stream { socket, session } = &mut self.stream;
+        if let Some(session) = session {
+            return session.read(socket, buffer);
+        }
+        match socket.read(buffer) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => Ok(Some(count)),
+            Ok(count) => Ok(Some(Arrived {
+                count,
+                more: count == buffer.len(),
+            })),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
         }
@@ -119,31 +160,52 @@ impl Link {
 
     /// Closes.
     pub(super) fn part(self, parting: Parting) {
+        let Stream { socket, session } = self.stream;
         // The peer may have closed already; then there is nothing to do in order.
         let _ = match parting {
-            Parting::Reset => self.socket.set_linger(Some(Duration::ZERO)),
-            Parting::Fin => self.socket.shutdown(Shutdown::Write),
+            Parting::Reset => socket.set_linger(Some(Duration::ZERO)),
+            Parting::Fin => {
+                if let Some(mut session) = session {
+                    session.say_end(&socket);
+                }
+                socket.shutdown(Shutdown::Write)
+            }
         };
     }
 }
 
-/// Writes until all is sent or the socket is full, and moves both parts past what was sent.
-fn write(mut socket: &Socket, head: &mut &[u8], body: &mut &[u8]) -> io::Result<()> {
-    while !head.is_empty() || !body.is_empty() {
-        let result = if body.is_empty() {
-            socket.write(head)
-        } else {
-            socket.write_vectored(&[IoSlice::new(head), IoSlice::new(body)])
-        };
-        match result {
-            Ok(count) => {
-                let of_head = count.min(head.len());
-                *head = &head[of_head..];
-                *body = &body[count - of_head..];
+impl Stream {
+    /// Writes until all is sent or the socket is full, and moves both parts past what was sent.
+    fn write(&mut self, head: &mut &[u8], body: &mut &[u8]) -> io::Result<()> {
+        while !head.is_empty() || !body.is_empty() {
+            let parts = [IoSlice::new(head), IoSlice::new(body)];
+            let result = match &mut self.session {
+                Some(session) => session.send(&self.socket, &parts),
+                None if body.is_empty() => self.socket.write(head),
+                None => self.socket.write_vectored(&parts),
+            };
+            match result {
+                Ok(count) => {
+                    let of_head = count.min(head.len());
+                    *head = &head[of_head..];
+                    *body = &body[count - of_head..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Sends the records that wait; whether all were sent.
+    fn flush(&mut self) -> io::Result<bool> {
+        let Some(session) = &mut self.session else {
+            return Ok(true);
+        };
+        match session.flush(&self.socket) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
         }
     }
-    Ok(())
 }

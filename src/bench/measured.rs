@@ -6,6 +6,8 @@ use hdrhistogram::Histogram;
 use nix::errno::Errno;
 
 use super::clock::{Nanos, SECOND};
+use super::session::{Agreed, Handshake};
+use super::tls;
 
 /// Why something did not work. A closed list, so that zero is visible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +18,10 @@ pub(super) enum Failure {
     Reset,
     /// The connection was closed before its time.
     Closed,
+    /// The target's certificate is not trusted, has expired, or is for another name.
+    NotTrusted,
+    /// The TLS handshake failed for another reason, or TLS did later; the target may have said why in an alert.
+    Tls,
     /// The target did not agree to WebSocket.
     NotUpgraded,
     /// CONNACK said no.
@@ -40,10 +46,12 @@ pub(super) enum Failure {
 
 impl Failure {
     /// Each of them, in the order they are printed.
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Refused,
         Self::Reset,
         Self::Closed,
+        Self::NotTrusted,
+        Self::Tls,
         Self::NotUpgraded,
         Self::NotAccepted,
         Self::Timeout,
@@ -62,6 +70,8 @@ impl Failure {
             Self::Refused => "refused",
             Self::Reset => "reset",
             Self::Closed => "closed",
+            Self::NotTrusted => "not_trusted",
+            Self::Tls => "tls_failed",
             Self::NotUpgraded => "not_upgraded",
             Self::NotAccepted => "not_accepted",
             Self::Timeout => "timeout",
@@ -80,6 +90,9 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         if error.kind() == io::ErrorKind::UnexpectedEof {
             return Self::Closed;
+        }
+        if let Some(failure) = tls::failure(&error) {
+            return failure;
         }
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::ECONNREFUSED) => Self::Refused,
@@ -162,11 +175,44 @@ pub(super) struct Measured {
     pub(super) nodes: Vec<(String, u64)>,
     /// Why EMQX's API did not tell the nodes.
     pub(super) nodes_problem: Option<String>,
+    pub(super) handshakes: Handshakes,
     pub(super) returns: Returns,
     pub(super) series: Series,
     /// Whether somebody ended the run before its time.
     pub(super) interrupted: bool,
     failures: [u64; Failure::ALL.len()],
+}
+
+/// TLS handshakes that succeeded.
+pub(super) struct Handshakes {
+    /// From the dial (or the time the schedule wanted it) to the end of the handshake.
+    pub(super) latency: Latencies,
+    pub(super) full: u64,
+    /// Those that went on with the session of an earlier connection.
+    pub(super) resumed: u64,
+    /// What both ends agreed on, and how often.
+    pub(super) agreed: Vec<(Agreed, u64)>,
+    /// Why the first that failed did so.
+    pub(super) problem: Option<String>,
+}
+
+impl Handshakes {
+    /// Notes one.
+    pub(super) fn note(&mut self, handshake: Handshake, latency: Nanos) {
+        self.latency.record(latency);
+        match handshake.resumed {
+            true => self.resumed += 1,
+            false => self.full += 1,
+        }
+        let known = self.agreed.iter_mut();
+        match known
+            .into_iter()
+            .find(|(agreed, _)| *agreed == handshake.agreed)
+        {
+            Some((_, count)) => *count += 1,
+            None => self.agreed.push((handshake.agreed, 1)),
+        }
+    }
 }
 
 /// What became of clients that were cut off and returned.
@@ -245,6 +291,13 @@ impl Measured {
             measuring: 0,
             nodes: Vec::new(),
             nodes_problem: None,
+            handshakes: Handshakes {
+                latency: Latencies::new(),
+                full: 0,
+                resumed: 0,
+                agreed: Vec::new(),
+                problem: None,
+            },
             returns: Returns {
                 latency: Latencies::new(),
                 rounds: Vec::new(),

@@ -6,6 +6,7 @@ use super::clock::Nanos;
 use super::emqx::Api;
 use super::packet::Version;
 use super::sources::Sources;
+use super::tls::Tls;
 use super::upgrade::Endpoint;
 
 /// One run against one target.
@@ -14,6 +15,8 @@ pub(super) struct Plan {
     /// What it is called in the result.
     pub(super) name: &'static str,
     pub(super) target: SocketAddr,
+    /// All of it goes over TLS.
+    pub(super) tls: Option<Tls>,
     /// MQTT goes over WebSocket.
     pub(super) websocket: Option<Endpoint>,
     pub(super) sources: Sources,

@@ -106,6 +106,8 @@ pub(super) struct Summary {
     /// It was ended before its time.
     interrupted: bool,
     connections: Connections,
+    /// Absent without TLS.
+    tls: Option<Handshakes>,
     messages: Messages,
     /// Of clients that were cut off.
     returns: Option<Returns>,
@@ -141,6 +143,19 @@ struct Connections {
     per_s: f64,
     /// From CONNECT being due to CONNACK.
     connack_us: Quantiles,
+}
+
+#[derive(Serialize)]
+struct Handshakes {
+    full: u64,
+    /// With the session of an earlier connection.
+    resumed: u64,
+    /// From the dial being due to the end of the handshake.
+    handshake_us: Quantiles,
+    /// Version, cipher suite and key exchange, and how often both ends agreed on them.
+    agreed: BTreeMap<String, u64>,
+    /// Why the first that failed did so.
+    problem: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -232,11 +247,17 @@ impl Summary {
             (true, Audience::None) => measured.confirmed,
             (true, _) => measured.received,
         };
+        let scheme = match (&plan.websocket, &plan.tls) {
+            (None, None) => "",
+            (None, Some(_)) => "mqtts://",
+            (Some(_), None) => "ws://",
+            (Some(_), Some(_)) => "wss://",
+        };
         Self {
             name: plan.name,
             target: plan.websocket.as_ref().map_or_else(
-                || plan.target.to_string(),
-                |endpoint| format!("ws://{}{}", plan.target, endpoint.path),
+                || format!("{scheme}{}", plan.target),
+                |endpoint| format!("{scheme}{}{}", plan.target, endpoint.path),
             ),
             clients: plan.clients,
             measured_s,
@@ -246,6 +267,10 @@ impl Summary {
                 per_s: rate(first_accepted(measured), connecting_s),
                 connack_us: Quantiles::new(&measured.connect),
             },
+            tls: plan
+                .tls
+                .is_some()
+                .then(|| Handshakes::new(&measured.handshakes)),
             messages: Messages {
                 sent: measured.sent,
                 sent_per_s: rate(measured.sent, measured_s),
@@ -314,6 +339,21 @@ fn curve(latencies: &Latencies) -> Vec<(f64, f64)> {
     quantiles
         .map(|quantile| (quantile, latencies.quantile_us(quantile)))
         .collect()
+}
+
+impl Handshakes {
+    fn new(handshakes: &measured::Handshakes) -> Self {
+        let agreed = handshakes.agreed.iter();
+        Self {
+            full: handshakes.full,
+            resumed: handshakes.resumed,
+            handshake_us: Quantiles::new(&handshakes.latency),
+            agreed: agreed
+                .map(|(agreed, count)| (agreed.to_string(), *count))
+                .collect(),
+            problem: handshakes.problem.clone(),
+        }
+    }
 }
 
 impl Returns {
@@ -455,6 +495,7 @@ impl fmt::Display for Summary {
             connections.accepted, connections.per_s
         )?;
         writeln!(f, "  CONNACK    {}", connections.connack_us)?;
+        self.write_tls(f)?;
         self.write_messages(f)?;
         self.write_returns(f)?;
         self.write_nodes(f)?;
@@ -473,6 +514,28 @@ impl fmt::Display for Summary {
 }
 
 impl Summary {
+    fn write_tls(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(tls) = &self.tls else {
+            return Ok(());
+        };
+        write!(f, "handshakes   {} full, {} resumed", tls.full, tls.resumed)?;
+        match &mut tls.agreed.iter() {
+            agreed if agreed.len() == 1 => agreed.try_for_each(|(words, _)| write!(f, "; {words}")),
+            agreed => agreed.try_for_each(|(words, count)| write!(f, "; {count} with {words}")),
+        }?;
+        writeln!(f)?;
+        if tls.handshake_us.count > 0 {
+            writeln!(f, "  TLS        {}", tls.handshake_us)?;
+        }
+        if let Some(problem) = &tls.problem {
+            // It may have names out of a certificate: no controls, and cut.
+            let shown = problem.chars().filter(|c| !c.is_control()).take(200);
+            let shown: String = shown.collect();
+            writeln!(f, "  failed     first because of this: {shown}")?;
+        }
+        Ok(())
+    }
+
     fn write_messages(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let messages = &self.messages;
         if messages.sent == 0 {

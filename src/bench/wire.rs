@@ -9,6 +9,7 @@ use super::measured::Failure;
 use super::packet::Stamp;
 use super::pattern::Pattern;
 use super::plan::Parting;
+use super::session::Handshake;
 use super::upgrade::{Asking, Endpoint, Head, head};
 
 /// A client's stream of MQTT.
@@ -101,7 +102,17 @@ impl Wire {
         Ok(())
     }
 
-    /// Whether MQTT may be sent.
+    /// How the link's TLS handshake ended: told once.
+    pub(super) fn handshake(&mut self) -> Option<Handshake> {
+        self.link.handshake()
+    }
+
+    /// What was wrong with the link's TLS, in words.
+    pub(super) fn tls_problem(&mut self) -> Option<String> {
+        self.link.tls_problem()
+    }
+
+    /// Whether MQTT may be sent; with TLS, behind the handshake.
     pub(super) fn is_open(&self) -> bool {
         !matches!(self.carries, Carries::Upgrade)
     }
@@ -149,12 +160,12 @@ impl Wire {
         let room = buffer
             .get_mut(kept + of_frame..)
             .filter(|room| !room.is_empty());
-        let Some(count) = self.link.read(room.ok_or(Failure::Junk)?)? else {
+        let Some(arrived) = self.link.read(room.ok_or(Failure::Junk)?)? else {
             return Ok(None);
         };
         buffer[..kept].copy_from_slice(&mem::take(&mut self.held));
-        let end = kept + of_frame + count;
-        let mut more = end == buffer.len();
+        let end = kept + of_frame + arrived.count;
+        let mut more = arrived.more;
         let (kept, begins) = match &self.carries {
             Carries::Mqtt => return Ok(Some(Filled { mqtt: 0..end, more })),
             Carries::Frames(_) => (kept, 0),

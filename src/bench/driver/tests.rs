@@ -54,6 +54,7 @@ fn plan(target: SocketAddr, clients: u32) -> Plan {
     Plan {
         name: "test",
         target,
+        tls: None,
         websocket: None,
         sources: Sources::default(),
         roam: false,

@@ -1,5 +1,7 @@
 //! The load tester as its users see it, against small nodes that it serves itself.
 
+mod tls;
+
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, TcpListener};
@@ -230,7 +232,7 @@ fn every_workload(target: &[&str]) {
         }
         let errors = result.pointer("/runs/0/errors").and_then(Value::as_object);
         let errors = errors.expect("errors by kind");
-        assert_eq!(errors.len(), 13, "zero is visible");
+        assert_eq!(errors.len(), 15, "zero is visible");
         assert!(errors.values().all(|count| count == 0), "{errors:?}");
     }
 }
@@ -470,7 +472,23 @@ fn wrong_options_are_bad_usage() {
         (&["echo", "-V", "4", "-P", "secret"], "--password"),
         (&["connect", "-R", "0.0001"], "longer than a day"),
         (&["echo", "--report", "/"], "--report /"),
-        (&["echo", "-t", "wss://127.0.0.1:1"], "no TLS yet"),
+        (&["echo", "-t", "wss://127.0.0.1:1"], "--cafile FILE"),
+        (&["echo", "-t", "ws://127.0.0.1:1", "--tls"], "--tls"),
+        (&["echo", "-t", "mqtts://127.0.0.1:1", "--ws"], "--ws"),
+        (&["echo", "--insecure"], "add --tls"),
+        (&["echo", "--resume"], "add --tls"),
+        (&["echo", "--tls", "--cafile", "/"], "--cafile /"),
+        (
+            &["echo", "--tls", "--cafile", "a", "--insecure"],
+            "--insecure",
+        ),
+        (&["echo", "--tls", "--insecure", "--cert", "/"], "--key /"),
+        (&["echo", "--tls", "--insecure", "--key", "/"], "--cert"),
+        (
+            &["echo", "--tls", "--insecure", "--ciphers", "NULL"],
+            "--ciphers NULL",
+        ),
+        (&["echo", "--tls", "--tls-version", "1.1"], "1.1"),
         (&["echo", "-t", "http://127.0.0.1:1"], "ws://"),
         (&["echo", "-t", "mqtt://127.0.0.1:1", "--ws"], "--ws"),
         (&["echo", "-t", "127.0.0.1:1/mqtt"], "no such HOST:PORT"),

@@ -1,0 +1,221 @@
+//! TLS on one link: records in and out. At rest it owns what rustls keeps and nothing else.
+
+use std::fmt;
+use std::io::{self, IoSlice, Read as _, Write as _};
+use std::sync::Arc;
+
+use rustls::{CipherSuite, ClientConnection, HandshakeKind, NamedGroup, ProtocolVersion};
+use socket2::Socket;
+
+use super::link::Arrived;
+use super::tls::Tls;
+
+/// What a record carries at most (RFC 8446, 5.1), with header and tag.
+const RECORD_BYTES_MAX: usize = 17 * 1024;
+
+/// Most bytes that wait in records for a peer that does not read.
+const SEALED_BYTES_MAX: usize = 64 * 1024;
+
+/// The TLS of one client.
+pub(super) struct Session {
+    connection: ClientConnection,
+    /// The handshake is over, and was told of.
+    told: bool,
+    ends: Ends,
+}
+
+/// What the next read finds, where it is known already: what came before it is heard first.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ends {
+    NotYet,
+    /// The peer has said that it says no more.
+    Closed,
+    /// A record came that may not be there.
+    Broken,
+}
+
+/// How a handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Handshake {
+    /// With the session of an earlier connection.
+    pub(super) resumed: bool,
+    pub(super) agreed: Agreed,
+}
+
+/// What both ends agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Agreed {
+    version: Option<ProtocolVersion>,
+    cipher: Option<CipherSuite>,
+    group: Option<NamedGroup>,
+}
+
+impl fmt::Display for Agreed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            version,
+            cipher,
+            group,
+        } = self;
+        f.write_str(match version {
+            Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => "TLSv1.3",
+        })?;
+        if let Some(cipher) = cipher {
+            let name = format!("{cipher:?}");
+            write!(f, " {}", name.replace("TLS13_", "TLS_"))?;
+        }
+        // A resumed session of TLS 1.2 has none.
+        group.map_or(Ok(()), |group| write!(f, " {group:?}"))
+    }
+}
+
+impl Session {
+    /// Begins; the first send carries the ClientHello.
+    pub(super) fn new(tls: &Tls) -> io::Result<Self> {
+        let mut connection =
+            ClientConnection::new(Arc::clone(&tls.config), tls.server_name.clone())
+                .map_err(io::Error::other)?;
+        // What is sent before the handshake is over waits for its end, all of it.
+        connection.set_buffer_limit(None);
+        Ok(Self {
+            connection,
+            told: false,
+            ends: Ends::NotYet,
+        })
+    }
+
+    /// Sends in a record, as far as one takes it; before the handshake is over, behind it. `WouldBlock` while records wait.
+    pub(super) fn send(&mut self, socket: &Socket, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.flush(socket)?;
+        let taken = self.connection.writer().write_vectored(parts)?;
+        match self.flush(socket) {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(taken),
+        }
+    }
+
+    /// Sends the records that wait; `WouldBlock` when the socket does not take them all.
+    pub(super) fn flush(&mut self, mut socket: &Socket) -> io::Result<()> {
+        while self.connection.wants_write() {
+            self.connection.write_tls(&mut socket)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what has come, at most as much as fits; nothing has where it returns none.
+    pub(super) fn read(
+        &mut self,
+        mut socket: &Socket,
+        buffer: &mut [u8],
+    ) -> io::Result<Option<Arrived>> {
+        // Records go behind, and are opened to the front, where all that they can carry has room, together with a record of
+        // which rustls has all but the end.
+        let front = buffer.len().div_ceil(2) + RECORD_BYTES_MAX;
+        let Some((front, records)) = buffer
+            .split_at_mut_checked(front)
+            .filter(|(_, records)| !records.is_empty())
+        else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        loop {
+            match self.ends {
+                Ends::NotYet => {}
+                Ends::Closed => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ends::Broken => self.process()?,
+            }
+            let read = match socket.read(records) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) => return Err(error),
+            };
+            let opened = self.open(&records[..read], front);
+            // What TLS itself has to say, be it why it ends; a socket that takes nothing more is found by the next read.
+            let _ = self.flush(socket);
+            let count = opened?;
+            if count > 0 {
+                let more = read == records.len() || self.ends != Ends::NotYet;
+                return Ok(Some(Arrived { count, more }));
+            }
+        }
+    }
+
+    /// Takes records in and puts what they carry into `front`: how much that is.
+    fn open(&mut self, mut records: &[u8], front: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        while !records.is_empty() && self.ends == Ends::NotYet {
+            self.connection.read_tls(&mut records)?;
+            let processed = self.process();
+            filled += self.carried(&mut front[filled..])?;
+            if let Err(error) = processed {
+                if filled == 0 {
+                    return Err(error);
+                }
+                self.ends = Ends::Broken;
+            }
+        }
+        Ok(filled)
+    }
+
+    /// What the records up to now have carried.
+    fn carried(&mut self, front: &mut [u8]) -> io::Result<usize> {
+        let mut filled = 0;
+        loop {
+            match self.connection.reader().read(&mut front[filled..]) {
+                Ok(0) => {
+                    self.ends = Ends::Closed;
+                    return Ok(filled);
+                }
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(filled),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Opens the records that are whole. What was wrong once stays wrong.
+    fn process(&mut self) -> io::Result<()> {
+        self.connection
+            .process_new_packets()
+            .map_err(io::Error::other)?;
+        if !self.told && !self.connection.is_handshaking() {
+            self.connection.set_buffer_limit(Some(SEALED_BYTES_MAX));
+        }
+        Ok(())
+    }
+
+    /// How the handshake ended: told once.
+    pub(super) fn handshake(&mut self) -> Option<Handshake> {
+        if self.told || self.connection.is_handshaking() {
+            return None;
+        }
+        self.told = true;
+        let connection = &self.connection;
+        Some(Handshake {
+            resumed: connection.handshake_kind() == Some(HandshakeKind::Resumed),
+            agreed: Agreed {
+                version: connection.protocol_version(),
+                cipher: connection
+                    .negotiated_cipher_suite()
+                    .map(|suite| suite.suite()),
+                group: connection
+                    .negotiated_key_exchange_group()
+                    .map(|group| group.name()),
+            },
+        })
+    }
+
+    /// What was wrong, in words.
+    pub(super) fn problem(&mut self) -> Option<String> {
+        let error = self.connection.process_new_packets().err()?;
+        Some(error.to_string())
+    }
+
+    /// Says that nothing more will be said, if the socket has room for it.
+    pub(super) fn say_end(&mut self, socket: &Socket) {
+        self.connection.send_close_notify();
+        // The end is seen without it, too.
+        let _ = self.flush(socket);
+    }
+}
