@@ -219,3 +219,132 @@ impl Session {
         let _ = self.flush(socket);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::thread;
+
+    use rustls::pki_types::PrivatePkcs8KeyDer;
+    use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+    use super::super::measured::Failure;
+    use super::super::tls::{self, Options};
+    use super::*;
+
+    type Server = StreamOwned<ServerConnection, TcpStream>;
+
+    /// A client whose handshake is over, with a server that does this then, in a thread of its own.
+    fn client<T: Send + 'static>(
+        serve: impl FnOnce(Server) -> T + Send + 'static,
+    ) -> (Session, Socket, thread::JoinHandle<T>) {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+        let tls = Options::trusting().read("localhost:8883").unwrap();
+        let provider = Arc::clone(tls.config.crypto_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![own.cert.into()], key.into())
+            .unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let socket = Socket::from(socket);
+        let thread = thread::spawn(move || {
+            let connection = ServerConnection::new(Arc::new(config)).unwrap();
+            let mut server = StreamOwned::new(connection, listener.accept().unwrap().0);
+            server.write_all(b"welcome").unwrap();
+            // What it does then must not come along with that.
+            server.read_exact(&mut [0; 2]).unwrap();
+            serve(server)
+        });
+        let mut session = Session::new(&tls).unwrap();
+        session.flush(&socket).unwrap();
+        assert_eq!(session.handshake(), None);
+        assert_eq!(heard(&mut session, &socket).unwrap().0, b"welcome");
+        assert!(session.handshake().is_some());
+        assert_eq!(session.handshake(), None, "it is told once");
+        session.send(&socket, &[IoSlice::new(b"hi")]).unwrap();
+        (session, socket, thread)
+    }
+
+    /// What a read brings, and whether there may be more.
+    fn heard(session: &mut Session, socket: &Socket) -> io::Result<(Vec<u8>, bool)> {
+        let mut buffer = vec![0; 256 * 1024];
+        let arrived = session.read(socket, &mut buffer)?;
+        let Arrived { count, more } = arrived.expect("the socket waits");
+        buffer.truncate(count);
+        Ok((buffer, more))
+    }
+
+    /// The record of some last words, in bytes.
+    fn last_words(server: &mut Server) -> Vec<u8> {
+        let mut records = Vec::new();
+        server.conn.writer().write_all(b"last words").unwrap();
+        server.conn.write_tls(&mut records).unwrap();
+        records
+    }
+
+    #[test]
+    fn what_came_before_a_wrong_record_is_heard_first() {
+        let (mut session, socket, thread) = client(|mut server| {
+            let mut records = last_words(&mut server);
+            records.extend_from_slice(&[0x17, 3, 3, 0, 20]);
+            records.extend_from_slice(&[0; 20]);
+            server.sock.write_all(&records).unwrap();
+            // The alert that says why.
+            assert!(server.sock.read(&mut [0; 64]).unwrap() > 0);
+        });
+        let heard = |session: &mut _| heard(session, &socket);
+        assert_eq!(heard(&mut session).unwrap(), (b"last words".to_vec(), true));
+        let error = heard(&mut session).unwrap_err();
+        assert_eq!(tls::failure(&error), Some(Failure::Tls));
+        assert!(session.problem().unwrap().contains("decrypt"));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn a_peer_that_says_no_more_has_closed_though_its_socket_has_not() {
+        let (mut session, socket, thread) = client(|mut server| {
+            let mut records = last_words(&mut server);
+            server.conn.send_close_notify();
+            server.conn.write_tls(&mut records).unwrap();
+            server.sock.write_all(&records).unwrap();
+            server.sock
+        });
+        let heard = |session: &mut _| heard(session, &socket);
+        assert_eq!(heard(&mut session).unwrap(), (b"last words".to_vec(), true));
+        let error = heard(&mut session).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        drop(thread.join().unwrap());
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_gets_no_more_than_fits_and_all_of_that() {
+        let (go, wait) = std::sync::mpsc::sync_channel::<usize>(1);
+        let (mut session, socket, thread) = client(move |mut server| {
+            let mut bytes = vec![0; wait.recv().unwrap()];
+            server.read_exact(&mut bytes).unwrap();
+            bytes
+        });
+        socket.set_nonblocking(true).unwrap();
+        let pattern: Vec<u8> = (0..1_000_003).map(|number| number as u8).collect();
+        let mut sent = Vec::new();
+        let error = loop {
+            let parts = [IoSlice::new(&[1, 2, 3]), IoSlice::new(&pattern)];
+            match session.send(&socket, &parts) {
+                Ok(taken) => {
+                    assert!((1..=SEALED_BYTES_MAX).contains(&taken), "{taken}");
+                    sent.extend_from_slice(&[&[1, 2, 3], &pattern[..]].concat()[..taken]);
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        go.send(sent.len()).unwrap();
+        socket.set_nonblocking(false).unwrap();
+        session.flush(&socket).unwrap();
+        assert!(thread.join().unwrap() == sent, "other bytes");
+    }
+}

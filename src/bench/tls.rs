@@ -94,6 +94,15 @@ pub(super) struct Tls {
 }
 
 impl Options {
+    /// Those that trust everyone.
+    #[cfg(test)]
+    pub(super) fn trusting() -> Self {
+        Self {
+            insecure: true,
+            ..Self::default()
+        }
+    }
+
     /// An option that says something of TLS, if one was given.
     pub(super) fn given(&self) -> Option<&'static str> {
         let given = [
@@ -389,10 +398,7 @@ mod tests {
     fn whom_to_trust_must_be_said() {
         let says = Options::default().read("127.0.0.1:8883").unwrap_err();
         assert!(says.contains("--cafile FILE"), "{says}");
-        let trusting = Options {
-            insecure: true,
-            ..Options::default()
-        };
+        let trusting = Options::trusting();
         trusting.read("127.0.0.1:8883").unwrap();
         let odd = Options {
             server_name: Some("a b".into()),
