@@ -52,9 +52,6 @@ pub struct Args {
     #[arg(long)]
     ws: bool,
 
-    #[command(flatten)]
-    tls: tls::Options,
-
     /// Path of the WebSocket endpoint, with its query; `%i` is the client's number [default: /mqtt].
     #[arg(long, value_name = "PATH")]
     path: Option<String>,
@@ -216,6 +213,10 @@ pub struct Args {
     /// The served nodes do nothing for a second, so often (in seconds).
     #[arg(long, value_name = "SECONDS", requires = "serve", value_parser = clap::value_parser!(u16).range(2..))]
     stall_every: Option<u16>,
+
+    // Last, since its heading would hold for what follows.
+    #[command(flatten)]
+    tls: tls::Options,
 }
 
 /// What the clients of a run do.
