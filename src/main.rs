@@ -6,7 +6,7 @@ mod cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    // The allocator would like pages of 2 MiB, of which each thread touches a little of many: a start of 23 MB instead of 9,
+    // The allocator would like pages of 2 MiB, of which each thread touches a little of many: a start of 23 MB instead of 13,
     // and memory per connection that moves in steps. A system without huge pages has nothing to refuse.
     let _ = nix::sys::prctl::set_thp_disable(true);
     remora::memory::collect_with(collect);
