@@ -349,14 +349,19 @@ fn ended(error: &io::Error) -> Ended {
         rustls::Error::NoCertificatesPresented
         | rustls::Error::InvalidCertificate(_)
         | rustls::Error::InvalidCertRevocationList(_) => Ended::CertificateRefused,
-        rustls::Error::PeerIncompatible(_) => Ended::TlsIncompatible,
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(
+            AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity,
+        ) => Ended::TlsIncompatible,
         rustls::Error::AlertReceived(
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate
             | AlertDescription::CertificateRevoked
             | AlertDescription::CertificateExpired
             | AlertDescription::CertificateUnknown
-            | AlertDescription::UnknownCA,
+            | AlertDescription::UnknownCA
+            // An authority of the same name whose key is another one.
+            | AlertDescription::DecryptError,
         ) => Ended::CertificateDistrusted,
         _ => Ended::TlsFault,
     }

@@ -2,16 +2,18 @@
 //!
 //! Four nouns: [`node::FakeNode`] (with WebSocket, [`ws_node::WsNode`]), [`cluster::Cluster`], [`balancer::Balancer`] (and, where its log or its memory is
 //! looked at, [`balancer::Program`]), [`client::Client`] (with WebSocket,
-//! [`ws_client::WsClient`]).
+//! [`ws_client::WsClient`]; with TLS, [`tls_client::TlsClient`]).
 
 mod admin_client;
 mod balancer;
+mod certificates;
 mod client;
 mod cluster;
 mod header;
 mod kernel;
 mod node;
 mod packets;
+mod tls_client;
 mod wait;
 mod ws_client;
 mod ws_frames;
@@ -32,6 +34,7 @@ mod reload;
 mod room;
 mod slow;
 mod strangers;
+mod tls;
 mod websocket;
 mod ws_set_up;
 

@@ -1,0 +1,182 @@
+//! A client that speaks TLS on a raw socket.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, HandshakeKind, Stream};
+
+use crate::certificates::NAME;
+use crate::client::Client;
+use crate::node::End;
+use crate::packets::{self, Connect};
+
+#[derive(Debug)]
+pub struct TlsClient {
+    pub tcp: Client,
+    pub tls: ClientConnection,
+}
+
+/// How TLS ended, as the client saw it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsEnd {
+    /// The other side said that it says no more (`close_notify`).
+    Said,
+    /// TCP ended and TLS had not.
+    Cut(End),
+    Alert(AlertDescription),
+    /// The client did not believe what it was shown, and said so.
+    Refused,
+}
+
+/// A connection on which there was no handshake.
+#[derive(Debug)]
+pub struct Failed {
+    pub client: SocketAddr,
+    pub end: TlsEnd,
+}
+
+impl TlsClient {
+    #[track_caller]
+    pub fn to(balancer: SocketAddr, config: &Arc<ClientConfig>) -> Self {
+        Self::on(Client::to(balancer), config, NAME).expect("a handshake")
+    }
+
+    /// A handshake on this connection, which asks for this server name.
+    pub fn on(
+        mut tcp: Client,
+        config: &Arc<ClientConfig>,
+        name: &'static str,
+    ) -> Result<Self, Failed> {
+        let mut tls = connection(config, name);
+        while tls.is_handshaking() {
+            if let Err(error) = tls.complete_io(&mut tcp.stream) {
+                return Err(Failed {
+                    client: tcp.address(),
+                    end: TlsEnd::of(&error),
+                });
+            }
+        }
+        Ok(Self { tcp, tls })
+    }
+
+    /// A client whose CONNECT was accepted.
+    #[track_caller]
+    pub fn accepted(balancer: SocketAddr, config: &Arc<ClientConfig>, connect: &Connect) -> Self {
+        let mut client = Self::to(balancer, config);
+        client.connect(connect);
+        client
+    }
+
+    #[track_caller]
+    pub fn connect(&mut self, connect: &Connect) {
+        self.send(&connect.bytes());
+        self.expect(&packets::connack(connect.level, 0));
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.tcp.address()
+    }
+
+    fn stream(&mut self) -> Stream<'_, ClientConnection, std::net::TcpStream> {
+        Stream::new(&mut self.tls, &mut self.tcp.stream)
+    }
+
+    #[track_caller]
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.try_send(bytes).expect("a balancer that reads");
+    }
+
+    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut stream = self.stream();
+        stream.write_all(bytes)?;
+        stream.flush()
+    }
+
+    #[track_caller]
+    pub fn read(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        let read = self.stream().read_exact(&mut bytes);
+        read.unwrap_or_else(|error| panic!("{error} before {count} bytes"));
+        bytes
+    }
+
+    #[track_caller]
+    pub fn expect(&mut self, bytes: &[u8]) {
+        let read = self.read(bytes.len());
+        assert!(read == bytes, "other bytes than those expected");
+    }
+
+    /// Reads to the end: what came, and how it ended.
+    pub fn rest(&mut self) -> (Vec<u8>, TlsEnd) {
+        let mut all = Vec::new();
+        let mut buffer = [0; 64 * 1024];
+        loop {
+            match self.stream().read(&mut buffer) {
+                Ok(0) => return (all, TlsEnd::Said),
+                Ok(read) => all.extend_from_slice(&buffer[..read]),
+                Err(error) => return (all, TlsEnd::of(&error)),
+            }
+        }
+    }
+
+    /// Waits for the end, before which nothing may come.
+    #[track_caller]
+    pub fn end(&mut self) -> TlsEnd {
+        let (bytes, end) = self.rest();
+        assert!(bytes.is_empty(), "bytes before the end: {bytes:02x?}");
+        end
+    }
+
+    /// Says the end in TLS, and sends a FIN; reads on.
+    pub fn fin(&mut self) {
+        self.tls.send_close_notify();
+        while self.tls.wants_write() {
+            self.tls
+                .write_tls(&mut self.tcp.stream)
+                .expect("a balancer that reads");
+        }
+        self.tcp.fin();
+    }
+
+    pub fn kind(&self) -> HandshakeKind {
+        self.tls.handshake_kind().expect("a handshake")
+    }
+
+    /// The certificate that the balancer has shown.
+    pub fn shown(&self) -> CertificateDer<'static> {
+        let chain = self.tls.peer_certificates().expect("a certificate");
+        chain[0].clone().into_owned()
+    }
+}
+
+impl TlsEnd {
+    fn of(error: &io::Error) -> Self {
+        let tls = error
+            .get_ref()
+            .and_then(|error| error.downcast_ref::<rustls::Error>());
+        match (tls, error.kind()) {
+            (Some(rustls::Error::AlertReceived(alert)), _) => Self::Alert(*alert),
+            (Some(rustls::Error::InvalidCertificate(_)), _) => Self::Refused,
+            (None, ErrorKind::UnexpectedEof) => Self::Cut(End::Fin),
+            (None, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => Self::Cut(End::Reset),
+            _ => panic!("TLS ended strangely: {error}"),
+        }
+    }
+}
+
+/// The client's side of a handshake that has not begun.
+pub fn connection(config: &Arc<ClientConfig>, name: &'static str) -> ClientConnection {
+    let name = ServerName::try_from(name).expect("a name");
+    ClientConnection::new(Arc::clone(config), name).expect("a client")
+}
+
+/// A ClientHello.
+pub fn hello(config: &Arc<ClientConfig>, name: &'static str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    connection(config, name)
+        .write_tls(&mut bytes)
+        .expect("a hello");
+    bytes
+}
