@@ -129,7 +129,13 @@ impl Flow {
                 Poll::Ready(Ok(())) => {}
             }
             if self.ended {
-                return Turn::Ended;
+                // In TLS the end is a record, and may have to wait for room as well.
+                to.prepare_end();
+                return match to.poll_flush(cx) {
+                    Poll::Pending => Turn::Waiting,
+                    Poll::Ready(Err(e)) => Turn::WriteFailed(e),
+                    Poll::Ready(Ok(())) => Turn::Ended,
+                };
             }
             if budget == 0 {
                 return Turn::Spent;

@@ -228,6 +228,13 @@ impl Socket {
         let _ = tokio::time::timeout(FAREWELL, leave).await;
     }
 
+    /// Puts the end in TLS, where there is TLS, behind what waits for room.
+    pub fn prepare_end(&self) {
+        if let Some(tls) = &self.tls {
+            tls.borrow_mut().prepare_end();
+        }
+    }
+
     /// Says the end, in TLS where there is TLS, and sends a FIN; reading goes on.
     pub fn shutdown_write(&self) {
         self.say_end();

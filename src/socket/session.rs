@@ -8,8 +8,8 @@ use rustls::Connection;
 use super::tcp::Tcp;
 use crate::scratch;
 
-/// What rustls takes in one call of `read_tls`.
-const TAKEN_BYTES: usize = 4 * 1024;
+/// What rustls takes in one call of `read_tls` even beside a record of which it has all but the end.
+const TAKEN_BYTES: usize = 1024;
 
 /// What one record carries at most (RFC 8446, 5.1), and a header and tag besides.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
@@ -21,8 +21,8 @@ const EMPTY_READS_MAX: u32 = 8;
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,
-    /// A record that may not be there came behind others, which are delivered first.
-    broken: bool,
+    /// What is wrong with the peer's records. What came before is passed on first.
+    fault: Option<Box<io::Error>>,
 }
 
 impl Session {
@@ -30,7 +30,7 @@ impl Session {
     pub fn new(connection: Connection) -> Self {
         Self {
             connection,
-            broken: false,
+            fault: None,
         }
     }
 
@@ -56,8 +56,10 @@ impl Session {
                 }
                 read => return Poll::Ready(read),
             }
-            if self.broken {
-                return Poll::Ready(self.process().map(|()| 0));
+            if let Some(fault) = self.fault.take() {
+                // The peer hears why in an alert, if it listens.
+                let _ = self.flush_now(tcp);
+                return Poll::Ready(Err(*fault));
             }
             let taken = scratch::with_records(|records| {
                 let read = ready!(tcp.poll_recv(cx, &mut records[..room]))?;
@@ -66,23 +68,12 @@ impl Session {
                 }
                 Poll::Ready(self.take(&records[..read], buffer).map(Some))
             });
-            match taken {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(None)) => return Poll::Ready(Ok(0)),
-                Poll::Ready(Ok(Some(read))) => {
-                    // What TLS itself has to answer. A peer that takes nothing is heard all the same.
-                    if let Poll::Ready(Err(error)) = self.poll_flush(tcp, cx) {
-                        return Poll::Ready(Err(error));
-                    }
-                    if read > 0 {
-                        return Poll::Ready(Ok(read));
-                    }
-                }
-                Poll::Ready(Err(error)) => {
-                    // The peer hears why in an alert, if it listens.
-                    let _ = self.flush_now(tcp);
-                    return Poll::Ready(Err(error));
-                }
+            // What TLS itself has to answer goes out with what is sent next, or is flushed: a peer that takes nothing, or has
+            // gone, is heard all the same.
+            match ready!(taken)? {
+                None => return Poll::Ready(Ok(0)),
+                Some(0) => {}
+                Some(read) => return Poll::Ready(Ok(read)),
             }
         }
         cx.waker().wake_by_ref();
@@ -97,7 +88,11 @@ impl Session {
                 // The peer has said that it says no more.
                 break;
             }
-            let processed = self.process();
+            if let Err(error) = self.connection.process_new_packets() {
+                let error = io::Error::new(io::ErrorKind::InvalidData, error);
+                self.fault = Some(Box::new(error));
+                records = &[];
+            }
             while filled < buffer.len() {
                 match self.connection.reader().read(&mut buffer[filled..]) {
                     Ok(read @ 1..) => filled += read,
@@ -105,21 +100,8 @@ impl Session {
                     Ok(0) | Err(_) => break,
                 }
             }
-            if processed.is_err() && filled > 0 {
-                self.broken = true;
-                break;
-            }
-            processed?;
         }
         Ok(filled)
-    }
-
-    /// Opens the records that are whole. What was wrong once stays wrong.
-    fn process(&mut self) -> io::Result<()> {
-        match self.connection.process_new_packets() {
-            Ok(_) => Ok(()),
-            Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),
-        }
     }
 
     /// Sends `bytes` in a record, as far as one takes them; what the kernel has no room for waits in
@@ -181,6 +163,11 @@ impl Session {
         Ok(())
     }
 
+    /// Puts the end (`close_notify`) behind what waits to be sent.
+    pub fn prepare_end(&mut self) {
+        self.connection.send_close_notify();
+    }
+
     /// Whether records wait to be sent.
     pub fn holds(&self) -> bool {
         self.connection.wants_write()
@@ -188,7 +175,7 @@ impl Session {
 
     /// Says that nothing more will be said (`close_notify`), if the kernel has room for it.
     pub fn say_end(&mut self, tcp: &Tcp) {
-        self.connection.send_close_notify();
+        self.prepare_end();
         // The end is heard from TCP as well.
         let _ = self.flush_now(tcp);
     }
@@ -288,10 +275,8 @@ mod tests {
         let mut buffer = [0; 100];
         let read = socket.recv(&mut buffer).await.expect("what was right");
         assert_eq!(&buffer[..read], b"before");
-        for _ in 0..2 {
-            let error = socket.recv(&mut buffer).await.expect_err("a wrong record");
-            assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
-        }
+        let error = socket.recv(&mut buffer).await.expect_err("a wrong record");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
     }
 
     #[tokio::test]

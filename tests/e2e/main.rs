@@ -35,6 +35,7 @@ mod room;
 mod slow;
 mod strangers;
 mod tls;
+mod tls_relay;
 mod websocket;
 mod ws_set_up;
 

@@ -13,7 +13,7 @@ use crate::packets::{self, Connect};
 use crate::wait;
 
 /// Bytes whose order shows: no two places of a longer stream look alike.
-struct Stream {
+pub struct Stream {
     block: Vec<u8>,
     at: usize,
 }
@@ -22,7 +22,7 @@ impl Stream {
     /// A prime, so that no chunk that is lost or comes twice fits into it.
     const BLOCK_BYTES: usize = 1_000_003;
 
-    fn new(seed: u64) -> Self {
+    pub fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         Self {
             block: std::iter::repeat_with(|| random.u8(..))
@@ -32,8 +32,13 @@ impl Stream {
         }
     }
 
+    /// How far it has come.
+    pub fn at(&self) -> usize {
+        self.at
+    }
+
     /// The next bytes, at most `count`.
-    fn next(&mut self, count: usize) -> &[u8] {
+    pub fn next(&mut self, count: usize) -> &[u8] {
         let start = self.at % Self::BLOCK_BYTES;
         let end = (start + count).min(Self::BLOCK_BYTES);
         self.at += end - start;
@@ -41,7 +46,7 @@ impl Stream {
     }
 
     /// Whether `bytes` are what comes next.
-    fn takes(&mut self, mut bytes: &[u8]) -> bool {
+    pub fn takes(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let expected = self.next(bytes.len());
             let count = expected.len();
@@ -62,10 +67,10 @@ fn pair(cluster: &Cluster, balancer: std::net::SocketAddr, id: &str) -> (Client,
     (client, connection)
 }
 
-const BULK_BYTES: usize = 24 << 20;
+pub const BULK_BYTES: usize = 24 << 20;
 
 /// Writes a whole stream.
-fn in_random_chunks(seed: u64, mut write: impl FnMut(&[u8])) {
+pub fn in_random_chunks(seed: u64, mut write: impl FnMut(&[u8])) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut stream = Stream::new(seed);
     while stream.at < BULK_BYTES {
@@ -140,7 +145,7 @@ fn small_messages_arrive_as_they_come() {
 }
 
 /// Offers more than all buffers between here and the reader can hold; how much was taken before the writer stalled.
-fn write_until_stalled(mut sending: &TcpStream, stream: &mut Stream) -> usize {
+pub fn write_until_stalled(mut sending: &TcpStream, stream: &mut Stream) -> usize {
     const OFFERED_BYTES: usize = 96 << 20;
     // A write that brings nothing for so long is one that waits for the reader.
     let patience = Some(Duration::from_millis(500));
@@ -157,7 +162,7 @@ fn write_until_stalled(mut sending: &TcpStream, stream: &mut Stream) -> usize {
 }
 
 /// What the balancer's memory may grow by, whatever waits in it: the allocator takes memory in steps of 2 MiB.
-const GROWTH_BYTES_MAX: usize = 4 << 20;
+pub const GROWTH_BYTES_MAX: usize = 4 << 20;
 
 /// A reader that does not read: its sender stalls, and the balancer's memory stays where it was.
 fn stalled(splice: bool) {
@@ -210,7 +215,7 @@ fn a_client_that_does_not_read_stalls_its_node() {
     assert!(Stream::new(4).takes(&received));
 }
 
-static IN_FLIGHT: [u8; 64 * 1024] = [0x5A; 64 * 1024];
+pub static IN_FLIGHT: [u8; 64 * 1024] = [0x5A; 64 * 1024];
 
 #[test]
 fn a_client_that_has_said_all_still_hears_the_answer() {

@@ -88,10 +88,20 @@ impl TlsClient {
         self.try_send(bytes).expect("a balancer that reads");
     }
 
+    /// Sends `bytes`. What the kernel has no room for in its time waits in TLS, and only of the last record.
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut stream = self.stream();
-        stream.write_all(bytes)?;
-        stream.flush()
+        for chunk in bytes.chunks(16 * 1024) {
+            self.tls.writer().write_all(chunk)?;
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        while self.tls.wants_write() {
+            self.tls.write_tls(&mut self.tcp.stream)?;
+        }
+        Ok(())
     }
 
     #[track_caller]
@@ -132,11 +142,7 @@ impl TlsClient {
     /// Says the end in TLS, and sends a FIN; reads on.
     pub fn fin(&mut self) {
         self.tls.send_close_notify();
-        while self.tls.wants_write() {
-            self.tls
-                .write_tls(&mut self.tcp.stream)
-                .expect("a balancer that reads");
-        }
+        self.flush().expect("a balancer that reads");
         self.tcp.fin();
     }
 
