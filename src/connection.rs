@@ -612,6 +612,9 @@ impl Path {
         let identity = record.identity.as_deref();
         let server_name = shown(identity.and_then(|identity| identity.server_name.as_deref()));
         let certificate_cn = shown(record.common_name());
+        let names = identity.map_or(&[][..], |identity| identity.names());
+        let certificate_names = (!names.is_empty()).then(|| names.join(","));
+        let certificate_names = shown(certificate_names.as_deref());
         let route = record.decision.map_or("-", |decision| decision.name());
         let Steps { peek, dial, greet } = record.steps;
         match cause {
@@ -619,6 +622,7 @@ impl Path {
                 target: "remora::connection",
                 %client, listener, %client_id, version, node, route, retries = record.retries,
                 peek_us = peek, dial_us = dial, greet_us = greet, server_name, certificate_cn,
+                certificate_names,
                 "connection relayed"
             ),
             Some(cause) => tracing::info!(
@@ -629,6 +633,7 @@ impl Path {
                 from_node = bytes.from_node_copied + bytes.from_node_spliced,
                 peek_us = peek, dial_us = dial, greet_us = greet,
                 seconds = log::seconds(record.accepted.elapsed()), server_name, certificate_cn,
+                certificate_names,
                 "connection ended"
             ),
         }

@@ -37,6 +37,12 @@ impl Identity {
         let certificate = self.tls.as_ref()?.certificate.as_ref()?;
         certificate.common_name.as_deref()
     }
+
+    /// The other names of the client's certificate.
+    pub fn names(&self) -> &[Box<str>] {
+        let certificate = self.tls.as_ref().and_then(|tls| tls.certificate.as_ref());
+        certificate.map_or(&[], |certificate| &certificate.names)
+    }
 }
 
 /// Bytes of a name at most: a server name has 255 (RFC 1035, 2.3.4), a common name 64 characters (RFC 5280, appendix A.1).

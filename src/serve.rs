@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::accept::{self, Listener, Population, Tls};
 use crate::admin::{self, Facts, ListenerFacts, Reloads};
-use crate::cluster::Reports;
+use crate::cluster::{Member, Reports};
 use crate::config::Config;
 use crate::connection::{Listening, Path, Settings, Shared};
 use crate::control::{self, Control};
@@ -146,6 +146,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         running.open_blocking(listener, address, sockets)?;
     }
     running.facts.reloads.in_force();
+    warn_of_unverified(&running.config.nodes);
     Ok(running)
 }
 
@@ -226,6 +227,7 @@ impl Running {
             worker.tell(Order::Reconfigure(settings)).await?;
         }
         self.relisten(&new.listeners).await?;
+        warn_of_unverified(&new.nodes);
         self.config = new;
         Ok(Reloaded { restart })
     }
@@ -580,6 +582,21 @@ fn start_control(
         return Err(io::Error::other("control died while it started"));
     }
     Ok(thread)
+}
+
+/// Tells the operator where whoever sits between is believed.
+fn warn_of_unverified(nodes: &[Member]) {
+    let unverified: Vec<&str> = nodes
+        .iter()
+        .filter(|node| node.is_unverified())
+        .map(|node| &*node.name)
+        .collect();
+    if !unverified.is_empty() {
+        tracing::warn!(
+            nodes = ?unverified,
+            "nodes_tls.insecure_skip_verify: every certificate is believed, whoever shows it"
+        );
+    }
 }
 
 /// Keeps the placements within their bounds, for ever.

@@ -125,6 +125,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
         weight,
     } = node;
     let share = format!("{:.2} %", share * 100.0);
+    let unverified = node.is_unverified();
     vec![
         name.clone(),
         endpoint.to_string(),
@@ -133,6 +134,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
         [
             ws.as_ref().map(ToString::to_string),
             pass.as_ref().map(|pass| format!("TLS passes to {pass}")),
+            unverified.then(|| "EVERY CERTIFICATE IS BELIEVED".to_owned()),
         ]
         .into_iter()
         .flatten()

@@ -41,6 +41,17 @@ pub struct Member {
     pub weight: u16,
 }
 
+impl Member {
+    /// Whether any certificate is taken for this node's.
+    pub fn is_unverified(&self) -> bool {
+        let ws = self.ws.as_ref().map(|ws| &ws.endpoint);
+        let mut tls = [Some(&self.endpoint), ws]
+            .into_iter()
+            .filter_map(|endpoint| endpoint?.tls.as_ref());
+        tls.any(|tls| tls.nodes.is_insecure())
+    }
+}
+
 /// One of a node's listeners as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberEndpoint {

@@ -292,7 +292,7 @@ fn nodes_and_the_log_hear_who_the_client_is_also_when_it_resumes() {
     let listener = certificates.asking_listener("optional");
     let tables = "[affinity]\nkey = \"certificate_cn\"";
     let program = Program::of(&toml(&cluster, &listener, tables));
-    let pair = certificates.odd_client("gauge 7", &["gauge-7.example"], 7, None);
+    let pair = certificates.odd_client("gauge 7", &["gauge-7.example", "192.0.2.7"], 7, None);
     for (versions, version) in [(TLS12, "TLSv1.2"), (TLS13, "TLSv1.3")] {
         for (shown, name) in [(Some(&pair), Some("gauge 7")), (None, None)] {
             let config = Arc::new(certificates.trusting(versions, shown));
@@ -331,6 +331,8 @@ fn nodes_and_the_log_hear_who_the_client_is_also_when_it_resumes() {
                 assert_eq!(line["server_name"], NAME);
                 let shown = name.map(|name| name.replace(' ', "\\u{20}"));
                 assert_eq!(line["certificate_cn"].as_str(), shown.as_deref());
+                let names = name.map(|_| "gauge-7.example,192.0.2.7");
+                assert_eq!(line["certificate_names"].as_str(), names);
             }
         }
     }
