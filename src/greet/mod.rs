@@ -187,6 +187,9 @@ impl Greeter {
                 bytes,
                 opened,
             } = asked_for;
+            if !matches!(answer, Answer::Pass { .. }) {
+                node.say_end();
+            }
             let (cure, reason) = match answer {
                 Answer::Pass {
                     connack,

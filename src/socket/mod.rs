@@ -5,7 +5,7 @@ mod session;
 mod tcp;
 
 use std::cell::RefCell;
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -285,6 +285,20 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.poll_send(cx, bytes)
+    }
+
+    /// All records of a flight at once: packets are saved, and an alert behind another record is not left behind.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        debug_assert!(self.is_plain(), "a handshake comes before its TLS");
+        self.tcp.poll_send_parts(cx, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.is_plain()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,12 +3,12 @@
 //! tokio's `TcpStream` would either ask the kernel once too often (`try_read` does not clear readiness after a short read)
 //! or allow no splice between two sockets; here both kinds of move share one rule for when a socket counts as drained.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use rustix::net::{RecvFlags, SendFlags, Shutdown};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use rustix::pipe::SpliceFlags;
 use tokio::io::unix::AsyncFd;
 
@@ -68,6 +68,24 @@ impl Tcp {
                     ready!(self.0.poll_write_ready(cx))?.clear_ready();
                 }
                 done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    /// Sends what fits of `parts`, one behind the other, in one call.
+    pub fn poll_send_parts(
+        &self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut none = SendAncillaryBuffer::default();
+            match rustix::net::sendmsg(&self.0, parts, &mut none, SendFlags::NOSIGNAL) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => {
+                    ready!(self.0.poll_write_ready(cx))?.clear_ready();
+                }
+                sent => return Poll::Ready(sent.map_err(Into::into)),
             }
         }
     }

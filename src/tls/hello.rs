@@ -42,6 +42,10 @@ impl HelloReader {
                     let server_name = accepted.client_hello().server_name().map(Into::into);
                     return Ok(Some(Hello { server_name }));
                 }
+                // A ClientHello, but none for rustls: older than what it speaks, most of all. The node may take it.
+                Err((rustls::Error::PeerIncompatible(_) | rustls::Error::PeerMisbehaved(_), _)) => {
+                    return Ok(Some(Hello { server_name: None }));
+                }
                 Err(_) => return Err(NotTls),
             }
         }

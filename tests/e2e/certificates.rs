@@ -13,7 +13,8 @@ use remora::tls::throwaway::{Authority, Pair};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
 use tempfile::TempDir;
 
 #[cfg(feature = "aws-lc-rs")]
@@ -174,6 +175,24 @@ impl Certificates {
                 config.with_client_auth_cert(chain, key).expect("a key")
             }
         }
+    }
+
+    /// A node with TLS whose certificate is `pair`; clients must show one of this authority's where `asks`.
+    pub fn node(&self, pair: &Pair, asks: bool) -> ServerConfig {
+        let (chain, key) = parts(pair);
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(BOTH)
+            .expect("versions");
+        let config = if asks {
+            let verifier = WebPkiClientVerifier::builder_with_provider(
+                Arc::new(roots(&self.authority.pem())),
+                provider(),
+            );
+            config.with_client_cert_verifier(verifier.build().expect("an authority"))
+        } else {
+            config.with_no_client_auth()
+        };
+        config.with_single_cert(chain, key).expect("a key")
     }
 }
 

@@ -14,6 +14,7 @@ mod kernel;
 mod node;
 mod packets;
 mod tls_client;
+mod tls_front;
 mod wait;
 mod ws_client;
 mod ws_frames;
@@ -35,7 +36,10 @@ mod room;
 mod slow;
 mod strangers;
 mod tls;
+mod tls_nodes;
+mod tls_pass;
 mod tls_relay;
+mod tls_reload;
 mod websocket;
 mod ws_set_up;
 

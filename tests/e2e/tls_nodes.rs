@@ -1,0 +1,393 @@
+//! TLS to nodes: who is believed, what they are shown, and that the next node is tried where one is not what it should be.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use remora::tls::throwaway::Pair;
+
+use crate::admin_client::Metrics;
+use crate::balancer::{ADMIN, Program, toml};
+use crate::certificates::{BOTH, Certificates, both, der};
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::header::Version;
+use crate::node::{Answer, End, own_address};
+use crate::packets::{self, Connect};
+use crate::relaying::{BULK_BYTES, IN_FLIGHT, Stream, in_random_chunks, write_until_stalled};
+use crate::tls_client::{TlsClient, TlsEnd};
+use crate::tls_front::TlsFront;
+use crate::wait;
+use crate::ws_client::WsClient;
+use crate::ws_node::WsNode;
+
+/// The name in the certificates of nodes.
+const NODE: &str = "emqx.example";
+
+/// Nodes, the first choice of `id` of which is reached at `at` with TLS.
+fn site(cluster: &Cluster, at: SocketAddr, listener: &str, tables: &str) -> String {
+    let first = &cluster.nodes[cluster.home("id")];
+    let plain = format!("address = \"{}\"", first.address);
+    let secured = format!("address = \"mqtts://{at}\"\nserver_name = \"{NODE}\"");
+    let toml = toml(cluster, listener, tables);
+    assert!(toml.contains(&plain));
+    toml.replace(&plain, &secured)
+}
+
+fn trust(certificates: &Certificates) -> String {
+    format!("[nodes_tls]\nca = \"{}\"\n", certificates.path("ca.pem"))
+}
+
+fn node(certificates: &Certificates) -> Pair {
+    certificates.authority.server(&[NODE]).expect("a pair")
+}
+
+#[test]
+fn a_node_is_reached_with_tls_and_told_of_the_client_before() {
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    let home = &cluster.nodes[0];
+    home.expect_header(Version::V2);
+    let front = TlsFront::before(
+        home.address,
+        certificates.node(&node(&certificates), false),
+        true,
+    );
+    let tables = format!("{ADMIN}{}", trust(&certificates));
+    let program = Program::of(&site(&cluster, front.address, "", &tables));
+    for number in 0..2 {
+        let connect = Connect::new("id").bytes();
+        let mut client = Client::to(program.address);
+        client.send(&[&connect[..], b"at once"].concat());
+        client.expect(&packets::connack(4, 0));
+        let node = home.connection(number);
+        assert_eq!(node.header().client(), client.address());
+        let seen = front.until(number, "a handshake", |seen| {
+            seen.server_name.is_some().then(|| seen.clone())
+        });
+        assert_eq!(seen.server_name.as_deref(), Some(NODE));
+        assert_eq!(seen.certificate, None);
+        assert_eq!(seen.resumed, number > 0, "the second time is cheaper");
+        client.send(&IN_FLIGHT);
+        node.expect(&[&connect[..], b"at once", &IN_FLIGHT].concat());
+        node.send(&IN_FLIGHT);
+        client.expect(&IN_FLIGHT);
+        client.fin();
+        assert_eq!(node.end(), End::Fin);
+        front.until(number, "an end in TLS", |seen| seen.said_end.then_some(()));
+        node.send(b"still");
+        node.fin();
+        client.expect(b"still");
+        assert_eq!(client.end(), End::Fin);
+        program.ended(client.address());
+    }
+}
+
+#[test]
+fn bulk_through_tls_on_both_sides_or_one_is_exact_and_never_spliced() {
+    let certificates = Certificates::new();
+    let config = Arc::new(certificates.trusting(BOTH, None));
+    for secured in [false, true] {
+        let cluster = Cluster::of(1);
+        let home = &cluster.nodes[0];
+        let front = TlsFront::before(
+            home.address,
+            certificates.node(&node(&certificates), false),
+            false,
+        );
+        let listener = match secured {
+            true => certificates.listener(),
+            false => String::new(),
+        };
+        let tables = format!("{ADMIN}{}", trust(&certificates));
+        let program = Program::of(&site(&cluster, front.address, &listener, &tables));
+        let connect = Connect::new("id");
+        let mut client = match secured {
+            true => Either::Tls(Box::new(TlsClient::accepted(
+                program.address,
+                &config,
+                &connect,
+            ))),
+            false => Either::Plain(Client::accepted(program.address, &connect)),
+        };
+        let node = home.connection(0);
+        in_random_chunks(31, |bytes| client.send(bytes));
+        node.expect_count(connect.bytes().len() + BULK_BYTES);
+        assert!(Stream::new(31).takes(&node.received()[connect.bytes().len()..]));
+        // A client that does not read until its node is stalled.
+        let sent = write_until_stalled(node.stream(), &mut Stream::new(32));
+        node.fin();
+        let received = client.rest();
+        assert_eq!(received.len(), sent);
+        assert!(Stream::new(32).takes(&received));
+        wait::until("the sweep has counted", || {
+            let metrics = Metrics::of(program.admin());
+            metrics.sum("remora_bytes_total") >= (BULK_BYTES + sent) as f64
+        });
+        let metrics = Metrics::of(program.admin());
+        let spliced: Vec<_> = metrics
+            .names()
+            .into_iter()
+            .filter(|name| name.starts_with("remora_bytes_total{") && name.contains("splice"))
+            .map(|name| metrics.value(name))
+            .collect();
+        assert_eq!(spliced, [0.0; 2]);
+    }
+}
+
+/// A client with TLS or without.
+enum Either {
+    Plain(Client),
+    Tls(Box<TlsClient>),
+}
+
+impl Either {
+    fn send(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Plain(client) => client.send(bytes),
+            Self::Tls(client) => client.send(bytes),
+        }
+    }
+
+    /// Everything to an orderly end.
+    fn rest(&mut self) -> Vec<u8> {
+        match self {
+            Self::Plain(client) => {
+                let (bytes, end) = client.rest();
+                assert_eq!(end, End::Fin);
+                bytes
+            }
+            Self::Tls(client) => {
+                let (bytes, end) = client.rest();
+                assert_eq!(end, TlsEnd::Said);
+                bytes
+            }
+        }
+    }
+}
+
+#[test]
+fn a_node_that_is_not_who_it_should_be_gets_no_client_and_the_next_one_does() {
+    let certificates = Certificates::new();
+    let stranger = Certificates::new();
+    let expired =
+        certificates.odd_client("x", &[NODE], 1, Some(crate::certificates::Flaw::Expired));
+    let cases = [
+        (
+            "another name",
+            certificates
+                .authority
+                .server(&["other.example"])
+                .expect("a pair"),
+        ),
+        (
+            "an address",
+            certificates
+                .authority
+                .server(&["127.0.0.1"])
+                .expect("a pair"),
+        ),
+        ("another authority", node(&stranger)),
+        ("expired", expired),
+        ("a client's", certificates.client(NODE)),
+    ];
+    for (what, pair) in cases {
+        let cluster = Cluster::of(2);
+        let choices = cluster.choices("id");
+        let (first, second) = (&cluster.nodes[choices[0]], &cluster.nodes[choices[1]]);
+        let front = TlsFront::before(first.address, certificates.node(&pair, false), false);
+        let program = Program::of(&site(&cluster, front.address, "", &trust(&certificates)));
+        let client = Client::accepted(program.address, &Connect::new("id"));
+        second.connection(0).expect(&Connect::new("id").bytes());
+        assert_eq!(first.dials(), 0, "{what}");
+        // It was told why.
+        let error = front.until(0, "no handshake", |seen| seen.error.clone());
+        assert!(error.contains("alert"), "{what}: {error}");
+        program.until_said("no TLS with a node");
+        let warned = program.lines(|line| line["message"] == "no TLS with a node");
+        assert_eq!(warned[0]["level"], "WARN");
+        let error = warned[0]["error"].as_str().expect("why");
+        assert!(error.contains("ertificate"), "{what}: {error}");
+        client.reset();
+    }
+}
+
+#[test]
+fn whoever_is_at_the_address_of_a_node_and_speaks_no_tls_gets_no_client() {
+    let certificates = Certificates::new();
+    let cluster = Cluster::of(2);
+    let choices = cluster.choices("id");
+    let second = &cluster.nodes[choices[1]];
+    // A node without TLS hears a ClientHello, which is no CONNECT; this one answers all the same.
+    let plain = TcpListener::bind((own_address(), 0)).expect("a free port");
+    let address = plain.local_addr().expect("an address");
+    std::thread::spawn(move || {
+        while let Ok((mut stream, _)) = plain.accept() {
+            // It may be gone.
+            let _ = std::io::Write::write_all(&mut stream, &packets::connack(4, 0));
+            let _ = std::io::copy(&mut stream, &mut std::io::sink());
+        }
+    });
+    let program = Program::of(&site(&cluster, address, "", &trust(&certificates)));
+    Client::accepted(program.address, &Connect::new("id"));
+    second.connection(0).expect(&Connect::new("id").bytes());
+    program.until_said("no TLS with a node");
+}
+
+#[test]
+fn a_node_whose_handshake_stalls_costs_its_dial_timeout_and_then_nobody_anything() {
+    let certificates = Certificates::new();
+    let cluster = Cluster::of(2);
+    let choices = cluster.choices("id");
+    let second = &cluster.nodes[choices[1]];
+    // Nobody accepts: the kernel takes the ClientHello, and that is all.
+    let silent = TcpListener::bind((own_address(), 0)).expect("a free port");
+    let address = silent.local_addr().expect("an address");
+    let tables = format!("[timeouts]\ndial = \"300ms\"\n{}", trust(&certificates));
+    let program = Program::of(&site(&cluster, address, "", &tables));
+    for number in 0..6 {
+        let began = tokio::time::Instant::now();
+        Client::accepted(program.address, &Connect::new("id"));
+        second.connection(number);
+        let waited = began.elapsed().as_millis();
+        // After three of them it is down.
+        let expected = if number < 3 { 300..1_500 } else { 0..290 };
+        assert!(expected.contains(&waited), "{number}: {waited} ms");
+    }
+}
+
+#[test]
+fn a_node_that_asks_is_shown_the_certificate() {
+    let certificates = Certificates::new();
+    let shown = certificates.client("remora");
+    certificates.write("remora.pem", &both(&shown));
+    for shows in [true, false] {
+        let cluster = Cluster::of(2);
+        let choices = cluster.choices("id");
+        let (first, second) = (&cluster.nodes[choices[0]], &cluster.nodes[choices[1]]);
+        let front = TlsFront::before(
+            first.address,
+            certificates.node(&node(&certificates), true),
+            false,
+        );
+        let mut tables = trust(&certificates);
+        if shows {
+            tables += &format!(
+                "certificate = {{ chain = \"{}\" }}\n",
+                certificates.path("remora.pem")
+            );
+        }
+        let program = Program::of(&site(&cluster, front.address, "", &tables));
+        Client::accepted(program.address, &Connect::new("id"));
+        match shows {
+            true => {
+                first.connection(0).expect(&Connect::new("id").bytes());
+                let certificate = front.until(0, "a certificate", |seen| seen.certificate.clone());
+                assert_eq!(certificate, der(&shown));
+            }
+            false => {
+                second.connection(0).expect(&Connect::new("id").bytes());
+                assert_eq!(first.dials(), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn whoever_asks_for_it_by_its_full_name_believes_everyone_and_is_warned() {
+    let certificates = Certificates::new();
+    let cluster = Cluster::of(1);
+    let pair = Certificates::new()
+        .authority
+        .server(&["other.example"])
+        .expect("a pair");
+    let front = TlsFront::before(
+        cluster.nodes[0].address,
+        certificates.node(&pair, false),
+        false,
+    );
+    let tables = "[nodes_tls]\ninsecure_skip_verify = true\n";
+    let config = site(&cluster, front.address, "", tables);
+    let program = Program::of(&config);
+    program.until_said("nodes_tls.insecure_skip_verify");
+    let warned = program.lines(|line| line["level"] == "WARN");
+    assert_eq!(warned.len(), 1);
+    assert_eq!(warned[0]["nodes"], "[\"node0\"]");
+    Client::accepted(program.address, &Connect::new("id"));
+    program.reload(&config);
+    assert_eq!(program.lines(|line| line["level"] == "WARN").len(), 2);
+    let other = Program::of(&toml(&cluster, "", tables));
+    assert!(
+        other.lines(|line| line["level"] == "WARN").is_empty(),
+        "no node is reached with TLS"
+    );
+}
+
+#[test]
+fn a_refused_client_is_taken_from_one_node_with_tls_to_another() {
+    let certificates = Certificates::new();
+    let cluster = Cluster::of(3);
+    let fronts: Vec<_> = cluster
+        .nodes
+        .iter()
+        .map(|fake| {
+            TlsFront::before(
+                fake.address,
+                certificates.node(&node(&certificates), false),
+                false,
+            )
+        })
+        .collect();
+    let mut config = toml(&cluster, &certificates.listener(), &trust(&certificates));
+    for (fake, front) in cluster.nodes.iter().zip(&fronts) {
+        let plain = format!("address = \"{}\"", fake.address);
+        let secured = format!(
+            "address = \"mqtts://{}\"\nserver_name = \"{NODE}\"",
+            front.address
+        );
+        config = config.replace(&plain, &secured);
+    }
+    let program = Program::of(&config);
+    let choices = cluster.choices("id");
+    cluster.nodes[choices[0]].answer(Answer::Code(3));
+    cluster.nodes[choices[1]].answer(Answer::Close);
+    let config = Arc::new(certificates.trusting(BOTH, None));
+    let connect = Connect::new("id");
+    let mut client = TlsClient::accepted(program.address, &config, &connect);
+    for choice in &choices {
+        cluster.nodes[*choice]
+            .connection(0)
+            .expect(&connect.bytes());
+    }
+    // Those that were left are told so in TLS.
+    for choice in &choices[..2] {
+        fronts[*choice].until(0, "an end in TLS", |seen| seen.said_end.then_some(()));
+    }
+    let node = cluster.nodes[choices[2]].connection(0);
+    node.send(b"hello");
+    client.expect(b"hello");
+}
+
+#[test]
+fn a_websocket_node_is_reached_with_tls() {
+    let certificates = Certificates::new();
+    let (cluster, ws) = (Cluster::of(1), WsNode::start());
+    let front = TlsFront::before(
+        ws.address,
+        certificates.node(&node(&certificates), false),
+        false,
+    );
+    let node = format!(
+        "{}\nws = \"wss://{}/there\"\nserver_name = \"{NODE}\"",
+        cluster.toml().trim_end(),
+        front.address
+    );
+    let config = toml(&cluster, "transport = \"ws\"", &trust(&certificates));
+    let program = Program::of(&config.replace(cluster.toml().trim_end(), &node));
+    let client = WsClient::accepted(program.address, &Connect::new("id"));
+    let node = ws.connection(0);
+    let head = node.head();
+    assert!(head.starts_with("GET /there HTTP/1.1\r\n"), "{head}");
+    let forwarded = crate::ws_node::field(&head, "x-forwarded-proto");
+    assert_eq!(forwarded, Some("http"), "it is the client's");
+    assert_eq!(cluster.dials(), 0);
+    drop(client);
+}
