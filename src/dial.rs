@@ -192,6 +192,8 @@ impl Dialer {
             socket.send_all(header).await?;
             let socket = tls.secure(socket).await?;
             let sent = std::future::poll_fn(|cx| socket.poll_send(cx, first)).await?;
+            // A node may hold its CONNACK back until its last words of TLS are acknowledged (Nagle): 40 ms, for mosquitto.
+            rustix::net::sockopt::set_tcp_quickack(&socket, true)?;
             Ok::<_, io::Error>((socket, sent))
         };
         match tokio::time::timeout(self.settings.timeout, sent).await {

@@ -196,6 +196,7 @@ fn clients_come_in_by_their_certificates() {
                         let _ = client.try_send(&Connect::new("id").bytes());
                         let (bytes, end) = client.rest();
                         assert!(bytes.is_empty());
+                        drop(client);
                         judged(end, *alert, pair.is_some());
                         assert_eq!(cause(&program.ended(address)), "certificate_refused");
                     }
@@ -394,9 +395,11 @@ fn whoever_speaks_something_else_is_told_apart() {
         let mut client = Client::to(program.address);
         client.send(&said);
         let (answer, _) = client.rest();
+        let address = client.address();
+        drop(client);
         // An alert, and nothing that is not TLS.
         assert!(answer.is_empty() || answer[0] == 0x15, "{answer:02x?}");
-        let cause = cause(&program.ended(client.address()));
+        let cause = cause(&program.ended(address));
         assert_eq!(cause, "not_tls", "{said:02x?}");
     }
     // What is in records is TLS, if a poor one.
@@ -409,7 +412,9 @@ fn whoever_speaks_something_else_is_told_apart() {
         let mut client = Client::to(program.address);
         client.send(said);
         client.rest();
-        let cause = cause(&program.ended(client.address()));
+        let address = client.address();
+        drop(client);
+        let cause = cause(&program.ended(address));
         assert_eq!(cause, "tls_fault", "{said:02x?}");
     }
     let plain = Program::of(&toml(&cluster, "", ""));

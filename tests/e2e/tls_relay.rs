@@ -190,7 +190,7 @@ fn a_reader_that_does_not_read_stalls_its_sender_and_nobody_else() {
 #[test]
 fn a_client_that_does_not_read_stalls_its_node_and_hears_all_and_the_end_when_it_does() {
     for versions in [TLS12, TLS13] {
-        for round in 0..4 {
+        for round in [0, 3] {
             let site = Site::of(versions);
             let program = site.start("");
             let (mut client, node) = site.pair(program.address, "deaf");

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import urllib.request
 from pathlib import Path
@@ -10,14 +11,23 @@ from process import Process, free_port, wait_until
 
 
 class Remora:
-    """`remora run` with the listener and the nodes it is given, and defaults for the rest."""
+    """`remora run` with the listener and the nodes it is given, and defaults for the rest.
 
-    def __init__(self, nodes, folder, proxy_protocol_from=()):
+    With an authority, it has listeners with TLS too, whose certificate is one of that authority's; clients must show one
+    too where it `demands` that. Nodes with TLS are believed by the same authority.
+    """
+
+    def __init__(self, nodes, folder, proxy_protocol_from=(), authority=None, demands=False):
         self.folder = folder
         self.proxy_protocol_from = list(proxy_protocol_from)
         self.port = free_port()
         self.ws_port = free_port()
         self.admin = free_port()
+        self.authority = authority
+        self.demands = demands
+        if authority:
+            self.tls_port, self.wss_port = free_port(), free_port()
+            self.chain, self.key = authority.server()
         self.configure(nodes)
         self.start()
 
@@ -27,8 +37,20 @@ class Remora:
         introduced = f"proxy_protocol_from = {self.proxy_protocol_from}\n"
         tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n{introduced}']
         tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.ws_port}"\ntransport = "ws"\n{introduced}']
+        if self.authority:
+            tls = f'tls = "end"\ncertificates = [{{ chain = "{self.chain}", key = "{self.key}" }}]\n'
+            if self.demands:
+                tls += f'client_certificates = "required"\nclient_ca = "{self.authority.ca}"\n'
+            tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.tls_port}"\n{tls}']
+            tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.wss_port}"\ntransport = "ws"\n{tls}']
+            chain, key = self.authority.client("remora")
+            shown = f'{{ chain = "{chain}", key = "{key}" }}'
+            tables += [f'[nodes_tls]\nca = "{self.authority.ca}"\ncertificate = {shown}\n']
         for node in nodes:
-            table = f'[[nodes]]\nname = "{node.name}"\naddress = "127.0.0.1:{node.port}"\n'
+            address = f"127.0.0.1:{node.port}"
+            if getattr(node, "tls_port", None):
+                address = f"mqtts://127.0.0.1:{node.tls_port}"
+            table = f'[[nodes]]\nname = "{node.name}"\naddress = "{address}"\n'
             if getattr(node, "ws_port", None):
                 table += f'ws = "127.0.0.1:{node.ws_port}"\n'
             if getattr(node, "proxy_protocol", None):
@@ -47,6 +69,12 @@ class Remora:
         request = urllib.request.Request(f"http://127.0.0.1:{self.admin}/metrics", headers={"Accept": accept})
         with urllib.request.urlopen(request, timeout=5) as response:
             return response.read()
+
+    def reload(self):
+        """Makes it read its configuration and certificates again, and waits until it has."""
+        reloads = self.process.output().count("configuration reloaded")
+        self.process.child.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.process.output().count("configuration reloaded") > reloads, "a reload")
 
     def causes(self):
         """Why connections ended, in the order of their ends, in the balancer's own words."""

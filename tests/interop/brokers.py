@@ -22,13 +22,19 @@ class Mosquitto:
     # What mosquitto calls the versions in its log.
     VERSIONS = {"1": "3.1", "2": "3.1.1", "5": "5"}
 
-    def __init__(self, name, folder, extra="", ws=False):
+    def __init__(self, name, folder, extra="", ws=False, authority=None):
         self.name = name
         self.folder = folder
         self.port = free_port()
         self.ws_port = free_port() if ws else None
+        self.tls_port = free_port() if authority else None
         if ws:
             extra += f"listener {self.ws_port} 127.0.0.1\nprotocol websockets\n"
+        if authority:
+            chain, key = authority.server(name)
+            # Whoever comes must show a certificate of the same authority.
+            extra += f"listener {self.tls_port} 127.0.0.1\ncafile {authority.ca}\ncertfile {chain}\nkeyfile {key}\n"
+            extra += "require_certificate true\n"
         self.configuration = Path(folder) / f"{name}.conf"
         self.configuration.write_text(
             # Anyone may come, since it listens on loopback only.

@@ -22,21 +22,28 @@ COMMAND_SECONDS = 1
 
 
 class Tab(Hearer):
-    """A tab in which MQTT.js runs under default options. Its page tells what happens, and asks what to do, over HTTP."""
+    """A tab in which MQTT.js runs under default options. Its page tells what happens, and asks what to do, over HTTP.
 
-    def __init__(self, port, folder, client_id, **options):
+    With a trusted key it speaks WebSocket over TLS, and believes a certificate with that key and no other.
+    """
+
+    def __init__(self, port, folder, client_id, trusted_key=None, subscribes=True, **options):
         self.told, self.commands = [], queue.Queue()
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        query = urlencode({"port": port, "id": client_id, "topic": self.TOPIC, "options": json.dumps(options)})
+        scheme = "wss" if trusted_key else "ws"
+        query = urlencode({"scheme": scheme, "port": port, "id": client_id, "topic": self.TOPIC, "options": json.dumps(options)})
         command = ["chromium", "--headless=new", f"--user-data-dir={folder}/chromium-{client_id}"]
         # Its sandbox needs what a container's root does not have, and the page is ours; /dev/shm may be small there too.
         command += ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
         # It is to talk to nobody else.
         command += ["--no-proxy-server", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        if trusted_key:
+            command += [f"--ignore-certificate-errors-spki-list={trusted_key}"]
         command += ["--no-first-run", "--disable-breakpad", f"http://127.0.0.1:{self.server.server_port}/?{query}"]
         self.chromium = Process(f"chromium-{client_id}", command, folder)
-        self._until_subscribed(1)
+        if subscribes:
+            self._until_subscribed(1)
 
     def events(self, kind=None):
         """What happened in the tab so far, before reloads too, or only the events of one kind."""

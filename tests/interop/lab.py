@@ -6,6 +6,7 @@ from balancers import BALANCERS
 from balancers import SendingHAProxy
 from browser import Tab
 from brokers import Door, EjabberdCluster, Mosquitto, RabbitMQ
+from certificates import Authority
 from clients import MosquittoSub, MqttJs, Paho
 from packets import Socket, connect
 from process import Process
@@ -26,8 +27,11 @@ class Lab(contextlib.ExitStack):
         self.push(lambda failure, *_: None if failure else balancer.stop())
         return balancer
 
-    def mosquitto(self, name, extra="", ws=False):
-        return Mosquitto(name, self.folder, extra, ws)
+    def authority(self, name="authority"):
+        return Authority(self.folder, name)
+
+    def mosquitto(self, name, extra="", ws=False, authority=None):
+        return Mosquitto(name, self.folder, extra, ws, authority)
 
     def mosquittos(self, extra="", ws=()):
         """Three brokers that share nothing; those whose numbers are in `ws` speak WebSocket too."""
@@ -68,8 +72,8 @@ class Lab(contextlib.ExitStack):
     def mqttjs(self, port, client_id, **options):
         return MqttJs(port, self.folder, client_id, **options)
 
-    def tab(self, port, client_id, **options):
-        tab = Tab(port, self.folder, client_id, **options)
+    def tab(self, port, client_id, trusted_key=None, subscribes=True, **options):
+        tab = Tab(port, self.folder, client_id, trusted_key, subscribes, **options)
         self.callback(tab.close)
         return tab
 

@@ -15,7 +15,9 @@ from balancers import BALANCERS
 from lab import Lab
 
 # Where cases live, in the order in which they run.
-MODULES = ["affinity", "messages", "input", "mqttjs", "sessions", "websocket", "cluster", "introductions", "metrics", "packaging"]
+MODULES = [
+    "affinity", "messages", "input", "mqttjs", "sessions", "websocket", "tls", "cluster", "introductions", "metrics", "packaging",
+]
 
 # No case takes a quarter of this; one that hangs must not take the others' time.
 CASE_SECONDS_MAX = 90
