@@ -287,7 +287,7 @@ impl Path {
         if identity.is_some() {
             record.identity = identity;
         }
-        check_name(record)?;
+        check_name(record).inspect_err(|_| client.say_end())?;
         let opening = stations
             .peek
             .opening(client, leg, upgrade, share, due)

@@ -113,6 +113,8 @@ impl Caller {
             let words = frames::close(&fault.close_code().to_be_bytes());
             let words = self.said.last_words(&words);
             self.socket.farewell(&words).await;
+        } else {
+            self.socket.say_end();
         }
         ended
     }

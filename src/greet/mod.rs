@@ -479,8 +479,9 @@ impl Greeter {
             words.extend(frames::close(&TRY_AGAIN_LATER.to_be_bytes()));
             words = caller.said.last_words(&words);
         }
-        if !words.is_empty() {
-            caller.socket.farewell(&words).await;
+        match &words[..] {
+            [] => caller.socket.say_end(),
+            words => caller.socket.farewell(words).await,
         }
         Err(ended)
     }

@@ -81,7 +81,10 @@ impl Peek {
         let connect = match tokio::time::timeout_at(due, reading.connect()).await {
             Ok(Ok(connect)) => connect,
             Ok(Err(stop)) => return Err(reading.stop(stop).await),
-            Err(_elapsed) => return Err(Ended::ConnectTimeout),
+            Err(_elapsed) => {
+                let late = Ended::ConnectTimeout;
+                return Err(reading.stop(late.into()).await);
+            }
         };
         Ok(Opening {
             connect,
@@ -172,11 +175,16 @@ impl Reading {
             Stop::Fault(fault) => (fault.close_code(), Ended::FrameFault),
             // "Too large to process" (RFC 6455, 7.4.1).
             Stop::Ended(ended @ Ended::ConnectTooLarge) => (1009, ended),
-            Stop::Ended(ended) => return ended,
+            Stop::Ended(ended) => {
+                self.client.say_end();
+                return ended;
+            }
         };
         if self.said.leg() == Leg::Ws {
             let words = self.said.last_words(&frames::close(&code.to_be_bytes()));
             self.client.farewell(&words).await;
+        } else {
+            self.client.say_end();
         }
         ended
     }

@@ -549,6 +549,31 @@ fn a_drain_and_the_idle_limit_say_goodbye_in_tls() {
 }
 
 #[test]
+fn an_end_before_the_relay_is_said_in_tls_as_well() {
+    let site = Site::of(BOTH);
+    let program = site.start("[timeouts]\nconnect = \"300ms\"");
+    let ended = |said: &[u8], cause: &str| {
+        for versions in [TLS12, TLS13] {
+            let config = Arc::new(site.certificates.trusting(versions, None));
+            let mut client = TlsClient::to(program.address, &config);
+            client.send(said);
+            assert_eq!(client.end(), TlsEnd::Said, "{cause}");
+            let address = client.address();
+            drop(client);
+            assert_eq!(program.ended(address)["cause"], cause);
+        }
+    };
+    let connect = Connect::new("id").bytes();
+    ended(b"junk", "not_mqtt_junk");
+    ended(b"GET / HTTP/1.1\r\n\r\n", "not_mqtt_http");
+    ended(&connect[..5], "connect_timeout");
+    site.cluster.answer(&Answer::Code(3));
+    ended(&connect, "refused");
+    site.cluster.answer(&Answer::Close);
+    ended(&connect, "refused");
+}
+
+#[test]
 fn a_drain_passes_on_what_has_arrived() {
     let site = Site::of(BOTH);
     let mut program = site.start("[drain]\nrate = 1000\ngrace = \"15s\"");
