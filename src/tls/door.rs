@@ -1,7 +1,9 @@
 //! The door of a listener whose TLS ends here: which certificate for whom, who has to show one, and the handshake.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use rustls::server::{
@@ -12,14 +14,19 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     AlertDescription, CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
 };
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::material::identity_of;
 use super::{Certificate, Revocations, Trust, library, provider};
 use crate::ended::Ended;
 use crate::identity::{self, Identity};
 use crate::socket::Socket;
+
+/// Bytes of a ClientHello at most, and of what comes behind it at once. Browsers send 2 KiB; a ticket with a chain of
+/// certificates in it makes some more.
+const HELLO_BYTES_MAX: usize = 16 * 1024;
 
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -189,6 +196,10 @@ impl Door {
         client: Socket,
         turnstile: &Turnstile,
     ) -> Result<(Socket, Identity, HandshakeKind), Refused> {
+        let client = Newcomer {
+            client,
+            left: HELLO_BYTES_MAX,
+        };
         let mut hello = LazyConfigAcceptor::new(Acceptor::default(), client);
         let start = match (&mut hello).await {
             Ok(start) => start,
@@ -196,12 +207,13 @@ impl Door {
                 let ended = match tls_error(&why) {
                     // Nobody who speaks TLS begins with something else.
                     Some(rustls::Error::InvalidMessage(_)) => Ended::NotTls,
+                    None if why.kind() == io::ErrorKind::FileTooLarge => Ended::ConnectTooLarge,
                     _ => ended(&why),
                 };
                 return Err(Refused {
                     ended,
                     why,
-                    client: hello.take_io(),
+                    client: hello.take_io().map(|newcomer| newcomer.client),
                 });
             }
         };
@@ -212,6 +224,7 @@ impl Door {
         };
         // The semaphore is never closed.
         let turn = turnstile.0.acquire().await;
+        let start = StartHandshake::from_parts(start.accepted, start.io.client);
         let accept = start.into_stream(Arc::clone(config)).into_fallible();
         tokio::task::yield_now().await;
         drop(turn);
@@ -234,6 +247,50 @@ impl Door {
         let protocol = self.offer.protocol.as_bytes();
         let mut named = hello.alpn().into_iter().flatten();
         named.any(|name| name == protocol)
+    }
+}
+
+/// A client whose ClientHello has not been read yet. rustls would hold 64 KiB of it, for thousands of clients at once of which
+/// nothing is known.
+struct Newcomer {
+    client: Socket,
+    /// Bytes that it may still say.
+    left: usize,
+}
+
+impl AsyncRead for Newcomer {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.client).poll_read(cx, buffer))?;
+        let read = buffer.filled().len() - before;
+        match self.left.checked_sub(read) {
+            Some(left) => self.left = left,
+            None => return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into())),
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Alerts alone are written.
+impl AsyncWrite for Newcomer {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.client).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.client).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.client).poll_shutdown(cx)
     }
 }
 

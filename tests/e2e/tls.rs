@@ -539,6 +539,42 @@ fn a_handshake_that_is_left_half_way_is_the_clients_end() {
     }
 }
 
+#[test]
+fn a_hello_without_end_is_not_kept() {
+    const CLIENTS: usize = 400;
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    let program = Program::of(&toml(&cluster, &certificates.listener(), ""));
+    let before = program.resident_bytes();
+    // It says that it is as long as one can be, which it never is.
+    let record = |first: &[u8]| {
+        [
+            &[0x16, 3, 1, 0x3E, 0x80],
+            first,
+            &vec![0; 16_000 - first.len()],
+        ]
+        .concat()
+    };
+    let begun = record(&[1, 0, 0xFF, 0]);
+    let mut clients: Vec<Client> = (0..CLIENTS)
+        .map(|_| {
+            let mut client = Client::to(program.address);
+            client.send(&begun);
+            client
+        })
+        .collect();
+    clients.iter().for_each(Client::sent_all);
+    for client in &mut clients {
+        // It may be closed meanwhile.
+        for _ in 0..3 {
+            client.offers(&record(&[0]));
+        }
+    }
+    program.until_ended_with("connect_too_large", CLIENTS);
+    let grown = program.resident_bytes().saturating_sub(before);
+    assert!(grown < CLIENTS * 32 * 1024, "grown by {grown} bytes");
+    assert_eq!(cluster.dials(), 0);
+}
+
 /// One honest client with TLS after the other, until `done`.
 fn honest(certificates: &Certificates, program: &Program, done: &AtomicBool) -> Waits {
     let config = Arc::new(certificates.trusting(TLS13, None));
