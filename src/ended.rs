@@ -43,7 +43,7 @@ causes! {
     Idle = "idle",
     /// No CONNECT by the deadline.
     ConnectTimeout = "connect_timeout",
-    /// The CONNECT was larger than what is held for one connection.
+    /// The CONNECT, or a ClientHello, was larger than what is held for one connection.
     ConnectTooLarge = "connect_too_large",
     /// All held bytes were in use and this connection held the most.
     HeldBytesFull = "held_bytes_full",

@@ -533,7 +533,7 @@ fn a_drain_and_the_idle_limit_say_goodbye_in_tls() {
         assert_eq!(client.end(), TlsEnd::Said);
     }
     assert_eq!(program.exit_code(), Some(0));
-    assert_eq!(program.ended_with("shutdown"), 50);
+    program.until_ended_with("shutdown", 50);
 
     let program = site.start("[timeouts]\nidle_slack = \"0s\"");
     let connect = Connect::new("idle").keep_alive(1);
