@@ -14,7 +14,7 @@ use crate::balancer::{ADMIN, Program, toml};
 use crate::certificates::{self, BOTH, Certificates, Flaw, NAME, TLS12, TLS13, der};
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::header::{Version, tlvs};
+use crate::header::{self, Version, tlvs};
 use crate::node::End;
 use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
@@ -337,6 +337,51 @@ fn nodes_and_the_log_hear_who_the_client_is_also_when_it_resumes() {
             }
         }
     }
+}
+
+#[test]
+fn a_balancer_before_this_one_says_who_the_client_is_and_tls_here_says_the_rest() {
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    cluster.nodes[0].expect_header(Version::V2);
+    let from = "proxy_protocol_from = [\"127.0.0.0/8\"]";
+    let listener = format!("{}\n{from}", certificates.asking_listener("optional"));
+    let program = Program::of(&toml(&cluster, &listener, ""));
+    let pair = certificates.client("here");
+    let config = Arc::new(certificates.trusting(BOTH, Some(&pair)));
+    let client: std::net::SocketAddr = "192.0.2.7:51000".parse().expect("an address");
+    // What it says of TLS before it is not what this balancer has seen.
+    let before = header::tlv(0x02, b"before.example");
+    let headers = [
+        header::v1("192.0.2.7:51000"),
+        header::v2(
+            "192.0.2.7:51000",
+            &[before, header::ssl(b"before")].concat(),
+        ),
+    ];
+    for (number, said) in headers.into_iter().enumerate() {
+        let mut tcp = Client::to(program.address);
+        // The header and the ClientHello are one segment.
+        let mut tls = connection(&config, NAME);
+        let mut first = said;
+        tls.write_tls(&mut first).expect("a hello");
+        tcp.send(&first);
+        while tls.is_handshaking() {
+            tls.complete_io(&mut tcp.stream).expect("a handshake");
+        }
+        let mut secured = TlsClient { tcp, tls };
+        secured.connect(&Connect::new("id"));
+        let header = cluster.nodes[0].connection(number).header();
+        assert_eq!(header.client(), client);
+        assert_eq!(header.tlv(0x02), Some(NAME.as_bytes()));
+        assert_eq!(told(&header).4.as_deref(), Some("here"));
+        secured.tcp.reset();
+        assert_eq!(program.ended(client)["certificate_cn"], "here");
+    }
+    // TLS without a header before it.
+    let tcp = Client::to(program.address);
+    let address = tcp.address();
+    TlsClient::on(tcp, &config, NAME).expect_err("no handshake");
+    assert_eq!(cause(&program.ended(address)), "proxy_header");
 }
 
 #[test]
