@@ -385,6 +385,10 @@ impl Exchange {
                 Poll::Ready(Err(_)) | Poll::Pending => return,
             }
         }
+        // What was sealed last may wait for room: nobody else sends it while the node waits for it, and no FIN may overtake it.
+        if !matches!(node.poll_flush(cx), Poll::Ready(Ok(()))) {
+            return;
+        }
         if caller.ended && !self.fin_sent {
             node.shutdown_write();
             self.fin_sent = true;
@@ -465,7 +469,78 @@ fn cure(code: u8, version: Version) -> Option<Cure> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+
+    use socket2::SockRef;
+
     use super::*;
+    use crate::held::Held;
+    use crate::mqtt::{Need, Verdict, read_connect};
+    use crate::socket::secured_pair;
+
+    /// A client that has said `words`, and its other end.
+    fn caller(words: &[u8]) -> (Caller, std::net::TcpStream) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let near = std::net::TcpStream::connect(address).expect("connected");
+        let (far, _) = listener.accept().expect("accepted");
+        far.set_nonblocking(true).expect("set");
+        let Verdict::Complete(connect) = read_connect(words, Need::ClientId) else {
+            panic!("a CONNECT");
+        };
+        let mut said = Said::nothing(Leg::Tcp);
+        said.hear(words).expect("no frames");
+        let opening = Opening {
+            client: Socket::new(far.into()).expect("registered"),
+            said,
+            connect,
+            upgrade: None,
+            share: Held::new(usize::MAX).share(),
+        };
+        (Caller::new(opening), near)
+    }
+
+    #[tokio::test]
+    async fn a_node_with_tls_gets_what_was_sealed_and_had_no_room() {
+        let (mut peer, mut wire, node) = secured_pair();
+        SockRef::from(&node).set_send_buffer_size(1).expect("set");
+        let mut words = b"\x10\x12\0\x04MQTT\x04\x02\0\x3c\0\x06sensor".to_vec();
+        words.resize(64 << 20, 7);
+        let mut sent = 0;
+        while !node.holds() {
+            sent += node.send_now(&words[sent..]).expect("taken");
+        }
+        words.truncate(sent);
+        let (mut caller, client) = caller(&words);
+        // The client says no more: its FIN must not overtake the rest.
+        client.shutdown(std::net::Shutdown::Write).expect("shut");
+        let peer = std::thread::spawn(move || {
+            let mut received = Vec::new();
+            while received.len() < words.len() && peer.read_tls(&mut wire).expect("received") > 0 {
+                peer.process_new_packets().expect("right");
+                // Nothing more for now.
+                let _ = peer.reader().read_to_end(&mut received);
+            }
+            let connack = b"\x20\x02\0\0";
+            peer.writer().write_all(connack).expect("taken");
+            peer.write_tls(&mut wire).expect("sent");
+            received == words
+        });
+        let dialled = Dialled {
+            socket: node,
+            leg: Leg::Tcp,
+            sent,
+            bytes: Vec::new(),
+        };
+        let patience = Duration::from_secs(5);
+        let due = Instant::now() + 2 * patience;
+        let (asked, node) = ask(&mut caller, dialled, patience, due)
+            .await
+            .expect("the client stays");
+        drop(node);
+        assert!(peer.join().expect("it ends"), "bytes are missing");
+        assert!(matches!(asked.answer, Answer::Pass { .. }));
+    }
 
     #[test]
     fn only_what_another_try_could_cure_is_tried_again() {

@@ -16,6 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::scratch;
 
 use session::Session;
+#[cfg(test)]
+pub use session::tests::pair as secured_pair;
 use tcp::Tcp;
 pub use tcp::reset_on_close;
 

@@ -214,7 +214,7 @@ impl Write for Now<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::io::{Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
@@ -228,7 +228,7 @@ mod tests {
     use crate::tls::throwaway::Authority;
 
     /// A client whose handshake is over, and the socket of its server.
-    fn pair() -> (ClientConnection, TcpStream, Socket) {
+    pub fn pair() -> (ClientConnection, TcpStream, Socket) {
         let authority = Authority::new().expect("an authority");
         let pair = authority.server(&["localhost"]).expect("a certificate");
         let mut roots = RootCertStore::empty();
