@@ -82,10 +82,7 @@ impl Opener {
             Transport::Ws(door) => {
                 let upgrade = Box::pin(websocket::upgrade_client(&client, door, &mut share));
                 match tokio::time::timeout_at(due, upgrade).await {
-                    Ok(Ok(upgrade)) => Some(Box::new(Upgrade {
-                        is_secured: identity.is_some(),
-                        ..upgrade
-                    })),
+                    Ok(Ok(upgrade)) => Some(Box::new(upgrade)),
                     Ok(Err(refused)) => return Err(Box::pin(refuse(client, refused)).await),
                     Err(_elapsed) => return Err(Ended::ConnectTimeout),
                 }

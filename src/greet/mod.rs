@@ -350,7 +350,11 @@ impl Greeter {
                 (Some(upgrade), Some(ws)) =>
                 // Boxed, so that the set-up of a client without WebSocket is not as large.
                 {
-                    let asking = Asking::new(ws.path.as_deref(), upgrade, record.client);
+                    let identity = record.identity.as_deref();
+                    // Here, or at a balancer before this one.
+                    let is_secured = identity.is_some_and(|identity| identity.tls.is_some());
+                    let path = ws.path.as_deref();
+                    let asking = Asking::new(path, upgrade, record.client, is_secured);
                     let header = header(&ws.endpoint, &caller.socket, record);
                     let dial = Box::pin(self.dial_ws(ws, header, asking, tried));
                     // The client may go away meanwhile, or say more.

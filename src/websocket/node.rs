@@ -33,10 +33,16 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// What to ask a node for, at `path` or else at the client's, on behalf of the client at `client` that asked for `upgrade`.
+    /// What to ask a node for, at `path` or else at the client's, on behalf of the client at `client` that asked for `upgrade`,
+    /// with TLS (`is_secured`) or without.
     ///
     /// The fields that say where a request comes from are ours alone: EMQX believes the first that it finds.
-    pub fn new(path: Option<&str>, upgrade: &Upgrade, client: SocketAddr) -> Self {
+    pub fn new(
+        path: Option<&str>,
+        upgrade: &Upgrade,
+        client: SocketAddr,
+        is_secured: bool,
+    ) -> Self {
         let key = generate_key();
         let offered = match upgrade.subprotocol {
             // EMQX does not know it, and calls MQTT 3.1 by the others.
@@ -51,7 +57,7 @@ impl Asking {
             offered.join(", "),
             client.ip(),
             client.port(),
-            if upgrade.is_secured { "https" } else { "http" },
+            if is_secured { "https" } else { "http" },
         )
         .into_bytes();
         for (name, value) in &upgrade.fields {
@@ -136,9 +142,13 @@ mod tests {
             target: "/mqtt?a=1".to_owned(),
             fields: Vec::new(),
             subprotocol,
-            is_secured: false,
         };
-        Asking::new(None, &upgrade, SocketAddr::from(([192, 0, 2, 7], 4711)))
+        Asking::new(
+            None,
+            &upgrade,
+            SocketAddr::from(([192, 0, 2, 7], 4711)),
+            false,
+        )
     }
 
     fn right(asking: &Asking) -> String {

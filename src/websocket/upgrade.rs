@@ -46,8 +46,6 @@ pub struct Upgrade {
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// What was granted.
     pub subprotocol: &'static str,
-    /// It asked over TLS.
-    pub is_secured: bool,
 }
 
 /// Why a client was not upgraded.
@@ -223,7 +221,6 @@ fn answer(head: &[u8], door: &Door) -> Result<(Upgrade, Vec<u8>), Refusal> {
         target: target.map_or("/", |target| target.as_str()).to_owned(),
         fields,
         subprotocol,
-        is_secured: false,
     };
     Ok((upgrade, bytes))
 }

@@ -120,6 +120,7 @@ fn the_client_is_the_one_of_the_header() {
     let headers = [
         (v1(CLIENT), CLIENT),
         (v2(CLIENT, &[]), CLIENT),
+        (v2(CLIENT, &ssl(b"gauge-7")), CLIENT),
         (v1("[2001:db8::7]:51000"), "[2001:db8::7]:51000"),
         (v2("[2001:db8::7]:51000", &[]), "[2001:db8::7]:51000"),
         // An IPv4 client is one in whichever words.
@@ -153,6 +154,12 @@ fn the_client_is_the_one_of_the_header() {
         let forwarded = field(&head, "x-forwarded-for");
         assert_eq!(forwarded, Some(&*client.ip().to_string()));
         assert_eq!(field(&head, "x-forwarded-port"), Some("51000"));
+        // TLS that ended at the balancer before this one is TLS.
+        let scheme = match said.ends_with(&ssl(b"gauge-7")) {
+            true => "https",
+            false => "http",
+        };
+        assert_eq!(field(&head, "x-forwarded-proto"), Some(scheme));
         drop(over_ws);
         program.ended(client);
     }
