@@ -306,8 +306,7 @@ impl Running {
                     if let (Some(Tls::End(new)), Some(Tls::End(old))) =
                         (&mut listener.tls, &bound.listener.tls)
                     {
-                        let door = tls::Door::clone(new).after(old);
-                        *new = Arc::new(door.map_err(io::Error::other)?);
+                        *new = Arc::new(tls::Door::clone(new).after(old));
                     }
                     bound.listener = listener.clone();
                     if let Some(facts) = self.facts.listeners().get_mut(usize::from(id.0)) {

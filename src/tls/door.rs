@@ -7,8 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::SystemTime;
 
 use rustls::server::{
-    Acceptor, ClientHello, NoServerSessionStorage, ProducesTickets, ResolvesServerCert,
-    WebPkiClientVerifier,
+    Acceptor, ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
 };
 use rustls::sign::CertifiedKey;
 use rustls::{
@@ -110,10 +109,6 @@ impl Door {
     pub fn new(offer: Offer) -> Result<Self, String> {
         let tickets = library::Ticketer::new()
             .map_err(|error| format!("no keys for session tickets: {error}"))?;
-        Self::with_tickets(offer, tickets)
-    }
-
-    fn with_tickets(offer: Offer, tickets: Arc<dyn ProducesTickets>) -> Result<Self, String> {
         let provider = provider();
         let versions: &[_] = match offer.version_min {
             Version::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
@@ -163,14 +158,21 @@ impl Door {
 
     /// This door with the tickets of the one before it, so that clients can resume across a change of certificates. Where
     /// clients show certificates each door has its own: a ticket would carry one past the new trust.
-    ///
-    /// # Errors
-    /// See [`Door::new`].
-    pub fn after(self, before: &Self) -> Result<Self, String> {
+    #[must_use]
+    pub fn after(self, before: &Self) -> Self {
         if self.offer.clients != Clients::Off || before.offer.clients != Clients::Off {
-            return Ok(self);
+            return self;
         }
-        Self::with_tickets(self.offer, Arc::clone(&before.unnamed.ticketer))
+        let with_tickets = |config: &ServerConfig| {
+            let mut config = config.clone();
+            config.ticketer = Arc::clone(&before.unnamed.ticketer);
+            Arc::new(config)
+        };
+        Self {
+            named: with_tickets(&self.named),
+            unnamed: with_tickets(&self.unnamed),
+            offer: self.offer,
+        }
     }
 
     /// What it offers.
@@ -390,7 +392,7 @@ fn cipher_name(suite: CipherSuite) -> Option<&'static str> {
 }
 
 /// What rustls said, where it was rustls.
-pub(super) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
@@ -481,7 +483,7 @@ mod tests {
         assert_ne!(before, new);
         let ticketer = |door: &Door| Arc::clone(&door.named.ticketer);
         assert!(!Arc::ptr_eq(&ticketer(&before), &ticketer(&new)));
-        let new = new.after(&before).expect("usable");
+        let new = new.after(&before);
         assert!(Arc::ptr_eq(&ticketer(&before), &ticketer(&new)));
     }
 }

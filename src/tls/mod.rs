@@ -16,13 +16,6 @@ pub use hello::{Hello, HelloReader};
 pub use material::{Certificate, Revocations, Trust, read as read_file};
 pub use to_node::{Nodes, NodesOffer, ToNode};
 
-/// The name of the library that does the cryptography.
-pub const PROVIDER: &str = if cfg!(feature = "aws-lc-rs") {
-    "aws-lc-rs"
-} else {
-    "ring"
-};
-
 #[cfg(feature = "aws-lc-rs")]
 use rustls::crypto::aws_lc_rs as library;
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
