@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
-use super::material::identity_of;
+use super::material::{has_expired, identity_of};
 use super::{Certificate, Revocations, Trust, library, provider};
 use crate::ended::Ended;
 use crate::identity::{self, Identity};
@@ -235,7 +235,16 @@ impl Door {
                 let (client, connection) = stream.into_inner();
                 let kind = connection.handshake_kind().unwrap_or(HandshakeKind::Full);
                 let identity = identity(&connection, kind);
-                Ok((client.secured(connection.into()), identity, kind))
+                let is_over = kind == HandshakeKind::Resumed && shows_expired(&connection);
+                let client = client.secured(connection.into());
+                if is_over {
+                    return Err(Refused {
+                        ended: Ended::CertificateRefused,
+                        why: io::Error::other("a resumed session's certificate has expired"),
+                        client: Some(client),
+                    });
+                }
+                Ok((client, identity, kind))
             }
             Err((why, client)) => Err(Refused {
                 ended: ended(&why),
@@ -349,6 +358,13 @@ impl ResolvesServerCert for ByName {
             .cloned()
             .or(first)
     }
+}
+
+/// Whether the client's certificate has expired. A session that is resumed was verified when it began, and each resumption
+/// brings a ticket for the next one: without this, whoever comes back often enough would come in for ever.
+fn shows_expired(connection: &ServerConnection) -> bool {
+    let certificate = connection.peer_certificates().and_then(<[_]>::first);
+    certificate.is_some_and(|certificate| has_expired(certificate, SystemTime::now()))
 }
 
 fn identity(connection: &ServerConnection, kind: HandshakeKind) -> Identity {

@@ -177,6 +177,11 @@ pub(super) fn identity_of(
     })
 }
 
+/// Whether a certificate was valid only until before `now`. One that cannot be read has said nothing of it.
+pub(super) fn has_expired(certificate: &CertificateDer<'_>, now: SystemTime) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| expiry(&certificate) < now)
+}
+
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
@@ -273,5 +278,17 @@ mod tests {
         let identity = identity_of(&chain[0], true).expect("readable");
         assert_eq!(identity.common_name.as_deref(), Some("sensor"));
         assert_eq!(*identity.names[0], *"device-7.example.com");
+    }
+
+    #[test]
+    fn a_certificate_expires_at_its_end() {
+        let (chain, key) = pem(&["device-7.example.com"]);
+        let end = Certificate::from_pem(chain.as_bytes(), key.as_bytes());
+        let end = end.expect("right").expires();
+        let chain = certificates(chain.as_bytes()).expect("a certificate");
+        assert!(!has_expired(&chain[0], SystemTime::now()));
+        assert!(!has_expired(&chain[0], end));
+        assert!(has_expired(&chain[0], end + Duration::from_secs(1)));
+        assert!(!has_expired(&CertificateDer::from(vec![0x30]), end));
     }
 }

@@ -46,6 +46,8 @@ pub struct Certificates {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flaw {
     Expired,
+    /// It will expire in three seconds at most.
+    ExpiresSoon,
     NotYetValid,
     /// It is a server's.
     Purpose,
@@ -105,6 +107,7 @@ impl Certificates {
         let now = SystemTime::now();
         let (from, until) = match flaw {
             Some(Flaw::Expired) => (now - 3 * day, now - day),
+            Some(Flaw::ExpiresSoon) => (now - day, now + Duration::from_secs(3)),
             Some(Flaw::NotYetValid) => (now + day, now + 3 * day),
             _ => (now - day, now + day),
         };

@@ -1,18 +1,19 @@
 //! Certificates are swapped where they are: new ones for new clients at once, and nobody is cut.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::HandshakeKind;
 use tokio::time::Instant;
 
 use crate::admin_client::Metrics;
 use crate::balancer::{ADMIN, Program, toml};
-use crate::certificates::{BOTH, Certificates, NAME, TLS12, TLS13, der};
+use crate::certificates::{BOTH, Certificates, Flaw, NAME, TLS12, TLS13, der};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::packets::{self, Connect};
 use crate::tls_client::{TlsClient, TlsEnd};
+use crate::wait;
 
 #[test]
 fn a_new_certificate_is_served_at_once_and_nobody_is_cut() {
@@ -129,6 +130,32 @@ fn whoever_is_revoked_by_a_reload_does_not_come_in_with_an_old_session() {
         stays.expect(&packets::publish(b"still"));
         stays.tcp.reset();
         program.ended(stays.address());
+    }
+}
+
+#[test]
+fn whoever_has_expired_does_not_come_in_with_an_old_session() {
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    let listener = certificates.asking_listener("required");
+    let program = Program::of(&toml(&cluster, &listener, ""));
+    let pair = certificates.odd_client("gauge", &[], 9, Some(Flaw::ExpiresSoon));
+    let end = SystemTime::now() + Duration::from_secs(3);
+    let config = |versions| Arc::new(certificates.trusting(versions, Some(&pair)));
+    let configs = [config(TLS12), config(TLS13)];
+    for config in &configs {
+        let client = TlsClient::accepted(program.address, config, &Connect::new("id"));
+        assert_eq!(client.kind(), HandshakeKind::Full);
+        client.tcp.reset();
+        program.ended(client.address());
+    }
+    wait::until("the certificate's end", || SystemTime::now() > end);
+    for config in &configs {
+        let mut client = TlsClient::to(program.address, config);
+        assert_eq!(client.kind(), HandshakeKind::Resumed);
+        assert_eq!(client.end(), TlsEnd::Said);
+        let address = client.address();
+        drop(client);
+        assert_eq!(program.ended(address)["cause"], "certificate_refused");
     }
 }
 
