@@ -15,7 +15,7 @@ use crate::certificates::{self, BOTH, Certificates, Flaw, NAME, TLS12, TLS13, de
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::header::{self, Version, tlvs};
-use crate::node::End;
+use crate::node::{Answer, End};
 use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
 use crate::slow::{P99_MAX, Waits};
@@ -558,6 +558,26 @@ fn a_handshake_that_stalls_anywhere_is_closed_at_the_deadline() {
     assert_eq!(cluster.dials(), 0);
     let pending = Metrics::of(program.admin()).value("remora_tls_handshakes_pending");
     assert_eq!(pending, 0.0);
+}
+
+#[test]
+fn whoever_comes_no_further_hears_the_end_of_tls() {
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    cluster.nodes[0].answer(Answer::Code(3));
+    let tables = "[timeouts]\nconnect = \"1s\"";
+    let program = Program::of(&toml(&cluster, &certificates.listener(), tables));
+    let connect = Connect::new("id").bytes();
+    let config = Arc::new(certificates.trusting(BOTH, None));
+    for (said, expected) in [
+        (&connect[..], "refused"),
+        (&connect[..9], "connect_timeout"),
+        (b"\x30 no CONNECT", "not_mqtt_junk"),
+    ] {
+        let mut client = TlsClient::to(program.address, &config);
+        client.send(said);
+        assert_eq!(client.end(), TlsEnd::Said, "{expected}");
+        assert_eq!(cause(&program.ended(client.address())), expected);
+    }
 }
 
 #[test]
