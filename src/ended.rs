@@ -39,6 +39,8 @@ causes! {
     NodeReset = "node_reset",
     /// The node vanished: keepalive or TCP_USER_TIMEOUT found out.
     NodeVanished = "node_vanished",
+    /// The node's TLS broke its own rules, or ended with an alert.
+    NodeTlsFault = "node_tls_fault",
     /// The client sent nothing for longer than its Keep Alive allows.
     Idle = "idle",
     /// No CONNECT by the deadline.

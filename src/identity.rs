@@ -25,7 +25,7 @@ pub struct Tls {
 pub struct Certificate {
     /// The common name of its subject.
     pub common_name: Option<Box<str>>,
-    /// Its subject alternative names.
+    /// The first of its subject alternative names, for the log.
     pub names: Vec<Box<str>>,
     /// It was sent on this connection, not on the one whose session was resumed.
     pub on_this_connection: bool,

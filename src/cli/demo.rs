@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         arguments.wss_address,
     ];
     let identity = Identity::new(&wanted)?;
-    let config = config(wanted, &sandbox, &identity);
+    let config = config(wanted, &sandbox, &identity)?;
     let _log = log::init(&config.log);
     let (running, taken) = match serve::start(config.clone()) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
                 None => wanted[place],
             };
             let addresses = std::array::from_fn(free);
-            let config = self::config(addresses, &sandbox, &identity);
+            let config = self::config(addresses, &sandbox, &identity)?;
             (serve::start(config)?, taken)
         }
         started => (started?, [None; LISTENERS]),
@@ -128,16 +128,15 @@ impl Identity {
     }
 
     /// The door of a listener with TLS, whose clients speak `protocol` in it.
-    fn door(&self, protocol: &'static str) -> Option<Tls> {
+    fn door(&self, protocol: &'static str) -> io::Result<Option<Tls>> {
         let offer = Offer {
             certificates: vec![self.certificate.clone()],
             version_min: Version::default(),
             clients: Clients::Off,
             protocol,
         };
-        tls::Door::new(offer)
-            .ok()
-            .map(|door| Tls::End(Arc::new(door)))
+        let door = tls::Door::new(offer).map_err(io::Error::other)?;
+        Ok(Some(Tls::End(Arc::new(door))))
     }
 }
 
@@ -159,7 +158,7 @@ fn config(
     [address, ws_address, tls_address, wss_address]: [SocketAddr; LISTENERS],
     sandbox: &Sandbox,
     identity: &Identity,
-) -> Config {
+) -> io::Result<Config> {
     let member = |node: &sandbox::Node| Member {
         name: node.name().to_owned(),
         endpoint: MemberEndpoint::plain(NodeAddress::Socket(node.address())),
@@ -186,11 +185,11 @@ fn config(
             "demo-tls",
             tls_address,
             Transport::Tcp,
-            identity.door("mqtt"),
+            identity.door("mqtt")?,
         ),
-        listener("demo-wss", wss_address, ws(), identity.door("http/1.1")),
+        listener("demo-wss", wss_address, ws(), identity.door("http/1.1")?),
     ];
-    Config::new(listeners, nodes)
+    Ok(Config::new(listeners, nodes))
 }
 
 /// Where a listener is.

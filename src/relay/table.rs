@@ -776,9 +776,10 @@ fn is_closed(error: &io::Error) -> bool {
 }
 
 fn node_failure(error: &io::Error) -> Ended {
-    if error.kind() == io::ErrorKind::TimedOut {
-        Ended::NodeVanished
-    } else {
-        Ended::NodeReset
+    match error.kind() {
+        io::ErrorKind::TimedOut => Ended::NodeVanished,
+        // Only TLS calls bytes invalid.
+        io::ErrorKind::InvalidData => Ended::NodeTlsFault,
+        _ => Ended::NodeReset,
     }
 }

@@ -84,6 +84,36 @@ impl Eq for Door {}
 #[derive(Debug)]
 pub struct Turnstile(Semaphore);
 
+impl Turnstile {
+    /// Computes when it is this one's turn, and all that is ready has had its own.
+    async fn pass<T>(&self, compute: impl FnOnce() -> T) -> T {
+        // The semaphore is never closed.
+        let _turn = self.0.acquire().await;
+        tokio::task::yield_now().await;
+        compute()
+    }
+
+    /// The same for what polls, and may be woken: nothing is awaited behind it, so that no wake-up is lost.
+    async fn pass_polling<T>(&self, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
+        let _turn = self.0.acquire().await;
+        tokio::task::yield_now().await;
+        std::future::poll_fn(poll).await
+    }
+}
+
+/// Waits until this task is woken.
+async fn woken() {
+    let mut asleep = false;
+    std::future::poll_fn(|_| {
+        if asleep {
+            return Poll::Ready(());
+        }
+        asleep = true;
+        Poll::Pending
+    })
+    .await;
+}
+
 impl Default for Turnstile {
     fn default() -> Self {
         Self(Semaphore::new(1))
@@ -224,13 +254,19 @@ impl Door {
         } else {
             &self.unnamed
         };
-        // The semaphore is never closed.
-        let turn = turnstile.0.acquire().await;
         let start = StartHandshake::from_parts(start.accepted, start.io.client);
-        let accept = start.into_stream(Arc::clone(config)).into_fallible();
-        tokio::task::yield_now().await;
-        drop(turn);
-        match accept.await {
+        let accept = turnstile.pass(|| start.into_stream(Arc::clone(config)).into_fallible());
+        let mut accept = accept.await;
+        // A second ClientHello costs as much as the first, and so does a client's certificate.
+        let accepted = loop {
+            let step = |cx: &mut Context<'_>| Poll::Ready(Pin::new(&mut accept).poll(cx));
+            let polled = turnstile.pass_polling(step).await;
+            if let Poll::Ready(accepted) = polled {
+                break accepted;
+            }
+            woken().await;
+        };
+        match accepted {
             Ok(stream) => {
                 let (client, connection) = stream.into_inner();
                 let kind = connection.handshake_kind().unwrap_or(HandshakeKind::Full);

@@ -13,6 +13,9 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::provider;
 use crate::identity;
 
+/// Names of a client's certificate that are kept.
+const NAMES_KEPT_MAX: usize = 8;
+
 /// A certificate with its chain and its key.
 #[derive(Clone, Debug)]
 pub struct Certificate {
@@ -172,7 +175,12 @@ pub(super) fn identity_of(
         .and_then(|name| name.as_str().ok());
     Some(identity::Certificate {
         common_name: common_name.map(Into::into),
-        names: names(&certificate).into_iter().map(Into::into).collect(),
+        // They are for the log alone, which shows no more of them.
+        names: names(&certificate)
+            .into_iter()
+            .take(NAMES_KEPT_MAX)
+            .map(Into::into)
+            .collect(),
         on_this_connection,
     })
 }
