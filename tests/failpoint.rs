@@ -15,6 +15,8 @@ mod balancer;
 mod client;
 #[path = "e2e/cluster.rs"]
 mod cluster;
+#[path = "e2e/header.rs"]
+mod header;
 #[path = "e2e/kernel.rs"]
 mod kernel;
 #[path = "e2e/node.rs"]
