@@ -19,7 +19,7 @@ FROM debian:bookworm-slim
 # Nobody's number: no name is needed, and Kubernetes' runAsNonRoot can see that it is not root.
 USER 65532:65532
 COPY --from=build /src/target/release/remora /usr/local/bin/remora
-EXPOSE 1883
+EXPOSE 1883 8083 8084 8883
 # Drains, as drain.delay, drain.rate and drain.grace say; give the container more time to stop than these two take.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10s --retries=3 \
