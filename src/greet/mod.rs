@@ -400,12 +400,16 @@ impl Greeter {
             Ok(dialled) => Ok(Some(dialled)),
             Err(DialError::Node(error)) => {
                 // Only TLS calls bytes invalid: a certificate that is not believed, most of all, which waiting does not cure.
-                if error.kind() == ErrorKind::InvalidData {
+                let no_tls = error.kind() == ErrorKind::InvalidData;
+                if no_tls {
                     tracing::warn!(?addresses, %error, "no TLS with a node");
                 } else {
                     tracing::debug!(?addresses, %error, "dial failed");
                 }
-                self.reports.failed(choice);
+                // A node whose WebSocket listener shows a wrong certificate has answered, and may be well for all others.
+                if !no_tls || choice.trial || std::ptr::eq(endpoint, &choice.endpoint) {
+                    self.reports.failed(choice);
+                }
                 Ok(None)
             }
             Err(DialError::SourcePorts) => {

@@ -367,6 +367,32 @@ fn a_refused_client_is_taken_from_one_node_with_tls_to_another() {
 }
 
 #[test]
+fn a_wrong_certificate_of_a_websocket_listener_takes_no_node_down() {
+    let certificates = Certificates::new();
+    let (cluster, ws) = (Cluster::of(2), WsNode::start());
+    let other = certificates.authority.server(&["other.example"]);
+    let pair = other.expect("a pair");
+    let front = TlsFront::before(ws.address, certificates.node(&pair, false), false);
+    let home = format!(
+        "address = \"{}\"",
+        cluster.nodes[cluster.home("id")].address
+    );
+    let with_ws = format!(
+        "{home}\nws = \"wss://{}\"\nserver_name = \"{NODE}\"",
+        front.address
+    );
+    let config = toml(&cluster, "transport = \"ws\"", &trust(&certificates));
+    assert!(config.contains(&home));
+    let program = Program::of(&config.replace(&home, &with_ws));
+    // A node that is down after three failures would be tried once more at most within this time.
+    for number in 0..8 {
+        let client = WsClient::accepted(program.address, &Connect::new("id"));
+        front.until(number, "no handshake", |seen| seen.error.clone());
+        drop(client);
+    }
+}
+
+#[test]
 fn a_websocket_node_is_reached_with_tls() {
     let certificates = Certificates::new();
     let (cluster, ws) = (Cluster::of(1), WsNode::start());
