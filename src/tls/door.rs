@@ -14,7 +14,7 @@ use rustls::{
     AlertDescription, CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::material::{has_expired, identity_of};
@@ -85,19 +85,27 @@ impl Eq for Door {}
 pub struct Turnstile(Semaphore);
 
 impl Turnstile {
-    /// Computes when it is this one's turn, and all that is ready has had its own.
-    async fn pass<T>(&self, compute: impl FnOnce() -> T) -> T {
-        // The semaphore is never closed.
-        let _turn = self.0.acquire().await;
+    /// Waits until it is this one's turn to compute, and all that is ready has had its own.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        let turn = self.0.acquire().await;
         tokio::task::yield_now().await;
-        compute()
+        // Always there: the semaphore is never closed.
+        turn.ok()
     }
 
-    /// The same for what polls, and may be woken: nothing is awaited behind it, so that no wake-up is lost.
-    async fn pass_polling<T>(&self, poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> T {
-        let _turn = self.0.acquire().await;
-        tokio::task::yield_now().await;
-        std::future::poll_fn(poll).await
+    /// Sees a handshake through, each step of it in a turn.
+    async fn see_through<F: Future + Unpin>(&self, mut handshake: F) -> F::Output {
+        loop {
+            let turn = self.turn().await;
+            // Nothing else is awaited before the wait for its waker, so that no wake-up is lost.
+            let step = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut handshake).poll(cx)));
+            let polled = step.await;
+            drop(turn);
+            if let Poll::Ready(done) = polled {
+                return done;
+            }
+            woken().await;
+        }
     }
 }
 
@@ -255,18 +263,11 @@ impl Door {
             &self.unnamed
         };
         let start = StartHandshake::from_parts(start.accepted, start.io.client);
-        let accept = turnstile.pass(|| start.into_stream(Arc::clone(config)).into_fallible());
-        let mut accept = accept.await;
+        let turn = turnstile.turn().await;
+        let accept = start.into_stream(Arc::clone(config)).into_fallible();
+        drop(turn);
         // A second ClientHello costs as much as the first, and so does a client's certificate.
-        let accepted = loop {
-            let step = |cx: &mut Context<'_>| Poll::Ready(Pin::new(&mut accept).poll(cx));
-            let polled = turnstile.pass_polling(step).await;
-            if let Poll::Ready(accepted) = polled {
-                break accepted;
-            }
-            woken().await;
-        };
-        match accepted {
+        match turnstile.see_through(accept).await {
             Ok(stream) => {
                 let (client, connection) = stream.into_inner();
                 let kind = connection.handshake_kind().unwrap_or(HandshakeKind::Full);
