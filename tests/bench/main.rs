@@ -316,6 +316,17 @@ fn errors(output: &Output) -> Vec<(String, u64)> {
     counted.filter(|(_, count)| *count > 0).collect()
 }
 
+/// Holds a run to the death of its target: each of so many clients was cut off, and the exit code says so.
+#[track_caller]
+fn all_were_cut_off(output: &Output, clients: u64) {
+    assert_eq!(output.status.code(), Some(1));
+    let errors = errors(output);
+    let known = |kind: &str| ["reset", "closed", "refused"].contains(&kind);
+    assert!(errors.iter().all(|(kind, _)| known(kind)), "{errors:?}");
+    let count: u64 = errors.iter().map(|(_, count)| count).sum();
+    assert_eq!(count, clients, "{errors:?}");
+}
+
 #[test]
 fn a_target_that_is_no_websocket_fails_by_kind_and_in_time() {
     let nodes = Nodes::serve(1);
@@ -360,12 +371,7 @@ fn a_target_that_dies_ends_the_run() {
         nodes.wait_for(40);
         nodes.process.kill().expect("a process");
         let output = bench.wait_with_output().expect("an end");
-        assert_eq!(output.status.code(), Some(1));
-        let errors = errors(&output);
-        let known = |kind: &str| ["reset", "closed", "refused"].contains(&kind);
-        assert!(errors.iter().all(|(kind, _)| known(kind)), "{errors:?}");
-        let count: u64 = errors.iter().map(|(_, count)| count).sum();
-        assert_eq!(count, 40, "{errors:?}");
+        all_were_cut_off(&output, 40);
     }
 }
 
