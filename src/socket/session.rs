@@ -11,7 +11,7 @@ use crate::scratch;
 /// What rustls takes in one call of `read_tls` even beside a record of which it has all but the end.
 const TAKEN_BYTES: usize = 1024;
 
-/// What one record carries at most (RFC 8446, 5.1), and a header and tag besides.
+/// What one record carries at most (RFC 8446, 5.1); its header and its tag come on top.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
 /// Reads that bring nothing but TLS's own messages, before other connections get a turn.
