@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 
 use crate::cluster::Endpoint;
+use crate::descriptors;
 use crate::socket::Socket;
 use crate::tls::ToNode;
 
@@ -227,6 +228,7 @@ impl Dialer {
             Type::STREAM.nonblocking().cloexec(),
             Some(Protocol::TCP),
         )?;
+        let socket = descriptors::keep(socket)?;
         socket.set_tcp_nodelay(true)?;
         // The handshake's last ACK travels with the CONNECT: one packet less (tcp(7), TCP_QUICKACK).
         rustix::net::sockopt::set_tcp_quickack(&socket, false)?;

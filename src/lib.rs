@@ -26,6 +26,7 @@ pub mod cluster;
 pub mod config;
 pub mod connection;
 pub mod control;
+pub mod descriptors;
 pub mod dial;
 pub mod drain;
 pub mod ended;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -19,6 +19,7 @@ use crate::cluster::{Member, Reports};
 use crate::config::Config;
 use crate::connection::{Listening, Path, Settings, Shared};
 use crate::control::{self, Control};
+use crate::descriptors;
 use crate::drain::{self, Pace};
 use crate::ended::Ended;
 use crate::held::Held;
@@ -75,7 +76,7 @@ impl Bound {
 /// # Errors
 /// The first thing that the system refuses: an address in use, a thread that cannot start.
 pub fn start(config: Config) -> io::Result<Running> {
-    raise_descriptor_limit();
+    descriptors::raise_limit();
     let count = match config.workers {
         Some(count) => count,
         None => std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
@@ -604,17 +605,5 @@ async fn tidy(placements: Arc<Placements>) {
     loop {
         let now = seconds.tick().await;
         placements.tidy(now);
-    }
-}
-
-/// Takes as many descriptors as the system allows: each connection needs two.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = rustix::process::Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "the limit of open files cannot be raised");
     }
 }

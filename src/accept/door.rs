@@ -1,7 +1,6 @@
 //! One listener on one worker: a socket of its own, which waits for no peer and never spins.
 
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -13,6 +12,7 @@ use socket2::{Domain, Protocol, SockFilter, SockRef, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
 
+use crate::descriptors::{self, Reserve};
 use crate::dial;
 use crate::metrics::Tally;
 use crate::socket::reset_on_close;
@@ -56,8 +56,10 @@ pub struct Accepted {
 #[derive(Debug)]
 pub struct Door {
     listener: AsyncFd<OwnedFd>,
-    /// Given up for a moment when no descriptor is left, so that the clients that wait can be told.
-    reserve: RefCell<Option<OwnedFd>>,
+    /// Lent for a moment when no descriptor is left, so that the clients that wait can be told.
+    reserve: RefCell<Reserve>,
+    /// Clients turned away since the tally was told.
+    turned_away: Cell<u64>,
     /// When the lack of descriptors was last told to the operator.
     told: Cell<Option<Instant>>,
 }
@@ -141,7 +143,8 @@ impl Door {
         let listener = unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)?;
         Ok(Self {
             listener,
-            reserve: RefCell::new(Some(reserve()?)),
+            reserve: RefCell::new(Reserve::new()?),
+            turned_away: Cell::new(0),
             told: Cell::new(None),
         })
     }
@@ -160,7 +163,8 @@ impl Door {
                 Ok(accepted) => return accepted,
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::MFILE | Errno::NFILE) => {
-                    let turned_away = self.turn_away();
+                    self.turn_away_all();
+                    let turned_away = self.turned_away.take();
                     tally.turned_away().add(turned_away);
                     let now = Instant::now();
                     if self.told.get().is_none_or(|told| now - told > TELL_AGAIN) {
@@ -217,7 +221,17 @@ impl Door {
         }
     }
 
+    /// The next client that waits, or EMFILE also where the descriptor it got is one that a reserve lacks.
     fn accept_now(&self) -> rustix::io::Result<Accepted> {
+        let accepted = self.take_from_kernel()?;
+        if descriptors::is_reserve_lacking() {
+            self.turn_away(&accepted);
+            return Err(Errno::MFILE);
+        }
+        Ok(accepted)
+    }
+
+    fn take_from_kernel(&self) -> rustix::io::Result<Accepted> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (socket, client) = rustix::net::acceptfrom_with(&self.listener, flags)?;
         let client = client
@@ -232,24 +246,21 @@ impl Door {
         })
     }
 
-    /// Resets the clients that wait, with the descriptor kept for that; says how many.
-    fn turn_away(&self) -> u64 {
-        let mut reserve_slot = self.reserve.borrow_mut();
-        *reserve_slot = None;
-        let mut turned_away = 0;
-        for _ in 0..TURNED_AWAY_AT_ONCE {
-            let Ok(accepted) = self.accept_now() else {
-                break;
-            };
-            reset_on_close(accepted.socket.as_fd());
-            turned_away += 1;
-        }
-        // Another thread may have taken the last one; then the next attempt finds it.
-        *reserve_slot = reserve().ok();
-        turned_away
+    /// Resets the clients that wait, with the descriptor kept for that.
+    fn turn_away_all(&self) {
+        self.reserve.borrow_mut().lend(|| {
+            for _ in 0..TURNED_AWAY_AT_ONCE {
+                let Ok(accepted) = self.take_from_kernel() else {
+                    break;
+                };
+                self.turn_away(&accepted);
+            }
+        });
     }
-}
 
-fn reserve() -> io::Result<OwnedFd> {
-    File::open("/dev/null").map(Into::into)
+    /// Lets a client that is dropped next hear a reset.
+    fn turn_away(&self, accepted: &Accepted) {
+        reset_on_close(accepted.socket.as_fd());
+        self.turned_away.update(|turned_away| turned_away + 1);
+    }
 }

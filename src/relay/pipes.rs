@@ -5,6 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::pipe::PipeFlags;
 
+use crate::descriptors;
+
 /// What a pipe holds by default; a smaller one means that the kernel's limit for this user is reached (`pipe(7)`,
 /// `pipe-user-pages-soft`), and is not worth keeping.
 pub const BYTES: usize = 64 * 1024;
@@ -21,7 +23,8 @@ pub struct Pipe {
 
 impl Pipe {
     fn new() -> io::Result<Self> {
-        let (read, write) = rustix::pipe::pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+        let flags = PipeFlags::NONBLOCK | PipeFlags::CLOEXEC;
+        let (read, write) = descriptors::keep(rustix::pipe::pipe_with(flags)?)?;
         if rustix::pipe::fcntl_getpipe_size(&write)? < BYTES {
             return Err(io::Error::other("the kernel hands out only tiny pipes"));
         }

@@ -1,0 +1,160 @@
+//! The descriptors of the process: each connection needs two, and one per door is kept for telling clients that none is left.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// The reserves of this process.
+static RESERVES: Reserves = Reserves::new();
+
+/// Takes as many descriptors as the system allows.
+pub fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// `opened`, which was just opened to stay open: unless a [`Reserve`] lacks its descriptor, which goes first.
+///
+/// # Errors
+/// EMFILE: as if the kernel had none left, which would be so if the reserve had its own.
+pub fn keep<T>(opened: T) -> Result<T, Errno> {
+    RESERVES.keep(opened)
+}
+
+/// Whether a [`Reserve`] lacks its descriptor: for who has a farewell to say before giving up what was opened.
+pub fn is_reserve_lacking() -> bool {
+    RESERVES.are_lacking()
+}
+
+/// How many reserves lack their descriptor.
+#[derive(Debug)]
+struct Reserves {
+    lacking: AtomicUsize,
+}
+
+impl Reserves {
+    const fn new() -> Self {
+        Self {
+            lacking: AtomicUsize::new(0),
+        }
+    }
+
+    fn are_lacking(&self) -> bool {
+        self.lacking.load(Ordering::SeqCst) > 0
+    }
+
+    fn keep<T>(&self, opened: T) -> Result<T, Errno> {
+        if self.are_lacking() {
+            return Err(Errno::MFILE);
+        }
+        Ok(opened)
+    }
+}
+
+/// One descriptor that is lent for a moment when no other is left.
+///
+/// Another thread may open something at that very moment, and would hold what the reserve needs back for as long as a
+/// connection lives. So whatever is opened to stay passes [`keep`], which gives it up while a reserve lacks its own.
+#[derive(Debug)]
+pub struct Reserve {
+    reserves: &'static Reserves,
+    kept: Option<OwnedFd>,
+}
+
+impl Reserve {
+    /// A reserve that has its descriptor.
+    ///
+    /// # Errors
+    /// There is none left already.
+    pub fn new() -> io::Result<Self> {
+        Self::among(&RESERVES)
+    }
+
+    fn among(reserves: &'static Reserves) -> io::Result<Self> {
+        Ok(Self {
+            reserves,
+            kept: Some(open()?),
+        })
+    }
+
+    /// Lends the descriptor to `act`, which opens and closes, and takes it back; if it cannot, the next time that it is lent it
+    /// tries again.
+    pub fn lend<T>(&mut self, act: impl FnOnce() -> T) -> T {
+        if let Some(kept) = self.kept.take() {
+            // First told, then given up: who gets it sees that it is lacking.
+            self.reserves.lacking.fetch_add(1, Ordering::SeqCst);
+            drop(kept);
+        }
+        let result = act();
+        if let Ok(descriptor) = open() {
+            self.kept = Some(descriptor);
+            self.reserves.lacking.fetch_sub(1, Ordering::SeqCst);
+        }
+        result
+    }
+}
+
+impl Drop for Reserve {
+    fn drop(&mut self) {
+        if self.kept.is_none() {
+            self.reserves.lacking.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    File::open("/dev/null").map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reserves() -> &'static Reserves {
+        Box::leak(Box::new(Reserves::new()))
+    }
+
+    #[test]
+    fn nothing_is_kept_while_a_reserve_is_lent() {
+        let reserves = reserves();
+        let mut reserve = Reserve::among(reserves).expect("a descriptor");
+        assert_eq!(reserves.keep("before"), Ok("before"));
+        reserve.lend(|| assert_eq!(reserves.keep("meanwhile"), Err(Errno::MFILE)));
+        assert_eq!(reserves.keep("after"), Ok("after"));
+    }
+
+    #[test]
+    fn a_reserve_that_lost_its_descriptor_and_goes_is_lacking_no_more() {
+        let reserves = reserves();
+        let mut reserve = Reserve::among(reserves).expect("a descriptor");
+        let mut other = Reserve::among(reserves).expect("a descriptor");
+        other.lend(|| ());
+        reserve.kept = None;
+        reserves.lacking.fetch_add(1, Ordering::SeqCst);
+        other.lend(|| ());
+        assert_eq!(reserves.keep(()), Err(Errno::MFILE));
+        drop(reserve);
+        assert_eq!(reserves.keep(()), Ok(()));
+    }
+
+    #[test]
+    fn a_reserve_takes_its_descriptor_back_when_it_is_lent_again() {
+        let reserves = reserves();
+        let mut reserve = Reserve::among(reserves).expect("a descriptor");
+        reserve.kept = None;
+        reserves.lacking.fetch_add(1, Ordering::SeqCst);
+        reserve.lend(|| ());
+        assert!(reserve.kept.is_some());
+        assert_eq!(reserves.keep(()), Ok(()));
+    }
+}
