@@ -3,8 +3,8 @@
 mod tls;
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -377,22 +377,28 @@ fn a_target_that_dies_ends_the_run() {
 
 #[test]
 fn an_interrupt_prints_what_was_measured_so_far() {
-    let nodes = Nodes::serve(1);
+    const CLIENTS: usize = 40;
+    let node = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let target = node.local_addr().expect("an address").to_string();
     let mut bench = bench()
-        .args([
-            "idle",
-            "-c",
-            "40",
-            "-d",
-            "10m",
-            "--json",
-            "-t",
-            nodes.address(),
-        ])
+        .args(["idle", "-c", "40", "-d", "10m", "--json", "-V", "4"])
+        .args(["-t", &target])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the program runs");
-    nodes.wait_for(40);
+    // A client that pings has read its CONNACK.
+    let came: Vec<TcpStream> = (0..CLIENTS)
+        .map(|_| {
+            let (mut stream, _) = node.accept().expect("a client");
+            let mut said = [0; 256];
+            assert!(stream.read(&mut said).expect("a CONNECT") > 0);
+            stream.write_all(&[0x20, 2, 0, 0]).expect("it is read");
+            assert!(stream.read(&mut said).expect("a ping") > 0);
+            assert_eq!(said[..2], [0xC0, 0]);
+            stream.write_all(&[0xD0, 0]).expect("it is read");
+            stream
+        })
+        .collect();
     let pid = Pid::from_child(&bench);
     kill_process(pid, Signal::INT).expect("a process");
     let mut stdout = String::new();
@@ -404,7 +410,9 @@ fn an_interrupt_prints_what_was_measured_so_far() {
         result.pointer("/runs/0/interrupted"),
         Some(&Value::from(true))
     );
-    assert!(number(&result, "/runs/0/connections/accepted") > 0.0);
+    let accepted = number(&result, "/runs/0/connections/accepted");
+    assert_eq!(accepted, CLIENTS as f64);
+    drop(came);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::header::{self, Version, tlvs};
 use crate::node::{Answer, End};
 use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
-use crate::slow::{P99_MAX, Waits};
+use crate::slow::{Waits, drip, p90_max};
 use crate::tls_client::{Failed, TlsClient, TlsEnd, connection, hello};
 
 /// A handshake that must fail: how it ended, and the cause in the log.
@@ -640,15 +640,6 @@ fn a_hello_without_end_is_not_kept() {
     assert_eq!(cluster.dials(), 0);
 }
 
-/// One honest client with TLS after the other, until `done`.
-fn honest(certificates: &Certificates, program: &Program, done: &AtomicBool) -> Waits {
-    let config = Arc::new(certificates.trusting(TLS13, None));
-    Waits::of(done, |number| {
-        let connect = Connect::new(format!("honest-{number}"));
-        TlsClient::accepted(program.address, &config, &connect)
-    })
-}
-
 #[test]
 fn two_thousand_slow_hellos_are_closed_and_honest_clients_are_served() {
     raise_descriptor_limit();
@@ -658,6 +649,12 @@ fn two_thousand_slow_hellos_are_closed_and_honest_clients_are_served() {
     let program = Program::of(&toml(&cluster, &certificates.listener(), tables));
     let config = Arc::new(certificates.trusting(BOTH, None));
     let whole = hello(&config, NAME);
+    let trusting = Arc::new(certificates.trusting(TLS13, None));
+    let come = |number| {
+        let connect = Connect::new(format!("honest-{number}"));
+        TlsClient::accepted(program.address, &trusting, &connect)
+    };
+    let quiet = Waits::quiet(come).p90();
     let mut slow: Vec<Client> = (0..SLOW)
         .map(|number| {
             let source = [127, 0, 3, number as u8 % 4];
@@ -666,12 +663,9 @@ fn two_thousand_slow_hellos_are_closed_and_honest_clients_are_served() {
         .collect();
     let done = AtomicBool::new(false);
     let mut waits = std::thread::scope(|scope| {
-        let honest = scope.spawn(|| honest(&certificates, &program, &done));
+        let honest = scope.spawn(|| Waits::of(&done, come));
         for (at, byte) in whole.iter().enumerate().take(whole.len() - 1) {
-            for client in &mut slow {
-                // One that was closed has nobody who reads.
-                let _ = std::io::Write::write(&mut client.stream, &[*byte]);
-            }
+            drip(&mut slow, *byte);
             if program.ended_with("connect_timeout") == SLOW {
                 break;
             }
@@ -679,24 +673,23 @@ fn two_thousand_slow_hellos_are_closed_and_honest_clients_are_served() {
                 at + 2 < whole.len(),
                 "the hello is over before the deadline"
             );
-            std::thread::park_timeout(Duration::from_millis(50));
         }
         done.store(true, Ordering::Relaxed);
         honest.join().expect("all are served")
     });
-    let p99 = waits.p99();
+    let p90 = waits.p90();
     println!(
-        "{SLOW} slow hellos; {} honest clients, p99 {p99:?}",
+        "{SLOW} slow hellos; {} honest clients, p90 {p90:?}",
         waits.len()
     );
     assert!(waits.len() > 20, "{} honest clients", waits.len());
-    assert!(p99 <= P99_MAX, "{p99:?}");
+    assert!(p90 <= p90_max(quiet), "{p90:?}, and {quiet:?} before");
     let longest = program
         .lines(|line| line["cause"] == "connect_timeout")
         .iter()
         .filter_map(|line| line["seconds"].as_f64())
         .fold(0.0, f64::max);
-    assert!((3.0..4.5).contains(&longest), "closed after {longest} s");
+    assert!((3.0..6.0).contains(&longest), "closed after {longest} s");
 }
 
 #[test]

@@ -147,23 +147,22 @@ fn a_request_counts_as_held_until_a_node_has_taken_its_client() {
 #[test]
 fn requests_that_fill_the_account_close_their_clients() {
     let mesh = Mesh::of(1, 0);
-    let tables = format!("[limits]\nheld_bytes = \"1MiB\"\n{PATIENT}connect = \"20s\"\n");
+    let tables = format!("{ADMIN}\n[limits]\nheld_bytes = \"1MiB\"\n{PATIENT}connect = \"20s\"\n");
     let program = Program::of(&mesh.toml(&tables));
     let cookie = format!("Cookie: {}", "c".repeat(6_000));
     let request = REQUEST.replacen("Cookie: a=b; c=d", &cookie, 1);
-    let mut waiting = Vec::new();
+    let fit = (1 << 20) / request.len();
     // Each was upgraded, and says no more.
-    while program.ended_with("held_bytes_full") == 0 {
-        let mut client = Client::to(program.address);
-        client.offers(request.as_bytes());
-        waiting.push(client);
-        assert!(waiting.len() < 200, "far beyond the limit");
-    }
-    assert!(
-        waiting.len() > 140,
-        "closed below the limit: {}",
-        waiting.len()
-    );
+    let _waiting: Vec<WsClient> = (0..fit)
+        .map(|_| WsClient::with(program.address, &request))
+        .collect();
+    wait::until("all are held", || {
+        held(&program) == (fit * request.len()) as f64
+    });
+    assert_eq!(program.ended_with("held_bytes_full"), 0);
+    let mut one_more = Client::to(program.address);
+    one_more.offers(request.as_bytes());
+    program.until_ended_with("held_bytes_full", 1);
 }
 
 #[test]
