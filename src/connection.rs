@@ -16,7 +16,7 @@ use crate::accept::{
     Undecided,
 };
 use crate::clock::{Clock, Seconds};
-use crate::cluster::{Clusters, NodeId, Reports};
+use crate::cluster::{Clusters, EndpointKind, NodeId, Reports};
 use crate::dial::{self, Dialer};
 use crate::ended::Ended;
 use crate::failpoint;
@@ -294,7 +294,11 @@ impl Path {
             .await?;
         drop(undecided);
         let affinity = self.note_connect(&opening, record);
-        let route = self.route(&affinity);
+        let kind = match opening.upgrade {
+            None => EndpointKind::Mqtt,
+            Some(_) => EndpointKind::Ws,
+        };
+        let route = self.route(kind, &affinity);
         let home = route.home().map(|node| node.id);
         let greeted = stations
             .greeter
@@ -316,10 +320,11 @@ impl Path {
         // What a balancer before this one has said of the client's address still holds.
         let identity = record.identity.get_or_insert_default();
         identity.server_name = passing.server_name.clone().or(identity.server_name.take());
-        let route = self.route(&Affinity {
+        let affinity = Affinity {
             key: address_key(record.client.ip()),
             placed: None,
-        });
+        };
+        let route = self.route(EndpointKind::Pass, &affinity);
         let greeted = stations.greeter.pass(passing, route, record).await?;
         self.tally.routes(greeted.choice.decision).add(1);
         self.tally
@@ -406,12 +411,13 @@ impl Path {
         Affinity { key, placed }
     }
 
-    fn route(&self, affinity: &Affinity) -> Route {
+    fn route(&self, kind: EndpointKind, affinity: &Affinity) -> Route {
         let cluster = self.shared.clusters.current();
         if affinity.key.is_empty() {
-            return route::route_anonymous(cluster, [fastrand::u64(..), fastrand::u64(..)]);
+            let draws = [fastrand::u64(..), fastrand::u64(..)];
+            return route::route_anonymous(cluster, kind, draws);
         }
-        route::route(cluster, &affinity.key, affinity.placed)
+        route::route(cluster, kind, &affinity.key, affinity.placed)
     }
 
     /// Notes what the CONNACK said, and remembers only what the ring would not say again.

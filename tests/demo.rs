@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::http::HeaderValue;
 use tokio_tungstenite::tungstenite::{Message, WebSocket, client};
 
 use remora::accept::Listener;
-use remora::cluster::{Member, MemberEndpoint, NodeAddress, Ring, WEIGHT_DEFAULT};
+use remora::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress, Ring, WEIGHT_DEFAULT};
 use remora::config::Config;
 use remora::greet;
 use remora::sandbox::{Behaviour, Counts, Node, Sandbox, Settings};
@@ -467,9 +467,7 @@ impl Balanced {
         let sandbox = Sandbox::start(Settings::default()).expect("a sandbox");
         let member = |node: &Node| Member {
             name: node.name().to_owned(),
-            endpoint: MemberEndpoint::plain(NodeAddress::Socket(node.address())),
-            ws: None,
-            pass: None,
+            endpoints: Endpoints::only(MemberEndpoint::plain(NodeAddress::Socket(node.address()))),
             weight: WEIGHT_DEFAULT,
         };
         let nodes = sandbox.nodes().iter().map(member).collect();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use remora::accept::{Census, Limits, Population};
-use remora::cluster::{Choice, Decision, Endpoint, Live, NodeId, Report, Reports};
+use remora::cluster::{Choice, Decision, Endpoint, EndpointKind, Live, NodeId, Report, Reports};
 use remora::ended::Ended;
 use remora::held::{Eviction, Held};
 use remora::sync::{AtomicUsize, Ordering};
@@ -179,9 +179,8 @@ fn a_trial_is_taken_once_for_each_time_it_is_offered() {
 fn choice(live: &Arc<Live>) -> Choice {
     Choice {
         id: NodeId(0),
+        kind: EndpointKind::Mqtt,
         endpoint: Endpoint::plain(Arc::new([(CLIENT, 1883).into()])),
-        ws: None,
-        pass: None,
         decision: Decision::Home,
         trial: false,
         live: Arc::clone(live),

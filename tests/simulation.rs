@@ -19,8 +19,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use remora::accept::{Admitted, Census, Limits, Population, Undecided};
 use remora::cluster::{
-    Choice, Cluster, Clusters, Decision, Live, Member, MemberEndpoint, Node, NodeAddress, NodeId,
-    NodeState, Reports, Seat,
+    Choice, Cluster, Clusters, Decision, EndpointKind, Endpoints, Live, Member, MemberEndpoint,
+    Node, NodeAddress, NodeId, NodeState, Reports, Seat,
 };
 use remora::control::{Control, Order, Settings};
 use remora::ended::Ended;
@@ -277,12 +277,9 @@ fn client_id(client: usize) -> Vec<u8> {
 fn member(name: &str, port: u16, weight: u16) -> Member {
     Member {
         name: name.to_owned(),
-        endpoint: MemberEndpoint::plain(NodeAddress::Socket(SocketAddr::from((
-            Ipv4Addr::LOCALHOST,
-            port,
-        )))),
-        ws: None,
-        pass: None,
+        endpoints: Endpoints::only(MemberEndpoint::plain(NodeAddress::Socket(
+            SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+        ))),
         weight,
     }
 }
@@ -454,9 +451,9 @@ impl<'a> World<'a> {
         let cluster = self.clusters.current();
         let route = if key.is_empty() {
             let draws = [self.rng.u64(..), self.rng.u64(..)];
-            route::route_anonymous(Arc::clone(&cluster), draws)
+            route::route_anonymous(Arc::clone(&cluster), EndpointKind::Mqtt, draws)
         } else {
-            route::route(Arc::clone(&cluster), &key, placed)
+            route::route(Arc::clone(&cluster), EndpointKind::Mqtt, &key, placed)
         };
         let home = route.home().map(|node| node.id);
         if !key.is_empty() {
@@ -668,7 +665,9 @@ impl<'a> World<'a> {
             None => greeting.home,
             Some(id) => {
                 self.seen.note("assigned");
-                route::route(cluster, id, None).home().map(|node| node.id)
+                route::route(cluster, EndpointKind::Mqtt, id, None)
+                    .home()
+                    .map(|node| node.id)
             }
         };
         let known = self.remembered.contains_key(&hash);
@@ -960,13 +959,13 @@ impl<'a> World<'a> {
     fn check_route(&self, cluster: &Cluster, key: &[u8], placed: Option<NodeId>) {
         let alone = apart(cluster);
         let all = |placed| -> Vec<NodeId> {
-            let route = route::route(Arc::clone(&alone), key, placed);
+            let route = route::route(Arc::clone(&alone), EndpointKind::Mqtt, key, placed);
             route.map(|choice| choice.id).collect()
         };
         let without = all(None);
         let up: BTreeSet<NodeId> = cluster.up().map(|node| node.id).collect();
         assert!(up.iter().all(|id| without.contains(id)));
-        let home = route::route(Arc::clone(&alone), key, None)
+        let home = route::route(Arc::clone(&alone), EndpointKind::Mqtt, key, None)
             .home()
             .map(|n| n.id);
         if let Some(home) = home
@@ -998,7 +997,12 @@ impl<'a> World<'a> {
             .collect();
         for client in 0..CLIENTS {
             let first = |cluster: &Arc<Cluster>| {
-                let mut route = route::route(Arc::clone(cluster), &client_id(client), None);
+                let mut route = route::route(
+                    Arc::clone(cluster),
+                    EndpointKind::Mqtt,
+                    &client_id(client),
+                    None,
+                );
                 route.next().map(|choice| choice.id)
             };
             let (was, is) = (first(&before_apart), first(&after_apart));

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::SystemTime;
 
 use remora::accept::{self, Listener, Tls, Transport};
-use remora::cluster::Member;
+use remora::cluster::{EndpointKind, Endpoints, Member};
 use remora::config::{Config, duration_text as text, size_text};
 use remora::greet::Refuse;
 use remora::tls::{Certificate, Clients, Offer, Version};
@@ -119,21 +119,21 @@ fn certificate(certificate: &Certificate) -> String {
 fn node((node, share): (&Member, f64)) -> Vec<String> {
     let Member {
         name,
-        endpoint,
-        ws,
-        pass,
+        endpoints,
         weight,
     } = node;
     let share = format!("{:.2} %", share * 100.0);
     let unverified = node.is_unverified();
+    let Endpoints { mqtt, ws, pass } = endpoints;
     vec![
         name.clone(),
-        endpoint.to_string(),
+        mqtt.shown(EndpointKind::Mqtt).to_string(),
         format!("weight {weight}"),
         share,
         [
-            ws.as_ref().map(ToString::to_string),
-            pass.as_ref().map(|pass| format!("TLS passes to {pass}")),
+            ws.as_ref().map(|ws| ws.shown(EndpointKind::Ws).to_string()),
+            pass.as_ref()
+                .map(|pass| format!("TLS passes to {}", pass.shown(EndpointKind::Pass))),
             unverified.then(|| "EVERY CERTIFICATE IS BELIEVED".to_owned()),
         ]
         .into_iter()

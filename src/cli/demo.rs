@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::Args;
 
 use remora::accept::{Listener, Tls, Transport};
-use remora::cluster::{Member, MemberEndpoint, MemberWs, NodeAddress, WEIGHT_DEFAULT};
+use remora::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress, WEIGHT_DEFAULT};
 use remora::config::Config;
 use remora::log;
 use remora::sandbox::{self, Sandbox};
@@ -161,12 +161,13 @@ fn config(
 ) -> io::Result<Config> {
     let member = |node: &sandbox::Node| Member {
         name: node.name().to_owned(),
-        endpoint: MemberEndpoint::plain(NodeAddress::Socket(node.address())),
-        ws: Some(MemberWs {
-            endpoint: MemberEndpoint::plain(NodeAddress::Socket(node.ws_address())),
-            path: None,
-        }),
-        pass: None,
+        endpoints: Endpoints {
+            mqtt: MemberEndpoint::plain(NodeAddress::Socket(node.address())),
+            ws: Some(MemberEndpoint::plain(NodeAddress::Socket(
+                node.ws_address(),
+            ))),
+            pass: None,
+        },
         weight: WEIGHT_DEFAULT,
     };
     let nodes = sandbox.nodes().iter().map(member).collect();
@@ -261,7 +262,7 @@ impl Screen<'_> {
             .map(|(node, share)| {
                 vec![
                     node.name.clone(),
-                    node.endpoint.address.to_string(),
+                    node.endpoints.mqtt.address.to_string(),
                     format!("{:.1} % of the clients", share * 100.0),
                 ]
             })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Endpoint, Live, Node, NodeId, WsEndpoint};
+use super::{Endpoint, EndpointKind, Live, Node, NodeId};
 use crate::sync::Ordering;
 
 /// Why a client goes to a node.
@@ -40,12 +40,10 @@ impl Decision {
 pub struct Choice {
     /// Which node.
     pub id: NodeId,
-    /// Its MQTT listener; it has an address.
+    /// Which of its listeners.
+    pub kind: EndpointKind,
+    /// That listener; it has an address.
     pub endpoint: Endpoint,
-    /// Its WebSocket listener, where it has one that has an address.
-    pub ws: Option<WsEndpoint>,
-    /// Its TLS listener, for clients whose TLS ends at the node, where it has one that has an address.
-    pub pass: Option<Endpoint>,
     /// Why it.
     pub decision: Decision,
     /// The node is down, and this connection is its trial.
@@ -55,15 +53,14 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// `node` as a choice; none while its host name has never been resolved.
-    pub fn of(node: &Node, decision: Decision, trial: bool) -> Option<Self> {
-        let ws_found = |ws: &&WsEndpoint| ws.endpoint.is_found();
-        let found = |pass: &&Endpoint| pass.is_found();
-        node.endpoint.is_found().then(|| Self {
+    /// `node` as a choice for a client that comes by `kind`; none where it has no listener for it, or while that one's host
+    /// name has never been resolved.
+    pub fn of(node: &Node, kind: EndpointKind, decision: Decision, trial: bool) -> Option<Self> {
+        let (kind, endpoint) = node.endpoint_for(kind)?;
+        Some(Self {
             id: node.id,
-            endpoint: node.endpoint.clone(),
-            ws: node.ws.as_ref().filter(ws_found).cloned(),
-            pass: node.pass.as_ref().filter(found).cloned(),
+            kind,
+            endpoint: endpoint.clone(),
             decision,
             trial,
             live: Arc::clone(&node.live),

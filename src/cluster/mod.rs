@@ -2,6 +2,7 @@
 //! one `Arc`. Who decides what is in it is `control`; who reads it is the path.
 
 mod choice;
+mod endpoint;
 mod ring;
 
 use std::fmt;
@@ -10,11 +11,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::proxy_protocol;
 use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use crate::tls::ToNode;
 
 pub use choice::{Choice, Decision, Report, Reports, Seat};
+pub use endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint};
 pub use ring::{Choices, Ring};
 
 /// Nodes in one cluster at most: what the sets that walk the ring have room for.
@@ -31,12 +31,8 @@ pub const SEED_DEFAULT: u64 = 0x5245_4d4f_5241;
 pub struct Member {
     /// Its identity: the ring hashes this, logs and metrics show it.
     pub name: String,
-    /// Its MQTT listener.
-    pub endpoint: MemberEndpoint,
-    /// Its WebSocket listener, where it has one.
-    pub ws: Option<MemberWs>,
-    /// Its TLS listener, for clients whose TLS ends at the node.
-    pub pass: Option<MemberEndpoint>,
+    /// Its listeners.
+    pub endpoints: Endpoints<MemberEndpoint>,
     /// 1 to 1000.
     pub weight: u16,
 }
@@ -44,72 +40,8 @@ pub struct Member {
 impl Member {
     /// Whether any certificate is taken for this node's.
     pub fn is_unverified(&self) -> bool {
-        let ws = self.ws.as_ref().map(|ws| &ws.endpoint);
-        let mut tls = [Some(&self.endpoint), ws]
-            .into_iter()
-            .filter_map(|endpoint| endpoint?.tls.as_ref());
+        let mut tls = self.endpoints.iter().filter_map(|(_, e)| e.tls.as_ref());
         tls.any(|tls| tls.nodes.is_insecure())
-    }
-}
-
-/// One of a node's listeners as the operator wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberEndpoint {
-    /// Where it is: an IP address or a host name, and a port.
-    pub address: NodeAddress,
-    /// The PROXY header that it expects; none where it expects none.
-    pub proxy_protocol: Option<proxy_protocol::Version>,
-    /// TLS to it; none where it speaks none.
-    pub tls: Option<Arc<ToNode>>,
-}
-
-impl MemberEndpoint {
-    /// A listener that expects what the client says and nothing before it.
-    pub fn plain(address: NodeAddress) -> Self {
-        Self {
-            address,
-            proxy_protocol: None,
-            tls: None,
-        }
-    }
-}
-
-impl fmt::Display for MemberEndpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.tls.is_some() {
-            write!(f, "mqtts://")?;
-        }
-        write!(f, "{}", self.address)?;
-        match self.proxy_protocol {
-            Some(version) => write!(f, " (PROXY {})", version.name()),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A node's WebSocket listener as the operator wrote it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MemberWs {
-    /// Where it is, and what it expects.
-    pub endpoint: MemberEndpoint,
-    /// The path to ask for; none asks for the client's.
-    pub path: Option<String>,
-}
-
-impl fmt::Display for MemberWs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.as_deref().unwrap_or_default();
-        let MemberEndpoint {
-            address,
-            proxy_protocol,
-            tls,
-        } = &self.endpoint;
-        let scheme = if tls.is_some() { "wss" } else { "ws" };
-        write!(f, "{scheme}://{address}{path}")?;
-        match proxy_protocol {
-            Some(version) => write!(f, " (PROXY {})", version.name()),
-            None => Ok(()),
-        }
     }
 }
 
@@ -171,6 +103,21 @@ impl NodeState {
     }
 }
 
+impl Node {
+    /// Where a client is taken that comes by `kind`: one in frames to where they are opened, if the node has no listener for
+    /// them that is found.
+    pub fn endpoint_for(&self, kind: EndpointKind) -> Option<(EndpointKind, &Endpoint)> {
+        let found = |kind| {
+            let endpoint = self.endpoints.get(kind)?;
+            endpoint.is_found().then_some((kind, endpoint))
+        };
+        match kind {
+            EndpointKind::Ws => found(kind).or_else(|| found(EndpointKind::Mqtt)),
+            EndpointKind::Mqtt | EndpointKind::Pass => found(kind),
+        }
+    }
+}
+
 impl Live {
     /// Takes one connection off the node.
     pub fn leave(&self) {
@@ -199,54 +146,14 @@ pub struct Node {
     pub id: NodeId,
     /// Its identity.
     pub name: Arc<str>,
-    /// Its MQTT listener.
-    pub endpoint: Endpoint,
-    /// Its WebSocket listener, where it has one.
-    pub ws: Option<WsEndpoint>,
-    /// Its TLS listener, for clients whose TLS ends at the node.
-    pub pass: Option<Endpoint>,
+    /// Its listeners.
+    pub endpoints: Endpoints<Endpoint>,
     /// 1 to 1000.
     pub weight: u16,
     /// What the path may do with it.
     pub state: NodeState,
     /// What changes at every connection.
     pub live: Arc<Live>,
-}
-
-/// One of a node's listeners in a snapshot.
-#[derive(Clone, Debug)]
-pub struct Endpoint {
-    /// Where it is now; none while its host name has never been resolved.
-    pub addresses: Arc<[SocketAddr]>,
-    /// The PROXY header that it expects; none where it expects none.
-    pub proxy_protocol: Option<proxy_protocol::Version>,
-    /// TLS to it; none where it speaks none.
-    pub tls: Option<Arc<ToNode>>,
-}
-
-impl Endpoint {
-    /// A listener that expects what the client says and nothing before it.
-    pub fn plain(addresses: Arc<[SocketAddr]>) -> Self {
-        Self {
-            addresses,
-            proxy_protocol: None,
-            tls: None,
-        }
-    }
-
-    /// Whether a client can be taken there now.
-    pub fn is_found(&self) -> bool {
-        !self.addresses.is_empty()
-    }
-}
-
-/// A node's WebSocket listener in a snapshot.
-#[derive(Clone, Debug)]
-pub struct WsEndpoint {
-    /// Where it is now, and what it expects.
-    pub endpoint: Endpoint,
-    /// The path to ask for; none asks for the client's.
-    pub path: Option<Arc<str>>,
 }
 
 /// Nodes, their states and the ring: one value, so that they agree.
@@ -275,7 +182,7 @@ impl Cluster {
 
     /// The nodes that can take clients now.
     pub fn up(&self) -> impl Iterator<Item = &Node> {
-        let is_up = |node: &&Node| node.state == NodeState::Up && node.endpoint.is_found();
+        let is_up = |node: &&Node| node.state == NodeState::Up && node.endpoints.mqtt.is_found();
         self.nodes.iter().filter(is_up)
     }
 

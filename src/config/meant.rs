@@ -7,13 +7,14 @@ use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::problem::{Place, Problem};
 use super::reader::{Given, Written, quoted};
 use super::units::duration_text;
 use super::{Config, file, tls};
-use crate::cluster::NodeAddress;
+use crate::cluster::{Endpoints, MemberEndpoint, NodeAddress};
 use crate::{
     accept, admin, cluster, control, dial, drain, greet, log, peek, proxy_protocol, relay, route,
     websocket,
@@ -263,24 +264,26 @@ fn all_nodes(
             let (address, has_tls) = address?;
             Some(cluster::Member {
                 name: name?,
-                endpoint: cluster::MemberEndpoint {
-                    tls: to_node(has_tls, &address),
-                    address,
-                    proxy_protocol: proxy_protocol.or(None),
-                },
-                ws: ws.value().map(|ws| cluster::MemberWs {
-                    endpoint: cluster::MemberEndpoint {
+                endpoints: Endpoints {
+                    mqtt: MemberEndpoint {
+                        tls: to_node(has_tls, &address),
+                        address,
+                        path: None,
+                        proxy_protocol: proxy_protocol.or(None),
+                    },
+                    ws: ws.value().map(|ws| MemberEndpoint {
                         tls: to_node(ws.has_tls, &ws.address),
                         address: ws.address,
+                        path: ws.path.map(Arc::from),
                         proxy_protocol: ws_proxy_protocol.or(None),
-                    },
-                    path: ws.path,
-                }),
-                pass: pass.value().map(|address| cluster::MemberEndpoint {
-                    tls: None,
-                    address,
-                    proxy_protocol: pass_proxy_protocol.or(None),
-                }),
+                    }),
+                    pass: pass.value().map(|address| MemberEndpoint {
+                        tls: None,
+                        address,
+                        path: None,
+                        proxy_protocol: pass_proxy_protocol.or(None),
+                    }),
+                },
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
             })
         })

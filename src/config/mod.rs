@@ -215,11 +215,9 @@ mod tests {
         let address = "0.0.0.0:1883".parse().expect("an address");
         let node = |name: &str, address: &str| cluster::Member {
             name: name.to_owned(),
-            endpoint: cluster::MemberEndpoint::plain(cluster::NodeAddress::Socket(
-                address.parse().expect("an address"),
+            endpoints: cluster::Endpoints::only(cluster::MemberEndpoint::plain(
+                cluster::NodeAddress::Socket(address.parse().expect("an address")),
             )),
-            ws: None,
-            pass: None,
             weight: cluster::WEIGHT_DEFAULT,
         };
         let nodes = vec![

@@ -14,8 +14,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::cluster::{
-    Cluster, Clusters, Endpoint, Known, Live, Member, MemberEndpoint, Node, NodeAddress, NodeId,
-    Report, WsEndpoint,
+    Cluster, Clusters, Endpoint, Endpoints, Known, Live, Member, MemberEndpoint, Node, NodeAddress,
+    NodeId, Report,
 };
 
 use health::{Change, Health};
@@ -77,11 +77,8 @@ const ORDERS_MAX: usize = 8;
 struct Watched {
     id: NodeId,
     name: Arc<str>,
-    place: Place,
-    /// Its WebSocket listener.
-    ws: Option<Place>,
-    /// Its TLS listener.
-    pass: Option<Place>,
+    places: Endpoints<Place>,
+    weight: u16,
     live: Arc<Live>,
     health: Health,
 }
@@ -89,7 +86,7 @@ struct Watched {
 /// One of a node's listeners.
 #[derive(Debug)]
 struct Place {
-    address: NodeAddress,
+    written: MemberEndpoint,
     /// When its host name is looked up next; never for a plain address.
     lookup_at: Option<Instant>,
     looked_up: Option<Instant>,
@@ -121,12 +118,12 @@ impl Control {
         reports: mpsc::Receiver<Report>,
         patience: Duration,
     ) -> (Self, mpsc::Sender<Order>) {
-        let watched: Vec<Watched> = members.iter().zip(0..).map(Watched::new).collect();
-        let nodes = watched
+        let watched: Vec<Watched> = members
             .iter()
-            .zip(members)
-            .map(|(watched, member)| watched.node(member, None))
+            .zip(0..)
+            .map(|(member, number)| Watched::new(member, NodeId(number), Arc::default()))
             .collect();
+        let nodes = watched.iter().map(|watched| watched.node(None)).collect();
         let known = watched
             .iter()
             .map(|watched| Known {
@@ -216,13 +213,9 @@ impl Control {
                 .iter()
                 .position(|watched| *watched.name == *member.name);
             let watched = match staying.map(|place| leaving.swap_remove(place)) {
-                Some(watched) if watched.is_at(member) => watched,
-                Some(moved) => {
-                    tracing::info!(node = %member.name, address = %member.endpoint.address, "node has another address");
-                    Watched::at(member, moved.id, moved.live)
-                }
+                Some(watched) => watched.written_as(member),
                 None => {
-                    tracing::info!(node = %member.name, address = %member.endpoint.address, "node added");
+                    tracing::info!(node = %member.name, address = %member.endpoints.mqtt.address, "node added");
                     let place = known.iter().position(|known| *known.name == *member.name);
                     let place = place.unwrap_or_else(|| {
                         known.push(Known {
@@ -231,7 +224,7 @@ impl Control {
                         });
                         known.len() - 1
                     });
-                    Watched::at(member, NodeId(place as u16), Arc::clone(&known[place].live))
+                    Watched::new(member, NodeId(place as u16), Arc::clone(&known[place].live))
                 }
             };
             self.watched.push(watched);
@@ -239,8 +232,7 @@ impl Control {
         let nodes = self
             .watched
             .iter()
-            .zip(members)
-            .map(|(watched, member)| watched.node(member, before.node(watched.id)));
+            .map(|watched| watched.node(before.node(watched.id)));
         let cluster = Cluster::new(nodes.collect(), known.into(), self.seed);
         self.clusters.publish(cluster);
         for watched in &leaving {
@@ -253,7 +245,7 @@ impl Control {
         self.watched
             .iter()
             .flat_map(|watched| {
-                let lookups = watched.places().filter_map(|place| place.lookup_at);
+                let lookups = watched.places.iter().filter_map(|(_, p)| p.lookup_at);
                 lookups.chain(watched.health.next_trial())
             })
             .min()
@@ -300,9 +292,9 @@ impl Control {
         let mut started = 0;
         for watched in &mut self.watched {
             let id = watched.id;
-            for place in watched.places_mut() {
+            for (_, place) in watched.places.iter_mut() {
                 if place.lookup_at.is_some_and(|at| at <= now) {
-                    resolve::look_up(id, place.address.clone(), self.finder.clone());
+                    resolve::look_up(id, place.written.address.clone(), self.finder.clone());
                     place.looked_up = Some(now);
                     place.lookup_at = Some(now + self.settings.resolve_interval);
                     started += 1;
@@ -321,16 +313,18 @@ impl Control {
             return;
         };
         // The same host and port may be more than one of its listeners.
-        let asked = |place: &Place| place.address == found.asked;
-        let is_asked = [
-            asked(&watched.place),
-            watched.ws.as_ref().is_some_and(asked),
-            watched.pass.as_ref().is_some_and(asked),
-        ];
-        let before = endpoints(node)
-            .zip(is_asked)
-            .find_map(|(endpoint, is_asked)| endpoint.filter(|_| is_asked));
-        let Some(before) = before.map(|endpoint| &endpoint.addresses) else {
+        let is_asked = |kind| {
+            let place: Option<&Place> = watched.places.get(kind);
+            place.is_some_and(|place| place.written.address == found.asked)
+        };
+        let mut asked = node.endpoints.iter().filter(|(kind, _)| is_asked(*kind));
+        let Some((
+            _,
+            Endpoint {
+                addresses: before, ..
+            },
+        )) = asked.next()
+        else {
             return;
         };
         match found.addresses {
@@ -339,8 +333,8 @@ impl Control {
                 tracing::info!(node = %watched.name, ?addresses, "node's host name resolved");
                 let addresses: Arc<[SocketAddr]> = addresses.into();
                 self.change(found.node, |node| {
-                    for (endpoint, is_asked) in endpoints_mut(node).zip(is_asked) {
-                        if let (Some(endpoint), true) = (endpoint, is_asked) {
+                    for (kind, endpoint) in node.endpoints.iter_mut() {
+                        if is_asked(kind) {
                             endpoint.addresses = Arc::clone(&addresses);
                         }
                     }
@@ -366,67 +360,58 @@ impl Control {
 }
 
 impl Watched {
-    fn new((member, number): (&Member, u16)) -> Self {
-        Self::at(member, NodeId(number), Arc::default())
-    }
-
-    fn at(member: &Member, id: NodeId, live: Arc<Live>) -> Self {
-        // What was observed at another address, or before it was removed, says nothing about it.
+    fn new(member: &Member, id: NodeId, live: Arc<Live>) -> Self {
+        // What was observed before it was removed says nothing about it.
         live.failures.store(0, Ordering::Relaxed);
         live.trial.store(false, Ordering::Relaxed);
         Self {
             id,
             name: member.name.as_str().into(),
-            place: Place::new(&member.endpoint),
-            ws: member.ws.as_ref().map(|ws| Place::new(&ws.endpoint)),
-            pass: member.pass.as_ref().map(Place::new),
+            places: member.endpoints.map(|_, written| Place::new(written)),
+            weight: member.weight,
             live,
             health: Health::Up,
         }
     }
 
-    /// Whether the node is still where `member` says.
-    fn is_at(&self, member: &Member) -> bool {
-        let written = [
-            Some(&member.endpoint),
-            member.ws.as_ref().map(|ws| &ws.endpoint),
-            member.pass.as_ref(),
-        ];
-        let places = [Some(&self.place), self.ws.as_ref(), self.pass.as_ref()];
-        let written = written.map(|written| written.map(|endpoint| &endpoint.address));
-        written == places.map(|place| place.map(|place| &place.address))
-    }
-
-    fn places(&self) -> impl Iterator<Item = &Place> {
-        [Some(&self.place), self.ws.as_ref(), self.pass.as_ref()]
-            .into_iter()
-            .flatten()
-    }
-
-    fn places_mut(&mut self) -> impl Iterator<Item = &mut Place> {
-        [Some(&mut self.place), self.ws.as_mut(), self.pass.as_mut()]
-            .into_iter()
-            .flatten()
+    /// The same node, as the operator has written it now.
+    fn written_as(self, member: &Member) -> Self {
+        let address =
+            |places: &Endpoints<Place>| places.map(|_, place| place.written.address.clone());
+        let places = member.endpoints.map(|kind, written| {
+            let before = self.places.get(kind);
+            match before.filter(|before| before.written.address == written.address) {
+                Some(before) => Place {
+                    written: written.clone(),
+                    ..*before
+                },
+                None => Place::new(written),
+            }
+        });
+        if address(&places) != address(&self.places) {
+            tracing::info!(node = %member.name, address = %member.endpoints.mqtt.address, "node has another address");
+            // What was observed there says nothing about it.
+            return Self {
+                places,
+                ..Self::new(member, self.id, self.live)
+            };
+        }
+        Self {
+            places,
+            weight: member.weight,
+            ..self
+        }
     }
 
     /// The node in a snapshot. What was found of its host names `before` is right until they are looked up again.
-    fn node(&self, member: &Member, before: Option<&Node>) -> Node {
-        let ws = self.ws.as_ref().zip(member.ws.as_ref());
-        let ws_before = before.and_then(|node| node.ws.as_ref());
-        let pass = self.pass.as_ref().zip(member.pass.as_ref());
-        let pass_before = before.and_then(|node| node.pass.as_ref());
+    fn node(&self, before: Option<&Node>) -> Node {
         Node {
             id: self.id,
             name: Arc::clone(&self.name),
-            endpoint: self
-                .place
-                .endpoint(&member.endpoint, before.map(|node| &node.endpoint)),
-            ws: ws.map(|(place, ws)| WsEndpoint {
-                endpoint: place.endpoint(&ws.endpoint, ws_before.map(|ws| &ws.endpoint)),
-                path: ws.path.as_deref().map(Arc::from),
+            endpoints: self.places.map(|kind, place| {
+                place.endpoint(before.and_then(|node| node.endpoints.get(kind)))
             }),
-            pass: pass.map(|(place, pass)| place.endpoint(pass, pass_before)),
-            weight: member.weight,
+            weight: self.weight,
             state: self.health.state(),
             live: Arc::clone(&self.live),
         }
@@ -434,7 +419,7 @@ impl Watched {
 
     /// Perhaps the node has moved.
     fn look_up_soon(&mut self, now: Instant) {
-        for place in self.places_mut() {
+        for (_, place) in self.places.iter_mut() {
             if let (Some(at), Some(last)) = (place.lookup_at, place.looked_up) {
                 place.lookup_at = Some(at.min(now.max(last + LOOKUP_AFTER_FAILURE_MIN)));
             }
@@ -446,21 +431,23 @@ impl Place {
     fn new(written: &MemberEndpoint) -> Self {
         let is_host = matches!(written.address, NodeAddress::Host(..));
         Self {
-            address: written.address.clone(),
+            written: written.clone(),
             lookup_at: is_host.then(Instant::now),
             looked_up: None,
         }
     }
 
-    fn endpoint(&self, written: &MemberEndpoint, before: Option<&Endpoint>) -> Endpoint {
+    fn endpoint(&self, before: Option<&Endpoint>) -> Endpoint {
         let MemberEndpoint {
             address: _,
+            path,
             proxy_protocol,
             tls,
-        } = written;
+        } = &self.written;
         let found = before.filter(|_| self.looked_up.is_some());
         Endpoint {
             addresses: found.map_or_else(|| self.plain(), |found| Arc::clone(&found.addresses)),
+            path: path.clone(),
             proxy_protocol: *proxy_protocol,
             tls: tls.clone(),
         }
@@ -468,23 +455,11 @@ impl Place {
 
     /// Its address, where no look-up is needed.
     fn plain(&self) -> Arc<[SocketAddr]> {
-        match &self.address {
+        match &self.written.address {
             NodeAddress::Socket(address) => Arc::new([*address]),
             NodeAddress::Host(..) => Arc::new([]),
         }
     }
-}
-
-/// A node's listeners, in the order of their kinds.
-fn endpoints(node: &Node) -> impl Iterator<Item = Option<&Endpoint>> {
-    let ws = node.ws.as_ref().map(|ws| &ws.endpoint);
-    [Some(&node.endpoint), ws, node.pass.as_ref()].into_iter()
-}
-
-/// The same, to be changed.
-fn endpoints_mut(node: &mut Node) -> impl Iterator<Item = Option<&mut Endpoint>> {
-    let ws = node.ws.as_mut().map(|ws| &mut ws.endpoint);
-    [Some(&mut node.endpoint), ws, node.pass.as_mut()].into_iter()
 }
 
 async fn sleep_until(deadline: Option<Instant>) {

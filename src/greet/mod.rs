@@ -12,7 +12,7 @@ use socket2::SockRef;
 use tokio::time::Instant;
 
 use crate::clock::Seconds;
-use crate::cluster::{Choice, Decision, Endpoint, Reports, Seat, WsEndpoint};
+use crate::cluster::{Choice, Decision, Endpoint, EndpointKind, Reports, Seat};
 use crate::dial::{DialError, Dialer};
 use crate::ended::Ended;
 use crate::metrics::{Retry, Tally};
@@ -293,19 +293,16 @@ impl Greeter {
         let due = record.accepted + self.settings.deadline;
         let mut tried = Tried::default();
         for choice in route {
-            let Some(endpoint) = &choice.pass else {
-                continue;
-            };
             record.node = Some(choice.id);
             record.decision = Some(choice.decision);
             let seat = choice.seat();
             let dialled = Instant::now();
-            let header = header(endpoint, &client, record);
-            let dial = self.dialer.dial(endpoint, &header, &said);
+            let header = header(&choice.endpoint, &client, record);
+            let dial = self.dialer.dial(&choice.endpoint, &header, &said);
             let Ok(dial) = tokio::time::timeout_at(due, dial).await else {
                 break;
             };
-            let Some((node, sent)) = self.judge_dial(dial, endpoint, &choice, &mut tried)? else {
+            let Some((node, sent)) = self.judge_dial(dial, &choice, &mut tried)? else {
                 self.tally.retries(Retry::Dial).add(1);
                 continue;
             };
@@ -340,23 +337,20 @@ impl Greeter {
         due: Instant,
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, Ended> {
-        // In frames where both ends have them, so that they pass untouched.
-        let endpoint = match (&caller.upgrade, &choice.ws) {
-            (Some(_), Some(ws)) => &ws.endpoint,
-            _ => &choice.endpoint,
-        };
+        let endpoint = &choice.endpoint;
         let dial = async {
-            match (&caller.upgrade, &choice.ws) {
-                (Some(upgrade), Some(ws)) =>
+            match (&caller.upgrade, choice.kind) {
+                // In frames where both ends have them, so that they pass untouched.
+                (Some(upgrade), EndpointKind::Ws) =>
                 // Boxed, so that the set-up of a client without WebSocket is not as large.
                 {
                     let identity = record.identity.as_deref();
                     // Here, or at a balancer before this one.
                     let is_secured = identity.is_some_and(|identity| identity.tls.is_some());
-                    let path = ws.path.as_deref();
+                    let path = endpoint.path.as_deref();
                     let asking = Asking::new(path, upgrade, record.client, is_secured);
-                    let header = header(&ws.endpoint, &caller.socket, record);
-                    let dial = Box::pin(self.dial_ws(ws, header, asking, tried));
+                    let header = header(endpoint, &caller.socket, record);
+                    let dial = Box::pin(self.dial_ws(endpoint, header, asking, tried));
                     // The client may go away meanwhile, or say more.
                     tokio::select! {
                         biased;
@@ -366,8 +360,8 @@ impl Greeter {
                 }
                 _ => {
                     let words = caller.said.on(Leg::Tcp);
-                    let header = header(&choice.endpoint, &caller.socket, record);
-                    let dialled = self.dialer.dial(&choice.endpoint, &header, words).await;
+                    let header = header(endpoint, &caller.socket, record);
+                    let dialled = self.dialer.dial(endpoint, &header, words).await;
                     Ok(dialled.map(|(socket, sent)| {
                         Some(Dialled {
                             socket,
@@ -383,7 +377,7 @@ impl Greeter {
             // The client's time is over, which says nothing of the node.
             return Ok(None);
         };
-        let dialled = self.judge_dial(dialled?, endpoint, choice, tried)?;
+        let dialled = self.judge_dial(dialled?, choice, tried)?;
         Ok(dialled.flatten())
     }
 
@@ -391,11 +385,10 @@ impl Greeter {
     fn judge_dial<T>(
         &self,
         dialled: Result<T, DialError>,
-        endpoint: &Endpoint,
         choice: &Choice,
         tried: &mut Tried,
     ) -> Result<Option<T>, Ended> {
-        let addresses = &endpoint.addresses;
+        let addresses = &choice.endpoint.addresses;
         match dialled {
             Ok(dialled) => Ok(Some(dialled)),
             Err(DialError::Node(error)) => {
@@ -407,7 +400,7 @@ impl Greeter {
                     tracing::debug!(?addresses, %error, "dial failed");
                 }
                 // A node whose WebSocket listener shows a wrong certificate has answered, and may be well for all others.
-                if !no_tls || choice.trial || std::ptr::eq(endpoint, &choice.endpoint) {
+                if !no_tls || choice.trial || choice.kind == EndpointKind::Mqtt {
                     self.reports.failed(choice);
                 }
                 Ok(None)
@@ -430,12 +423,12 @@ impl Greeter {
     /// The node's WebSocket listener, upgraded; none when it will not, which says nothing of the node's health: it answered.
     async fn dial_ws(
         &self,
-        ws: &WsEndpoint,
+        ws: &Endpoint,
         header: Vec<u8>,
         asking: Asking,
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, DialError> {
-        let dial = self.dialer.dial(&ws.endpoint, &header, &asking.bytes);
+        let dial = self.dialer.dial(ws, &header, &asking.bytes);
         let (socket, sent) = dial.await?;
         let upgraded = upgrade_at_node(&socket, &asking, sent);
         match tokio::time::timeout(self.settings.timeout, upgraded).await {
@@ -446,7 +439,7 @@ impl Greeter {
                 bytes,
             })),
             Ok(Err(Unwilling::Answered(answer))) => {
-                tracing::warn!(addresses = ?ws.endpoint.addresses, answer, "node does not upgrade to a WebSocket");
+                tracing::warn!(addresses = ?ws.addresses, answer, "node does not upgrade to a WebSocket");
                 tried.unwilling = true;
                 Ok(None)
             }

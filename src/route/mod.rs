@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::cluster::{self, Choice, Cluster, Decision, Node, NodeId, NodeState};
+use crate::cluster::{self, Choice, Cluster, Decision, EndpointKind, Node, NodeId, NodeState};
 
 /// What ties a client to a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +58,8 @@ impl Default for Affinity {
 #[derive(Debug)]
 pub struct Route {
     cluster: Arc<Cluster>,
+    /// What the client comes by.
+    kind: EndpointKind,
     /// Where the client stands on the ring.
     hash: u64,
     /// Tried before the ring.
@@ -97,10 +99,16 @@ impl Given {
 }
 
 /// The route of a client with this affinity key; a `placement` goes before the ring.
-pub fn route(cluster: Arc<Cluster>, affinity_key: &[u8], placement: Option<NodeId>) -> Route {
+pub fn route(
+    cluster: Arc<Cluster>,
+    kind: EndpointKind,
+    affinity_key: &[u8],
+    placement: Option<NodeId>,
+) -> Route {
     let hash = cluster.ring().hash(affinity_key);
     Route {
         cluster,
+        kind,
         hash,
         first: placement.map(|node| (node, Decision::Placement)),
         decision: Decision::Spill,
@@ -111,13 +119,14 @@ pub fn route(cluster: Arc<Cluster>, affinity_key: &[u8], placement: Option<NodeI
 
 /// The route of a client without an affinity key: the less loaded of two nodes drawn by weight, then the ring from the
 /// first draw on. The draws are two random numbers.
-pub fn route_anonymous(cluster: Arc<Cluster>, draws: [u64; 2]) -> Route {
+pub fn route_anonymous(cluster: Arc<Cluster>, kind: EndpointKind, draws: [u64; 2]) -> Route {
     let first = less_loaded(&cluster, draws);
     Route {
         hash: draws[0],
         first: first.map(|node| (node, Decision::Anonymous)),
         decision: Decision::Anonymous,
         cluster,
+        kind,
         stage: Stage::First,
         given: Given::default(),
     }
@@ -142,7 +151,8 @@ impl Route {
         let place = self.cluster.nodes().iter().position(|n| n.id == id)?;
         let node = &self.cluster.nodes()[place];
         // A placement on a node that is down is not worth its trial: whoever is at home there takes it.
-        let choice = (node.state == NodeState::Up).then(|| Choice::of(node, decision, false))??;
+        let choice = (node.state == NodeState::Up)
+            .then(|| Choice::of(node, self.kind, decision, false))??;
         self.given.insert(place);
         Some(choice)
     }
@@ -158,7 +168,7 @@ impl Route {
         }
         let node = &self.cluster.nodes()[place];
         let trial = admits(node)?;
-        let choice = Choice::of(node, self.ring_decision(turn), trial)?;
+        let choice = Choice::of(node, self.kind, self.ring_decision(turn), trial)?;
         self.given.insert(place);
         Some(choice)
     }
@@ -265,7 +275,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
-    use crate::cluster::{Endpoint, Known, Live};
+    use crate::cluster::{Endpoint, Endpoints, Known, Live};
 
     const KEYS: usize = 300;
 
@@ -276,9 +286,9 @@ mod tests {
             .map(|(state, number)| Node {
                 id: NodeId(number),
                 name: format!("emqx{number}").into(),
-                endpoint: Endpoint::plain([([127, 0, 0, 1], 1883 + number).into()].into()),
-                ws: None,
-                pass: None,
+                endpoints: Endpoints::only(Endpoint::plain(
+                    [([127, 0, 0, 1], 1883 + number).into()].into(),
+                )),
                 weight: cluster::WEIGHT_DEFAULT,
                 state: *state,
                 live: Arc::default(),
@@ -293,13 +303,14 @@ mod tests {
     }
 
     fn choices(cluster: &Arc<Cluster>, number: usize, placement: Option<NodeId>) -> Vec<Choice> {
-        route(Arc::clone(cluster), &key(number), placement).collect()
+        route(Arc::clone(cluster), Mqtt, &key(number), placement).collect()
     }
 
     fn ids(choices: &[Choice]) -> Vec<u16> {
         choices.iter().map(|choice| choice.id.0).collect()
     }
 
+    use EndpointKind::Mqtt;
     use NodeState::{Down, Draining, Up};
 
     #[test]
@@ -357,7 +368,7 @@ mod tests {
         let cluster = Arc::new(cluster(&[Up, Down]));
         cluster.nodes()[1].live.trial.store(true, Ordering::Relaxed);
         let trials: Vec<Choice> = (0..KEYS)
-            .filter_map(|number| route(Arc::clone(&cluster), &key(number), None).next())
+            .filter_map(|number| route(Arc::clone(&cluster), Mqtt, &key(number), None).next())
             .filter(|choice| choice.id == NodeId(1))
             .collect();
         assert_eq!(trials.len(), 1, "only the first of its clients tries it");
@@ -390,7 +401,7 @@ mod tests {
         busy.store(10, Ordering::Relaxed);
         for number in 0..KEYS as u64 {
             let draws = [number.wrapping_mul(0x9E37_79B9_7F4A_7C15), !number << 32];
-            let first = route_anonymous(Arc::clone(&cluster), draws).next();
+            let first = route_anonymous(Arc::clone(&cluster), Mqtt, draws).next();
             let first = first.expect("a node");
             assert_eq!(first.id, NodeId(1));
             assert_eq!(first.decision, Decision::Anonymous);
@@ -403,7 +414,7 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(7);
         for _ in 0..3_000 {
             let draws = [random.u64(..), random.u64(..)];
-            let first = route_anonymous(Arc::clone(&cluster), draws).next();
+            let first = route_anonymous(Arc::clone(&cluster), Mqtt, draws).next();
             first.expect("a node").seat().keep();
         }
         for node in cluster.nodes() {
@@ -415,7 +426,7 @@ mod tests {
     #[test]
     fn a_node_without_an_address_is_passed_over() {
         let mut nameless = cluster(&[Up, Up]).nodes().to_vec();
-        nameless[0].endpoint.addresses = Arc::new([]);
+        nameless[0].endpoints.mqtt.addresses = Arc::new([]);
         nameless[0].live = Arc::new(Live::default());
         let cluster = Arc::new(Cluster::new(nameless, Arc::new([]), 1));
         for number in 0..KEYS {

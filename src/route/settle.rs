@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Placements, route};
-use crate::cluster::{Cluster, NodeId};
+use crate::cluster::{Cluster, EndpointKind, NodeId};
 use crate::record::PlacementKey;
 
 /// A client that a node has just accepted, as far as placements care.
@@ -40,7 +40,7 @@ pub fn settle(
     if let Some(assigned) = assigned {
         // The client may come back with the id that it was given, which belongs to some other node by the ring.
         placement = PlacementKey::of(assigned);
-        home = route(Arc::clone(cluster), assigned, None)
+        home = route(Arc::clone(cluster), EndpointKind::Mqtt, assigned, None)
             .home()
             .map(|node| node.id);
         is_exception = true;
@@ -64,18 +64,18 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::cluster::{Endpoint, Live, Node, NodeState};
+    use crate::cluster::{Endpoint, Endpoints, Live, Node, NodeState};
 
     const HOME: NodeId = NodeId(0);
     const OTHER: NodeId = NodeId(1);
 
     fn cluster() -> Arc<Cluster> {
         let node = |id: NodeId, name: &str, weight: u16| Node {
-            ws: None,
-            pass: None,
             id,
             name: name.into(),
-            endpoint: Endpoint::plain(Arc::new(["127.0.0.1:1883".parse().expect("an address")])),
+            endpoints: Endpoints::only(Endpoint::plain(Arc::new(["127.0.0.1:1883"
+                .parse()
+                .expect("an address")]))),
             weight,
             state: NodeState::Up,
             live: Arc::new(Live::default()),
