@@ -395,6 +395,7 @@ impl Running {
             self.workers.iter().map(|_| Arc::default()).collect();
         self.facts.listeners().push(ListenerFacts {
             name: listener.name.clone(),
+            kind: listener.kind(),
             population: Arc::clone(&population),
             tallies: tallies.clone(),
             certificate_expires: certificate_expires(&listener),

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use remora::accept::{Census, Limits, Population};
-use remora::cluster::{Choice, Decision, Endpoint, EndpointKind, Live, NodeId, Report, Reports};
+use remora::cluster::{
+    Choice, Decision, Endpoint, EndpointKind, Live, NodeId, Observed, Reports, Vitals,
+};
 use remora::ended::Ended;
 use remora::held::{Eviction, Held};
 use remora::sync::{AtomicUsize, Ordering};
@@ -145,23 +147,26 @@ fn no_more_are_undecided_than_may_be() {
 #[test]
 fn a_trial_is_taken_once_for_each_time_it_is_offered() {
     in_every_order(|| {
-        let live: Arc<Live> = Arc::default();
+        let vitals: Arc<Vitals> = Arc::default();
         let (offered, taken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let control = {
-            let (live, offered) = (Arc::clone(&live), Arc::clone(&offered));
+            let (vitals, offered) = (Arc::clone(&vitals), Arc::clone(&offered));
             thread::spawn(move || {
                 for _ in 0..2 {
                     offered.fetch_add(1, Ordering::SeqCst);
-                    live.trial.store(true, Ordering::Relaxed);
+                    vitals.trial.store(true, Ordering::Relaxed);
                 }
             })
         };
         threads((0..3).map(|_| {
-            let (live, offered, taken) =
-                (Arc::clone(&live), Arc::clone(&offered), Arc::clone(&taken));
+            let (vitals, offered, taken) = (
+                Arc::clone(&vitals),
+                Arc::clone(&offered),
+                Arc::clone(&taken),
+            );
             move || {
                 for _ in 0..2 {
-                    if live.take_trial() {
+                    if vitals.take_trial() {
                         let taken = taken.fetch_add(1, Ordering::SeqCst) + 1;
                         assert!(taken <= offered.load(Ordering::SeqCst));
                     }
@@ -169,10 +174,10 @@ fn a_trial_is_taken_once_for_each_time_it_is_offered() {
             }
         }));
         control.join().expect("no panic");
-        let left = usize::from(live.take_trial());
+        let left = usize::from(vitals.take_trial());
         let taken = taken.load(Ordering::SeqCst) + left;
         assert!((1..=2).contains(&taken), "{taken} of 2");
-        assert!(!live.take_trial(), "it is gone");
+        assert!(!vitals.take_trial(), "it is gone");
     });
 }
 
@@ -214,16 +219,16 @@ fn every_seat_is_given_back() {
 #[test]
 fn failures_in_a_row_are_each_counted_once() {
     in_every_order(|| {
-        let live: Arc<Live> = Arc::default();
+        let tried = choice(&Arc::default());
         let (reports, mut to_control) = Reports::new();
         threads((0..3).map(|_| {
-            let (live, reports) = (Arc::clone(&live), reports.clone());
-            move || reports.failed(&choice(&live))
+            let (tried, reports) = (tried.clone(), reports.clone());
+            move || reports.failed(&tried)
         }));
         let mut in_a_row: Vec<u32> = std::iter::from_fn(|| to_control.try_recv().ok())
-            .map(|report| match report {
-                Report::Failed { in_a_row, .. } => in_a_row,
-                Report::Answered { .. } => panic!("nobody has answered"),
+            .map(|report| match report.observed {
+                Observed::Failed { in_a_row, .. } => in_a_row,
+                Observed::Answered => panic!("nobody has answered"),
             })
             .collect();
         in_a_row.sort_unstable();

@@ -19,8 +19,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use remora::accept::{Admitted, Census, Limits, Population, Undecided};
 use remora::cluster::{
-    Choice, Cluster, Clusters, Decision, EndpointKind, Endpoints, Live, Member, MemberEndpoint,
-    Node, NodeAddress, NodeId, NodeState, Reports, Seat,
+    Choice, Cluster, Clusters, Decision, EndpointKind, Endpoints, Member, MemberEndpoint, Node,
+    NodeAddress, NodeId, NodeState, Reports, Seat,
 };
 use remora::control::{Control, Order, Settings};
 use remora::ended::Ended;
@@ -295,7 +295,19 @@ fn settings() -> Settings {
 
 /// The same cluster with nobody on it, so that it may be asked without a trace.
 fn apart(cluster: &Cluster) -> Arc<Cluster> {
-    Arc::new(cluster.with(|node| node.live = Arc::new(Live::default())))
+    Arc::new(cluster.with(|node| {
+        node.live = Arc::default();
+        node.endpoints.mqtt.vitals = Arc::default();
+    }))
+}
+
+fn state(node: &Node) -> NodeState {
+    node.state_of(&node.endpoints.mqtt)
+}
+
+/// Whether a client was taken to where the node is in its snapshot.
+fn is_endpoint_of(choice: &Choice, node: &Node) -> bool {
+    Arc::ptr_eq(&choice.endpoint.vitals, &node.endpoints.mqtt.vitals)
 }
 
 impl<'a> World<'a> {
@@ -588,7 +600,7 @@ impl<'a> World<'a> {
                 }
                 None => {
                     // Nobody that was up was left out: stickiness has refused no one.
-                    for node in greeting.cluster.up() {
+                    for node in greeting.cluster.up(EndpointKind::Mqtt) {
                         assert!(
                             greeting.offered.contains(&node.id),
                             "{} was not asked",
@@ -753,7 +765,7 @@ impl<'a> World<'a> {
 
     fn states(&self) -> BTreeMap<NodeId, NodeState> {
         let cluster = self.clusters.current();
-        cluster.nodes().iter().map(|n| (n.id, n.state)).collect()
+        cluster.nodes().iter().map(|n| (n.id, state(n))).collect()
     }
 
     /// What control has made of the nodes since `before`.
@@ -761,20 +773,21 @@ impl<'a> World<'a> {
         let (cluster, now) = (self.clusters.current(), Instant::now());
         for node in cluster.nodes() {
             let was = before.get(&node.id).copied();
-            if was != Some(node.state) {
+            let state = state(node);
+            if was != Some(state) {
                 self.trials.remove(&node.id);
-                match node.state {
+                match state {
                     NodeState::Down => self.seen.note("node down"),
                     NodeState::Up if was == Some(NodeState::Down) => self.seen.note("node back"),
                     NodeState::Up | NodeState::Draining => {}
                 }
             }
-            let is_offered = node.live.trial.load(Ordering::Relaxed);
+            let is_offered = node.endpoints.mqtt.vitals.trial.load(Ordering::Relaxed);
             let last = self.trials.get(&node.id).copied();
             if !is_offered || last.is_some_and(|last| !last.taken) {
                 continue;
             }
-            assert_eq!(node.state, NodeState::Down, "a trial of {}", node.name);
+            assert_eq!(state, NodeState::Down, "a trial of {}", node.name);
             // One at a time: the next only when the last was reported on, or nobody will any more.
             if let Some(last) = last.filter(|last| !last.reported) {
                 let since = now - last.offered_at;
@@ -826,11 +839,7 @@ impl<'a> World<'a> {
         let id = before.nodes()[self.rng.usize(0..before.nodes().len())].id;
         let after = before.with(|node| {
             if node.id == id {
-                node.state = match node.state {
-                    NodeState::Up => NodeState::Draining,
-                    NodeState::Draining => NodeState::Up,
-                    NodeState::Down => NodeState::Down,
-                };
+                node.is_draining = !node.is_draining;
             }
         });
         self.check_moved(&before, &after);
@@ -872,7 +881,7 @@ impl<'a> World<'a> {
         names.sort_unstable();
         assert!(after.nodes().iter().map(|n| &*n.name).eq(names));
         for node in after.nodes().iter().filter(|n| !states.contains_key(&n.id)) {
-            let failures = node.live.failures.load(Ordering::Relaxed);
+            let failures = node.endpoints.mqtt.vitals.failures.load(Ordering::Relaxed);
             assert_eq!(failures, 0, "{} has only just come", node.name);
         }
         self.let_control_work().await;
@@ -921,13 +930,20 @@ impl<'a> World<'a> {
     fn check_choice(&mut self, cluster: &Cluster, choice: &Choice, offered: &[NodeId]) {
         assert!(!offered.contains(&choice.id), "the same node twice");
         let node = cluster.node(choice.id).expect("a node of the snapshot");
-        let up_left = cluster.up().find(|node| !offered.contains(&node.id));
-        match node.state {
+        let up_left = cluster
+            .up(EndpointKind::Mqtt)
+            .find(|node| !offered.contains(&node.id));
+        match state(node) {
             NodeState::Up => assert!(!choice.trial),
             NodeState::Down if choice.trial => {
                 self.seen.note("trial");
                 // One that was removed meanwhile may still have one to give, to those who were routed before.
-                if self.clusters.current().node(choice.id).is_some() {
+                // So has one that has moved since.
+                let now = self.clusters.current();
+                let is_the_same = now
+                    .node(choice.id)
+                    .is_some_and(|node| is_endpoint_of(choice, node));
+                if is_the_same {
                     let trial = self.trials.get_mut(&choice.id).expect("offered");
                     assert!(!trial.taken, "two take one trial of {}", node.name);
                     trial.taken = true;
@@ -936,7 +952,7 @@ impl<'a> World<'a> {
             NodeState::Draining | NodeState::Down => {
                 let up_left = up_left.map(|node| &node.name);
                 assert_eq!(up_left, None, "{} was preferred to it", node.name);
-                if node.state == NodeState::Draining && offered.is_empty() {
+                if state(node) == NodeState::Draining && offered.is_empty() {
                     self.seen.note("draining taken where none is up");
                 }
             }
@@ -963,7 +979,7 @@ impl<'a> World<'a> {
             route.map(|choice| choice.id).collect()
         };
         let without = all(None);
-        let up: BTreeSet<NodeId> = cluster.up().map(|node| node.id).collect();
+        let up: BTreeSet<NodeId> = cluster.up(EndpointKind::Mqtt).map(|node| node.id).collect();
         assert!(up.iter().all(|id| without.contains(id)));
         let home = route::route(Arc::clone(&alone), EndpointKind::Mqtt, key, None)
             .home()
@@ -984,7 +1000,10 @@ impl<'a> World<'a> {
 
     /// One node's state has changed: only the clients whose first choice it was, or is, have moved.
     fn check_moved(&self, before: &Cluster, after: &Cluster) {
-        if before.up().next().is_none() || after.up().next().is_none() {
+        if [before, after]
+            .iter()
+            .any(|cluster| cluster.up(EndpointKind::Mqtt).next().is_none())
+        {
             return;
         }
         let (before_apart, after_apart) = (apart(before), apart(after));
@@ -992,7 +1011,7 @@ impl<'a> World<'a> {
             .nodes()
             .iter()
             .zip(after.nodes())
-            .filter(|(before, after)| before.state != after.state)
+            .filter(|(before, after)| state(before) != state(after))
             .map(|(before, _)| before.id)
             .collect();
         for client in 0..CLIENTS {

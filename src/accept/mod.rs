@@ -18,6 +18,7 @@ pub use handshakes::{Handshake, Handshakes};
 pub use header::take_header;
 pub use open::{Opened, Opener, Speaker};
 
+use crate::cluster::EndpointKind;
 use crate::ended::Ended;
 use crate::{tls, websocket};
 
@@ -78,6 +79,15 @@ pub enum Transport {
 }
 
 impl Listener {
+    /// What its clients come by.
+    pub fn kind(&self) -> EndpointKind {
+        match (&self.tls, &self.transport) {
+            (Some(Tls::Pass), _) => EndpointKind::Pass,
+            (_, Transport::Tcp) => EndpointKind::Mqtt,
+            (_, Transport::Ws(_)) => EndpointKind::Ws,
+        }
+    }
+
     /// Whether a peer speaks for its clients, and must say in a PROXY header who they are.
     ///
     /// # Errors

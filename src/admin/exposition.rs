@@ -12,7 +12,7 @@ use prometheus_client::registry::Unit;
 
 use super::process::Process;
 use crate::accept::{Census, Handshakes, Population};
-use crate::cluster::{Clusters, Decision, NodeState};
+use crate::cluster::{Clusters, Decision, EndpointKind, NodeState};
 use crate::ended::Ended;
 use crate::held::Held;
 use crate::log;
@@ -47,6 +47,8 @@ pub struct Facts {
 pub struct ListenerFacts {
     /// Its name, which is the value of its label.
     pub name: String,
+    /// What its clients come by.
+    pub kind: EndpointKind,
     /// Its connections now.
     pub population: Arc<Population>,
     /// By worker.
@@ -143,7 +145,10 @@ impl Facts {
         if self.draining.load(Ordering::Relaxed) {
             return Some("draining");
         }
-        let up = self.clusters.current().up().next().is_some();
+        let cluster = self.clusters.current();
+        let listeners = self.listeners();
+        let mut open = listeners.iter().filter(|listener| !listener.removed);
+        let up = open.any(|listener| cluster.up(listener.kind).next().is_some());
         (!up).then_some("no node is up")
     }
 
@@ -346,11 +351,18 @@ impl Facts {
         let cluster = self.clusters.current();
         page.gauges(
             "node_state",
-            "1 for the state that the node is in, 0 for the others",
+            "1 for the state that the node's endpoint is in, 0 for the others",
             cluster.nodes().iter().flat_map(|node| {
-                NodeState::ALL.iter().map(|state| {
-                    let labels = [("node", &*node.name), ("state", state.name())];
-                    (labels, u64::from(node.state == *state))
+                node.endpoints.iter().flat_map(move |(kind, endpoint)| {
+                    let now = node.state_of(endpoint);
+                    NodeState::ALL.iter().map(move |state| {
+                        let labels = [
+                            ("node", &*node.name),
+                            ("endpoint", kind.name()),
+                            ("state", state.name()),
+                        ];
+                        (labels, u64::from(now == *state))
+                    })
                 })
             }),
         )?;

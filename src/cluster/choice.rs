@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Endpoint, EndpointKind, Live, Node, NodeId};
+use super::{Endpoint, EndpointKind, Live, Node, NodeId, Vitals};
 use crate::sync::Ordering;
 
 /// Why a client goes to a node.
@@ -46,7 +46,7 @@ pub struct Choice {
     pub endpoint: Endpoint,
     /// Why it.
     pub decision: Decision,
-    /// The node is down, and this connection is its trial.
+    /// The endpoint is down, and this connection is its trial.
     pub trial: bool,
     /// What changes at every connection.
     pub live: Arc<Live>,
@@ -93,23 +93,29 @@ impl Drop for Seat {
     }
 }
 
-/// What the path tells control about a node.
+/// What the path tells control about an endpoint of a node.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Which node.
+    pub node: NodeId,
+    /// Which of its endpoints: the one whose vitals these are. None, if it has moved since.
+    pub vitals: Arc<Vitals>,
+    /// What it did.
+    pub observed: Observed,
+}
+
+/// What was observed of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Report {
+pub enum Observed {
     /// A dial failed, or a CONNECT was not answered in time.
     Failed {
-        /// Which node.
-        node: NodeId,
         /// So many in a row now.
         in_a_row: u32,
-        /// It was the trial of a node that is down.
+        /// It was the trial of an endpoint that is down.
         trial: bool,
     },
-    /// A node that had failed before, or was on trial, answered.
-    Answered {
-        /// Which node.
-        node: NodeId,
-    },
+    /// It answered, and had failed before or was on trial.
+    Answered,
 }
 
 /// Where the path's reports go; full means dropped, since the next failure says the same.
@@ -128,24 +134,27 @@ impl Reports {
 
     /// A dial failed, or a CONNECT was not answered in time.
     pub fn failed(&self, choice: &Choice) {
-        let in_a_row = choice.live.failures.fetch_add(1, Ordering::Relaxed) + 1;
-        self.send(Report::Failed {
-            node: choice.id,
-            in_a_row,
-            trial: choice.trial,
-        });
+        let failures = &choice.endpoint.vitals.failures;
+        let in_a_row = failures.fetch_add(1, Ordering::Relaxed) + 1;
+        let trial = choice.trial;
+        self.send(choice, Observed::Failed { in_a_row, trial });
     }
 
-    /// The node answered. Costs one load where nothing had failed.
+    /// The endpoint answered. Costs one load where nothing had failed.
     pub fn answered(&self, choice: &Choice) {
-        if choice.trial || choice.live.failures.load(Ordering::Relaxed) != 0 {
-            choice.live.failures.store(0, Ordering::Relaxed);
-            self.send(Report::Answered { node: choice.id });
+        let failures = &choice.endpoint.vitals.failures;
+        if choice.trial || failures.load(Ordering::Relaxed) != 0 {
+            failures.store(0, Ordering::Relaxed);
+            self.send(choice, Observed::Answered);
         }
     }
 
-    fn send(&self, report: Report) {
+    fn send(&self, choice: &Choice, observed: Observed) {
         // Full or closed: control is behind or gone, and the path never waits for it.
-        let _ = self.0.try_send(report);
+        let _ = self.0.try_send(Report {
+            node: choice.id,
+            vitals: Arc::clone(&choice.endpoint.vitals),
+            observed,
+        });
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::NodeAddress;
 use crate::proxy_protocol;
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::tls::ToNode;
 
 /// What an endpoint is for.
@@ -156,6 +157,26 @@ pub struct Endpoint {
     pub proxy_protocol: Option<proxy_protocol::Version>,
     /// TLS to it; none where it speaks none.
     pub tls: Option<Arc<ToNode>>,
+    /// It failed to answer too often in a row: it gets no clients but one trial at a time.
+    pub is_down: bool,
+    /// How it answers.
+    pub vitals: Arc<Vitals>,
+}
+
+/// How an endpoint answers, as every worker sees it: shared by all snapshots for as long as it is at the same address.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    /// Failed dials and greet timeouts in a row.
+    pub failures: AtomicU32,
+    /// A trial that one connection may take while the endpoint is down.
+    pub trial: AtomicBool,
+}
+
+impl Vitals {
+    /// Takes the trial, if there is one to take.
+    pub fn take_trial(&self) -> bool {
+        self.trial.load(Ordering::Relaxed) && self.trial.swap(false, Ordering::Relaxed)
+    }
 }
 
 impl Endpoint {
@@ -166,6 +187,8 @@ impl Endpoint {
             path: None,
             proxy_protocol: None,
             tls: None,
+            is_down: false,
+            vitals: Arc::default(),
         }
     }
 

@@ -11,10 +11,10 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 
-use crate::sync::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use crate::sync::{AtomicUsize, Ordering};
 
-pub use choice::{Choice, Decision, Report, Reports, Seat};
-pub use endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint};
+pub use choice::{Choice, Decision, Observed, Report, Reports, Seat};
+pub use endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint, Vitals};
 pub use ring::{Choices, Ring};
 
 /// Nodes in one cluster at most: what the sets that walk the ring have room for.
@@ -67,7 +67,7 @@ impl fmt::Display for NodeAddress {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u16);
 
-/// What the path may do with a node.
+/// What the path may do with one of a node's endpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
     /// Takes clients.
@@ -83,10 +83,6 @@ pub enum NodeState {
 pub struct Live {
     /// Connections routed to this node and not yet ended.
     pub connections: AtomicUsize,
-    /// Failed dials and greet timeouts in a row.
-    pub failures: AtomicU32,
-    /// A trial that one connection may take while the node is down.
-    pub trial: AtomicBool,
 }
 
 impl NodeState {
@@ -116,17 +112,28 @@ impl Node {
             EndpointKind::Mqtt | EndpointKind::Pass => found(kind),
         }
     }
+
+    /// What the path may do with a client that comes by `kind`; none where it cannot be taken here.
+    pub fn state_for(&self, kind: EndpointKind) -> Option<NodeState> {
+        let (_, endpoint) = self.endpoint_for(kind)?;
+        Some(self.state_of(endpoint))
+    }
+
+    /// What the path may do with this endpoint of the node. One that is down and drains is down: it gets nobody, but for want
+    /// of any other.
+    pub fn state_of(&self, endpoint: &Endpoint) -> NodeState {
+        match (endpoint.is_down, self.is_draining) {
+            (true, _) => NodeState::Down,
+            (false, true) => NodeState::Draining,
+            (false, false) => NodeState::Up,
+        }
+    }
 }
 
 impl Live {
     /// Takes one connection off the node.
     pub fn leave(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// Takes the trial, if there is one to take.
-    pub fn take_trial(&self) -> bool {
-        self.trial.load(Ordering::Relaxed) && self.trial.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -150,8 +157,8 @@ pub struct Node {
     pub endpoints: Endpoints<Endpoint>,
     /// 1 to 1000.
     pub weight: u16,
-    /// What the path may do with it.
-    pub state: NodeState,
+    /// The operator wishes that it keeps its clients and gets no new ones.
+    pub is_draining: bool,
     /// What changes at every connection.
     pub live: Arc<Live>,
 }
@@ -180,9 +187,9 @@ impl Cluster {
         }
     }
 
-    /// The nodes that can take clients now.
-    pub fn up(&self) -> impl Iterator<Item = &Node> {
-        let is_up = |node: &&Node| node.state == NodeState::Up && node.endpoints.mqtt.is_found();
+    /// The nodes that can take clients now that come by `kind`.
+    pub fn up(&self, kind: EndpointKind) -> impl Iterator<Item = &Node> {
+        let is_up = move |node: &&Node| node.state_for(kind) == Some(NodeState::Up);
         self.nodes.iter().filter(is_up)
     }
 

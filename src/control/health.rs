@@ -1,13 +1,13 @@
-//! One node's health as the path observes it: a state machine that is told the time.
+//! One endpoint's health as the path observes it: a state machine that is told the time.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Settings;
-use crate::cluster::NodeState;
+use crate::cluster::Observed;
 
-/// What has been observed of one node.
+/// What has been observed of one of a node's endpoints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// It answers.
@@ -24,23 +24,33 @@ pub enum Health {
 /// What follows from an observation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// The node went down.
+    /// It went down.
     WentDown,
-    /// The node came back.
+    /// It came back.
     CameBack,
 }
 
 impl Health {
-    /// The state that follows, as long as the operator wishes nothing else.
-    pub fn state(&self) -> NodeState {
-        match self {
-            Self::Up => NodeState::Up,
-            Self::Down { .. } => NodeState::Down,
+    /// Whether it gets no clients but trials.
+    pub fn is_down(&self) -> bool {
+        matches!(self, Self::Down { .. })
+    }
+
+    /// Learns what the path has seen.
+    pub fn observe(
+        &mut self,
+        observed: Observed,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<Change> {
+        match observed {
+            Observed::Answered => self.answered(),
+            Observed::Failed { in_a_row, trial } => self.failed(in_a_row, trial, settings, now),
         }
     }
 
-    /// A dial or a greeting failed: the `in_a_row`th, and perhaps the trial of a node that was down.
-    pub fn failed(
+    /// A dial or a greeting failed: the `in_a_row`th, and perhaps the trial of one that was down.
+    fn failed(
         &mut self,
         in_a_row: u32,
         trial: bool,
@@ -61,8 +71,7 @@ impl Health {
         }
     }
 
-    /// The node answered.
-    pub fn answered(&mut self) -> Option<Change> {
+    fn answered(&mut self) -> Option<Change> {
         match self {
             Self::Up => None,
             Self::Down { .. } => {
@@ -83,7 +92,7 @@ impl Health {
         }
     }
 
-    /// When [`Health::trial_is_due`] will say yes; never for a node that is up.
+    /// When [`Health::trial_is_due`] will say yes; never for one that is up.
     pub fn next_trial(&self) -> Option<Instant> {
         match self {
             Self::Up => None,
@@ -117,7 +126,7 @@ mod tests {
         assert_eq!(health.failed(2, false, &settings, now), None);
         let change = health.failed(3, false, &settings, now);
         assert_eq!(change, Some(Change::WentDown));
-        assert_eq!(health.state(), NodeState::Down);
+        assert!(health.is_down());
     }
 
     #[test]

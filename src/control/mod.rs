@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::cluster::{
     Cluster, Clusters, Endpoint, Endpoints, Known, Live, Member, MemberEndpoint, Node, NodeAddress,
-    NodeId, Report,
+    NodeId, Observed, Report, Vitals,
 };
 
 use health::{Change, Health};
@@ -80,16 +80,17 @@ struct Watched {
     places: Endpoints<Place>,
     weight: u16,
     live: Arc<Live>,
-    health: Health,
 }
 
-/// One of a node's listeners.
-#[derive(Debug)]
+/// What control knows of one of a node's endpoints.
+#[derive(Clone, Debug)]
 struct Place {
     written: MemberEndpoint,
     /// When its host name is looked up next; never for a plain address.
     lookup_at: Option<Instant>,
     looked_up: Option<Instant>,
+    health: Health,
+    vitals: Arc<Vitals>,
 }
 
 /// The one writer of the cluster.
@@ -244,45 +245,53 @@ impl Control {
     fn next_deadline(&self) -> Option<Instant> {
         self.watched
             .iter()
-            .flat_map(|watched| {
-                let lookups = watched.places.iter().filter_map(|(_, p)| p.lookup_at);
-                lookups.chain(watched.health.next_trial())
-            })
+            .flat_map(|watched| watched.places.iter())
+            .flat_map(|(_, place)| [place.lookup_at, place.health.next_trial()])
+            .flatten()
             .min()
     }
 
     fn take_report(&mut self, report: Report, now: Instant) {
-        let (Report::Failed { node: id, .. } | Report::Answered { node: id }) = report;
+        let Report {
+            node: id,
+            vitals,
+            observed,
+        } = report;
         let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == id) else {
             return;
         };
-        let change = match report {
-            Report::Answered { .. } => watched.health.answered(),
-            Report::Failed {
-                in_a_row, trial, ..
-            } => {
-                watched.look_up_soon(now);
-                watched.health.failed(in_a_row, trial, &self.settings, now)
-            }
+        if let Observed::Failed { .. } = observed {
+            watched.look_up_soon(now);
+        }
+        let is_its = |(_, place): &(_, &mut Place)| Arc::ptr_eq(&place.vitals, &vitals);
+        let Some((kind, place)) = watched.places.iter_mut().find(is_its) else {
+            return;
         };
-        match change {
+        let (node, endpoint) = (&watched.name, kind.name());
+        match place.health.observe(observed, &self.settings, now) {
             None => return,
             Some(Change::WentDown) => {
-                tracing::warn!(node = %watched.name, "node is down: it failed to answer {} times in a row", self.settings.failures_max);
+                tracing::warn!(%node, endpoint, "node is down: it failed to answer {} times in a row", self.settings.failures_max);
             }
             Some(Change::CameBack) => {
-                watched.live.trial.store(false, Ordering::Relaxed);
-                tracing::info!(node = %watched.name, "node is up again");
+                vitals.trial.store(false, Ordering::Relaxed);
+                tracing::info!(%node, endpoint, "node is up again");
             }
         }
-        let state = watched.health.state();
-        self.change(id, |node| node.state = state);
+        let is_down = place.health.is_down();
+        self.change(id, |node| {
+            if let Some(endpoint) = node.endpoints.get_mut(kind) {
+                endpoint.is_down = is_down;
+            }
+        });
     }
 
     fn offer_trials(&mut self, now: Instant) {
         for watched in &mut self.watched {
-            if watched.health.trial_is_due(self.patience, now) {
-                watched.live.trial.store(true, Ordering::Relaxed);
+            for (_, place) in watched.places.iter_mut() {
+                if place.health.trial_is_due(self.patience, now) {
+                    place.vitals.trial.store(true, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -361,41 +370,31 @@ impl Control {
 
 impl Watched {
     fn new(member: &Member, id: NodeId, live: Arc<Live>) -> Self {
-        // What was observed before it was removed says nothing about it.
-        live.failures.store(0, Ordering::Relaxed);
-        live.trial.store(false, Ordering::Relaxed);
         Self {
             id,
             name: member.name.as_str().into(),
             places: member.endpoints.map(|_, written| Place::new(written)),
             weight: member.weight,
             live,
-            health: Health::Up,
         }
     }
 
     /// The same node, as the operator has written it now.
     fn written_as(self, member: &Member) -> Self {
-        let address =
-            |places: &Endpoints<Place>| places.map(|_, place| place.written.address.clone());
         let places = member.endpoints.map(|kind, written| {
             let before = self.places.get(kind);
-            match before.filter(|before| before.written.address == written.address) {
-                Some(before) => Place {
+            match before {
+                Some(before) if before.written.address == written.address => Place {
                     written: written.clone(),
-                    ..*before
+                    ..before.clone()
                 },
+                Some(_) => {
+                    tracing::info!(node = %member.name, endpoint = kind.name(), address = %written.address, "node has another address");
+                    Place::new(written)
+                }
                 None => Place::new(written),
             }
         });
-        if address(&places) != address(&self.places) {
-            tracing::info!(node = %member.name, address = %member.endpoints.mqtt.address, "node has another address");
-            // What was observed there says nothing about it.
-            return Self {
-                places,
-                ..Self::new(member, self.id, self.live)
-            };
-        }
         Self {
             places,
             weight: member.weight,
@@ -412,7 +411,7 @@ impl Watched {
                 place.endpoint(before.and_then(|node| node.endpoints.get(kind)))
             }),
             weight: self.weight,
-            state: self.health.state(),
+            is_draining: before.is_some_and(|before| before.is_draining),
             live: Arc::clone(&self.live),
         }
     }
@@ -434,6 +433,8 @@ impl Place {
             written: written.clone(),
             lookup_at: is_host.then(Instant::now),
             looked_up: None,
+            health: Health::Up,
+            vitals: Arc::default(),
         }
     }
 
@@ -450,6 +451,8 @@ impl Place {
             path: path.clone(),
             proxy_protocol: *proxy_protocol,
             tls: tls.clone(),
+            is_down: self.health.is_down(),
+            vitals: Arc::clone(&self.vitals),
         }
     }
 

@@ -399,10 +399,7 @@ impl Greeter {
                 } else {
                     tracing::debug!(?addresses, %error, "dial failed");
                 }
-                // A node whose WebSocket listener shows a wrong certificate has answered, and may be well for all others.
-                if !no_tls || choice.trial || choice.kind == EndpointKind::Mqtt {
-                    self.reports.failed(choice);
-                }
+                self.reports.failed(choice);
                 Ok(None)
             }
             Err(DialError::SourcePorts) => {

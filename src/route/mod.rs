@@ -120,7 +120,7 @@ pub fn route(
 /// The route of a client without an affinity key: the less loaded of two nodes drawn by weight, then the ring from the
 /// first draw on. The draws are two random numbers.
 pub fn route_anonymous(cluster: Arc<Cluster>, kind: EndpointKind, draws: [u64; 2]) -> Route {
-    let first = less_loaded(&cluster, draws);
+    let first = less_loaded(&cluster, kind, draws);
     Route {
         hash: draws[0],
         first: first.map(|node| (node, Decision::Anonymous)),
@@ -151,34 +151,25 @@ impl Route {
         let place = self.cluster.nodes().iter().position(|n| n.id == id)?;
         let node = &self.cluster.nodes()[place];
         // A placement on a node that is down is not worth its trial: whoever is at home there takes it.
-        let choice = (node.state == NodeState::Up)
-            .then(|| Choice::of(node, self.kind, decision, false))??;
+        let is_up = node.state_for(self.kind) == Some(NodeState::Up);
+        let choice = is_up.then(|| Choice::of(node, self.kind, decision, false))??;
         self.given.insert(place);
         Some(choice)
     }
 
-    fn ring_choice(
-        &mut self,
-        turn: usize,
-        place: usize,
-        admits: fn(&Node) -> Option<bool>,
-    ) -> Option<Choice> {
+    fn ring_choice(&mut self, turn: usize, place: usize, admits: Admits) -> Option<Choice> {
         if self.given.contains(place) {
             return None;
         }
         let node = &self.cluster.nodes()[place];
-        let trial = admits(node)?;
+        let trial = admits(node, self.kind)?;
         let choice = Choice::of(node, self.kind, self.ring_decision(turn), trial)?;
         self.given.insert(place);
         Some(choice)
     }
 
     /// The next node that `admits` from the ring's `next`th choice on, and where to go on after it.
-    fn walk(
-        &mut self,
-        mut next: usize,
-        admits: fn(&Node) -> Option<bool>,
-    ) -> Option<(Choice, usize)> {
+    fn walk(&mut self, mut next: usize, admits: Admits) -> Option<(Choice, usize)> {
         let cluster = Arc::clone(&self.cluster);
         for place in cluster.ring().choices(self.hash).skip(next) {
             next += 1;
@@ -219,7 +210,7 @@ impl Iterator for Route {
                 Stage::Home => {
                     self.stage = Stage::Over;
                     if self.given.is_empty() {
-                        return self.walk(0, |_| Some(false)).map(|(choice, _)| choice);
+                        return self.walk(0, |_, _| Some(false)).map(|(choice, _)| choice);
                     }
                 }
                 Stage::Over => return None,
@@ -228,22 +219,26 @@ impl Iterator for Route {
     }
 }
 
-/// Whether the node takes new clients now, and whether as a trial.
-fn admitted(node: &Node) -> Option<bool> {
-    match node.state {
+/// Whether a node takes a client now that comes by this kind of endpoint, and whether as a trial.
+type Admits = fn(&Node, EndpointKind) -> Option<bool>;
+
+fn admitted(node: &Node, kind: EndpointKind) -> Option<bool> {
+    let (_, endpoint) = node.endpoint_for(kind)?;
+    match node.state_of(endpoint) {
         NodeState::Up => Some(false),
         NodeState::Draining => None,
-        NodeState::Down => node.live.take_trial().then_some(true),
+        NodeState::Down if node.is_draining => None,
+        NodeState::Down => endpoint.vitals.take_trial().then_some(true),
     }
 }
 
-fn draining(node: &Node) -> Option<bool> {
-    (node.state == NodeState::Draining).then_some(false)
+fn draining(node: &Node, kind: EndpointKind) -> Option<bool> {
+    (node.state_for(kind) == Some(NodeState::Draining)).then_some(false)
 }
 
 /// Of two nodes that are up, drawn by weight, the one with fewer connections for its weight.
-fn less_loaded(cluster: &Cluster, draws: [u64; 2]) -> Option<NodeId> {
-    let up = |place: &usize| cluster.nodes()[*place].state == NodeState::Up;
+fn less_loaded(cluster: &Cluster, kind: EndpointKind, draws: [u64; 2]) -> Option<NodeId> {
+    let up = |place: &usize| cluster.nodes()[*place].state_for(kind) == Some(NodeState::Up);
     let one = cluster.ring().choices(draws[0]).find(up)?;
     let other = cluster
         .ring()
@@ -286,11 +281,12 @@ mod tests {
             .map(|(state, number)| Node {
                 id: NodeId(number),
                 name: format!("emqx{number}").into(),
-                endpoints: Endpoints::only(Endpoint::plain(
-                    [([127, 0, 0, 1], 1883 + number).into()].into(),
-                )),
+                endpoints: Endpoints::only(Endpoint {
+                    is_down: *state == Down,
+                    ..Endpoint::plain([([127, 0, 0, 1], 1883 + number).into()].into())
+                }),
                 weight: cluster::WEIGHT_DEFAULT,
-                state: *state,
+                is_draining: *state == Draining,
                 live: Arc::default(),
             })
             .collect();
@@ -335,7 +331,8 @@ mod tests {
         for away in [Down, Draining] {
             let without = Arc::new(all.with(|node| {
                 if node.id == NodeId(1) {
-                    node.state = away;
+                    node.is_draining = away == Draining;
+                    node.endpoints.mqtt.is_down = away == Down;
                 }
             }));
             for number in 0..KEYS {
@@ -366,7 +363,8 @@ mod tests {
     #[test]
     fn a_node_that_is_down_gets_one_trial() {
         let cluster = Arc::new(cluster(&[Up, Down]));
-        cluster.nodes()[1].live.trial.store(true, Ordering::Relaxed);
+        let vitals = &cluster.nodes()[1].endpoints.mqtt.vitals;
+        vitals.trial.store(true, Ordering::Relaxed);
         let trials: Vec<Choice> = (0..KEYS)
             .filter_map(|number| route(Arc::clone(&cluster), Mqtt, &key(number), None).next())
             .filter(|choice| choice.id == NodeId(1))

@@ -64,7 +64,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
-    use crate::cluster::{Endpoint, Endpoints, Live, Node, NodeState};
+    use crate::cluster::{Endpoint, Endpoints, Live, Node};
 
     const HOME: NodeId = NodeId(0);
     const OTHER: NodeId = NodeId(1);
@@ -77,7 +77,7 @@ mod tests {
                 .parse()
                 .expect("an address")]))),
             weight,
-            state: NodeState::Up,
+            is_draining: false,
             live: Arc::new(Live::default()),
         };
         // The other one has no weight and so no point on the ring: there is one home for everybody.

@@ -1,11 +1,16 @@
 //! A node that is away: its clients go to the ring's next choice, and home again when it returns.
 
-use crate::balancer::{Balancer, Program};
+use std::net::{SocketAddr, TcpListener};
+
+use crate::admin_client::{self, Metrics};
+use crate::balancer::{ADMIN, Balancer, Program};
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::node::{Answer, End, FakeNode};
+use crate::node::{Answer, End, FakeNode, own_address};
 use crate::packets::{self, Connect};
 use crate::wait;
+use crate::websocket::Mesh;
+use crate::ws_client::WsClient;
 
 /// A node that failed once is down, until one client is tried there after 200 ms.
 const QUICK: &str = "[health]\nfailures_max = 1\ndown_min = \"200ms\"\ndown_max = \"200ms\"";
@@ -112,6 +117,78 @@ fn three_failures_in_a_row_make_a_node_down_and_one_client_tries_it_later() {
     program.until_said("node is up again");
     Client::accepted(program.address, &Connect::new(&id));
     assert_eq!(cluster.nodes[0].dials(), 6);
+}
+
+/// An address where nobody listens.
+fn nowhere() -> SocketAddr {
+    let listener = TcpListener::bind((own_address(), 0)).expect("a free port");
+    listener.local_addr().expect("an address")
+}
+
+/// The state of a node's endpoint.
+fn state(program: &Program, node: usize, endpoint: &str) -> &'static str {
+    let metrics = Metrics::of(program.admin());
+    let is = |state: &&str| {
+        let labels = format!("node=\"node{node}\",endpoint=\"{endpoint}\",state=\"{state}\"");
+        metrics.value(&format!("remora_node_state{{{labels}}}")) == 1.0
+    };
+    let mut states = ["up", "draining", "down"].into_iter().filter(is);
+    states.next().expect("one of them")
+}
+
+#[test]
+fn a_listener_of_a_node_that_is_dead_takes_its_other_listeners_no_client() {
+    let mut mesh = Mesh::of(2, 0);
+    let tables = format!("{ADMIN}\n{FOR_GOOD}");
+    let at_ws = mesh.ws[0].address.to_string();
+    let config = mesh.toml(&tables).replace(&at_ws, &nowhere().to_string());
+    let program = Program::of(&config);
+    let [ws, tcp] = program.addresses[..] else {
+        panic!("two listeners: {:?}", program.addresses);
+    };
+    // No WebSocket at node0, no MQTT over TCP at node1.
+    mesh.cluster.nodes[1].die();
+    for (home, other) in [(0, 1), (1, 0)] {
+        let by_ws = Connect::new(mesh.cluster.id_at_home(home, "ws"));
+        let by_tcp = Connect::new(mesh.cluster.id_at_home(home, "tcp"));
+        for round in 0..5 {
+            let (by_ws, by_tcp) = (
+                by_ws.clone().keep_alive(round),
+                by_tcp.clone().keep_alive(round),
+            );
+            let client = WsClient::accepted(ws, &by_ws);
+            assert_eq!(mesh.holder(&by_ws.bytes()).0, 1, "home is {home}");
+            let plain = Client::accepted(tcp, &by_tcp);
+            assert_eq!(mesh.cluster.holder(&by_tcp.bytes()).0, 0, "home is {home}");
+            drop((client, plain));
+        }
+        let dead = ["ws", "mqtt"][home];
+        program.until_said("node is down");
+        assert_eq!(state(&program, home, dead), "down");
+        assert_eq!(state(&program, other, dead), "up");
+        let told = program.lines(|line| line["endpoint"] == dead);
+        assert_eq!(told[0]["node"], format!("node{home}"), "{told:?}");
+    }
+}
+
+#[test]
+fn a_balancer_whose_clients_no_listener_of_a_node_can_take_is_not_ready() {
+    let mesh = Mesh::of(1, 0);
+    let tables = format!("{ADMIN}\n{QUICK}");
+    let at_ws = mesh.ws[0].address.to_string();
+    let tcp_listener = "[[listeners]]\naddress = \"127.0.0.1:0\"\n\n";
+    for (config, ready) in [
+        (mesh.toml(&tables), 200),
+        (mesh.toml(&tables).replace(tcp_listener, ""), 503),
+    ] {
+        let program = Program::of(&config.replace(&at_ws, &nowhere().to_string()));
+        assert_eq!(admin_client::get(program.admin(), "/readyz").status, 200);
+        WsClient::to(program.address).send(&Connect::new("id").bytes());
+        program.until_said("node is down");
+        wait::until("it says so", || {
+            admin_client::get(program.admin(), "/readyz").status == ready
+        });
+    }
 }
 
 #[test]

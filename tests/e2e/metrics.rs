@@ -38,7 +38,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_held_bytes", &[]),
     ("remora_log_lines_dropped_total", &[]),
     ("remora_node_connections", &["node"]),
-    ("remora_node_state", &["node", "state"]),
+    ("remora_node_state", &["node", "endpoint", "state"]),
     ("remora_panics_total", &[]),
     ("remora_placements", &[]),
     ("remora_placements_evicted_total", &[]),
@@ -133,7 +133,8 @@ fn every_series_is_there_from_the_start_and_at_zero() {
         ("node0", "down", 0.0),
         ("node1", "draining", 0.0),
     ] {
-        let series = format!("remora_node_state{{node=\"{node}\",state=\"{state}\"}}");
+        let series =
+            format!("remora_node_state{{node=\"{node}\",endpoint=\"mqtt\",state=\"{state}\"}}");
         assert_eq!(metrics.value(&series), value, "{series}");
     }
     // Each family says what it is, once.

@@ -79,6 +79,11 @@ impl TlsFront {
         self.seen
             .until_some(what, |seen| seen.get(number).and_then(&find))
     }
+
+    /// How many connections ever came.
+    pub fn dials(&self) -> usize {
+        self.seen.lock().len()
+    }
 }
 
 impl Drop for TlsFront {

@@ -373,7 +373,7 @@ fn a_refused_client_is_taken_from_one_node_with_tls_to_another() {
 }
 
 #[test]
-fn a_wrong_certificate_of_a_websocket_listener_takes_no_node_down() {
+fn a_wrong_certificate_of_a_websocket_listener_takes_that_listener_down_and_no_more() {
     let certificates = Certificates::new();
     let (cluster, ws) = (Cluster::of(2), WsNode::start());
     let other = certificates.authority.server(&["other.example"]);
@@ -387,15 +387,28 @@ fn a_wrong_certificate_of_a_websocket_listener_takes_no_node_down() {
         "{home}\nws = \"wss://{}\"\nserver_name = \"{NODE}\"",
         front.address
     );
-    let config = toml(&cluster, "transport = \"ws\"", &trust(&certificates));
+    let listeners = "transport = \"ws\"\n[[listeners]]\naddress = \"127.0.0.1:0\"";
+    let tables = format!(
+        "[health]\ndown_min = \"10m\"\ndown_max = \"10m\"\n{}",
+        trust(&certificates)
+    );
+    let config = toml(&cluster, listeners, &tables);
     assert!(config.contains(&home));
     let program = Program::of(&config.replace(&home, &with_ws));
-    // A node that is down after three failures would be tried once more at most within this time.
-    for number in 0..8 {
-        let client = WsClient::accepted(program.address, &Connect::new("id"));
-        front.until(number, "no handshake", |seen| seen.error.clone());
+    for number in 0..6 {
+        let (by_ws, by_tcp) = (Connect::new("id"), Connect::new("id").keep_alive(7));
+        drop(WsClient::accepted(program.addresses[0], &by_ws));
+        // After three of them, nobody tries any more.
+        front.until(number.min(2), "no handshake", |seen| seen.error.clone());
+        if number == 2 {
+            program.until_said("node is down");
+        }
+        let client = Client::accepted(program.addresses[1], &by_tcp);
+        let (holder, _) = cluster.holder(&by_tcp.bytes());
+        assert_eq!(holder, cluster.home("id"));
         drop(client);
     }
+    assert_eq!(front.dials(), 3);
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Mesh {
 
     /// Waits for the one live connection of a client with this CONNECT; which node it came to.
     #[track_caller]
-    fn holder(&self, connect: &[u8]) -> (usize, Arc<WsConnection>) {
+    pub fn holder(&self, connect: &[u8]) -> (usize, Arc<WsConnection>) {
         wait::until_some("the one WebSocket node that has the client", || {
             let nodes = self.ws.iter().enumerate();
             let mut found = nodes.flat_map(|(number, node)| {
