@@ -50,6 +50,7 @@ pub mod serve;
 pub mod socket;
 pub mod sync;
 pub mod tls;
+pub mod vital;
 pub mod websocket;
 pub mod worker;
 

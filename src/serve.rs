@@ -28,6 +28,7 @@ use crate::record::ListenerId;
 use crate::route::{self, Placements};
 use crate::tls;
 use crate::worker::{Order, Which, Worker};
+use crate::vital::{Task, Vitals};
 
 /// Descriptors that are not for connections: logs, epolls, the admin listener and its callers, a reload.
 const DESCRIPTORS_RESERVED: u64 = 64;
@@ -58,6 +59,7 @@ struct Bound {
     listener: Listener,
     /// Where it is bound: the port is known here even if it was left to the kernel.
     address: SocketAddr,
+    vitals: Vitals,
 }
 
 impl Bound {
@@ -124,7 +126,8 @@ pub fn start(config: Config) -> io::Result<Running> {
         Some(listener) => Some(listener.local_addr()?),
         None => None,
     };
-    let control = start_control(control, Arc::clone(&facts), admin_listener)?;
+    let vitals = Vitals::default();
+    let control = start_control(control, Arc::clone(&facts), admin_listener, vitals.clone())?;
     let mut running = Running {
         listeners: BTreeMap::new(),
         next_listener: 0,
@@ -139,9 +142,11 @@ pub fn start(config: Config) -> io::Result<Running> {
     let settings = running.settings(&running.config);
     for (number, tally) in (0..).zip(running.facts.tallies.clone()) {
         let (shared, settings) = (running.shared.clone(), settings.clone());
-        let worker = Worker::start(number, move || Path::new(shared, settings, tally))?;
+        let vitals = running.vitals.clone();
+        let worker = Worker::start(number, vitals, move || Path::new(shared, settings, tally))?;
         running.workers.push(worker);
     }
+        vitals,
     // All are ready to accept before the first client is let in.
     for (listener, (address, sockets)) in running.config.listeners.clone().into_iter().zip(bound) {
         running.open_blocking(listener, address, sockets)?;
@@ -177,6 +182,12 @@ impl Running {
     /// Goes on with another configuration, whole or not at all. No connection is touched: those of a removed node live on
     /// under its name, those of a removed listener too, and a limit below their number refuses only new ones.
     ///
+    /// Waits until a task has panicked that this balancer cannot live without; which one. The log has said so, and what it
+    /// says. What goes on is half a balancer, and stopping it may take for ever: the process should end at once.
+    pub fn lost(&self) -> impl Future<Output = Task> + use<> {
+        self.vitals.lost()
+    }
+
     /// # Errors
     /// The first thing that the system refuses; then nothing has changed.
     pub async fn reload(&mut self, config: Config) -> io::Result<Reloaded> {
@@ -566,14 +577,15 @@ fn start_control(
             let placements = Arc::clone(&facts.placements);
             runtime.block_on(async {
                 if let Some(listener) = admin_listener {
-                    tokio::spawn(admin::serve(listener, facts));
+                    let admin = admin::serve(listener, facts);
+                    tokio::spawn(vitals.clone().guard(Task::Admin, admin));
                 }
                 control.resolve_at_start().await;
                 // The starter has gone: then the orders' channel is closed as well.
                 let _ = resolved.send(());
                 tokio::select! {
-                    () = control.run() => {}
-                    () = tidy(placements) => {}
+                    () = vitals.clone().guard(Task::Control, control.run()) => {}
+                    () = vitals.guard(Task::Placements, tidy(placements)) => {}
                 }
             });
             // A look-up that hangs in the system's resolver must not hold the process.
@@ -581,6 +593,7 @@ fn start_control(
         })?;
     if is_resolved.recv().is_err() {
         return Err(io::Error::other("control died while it started"));
+    vitals: Vitals,
     }
     Ok(thread)
 }

@@ -21,6 +21,7 @@ use crate::ended::Ended;
 use crate::record::{ListenerId, Record};
 use crate::relay::Relayed;
 use crate::socket::Detached;
+use crate::vital::{Task, Vitals};
 
 /// Orders that wait for a worker at most.
 const ORDERS_MAX: usize = 64;
@@ -106,11 +107,15 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts the worker with this number; `path` is made on its thread.
+    /// Starts the worker with this number; `path` is made on its thread, and what it cannot live without is guarded by `vitals`.
     ///
     /// # Errors
     /// The thread or its runtime cannot be made.
-    pub fn start(number: u16, path: impl FnOnce() -> Path + Send + 'static) -> io::Result<Self> {
+    pub fn start(
+        number: u16,
+        vitals: Vitals,
+        path: impl FnOnce() -> Path + Send + 'static,
+    ) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new()
@@ -120,7 +125,10 @@ impl Worker {
                     .enable_all()
                     .build_local(LocalOptions::default());
                 match runtime {
-                    Ok(runtime) => runtime.block_on(work(number, path, queue, started)),
+                    Ok(runtime) => {
+                        let work = work(number, vitals.clone(), path, queue, started);
+                        runtime.block_on(vitals.guard(Task::Orders, work));
+                    }
                     // The starter hears of it, unless it has gone itself.
                     Err(e) => drop(started.send(Err::<(), _>(e))),
                 }
@@ -205,6 +213,7 @@ fn has_ended() -> io::Error {
 /// The sockets of a worker, and who accepts on them.
 struct Doors {
     path: Rc<Path>,
+    vitals: Vitals,
     open: RefCell<HashMap<ListenerId, Accepting>>,
     /// The number of the last connection.
     numbers: Cell<u64>,
@@ -218,7 +227,8 @@ struct Accepting {
 impl Doors {
     fn open(self: &Rc<Self>, id: ListenerId, socket: OwnedFd) -> io::Result<()> {
         let door = Rc::new(Door::new(socket)?);
-        let task = tokio::task::spawn_local(accept(Rc::clone(&door), id, Rc::clone(self)));
+        let accept = accept(Rc::clone(&door), id, Rc::clone(self));
+        let task = tokio::task::spawn_local(self.vitals.clone().guard(Task::Accept, accept));
         let accepting = Accepting { door, task };
         self.open.borrow_mut().insert(id, accepting);
         Ok(())
@@ -264,6 +274,7 @@ impl Doors {
 
 async fn work(
     number: u16,
+    vitals: Vitals,
     path: impl FnOnce() -> Path,
     mut orders: mpsc::Receiver<Order>,
     started: std::sync::mpsc::SyncSender<io::Result<()>>,
@@ -272,10 +283,12 @@ async fn work(
     path.clock.tick();
     let doors = Rc::new(Doors {
         path: Rc::clone(&path),
+        vitals: vitals.clone(),
         open: RefCell::default(),
         numbers: Cell::new(u64::from(number) << 48),
     });
-    let sweeping = tokio::task::spawn_local(sweep(Rc::clone(&path)));
+    let sweep = sweep(Rc::clone(&path));
+    let sweeping = tokio::task::spawn_local(vitals.clone().guard(Task::Sweep, sweep));
     // The starter has gone: the orders' channel is closed as well, and ends the loop below.
     let _ = started.send(Ok(()));
     // Ends when nobody is left who could give an order.
@@ -288,7 +301,8 @@ async fn work(
             }
             Order::Relisten(id, listener) => path.relisten(id, listener),
             Order::Unlisten(id, reply) => {
-                tokio::task::spawn_local(Rc::clone(&doors).close(id, reply));
+                let close = Rc::clone(&doors).close(id, reply);
+                tokio::task::spawn_local(vitals.clone().guard(Task::Unlisten, close));
             }
             Order::Reconfigure(settings) => {
                 doors.apply(&settings.dial);

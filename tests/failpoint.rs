@@ -1,4 +1,4 @@
-//! A bug of ours ends the connection that met it, and no other.
+//! A bug of ours ends the connection that met it, and no other; one in a task that nothing works without ends the process.
 //!
 //! `cargo test --features failpoints --test failpoint`
 
@@ -26,8 +26,14 @@ mod packets;
 #[path = "e2e/wait.rs"]
 mod wait;
 
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
+use std::time::Duration;
+
+use remora::vital::Task;
+use rustix::process::Signal;
+use tokio::time::Instant;
 
 use admin_client::Metrics;
 use balancer::{ADMIN, Program, toml};
@@ -116,4 +122,92 @@ fn a_panic_in_a_set_up_ends_one_connection_of_a_thousand() {
 #[test]
 fn a_panic_in_a_relay_ends_one_connection_of_a_thousand() {
     one_in_a_thousand("REMORA_PANIC_IN_RELAY", 1_300);
+}
+
+/// Between two provocations.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// The program ends by itself, at once and as one that failed, when this task panics at this passing; `provoke` is what makes
+/// the task take its turns.
+#[track_caller]
+fn ends_the_process(task: Task, passing: u32, provoke: impl Fn(&Program)) {
+    let cluster = Cluster::of(1);
+    let name = task.name();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    let variable = format!("REMORA_PANIC_IN_{}", name.to_uppercase());
+    command.env(variable, passing.to_string());
+    let mut program = Program::by(command, &toml(&cluster, "", ADMIN));
+    program.may_fail = true;
+    let due = Instant::now() + wait::DEADLINE;
+    while !program.has_exited() {
+        assert!(Instant::now() < due, "the task {name} panicked for nothing");
+        provoke(&program);
+        std::thread::park_timeout(AGAIN);
+    }
+    program.until_said("a task panicked that nothing works without");
+    let said = program.lines(|line| line["task"] == name);
+    assert_eq!(said.len(), 1);
+    assert_eq!(said[0]["level"], "ERROR");
+    let panic = said[0]["panic"].as_str().unwrap_or_default();
+    assert!(panic.contains("as wished"), "{panic}");
+    assert_eq!(program.exit_code(), Some(1));
+}
+
+/// Says something to whoever listens there, if anybody does.
+fn knock(address: SocketAddr, words: &[u8]) {
+    if let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = stream.write_all(words);
+    }
+}
+
+/// A reload changes nothing here, but gives control and each worker an order.
+fn hang_up(program: &Program) {
+    program.signal(Signal::HUP);
+}
+
+#[test]
+fn a_door_that_panics_ends_the_process() {
+    // Two doors have their first turn before anybody comes.
+    ends_the_process(Task::Accept, 3, |program| {
+        knock(program.address, &Connect::new("nobody").bytes());
+    });
+}
+
+#[test]
+fn a_listener_whose_closing_panics_ends_the_process() {
+    // A second SIGTERM would end a drain that goes on.
+    let told = std::cell::Cell::new(false);
+    ends_the_process(Task::Unlisten, 1, |program| {
+        if !told.replace(true) {
+            program.signal(Signal::TERM);
+        }
+    });
+}
+
+#[test]
+fn a_sweep_that_panics_ends_the_process() {
+    // Two workers, each at its start and then once a second.
+    ends_the_process(Task::Sweep, 7, |_| {});
+}
+
+#[test]
+fn a_worker_that_panics_over_an_order_ends_the_process() {
+    ends_the_process(Task::Orders, 20, hang_up);
+}
+
+#[test]
+fn control_that_panics_ends_the_process() {
+    ends_the_process(Task::Control, 10, hang_up);
+}
+
+#[test]
+fn placements_whose_tidying_panics_end_the_process() {
+    ends_the_process(Task::Placements, 10, hang_up);
+}
+
+#[test]
+fn an_admin_listener_that_panics_ends_the_process() {
+    ends_the_process(Task::Admin, 4, |program| {
+        knock(program.admin(), b"GET /livez HTTP/1.0\r\n\r\n");
+    });
 }

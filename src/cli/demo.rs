@@ -90,7 +90,21 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => return Err(error),
         _ => {}
     }
-    let signal = runtime.block_on(signals.end());
+    let lost = running.lost();
+    let signal = runtime.block_on(async {
+        tokio::select! {
+            task = lost => Err(io::Error::other(format!("the task {} panicked", task.name()))),
+            signal = signals.end() => Ok(signal),
+        }
+    });
+    let signal = match signal {
+        Ok(signal) => signal,
+        Err(lost) => {
+            // As in `run`.
+            std::mem::forget(running);
+            return Err(lost);
+        }
+    };
     tracing::info!(signal, "stopping");
     running.stop();
     sandbox.stop();

@@ -19,27 +19,43 @@ pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
     let mut running = serve::start(config)?;
     tracing::info!(addresses = ?running.addresses(), admin = ?running.admin(), "listening");
     notify(&[NotifyState::Ready]);
-    runtime.block_on(async {
-        loop {
-            match signals.next().await {
-                Wish::Reload => reload(path, &mut running).await,
-                Wish::Stop(signal) => {
-                    tracing::info!(signal, "stopping");
-                    notify(&[NotifyState::Stopping]);
-                    return;
-                }
-                Wish::Drain(signal) => {
-                    let connections = running.connections();
-                    tracing::info!(signal, connections, "draining");
-                    notify(&[NotifyState::Stopping]);
-                    drain(&mut running, &mut signals).await;
-                    return;
-                }
-            }
+    let lost = running.lost();
+    let lost = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            task = lost => Some(task),
+            () = obey(path, &mut running, &mut signals) => None,
         }
     });
+    if let Some(task) = lost {
+        // Not stopped: what waits for a broken balancer's threads may wait for ever, and whoever starts it anew waits for this.
+        std::mem::forget(running);
+        let task = task.name();
+        return Err(io::Error::other(format!("the task {task} panicked")));
+    }
     running.stop();
     Ok(())
+}
+
+/// Does what signals say, until one of them ends it.
+async fn obey(path: &Path, running: &mut Running, signals: &mut Signals) {
+    loop {
+        match signals.next().await {
+            Wish::Reload => reload(path, running).await,
+            Wish::Stop(signal) => {
+                tracing::info!(signal, "stopping");
+                notify(&[NotifyState::Stopping]);
+                return;
+            }
+            Wish::Drain(signal) => {
+                let connections = running.connections();
+                tracing::info!(signal, connections, "draining");
+                notify(&[NotifyState::Stopping]);
+                drain(running, signals).await;
+                return;
+            }
+        }
+    }
 }
 
 async fn drain(running: &mut Running, signals: &mut Signals) {
@@ -94,7 +110,7 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// A panic ends one connection, and its line says so; this one says where the bug is.
+/// A panic ends one connection, or all where a vital task meets it, and a line says so; this one says where the bug is.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!(backtrace = %std::backtrace::Backtrace::force_capture(), "{panic}");
