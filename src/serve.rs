@@ -25,16 +25,24 @@ use crate::ended::Ended;
 use crate::held::Held;
 use crate::metrics::ListenerTally;
 use crate::record::ListenerId;
+use crate::relay;
 use crate::route::{self, Placements};
 use crate::tls;
-use crate::worker::{Order, Which, Worker};
 use crate::vital::{Task, Vitals};
+use crate::worker::{Order, Which, Worker};
 
 /// Descriptors that are not for connections: logs, epolls, the admin listener and its callers, a reload.
 const DESCRIPTORS_RESERVED: u64 = 64;
 
-/// Descriptors of each worker that are not for connections: its listeners and their reserves, and the pipes it keeps.
-const DESCRIPTORS_RESERVED_PER_WORKER: u64 = 24;
+/// Descriptors of each worker that are not for connections, besides those of its pipes: its listeners and their reserves.
+const DESCRIPTORS_RESERVED_PER_WORKER: u64 = 8;
+
+/// One in so many of all descriptors may be a pipe's, where that is more than [`relay::PIPES_MIN`]: bulk to slow receivers holds
+/// a pipe for each, and without one is copied.
+const DESCRIPTORS_PER_PIPE_DESCRIPTOR: u64 = 32;
+
+/// Pipes of each worker at most. The kernel gives a user without privileges some 1,000 of full size.
+const PIPES_MAX: usize = 256;
 
 /// Between two rounds of closing.
 const DRAIN_ROUND: Duration = Duration::from_millis(50);
@@ -51,6 +59,7 @@ pub struct Running {
     orders: mpsc::Sender<control::Order>,
     admin: Option<SocketAddr>,
     control: Option<JoinHandle<()>>,
+    vitals: Vitals,
 }
 
 /// A listener that is open.
@@ -59,7 +68,6 @@ struct Bound {
     listener: Listener,
     /// Where it is bound: the port is known here even if it was left to the kernel.
     address: SocketAddr,
-    vitals: Vitals,
 }
 
 impl Bound {
@@ -137,6 +145,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         orders,
         admin,
         control: Some(control),
+        vitals,
         config,
     };
     let settings = running.settings(&running.config);
@@ -146,7 +155,6 @@ pub fn start(config: Config) -> io::Result<Running> {
         let worker = Worker::start(number, vitals, move || Path::new(shared, settings, tally))?;
         running.workers.push(worker);
     }
-        vitals,
     // All are ready to accept before the first client is let in.
     for (listener, (address, sockets)) in running.config.listeners.clone().into_iter().zip(bound) {
         running.open_blocking(listener, address, sockets)?;
@@ -174,6 +182,12 @@ impl Running {
         self.admin
     }
 
+    /// Waits until a task has panicked that this balancer cannot live without; which one. The log has said so, and what it
+    /// says. What goes on is half a balancer, and stopping it may take for ever: the process should end at once.
+    pub fn lost(&self) -> impl Future<Output = Task> + use<> {
+        self.vitals.lost()
+    }
+
     /// Connections now, those being set up included.
     pub fn connections(&self) -> usize {
         self.shared.census.connections()
@@ -182,12 +196,6 @@ impl Running {
     /// Goes on with another configuration, whole or not at all. No connection is touched: those of a removed node live on
     /// under its name, those of a removed listener too, and a limit below their number refuses only new ones.
     ///
-    /// Waits until a task has panicked that this balancer cannot live without; which one. The log has said so, and what it
-    /// says. What goes on is half a balancer, and stopping it may take for ever: the process should end at once.
-    pub fn lost(&self) -> impl Future<Output = Task> + use<> {
-        self.vitals.lost()
-    }
-
     /// # Errors
     /// The first thing that the system refuses; then nothing has changed.
     pub async fn reload(&mut self, config: Config) -> io::Result<Reloaded> {
@@ -441,7 +449,10 @@ impl Running {
             peek: config.peek.clone(),
             dial: config.dial.clone(),
             greet: config.greet.clone(),
-            relay: config.relay.clone(),
+            relay: relay::Settings {
+                pipes_max: pipes_max(descriptors_max(), self.shared.workers),
+                ..config.relay.clone()
+            },
             log: config.log.connections,
         }
     }
@@ -552,13 +563,28 @@ fn patience(config: &Config) -> Duration {
     config.dial.timeout + config.greet.timeout
 }
 
+/// The limit of open files.
+fn descriptors_max() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// As many connections as the limit of open files allows: each takes two.
 pub fn connections_max(workers: usize) -> usize {
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let reserved = DESCRIPTORS_RESERVED + DESCRIPTORS_RESERVED_PER_WORKER * workers as u64;
+    let files = descriptors_max();
+    let pipes = 2 * pipes_max(files, workers) as u64;
+    let reserved =
+        DESCRIPTORS_RESERVED + (DESCRIPTORS_RESERVED_PER_WORKER + pipes) * workers as u64;
     usize::try_from(files.saturating_sub(reserved) / 2)
         .unwrap_or(usize::MAX)
         .max(1)
+}
+
+/// As many pipes as each worker may have, which are reserved for it: each takes two of so many descriptors.
+fn pipes_max(files: u64, workers: usize) -> usize {
+    let share = files / DESCRIPTORS_PER_PIPE_DESCRIPTOR / 2 / workers.max(1) as u64;
+    usize::try_from(share)
+        .unwrap_or(PIPES_MAX)
+        .clamp(relay::PIPES_MIN, PIPES_MAX)
 }
 
 /// Runs control and the admin listener on a thread of their own; returns once host names were looked up.
@@ -566,6 +592,7 @@ fn start_control(
     mut control: Control,
     facts: Arc<Facts>,
     admin_listener: Option<TcpListener>,
+    vitals: Vitals,
 ) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -593,7 +620,6 @@ fn start_control(
         })?;
     if is_resolved.recv().is_err() {
         return Err(io::Error::other("control died while it started"));
-    vitals: Vitals,
     }
     Ok(thread)
 }
@@ -619,5 +645,26 @@ async fn tidy(placements: Arc<Placements>) {
     loop {
         let now = seconds.tick().await;
         placements.tidy(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pipes_are_few_where_descriptors_are() {
+        let cases = [
+            (128, 2, 8),
+            (1_024, 2, 8),
+            (1_024, 1, 16),
+            (16_384, 2, 128),
+            (1_048_576, 2, 256),
+            (1_048_576, 256, 64),
+            (u64::MAX, 1, 256),
+        ];
+        for (files, workers, pipes) in cases {
+            assert_eq!(pipes_max(files, workers), pipes, "{files} for {workers}");
+        }
     }
 }

@@ -407,6 +407,7 @@ fn relay_settings(
         idle_slack: idle_slack.or(default.idle_slack),
         idle_max: idle_max.value().or(default.idle_max),
         splice: splice.or(default.splice),
+        pipes_max: default.pipes_max,
     }
 }
 

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 pub use table::{Bytes, Finished, Left, Outcome, Relayed, RowId, Table};
 
+/// As many pipes as each worker may have at least: as many as it keeps.
+pub const PIPES_MIN: usize = pipes::KEPT_MAX;
+
 /// How bytes are moved, and when a silent connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -20,6 +23,8 @@ pub struct Settings {
     pub idle_max: Option<Duration>,
     /// Whether bulk goes through the kernel's splice.
     pub splice: bool,
+    /// Pipes of each worker at once, two descriptors each; whoever starts workers reserves those.
+    pub pipes_max: usize,
 }
 
 impl Default for Settings {
@@ -29,6 +34,7 @@ impl Default for Settings {
             idle_slack: Duration::from_secs(35),
             idle_max: None,
             splice: true,
+            pipes_max: PIPES_MIN,
         }
     }
 }

@@ -1,7 +1,10 @@
-//! Pipes for splice: leased while bulk is in flight, kept in a small pool in between, never held by an idle connection.
+//! Pipes for splice: leased while bulk is in flight, kept in a small pool in between, never held by an idle connection, and
+//! never more than there are descriptors reserved for.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use rustix::pipe::PipeFlags;
 
@@ -12,23 +15,46 @@ use crate::descriptors;
 pub const BYTES: usize = 64 * 1024;
 
 /// Idle pipes kept per worker; each costs two descriptors.
-const KEPT_MAX: usize = 8;
+pub const KEPT_MAX: usize = 8;
 
 /// An empty or full pipe, always in the kernel's hands.
 #[derive(Debug)]
 pub struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    /// Dropped with the pipe, wherever that is: a relay that ends takes the pipe along that has bytes for it.
+    _counted: Counted,
+}
+
+/// One of the pipes of a worker, for as long as it lives.
+#[derive(Debug)]
+struct Counted(Rc<Cell<usize>>);
+
+impl Counted {
+    fn among(open: &Rc<Cell<usize>>) -> Self {
+        open.set(open.get() + 1);
+        Self(Rc::clone(open))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
+    fn new(counted: Counted) -> io::Result<Self> {
         let flags = PipeFlags::NONBLOCK | PipeFlags::CLOEXEC;
         let (read, write) = descriptors::keep(rustix::pipe::pipe_with(flags)?)?;
         if rustix::pipe::fcntl_getpipe_size(&write)? < BYTES {
             return Err(io::Error::other("the kernel hands out only tiny pipes"));
         }
-        Ok(Self { read, write })
+        Ok(Self {
+            read,
+            write,
+            _counted: counted,
+        })
     }
 
     /// The end that bytes come out of.
@@ -59,20 +85,43 @@ impl Pipe {
 }
 
 /// The pipes of one worker.
-#[derive(Debug, Default)]
+///
+/// Invariant: `idle.len() <= open`, and no pipe is made while `open >= most`.
+#[derive(Debug)]
 pub struct Pipes {
     idle: Vec<Pipe>,
+    /// Idle and leased ones.
+    open: Rc<Cell<usize>>,
+    most: usize,
 }
 
 impl Pipes {
-    /// An empty pipe, or none when the system has none to give: then bytes are copied.
+    /// So many at once.
+    pub fn new(most: usize) -> Self {
+        Self {
+            idle: Vec::new(),
+            open: Rc::default(),
+            most,
+        }
+    }
+
+    /// So many at once from now on; those that are leased come back first.
+    pub fn set_most(&mut self, most: usize) {
+        self.most = most;
+        self.close_idle();
+    }
+
+    /// An empty pipe, or none when all are leased or the system has none to give: then bytes are copied.
     pub fn lease(&mut self) -> Option<Pipe> {
-        self.idle.pop().or_else(|| Pipe::new().ok())
+        self.idle.pop().or_else(|| {
+            let has_room = self.open.get() < self.most;
+            has_room.then(|| Pipe::new(Counted::among(&self.open)).ok())?
+        })
     }
 
     /// Takes back an empty pipe.
     pub fn give_back(&mut self, pipe: Pipe) {
-        if self.idle.len() < KEPT_MAX {
+        if self.idle.len() < KEPT_MAX && self.open.get() <= self.most {
             self.idle.push(pipe);
         }
     }
@@ -89,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_pipe_that_came_back_is_leased_again() {
-        let mut pipes = Pipes::default();
+        let mut pipes = Pipes::new(1);
         let pipe = pipes.lease().expect("a pipe");
         let number = format!("{:?}", pipe.read_end());
         pipes.give_back(pipe);
@@ -98,8 +147,40 @@ mod tests {
     }
 
     #[test]
+    fn there_are_never_more_than_so_many_whatever_becomes_of_them() {
+        let mut pipes = Pipes::new(3);
+        let mut leased: Vec<Pipe> = (0..3).map_while(|_| pipes.lease()).collect();
+        assert_eq!(leased.len(), 3);
+        assert!(pipes.lease().is_none(), "all are leased");
+        // One comes back, one goes with its relay, one has its bytes taken out.
+        pipes.give_back(leased.remove(0));
+        drop(leased.remove(0));
+        rustix::io::write(leased[0].write_end(), b"bytes").expect("room");
+        assert_eq!(leased.remove(0).into_bytes(5).expect("all"), b"bytes");
+        assert_eq!((pipes.idle.len(), pipes.open.get()), (1, 1));
+        leased.extend((0..3).map_while(|_| pipes.lease()));
+        assert_eq!(leased.len(), 3, "each was counted back");
+        assert!(pipes.lease().is_none());
+        leased.drain(..).for_each(|pipe| pipes.give_back(pipe));
+        pipes.close_idle();
+        assert_eq!(pipes.open.get(), 0);
+    }
+
+    #[test]
+    fn fewer_are_kept_once_there_may_be_fewer() {
+        let mut pipes = Pipes::new(3);
+        let mut leased: Vec<Pipe> = (0..3).map_while(|_| pipes.lease()).collect();
+        pipes.set_most(1);
+        pipes.give_back(leased.remove(0));
+        pipes.give_back(leased.remove(0));
+        assert_eq!((pipes.idle.len(), pipes.open.get()), (0, 1));
+        pipes.give_back(leased.remove(0));
+        assert_eq!((pipes.idle.len(), pipes.open.get()), (1, 1));
+    }
+
+    #[test]
     fn bytes_in_a_pipe_come_out_whole() {
-        let pipe = Pipes::default().lease().expect("a pipe");
+        let pipe = Pipes::new(1).lease().expect("a pipe");
         let bytes: Vec<u8> = (0..BYTES).map(|i| i as u8).collect();
         assert_eq!(
             rustix::io::write(pipe.write_end(), &bytes).expect("room"),

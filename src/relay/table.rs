@@ -198,7 +198,7 @@ impl Table {
             generation: 0,
             rows: 0,
             tools: Tools {
-                pipes: Pipes::default(),
+                pipes: Pipes::new(settings.pipes_max),
                 now: Seconds::default(),
                 splice: settings.splice,
                 replies: Vec::new(),
@@ -401,6 +401,7 @@ impl Table {
     /// Relays from now on as `settings` say.
     pub fn reconfigure(&mut self, settings: &super::Settings) {
         self.tools.splice = settings.splice;
+        self.tools.pipes.set_most(settings.pipes_max);
         self.linger = Seconds::at_least(settings.linger);
     }
 

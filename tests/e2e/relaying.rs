@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balancer::{Balancer, Program};
+use crate::balancer::{Balancer, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::node::{Answer, Connection, End};
@@ -213,6 +213,78 @@ fn a_client_that_does_not_read_stalls_its_node() {
     let (received, end) = client.rest();
     assert_eq!((received.len(), end), (sent, End::Fin));
     assert!(Stream::new(4).takes(&received));
+}
+
+/// The descriptors of `program` that are ends of pipes.
+fn pipe_ends(program: &Program) -> usize {
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", program.process()));
+    let links = descriptors.expect("a process that runs").flatten();
+    links
+        .filter_map(|link| std::fs::read_link(link.path()).ok())
+        .filter(|to| to.as_os_str().as_encoded_bytes().starts_with(b"pipe:"))
+        .count()
+}
+
+/// Bulk to more clients than there are pipes, each of which reads only after all of it was offered: what each was sent.
+fn bulk_to_many(
+    cluster: &Cluster,
+    program: &Program,
+    name: &str,
+) -> Vec<(Client, Arc<Connection>, usize)> {
+    const CLIENTS: u64 = 24;
+    std::thread::scope(|scope| {
+        let started = (0..CLIENTS).map(|number| {
+            let (client, node) = pair(cluster, program.address, &format!("{name}-{number}"));
+            scope.spawn(move || {
+                // Else the kernel would keep most of it at the node.
+                let sending = socket2::SockRef::from(node.stream());
+                sending.set_send_buffer_size(64 * 1024).expect("an option");
+                let sent = write_until_stalled(node.stream(), &mut Stream::new(number));
+                (client, node, sent)
+            })
+        });
+        let started: Vec<_> = started.collect();
+        let ended = started.into_iter().map(|thread| thread.join());
+        ended.map(|stalled| stalled.expect("no panic")).collect()
+    })
+}
+
+#[test]
+fn bulk_to_many_slow_clients_takes_no_more_descriptors_than_are_reserved() {
+    /// Eight pipes of two ends.
+    const RESERVED: usize = 16;
+    let cluster = Cluster::of(1);
+    let config = toml(&cluster, "", "").replace("workers = 2", "workers = 1");
+    // As few as these have the fewest pipes.
+    let program = Program::with_descriptors(256, &config);
+    let before = pipe_ends(&program);
+    for round in ["first", "second"] {
+        let stalled = bulk_to_many(&cluster, &program, round);
+        let held = pipe_ends(&program) - before;
+        assert_eq!(
+            held, RESERVED,
+            "all that there may be, in the {round} round"
+        );
+        // Every other one goes, and some take pipes along that have bytes in them.
+        let numbered = stalled.into_iter().enumerate();
+        let (staying, going): (Vec<_>, Vec<_>) = numbered.partition(|(number, _)| number % 2 == 0);
+        for (_, (client, ..)) in going {
+            let address = client.address();
+            client.reset();
+            assert_eq!(program.ended(address)["cause"], "client_reset");
+        }
+        assert!(pipe_ends(&program) - before < RESERVED, "none has gone");
+        for (number, (mut client, node, sent)) in staying {
+            node.fin();
+            let (received, end) = client.rest();
+            assert_eq!((received.len(), end), (sent, End::Fin));
+            assert!(Stream::new(number as u64).takes(&received));
+            assert!(pipe_ends(&program) - before <= RESERVED);
+            client.fin();
+            program.ended(client.address());
+        }
+    }
+    wait::until("no relay, no pipe", || pipe_ends(&program) == before);
 }
 
 pub static IN_FLIGHT: [u8; 64 * 1024] = [0x5A; 64 * 1024];
