@@ -158,7 +158,11 @@ impl Greeter {
         let mut caller = Caller::new(opening);
         let mut tried = Tried::default();
         let mut again = None;
+        let mut unreached = false;
         while let Some(choice) = again.take().or_else(|| route.next()) {
+            if std::mem::take(&mut unreached) {
+                self.tally.retries(Retry::Dial).add(1);
+            }
             record.node = Some(choice.id);
             record.decision = Some(choice.decision);
             let seat = choice.seat();
@@ -170,7 +174,7 @@ impl Greeter {
                     if Instant::now() >= due {
                         break;
                     }
-                    self.tally.retries(Retry::Dial).add(1);
+                    unreached = true;
                     continue;
                 }
                 Err(ended) => return Err(Box::pin(caller.end(ended)).await),
@@ -292,7 +296,11 @@ impl Greeter {
         let Passing { client, said, .. } = passing;
         let due = record.accepted + self.settings.deadline;
         let mut tried = Tried::default();
+        let mut unreached = false;
         for choice in route {
+            if std::mem::take(&mut unreached) {
+                self.tally.retries(Retry::Dial).add(1);
+            }
             record.node = Some(choice.id);
             record.decision = Some(choice.decision);
             let seat = choice.seat();
@@ -303,7 +311,7 @@ impl Greeter {
                 break;
             };
             let Some((node, sent)) = self.judge_dial(dial, &choice, &mut tried)? else {
-                self.tally.retries(Retry::Dial).add(1);
+                unreached = true;
                 continue;
             };
             self.reports.answered(&choice);

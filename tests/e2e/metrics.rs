@@ -285,6 +285,24 @@ fn the_numbers_are_those_of_the_traffic() {
 }
 
 #[test]
+fn a_failed_dial_is_retried_only_if_another_node_is_dialled() {
+    let mut cluster = Cluster::of(2);
+    let program = Program::of(&toml(&cluster, "", ADMIN));
+    let dial = "remora_retries_total{reason=\"dial\"}";
+    let homeless = |cluster: &Cluster| Connect::new(cluster.id_at_home(0, "homeless"));
+    cluster.nodes[0].die();
+    Client::accepted(program.address, &homeless(&cluster));
+    assert_eq!(Metrics::of(program.admin()).value(dial), 1.0);
+    cluster.nodes[1].die();
+    let mut client = Client::to(program.address);
+    client.send(&homeless(&cluster).bytes());
+    client.rest();
+    assert_eq!(program.ended(client.address())["cause"], "no_node");
+    // From the one to the other, and from there to none.
+    assert_eq!(Metrics::of(program.admin()).value(dial), 2.0);
+}
+
+#[test]
 fn bytes_are_exact_after_the_end_by_listener_direction_and_method() {
     const BYTES: usize = 4 << 20;
     for splice in [true, false] {

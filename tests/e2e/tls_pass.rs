@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::balancer::{Program, toml};
+use crate::admin_client::Metrics;
+use crate::balancer::{ADMIN, Program, toml};
 use crate::certificates::{BOTH, Certificates, NAME, TLS12, TLS13, der};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::header::{v1, v2};
-use crate::node::End;
+use crate::node::{End, FakeNode};
 use crate::packets::Connect;
 use crate::relaying::IN_FLIGHT;
 use crate::tls_client::{TlsClient, TlsEnd, hello};
@@ -226,4 +227,20 @@ fn a_node_that_is_dead_is_passed_by() {
     let connect = Connect::new("id");
     let _client = TlsClient::accepted(program.address, &config, &connect);
     assert_eq!(cluster.holder(&connect.bytes()).0, choices[1]);
+}
+
+#[test]
+fn a_failed_dial_is_retried_only_if_another_node_is_dialled() {
+    let (mut cluster, certificates) = (Cluster::of(3), Certificates::new());
+    let passes = cluster.nodes.iter().map(|node| node.address.to_string());
+    let passes: Vec<String> = passes.collect();
+    let program = Program::of(&site(&cluster, &passes, "", ADMIN));
+    cluster.nodes.iter_mut().for_each(FakeNode::die);
+    let config = Arc::new(certificates.trusting(BOTH, None));
+    let mut client = Client::to(program.address);
+    client.send(&hello(&config, NAME));
+    client.rest();
+    assert_eq!(program.ended(client.address())["cause"], "no_node");
+    let metrics = Metrics::of(program.admin());
+    assert_eq!(metrics.value("remora_retries_total{reason=\"dial\"}"), 2.0);
 }
