@@ -51,7 +51,11 @@ class Remora:
             if getattr(node, "tls_port", None):
                 address = f"mqtts://127.0.0.1:{node.tls_port}"
             table = f'[[nodes]]\nname = "{node.name}"\naddress = "{address}"\n'
-            if getattr(node, "ws_port", None):
+            if getattr(node, "server_name", None):
+                table += f'server_name = "{node.server_name}"\n'
+            if getattr(node, "wss_port", None):
+                table += f'ws = "wss://127.0.0.1:{node.wss_port}"\n'
+            elif getattr(node, "ws_port", None):
                 table += f'ws = "127.0.0.1:{node.ws_port}"\n'
             if getattr(node, "proxy_protocol", None):
                 table += f'proxy_protocol = "{node.proxy_protocol}"\n'

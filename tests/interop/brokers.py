@@ -72,7 +72,7 @@ class EjabberdCluster:
     # It takes no client without a user name, and any at localhost.
     USER_NAME = "someone@localhost"
 
-    def __init__(self, proxy_protocols, folder):
+    def __init__(self, proxy_protocols, folder, authority=None):
         self.folder = folder
         # Where the library sits depends on the machine's architecture.
         listed = subprocess.run(["dpkg", "-L", "ejabberd"], check=True, capture_output=True, text=True).stdout
@@ -81,7 +81,7 @@ class EjabberdCluster:
         self.environment = _erlang_environment(folder) | {"ERL_LIBS": library}
         self.epmd = _port_mapper(folder, self.environment)
         named = [(f"ejabberd{number}", version) for number, version in enumerate(proxy_protocols, start=1)]
-        self.nodes = [EjabberdNode(name, self, version) for name, version in named]
+        self.nodes = [EjabberdNode(name, self, version, authority) for name, version in named]
         for node in self.nodes:
             node.process.wait_for(r"Start accepting TCP connections at \S+ for mod_mqtt", seconds=60)
         first, *others = self.nodes
@@ -148,9 +148,9 @@ class EjabberdCluster:
 
 
 class EjabberdNode:
-    """One node of an EjabberdCluster."""
+    """One node of an EjabberdCluster; with an authority, it has listeners with TLS besides, for MQTT and for WebSocket."""
 
-    def __init__(self, name, cluster, proxy_protocol):
+    def __init__(self, name, cluster, proxy_protocol, authority):
         self.name = name
         self.erlang_name = f"{name}@localhost"
         self.port = free_port()
@@ -159,8 +159,22 @@ class EjabberdNode:
         introduced = str(bool(proxy_protocol)).lower()
         folder = Path(cluster.folder) / name
         folder.mkdir()
+        listens, certificates = "", ""
+        if authority:
+            self.server_name = f"{name}.example"
+            self.tls_port, self.wss_port = free_port(), free_port()
+            chain, key = authority.server(self.server_name)
+            certificates = f"certfiles: ['{chain}', '{key}']\n"
+            listens = (
+                f"  - {{port: {self.tls_port}, ip: '127.0.0.1', module: mod_mqtt, tls: true, "
+                f"use_proxy_protocol: {introduced}}}\n"
+                f"  - port: {self.wss_port}\n    ip: '127.0.0.1'\n    module: ejabberd_http\n    tls: true\n"
+                f"    use_proxy_protocol: {introduced}\n"
+                f"    request_handlers: {{/mqtt: mod_mqtt}}\n"
+            )
         (folder / "ejabberd.yml").write_text(
             f"hosts: [localhost]\n"
+            f"{certificates}"
             f"loglevel: info\n"
             f"auth_method: [anonymous]\n"
             f"anonymous_protocol: login_anon\n"
@@ -170,6 +184,7 @@ class EjabberdNode:
             f"  - port: {self.ws_port}\n    ip: '127.0.0.1'\n    module: ejabberd_http\n"
             f"    use_proxy_protocol: {introduced}\n"
             f"    request_handlers: {{/mqtt: mod_mqtt}}\n"
+            f"{listens}"
             f"modules:\n"
             f"  mod_mqtt: {{}}\n"
         )
@@ -185,19 +200,32 @@ class EjabberdNode:
 
 
 class RabbitMQ:
-    """One RabbitMQ that listens for MQTT alone."""
+    """One RabbitMQ that listens for MQTT alone; with an authority, on a listener with TLS besides.
 
-    def __init__(self, name, folder, proxy_protocol):
+    That one takes nobody who shows no certificate of the same authority.
+    """
+
+    def __init__(self, name, folder, proxy_protocol, authority=None):
         self.name = name
         self.proxy_protocol = proxy_protocol
         self.port = free_port()
         own = Path(folder) / name
         own.mkdir()
+        secured = ""
+        if authority:
+            self.server_name = f"{name}.example"
+            self.tls_port = free_port()
+            chain, key = authority.server(self.server_name)
+            secured = (
+                f"listeners.ssl = none\nmqtt.listeners.ssl.default = 127.0.0.1:{self.tls_port}\n"
+                f"ssl_options.cacertfile = {authority.ca}\nssl_options.certfile = {chain}\nssl_options.keyfile = {key}\n"
+                f"ssl_options.verify = verify_peer\nssl_options.fail_if_no_peer_cert = true\n"
+            )
         (own / "enabled_plugins").write_text("[rabbitmq_mqtt].\n")
         (own / "rabbitmq.conf").write_text(
             f"listeners.tcp = none\nmqtt.listeners.tcp.default = 127.0.0.1:{self.port}\n"
             f"mqtt.allow_anonymous = true\nmqtt.proxy_protocol = {str(bool(proxy_protocol)).lower()}\n"
-            f"log.console = true\nlog.console.level = info\nlog.file = false\n"
+            f"log.console = true\nlog.console.level = info\nlog.file = false\n{secured}"
         )
         environment = _erlang_environment(folder) | {
             "RABBITMQ_NODENAME": f"{name}@localhost",
@@ -216,7 +244,6 @@ class RabbitMQ:
         self.epmd = _port_mapper(folder, environment)
         # Not the script on the path, which becomes another user.
         self.process = Process(name, ["/usr/lib/rabbitmq/bin/rabbitmq-server"], folder, environment)
-        self.process.wait_for(r"Server startup complete", seconds=60)
 
 
 def _erlang_environment(folder):

@@ -44,13 +44,18 @@ class Lab(contextlib.ExitStack):
             self.callback(door.close)
         return doors
 
-    def ejabberds(self, proxy_protocols=(None, None)):
+    def ejabberds(self, proxy_protocols=(None, None), authority=None):
         """Two joined nodes; one with a version of PROXY takes no connection that does not begin with a header, of either."""
-        return EjabberdCluster(proxy_protocols, self.folder)
+        return EjabberdCluster(proxy_protocols, self.folder, authority)
 
-    def rabbitmq(self, name, proxy_protocol):
-        """A node that takes no connection that does not begin with a PROXY header; which version is for the balancer."""
-        return RabbitMQ(name, self.folder, proxy_protocol)
+    def rabbitmqs(self, proxy_protocols, authority=None):
+        """Nodes apart that take no connection that does not begin with a PROXY header; which version is for the balancer."""
+        named = [(f"rabbitmq{number}", version) for number, version in enumerate(proxy_protocols, start=1)]
+        nodes = [RabbitMQ(name, self.folder, version, authority) for name, version in named]
+        # Each takes long to start, and does so beside the others.
+        for node in nodes:
+            node.process.wait_for(r"Server startup complete", seconds=60)
+        return nodes
 
     def sending_haproxy(self, port, options, certificates=None):
         """A HAProxy before the balancer at `port`, which says with these options who its clients are."""

@@ -16,7 +16,8 @@ from lab import Lab
 
 # Where cases live, in the order in which they run.
 MODULES = [
-    "affinity", "messages", "input", "mqttjs", "sessions", "websocket", "tls", "cluster", "introductions", "metrics", "packaging",
+    "affinity", "messages", "input", "mqttjs", "sessions", "websocket", "tls", "cluster", "introductions", "secured_nodes",
+    "metrics", "packaging",
 ]
 
 # No case takes a quarter of this; one that hangs must not take the others' time.

@@ -15,7 +15,7 @@ LOGIN = ("someone@localhost", "any")
 
 def rabbitmq_sees_every_client_by_its_own_address(lab):
     """1,000 connections from as many addresses: the logs of two RabbitMQ nodes, told in either version, name every one."""
-    brokers = [lab.rabbitmq("rabbitmq1", "v1"), lab.rabbitmq("rabbitmq2", "v2")]
+    brokers = lab.rabbitmqs(["v1", "v2"])
     clients = _come_and_go([lab.balancer(brokers).port])
     saw = [lambda broker=broker: _addresses(r"connection <\S+> \((\S+) -> ", broker) for broker in brokers]
     _all_were_seen(clients, saw, "RabbitMQ")
