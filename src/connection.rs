@@ -18,7 +18,7 @@ use crate::accept::{
 use crate::clock::{Clock, Seconds};
 use crate::cluster::{Clusters, EndpointKind, NodeId, Reports};
 use crate::dial::{self, Dialer};
-use crate::ended::Ended;
+use crate::ended::{Ended, SetUpEnded};
 use crate::failpoint;
 use crate::greet::{self, Greeted, Greeter};
 use crate::held::Held;
@@ -256,7 +256,7 @@ impl Path {
         listening: &Listening,
         stations: &Stations,
         record: &mut Record,
-    ) -> Result<SetUp, Ended> {
+    ) -> Result<SetUp, SetUpEnded> {
         let due = stations.peek.due(accepted.at);
         let Known {
             client,
@@ -345,7 +345,7 @@ impl Path {
         stations: &Stations,
         due: Instant,
         record: &mut Record,
-    ) -> Result<Known, Ended> {
+    ) -> Result<Known, SetUpEnded> {
         let listener = &listening.listener;
         let has_header = listener.speaks_for_others(record.client.ip())?;
         if !has_header {
@@ -492,7 +492,7 @@ impl Path {
             .and_then(|connack| connack.server_keep_alive)
             .unwrap_or(keep_alive);
         if stations.log == log::Connections::Both {
-            self.say(&record, None, Bytes::default());
+            self.say(&record, None, false, Bytes::default());
         }
         let bytes = Bytes {
             from_client_copied: from_client,
@@ -569,11 +569,11 @@ impl Path {
                 Instant::now(),
             );
         }
-        self.ended(cause, record, bytes);
+        self.ended(cause, false, record, bytes);
     }
 
     /// The one place where connections end.
-    fn ended(&self, cause: Ended, record: &Record, bytes: Bytes) {
+    fn ended(&self, cause: Ended, in_silence: bool, record: &Record, bytes: Bytes) {
         self.tally.ends(cause).add(1);
         if cause == Ended::Internal {
             self.tally.panics().add(1);
@@ -582,7 +582,7 @@ impl Path {
             listening.tally.ended.add(1);
         }
         if self.stations().log != log::Connections::None {
-            self.say(record, Some(cause), bytes);
+            self.say(record, Some(cause), in_silence, bytes);
         }
     }
 
@@ -597,8 +597,12 @@ impl Path {
         tally.to_client_spliced.add(moved.from_node_spliced);
     }
 
-    /// One line on a connection: at its end with the cause, at its relay's beginning without.
-    fn say(&self, record: &Record, cause: Option<Ended>, bytes: Bytes) {
+    /// One line on a connection: at its end with the cause, at its relay's beginning without. Weather, where the client only
+    /// looked whether somebody is here: each of a balancer's health checks does.
+    fn say(&self, record: &Record, cause: Option<Ended>, in_silence: bool, bytes: Bytes) {
+        if in_silence && !tracing::enabled!(target: "remora::connection", tracing::Level::DEBUG) {
+            return;
+        }
         let listening = self.listening(record.listener);
         let listener = listening
             .as_ref()
@@ -623,6 +627,22 @@ impl Path {
         let certificate_names = shown(certificate_names.as_deref());
         let route = record.decision.map_or("-", |decision| decision.name());
         let Steps { peek, dial, greet } = record.steps;
+        // A line's level is a constant.
+        macro_rules! ended {
+            ($level:ident, $cause:expr) => {
+                tracing::$level!(
+                    target: "remora::connection",
+                    cause = $cause.name(),
+                    %client, listener, %client_id, version, node, route, retries = record.retries,
+                    from_client = bytes.from_client_copied + bytes.from_client_spliced,
+                    from_node = bytes.from_node_copied + bytes.from_node_spliced,
+                    peek_us = peek, dial_us = dial, greet_us = greet,
+                    seconds = log::seconds(record.accepted.elapsed()), server_name, certificate_cn,
+                    certificate_names,
+                    "connection ended"
+                )
+            };
+        }
         match cause {
             None => tracing::info!(
                 target: "remora::connection",
@@ -631,17 +651,8 @@ impl Path {
                 certificate_names,
                 "connection relayed"
             ),
-            Some(cause) => tracing::info!(
-                target: "remora::connection",
-                cause = cause.name(),
-                %client, listener, %client_id, version, node, route, retries = record.retries,
-                from_client = bytes.from_client_copied + bytes.from_client_spliced,
-                from_node = bytes.from_node_copied + bytes.from_node_spliced,
-                peek_us = peek, dial_us = dial, greet_us = greet,
-                seconds = log::seconds(record.accepted.elapsed()), server_name, certificate_cn,
-                certificate_names,
-                "connection ended"
-            ),
+            Some(cause) if in_silence => ended!(debug, cause),
+            Some(cause) => ended!(info, cause),
         }
     }
 }
@@ -700,13 +711,15 @@ impl SettingUp {
         }
     }
 
-    fn end(&mut self, cause: Ended) {
+    fn end(&mut self, ended: SetUpEnded) {
+        let SetUpEnded { cause, in_silence } = ended;
         if let Some(record) = self.record.take() {
             if let Some(connect) = &record.connect {
                 let verdict = Verdict::Failed;
                 self.path.tally.connects(connect.version, verdict).add(1);
             }
-            self.path.ended(cause, &record, Bytes::default());
+            self.path
+                .ended(cause, in_silence, &record, Bytes::default());
         }
     }
 }
@@ -719,7 +732,7 @@ impl Drop for SettingUp {
             // Only a runtime that goes down drops a set-up half-way.
             Ended::Shutdown
         };
-        self.end(cause);
+        self.end(cause.into());
     }
 }
 

@@ -117,6 +117,36 @@ impl Ended {
     }
 }
 
+/// How a set-up ended, and whether the client had said anything of its own by then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetUpEnded {
+    /// How.
+    pub cause: Ended,
+    /// The client went by itself and had said nothing, but for a PROXY header: whoever looks whether somebody is here does
+    /// that, over and over.
+    pub in_silence: bool,
+}
+
+impl SetUpEnded {
+    /// The client went. `has_spoken` says whether a byte of its own had come.
+    pub fn gone(cause: Ended, has_spoken: bool) -> Self {
+        let is_gone = matches!(cause, Ended::ClientClosed | Ended::ClientReset);
+        Self {
+            cause,
+            in_silence: is_gone && !has_spoken,
+        }
+    }
+}
+
+impl From<Ended> for SetUpEnded {
+    fn from(cause: Ended) -> Self {
+        Self {
+            cause,
+            in_silence: false,
+        }
+    }
+}
+
 impl From<Stranger> for Ended {
     fn from(stranger: Stranger) -> Self {
         match stranger {

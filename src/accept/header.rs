@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::ended::Ended;
+use crate::ended::{Ended, SetUpEnded};
 use crate::held::Held;
 use crate::proxy_protocol::{self, Header, Verdict, Wrong};
 use crate::socket::Socket;
@@ -13,12 +13,16 @@ use crate::socket::Socket;
 ///
 /// # Errors
 /// How the connection ended instead.
-pub async fn take_header(client: &Socket, due: Instant, held: &Arc<Held>) -> Result<Header, Ended> {
+pub async fn take_header(
+    client: &Socket,
+    due: Instant,
+    held: &Arc<Held>,
+) -> Result<Header, SetUpEnded> {
     let taken = tokio::time::timeout_at(due, take(client, held)).await;
-    taken.unwrap_or(Err(Ended::ConnectTimeout))
+    taken.unwrap_or(Err(Ended::ConnectTimeout.into()))
 }
 
-async fn take(client: &Socket, held: &Arc<Held>) -> Result<Header, Ended> {
+async fn take(client: &Socket, held: &Arc<Held>) -> Result<Header, SetUpEnded> {
     let mut said = Vec::new();
     // No more than a header's bytes: a small share, which is never told to go.
     let mut share = held.share();
@@ -27,24 +31,28 @@ async fn take(client: &Socket, held: &Arc<Held>) -> Result<Header, Ended> {
         let room = proxy_protocol::BYTES_MAX - taken;
         match client.peek_more(&mut said, room).await {
             // Balancers look whether somebody is there, and say nothing.
-            Ok(0) => return Err(Ended::ClientClosed),
+            Ok(0) => return Err(SetUpEnded::gone(Ended::ClientClosed, taken > 0)),
             Ok(_) => {}
-            Err(_) => return Err(Ended::ClientReset),
+            Err(_) => return Err(SetUpEnded::gone(Ended::ClientReset, taken > 0)),
         }
         let header = match proxy_protocol::read(&said) {
             Verdict::Header(header) => Some(header),
             Verdict::NeedMore => None,
-            Verdict::Wrong(Wrong::CommonName) => return Err(Ended::CertificateName),
+            Verdict::Wrong(Wrong::CommonName) => return Err(Ended::CertificateName.into()),
             Verdict::Wrong(Wrong::Header(why)) => {
                 tracing::debug!(why, "not the PROXY header that must be here");
-                return Err(Ended::ProxyHeader);
+                return Err(Ended::ProxyHeader.into());
             }
         };
         // What was seen and does not belong to the header is read again by whoever comes next.
         let end = header.as_ref().map_or(said.len(), |header| header.bytes);
         match client.skip(end - taken).await {
             Ok(()) => {}
-            Err(_) => return Err(Ended::ClientReset),
+            // Seen, and lost to a reset: whether there was more than a whole header is known.
+            Err(_) => {
+                let has_spoken = header.is_none() || said.len() > end;
+                return Err(SetUpEnded::gone(Ended::ClientReset, has_spoken));
+            }
         }
         match header {
             Some(header) => return Ok(header),

@@ -6,7 +6,7 @@ use rustls::HandshakeKind;
 use tokio::time::Instant;
 
 use super::{Handshakes, Listener, Tls, Transport};
-use crate::ended::Ended;
+use crate::ended::{Ended, SetUpEnded};
 use crate::held::{Held, Share};
 use crate::identity::Identity;
 use crate::metrics::ListenerTally;
@@ -65,7 +65,7 @@ impl Opener {
         handshakes_max: usize,
         tally: &ListenerTally,
         due: Instant,
-    ) -> Result<Opened, Ended> {
+    ) -> Result<Opened, SetUpEnded> {
         // What is rare is boxed, so that the set-up of a plain client is not as large.
         let (client, identity) = match &listener.tls {
             None => (client, None),
@@ -84,7 +84,7 @@ impl Opener {
                 match tokio::time::timeout_at(due, upgrade).await {
                     Ok(Ok(upgrade)) => Some(Box::new(upgrade)),
                     Ok(Err(refused)) => return Err(Box::pin(refuse(client, refused)).await),
-                    Err(_elapsed) => return Err(Ended::ConnectTimeout),
+                    Err(_elapsed) => return Err(Ended::ConnectTimeout.into()),
                 }
             }
         };
@@ -108,7 +108,7 @@ impl Opener {
         door: &tls::Door,
         tally: &ListenerTally,
         due: Instant,
-    ) -> Result<(Socket, Identity), Ended> {
+    ) -> Result<(Socket, Identity), SetUpEnded> {
         let handshake = door.open(client, &self.turnstile);
         match tokio::time::timeout_at(due, handshake).await {
             Ok(Ok((client, identity, kind))) => {
@@ -120,20 +120,25 @@ impl Opener {
                 }
                 Ok((client, identity))
             }
-            Ok(Err(tls::Refused { ended, why, client })) => {
+            Ok(Err(tls::Refused {
+                ended,
+                why,
+                client,
+                has_spoken,
+            })) => {
                 tracing::debug!(%why, "TLS handshake failed");
                 if let Some(client) = client {
                     // What it has sent is read, so that no reset overtakes the alert.
                     client.farewell(&[]).await;
                 }
-                Err(ended)
+                Err(SetUpEnded::gone(ended, has_spoken))
             }
-            Err(_elapsed) => Err(Ended::ConnectTimeout),
+            Err(_elapsed) => Err(Ended::ConnectTimeout.into()),
         }
     }
 
     /// Reads the ClientHello of a client whose TLS ends at the node.
-    async fn pass(&self, client: Socket, due: Instant) -> Result<Passing, Ended> {
+    async fn pass(&self, client: Socket, due: Instant) -> Result<Passing, SetUpEnded> {
         let (mut said, mut reader) = (Vec::new(), HelloReader::default());
         let mut share = self.held.share();
         loop {
@@ -142,17 +147,20 @@ impl Opener {
             let read = tokio::select! {
                 biased;
                 read = tokio::time::timeout_at(due, client.recv_more(&mut said)) => read,
-                () = eviction.told() => return Err(Ended::HeldBytesFull),
+                () = eviction.told() => return Err(Ended::HeldBytesFull.into()),
             };
+            let gone = |cause| SetUpEnded::gone(cause, before > 0);
             match read {
-                Ok(Ok(0)) => return Err(Ended::ClientClosed),
+                Ok(Ok(0)) => return Err(gone(Ended::ClientClosed)),
                 Ok(Ok(read)) => share.grow(read).map_err(|_| Ended::HeldBytesFull)?,
-                Ok(Err(error)) => return Err(Ended::of_client(&error)),
-                Err(_elapsed) => return Err(Ended::ConnectTimeout),
+                Ok(Err(error)) => return Err(gone(Ended::of_client(&error))),
+                Err(_elapsed) => return Err(Ended::ConnectTimeout.into()),
             }
             match reader.read(&said[before..]) {
-                Err(_not_tls) => return Err(Ended::NotTls),
-                Ok(None) if said.len() > HELLO_BYTES_MAX => return Err(Ended::ConnectTooLarge),
+                Err(_not_tls) => return Err(Ended::NotTls.into()),
+                Ok(None) if said.len() > HELLO_BYTES_MAX => {
+                    return Err(Ended::ConnectTooLarge.into());
+                }
                 Ok(None) => {}
                 Ok(Some(hello)) => {
                     return Ok(Passing {
@@ -167,8 +175,8 @@ impl Opener {
     }
 }
 
-async fn refuse(client: Socket, refused: Refused) -> Ended {
-    match refused {
+async fn refuse(client: Socket, refused: Refused) -> SetUpEnded {
+    let cause = match refused {
         Refused::NotHttp(bytes) if bytes.starts_with(&[0x16]) => Ended::NotMqttTls,
         Refused::NotHttp(bytes) if bytes.starts_with(b"\r") || bytes.starts_with(b"PROXY ") => {
             Ended::NotMqttProxy
@@ -179,8 +187,12 @@ async fn refuse(client: Socket, refused: Refused) -> Ended {
             client.farewell(&[]).await;
             Ended::UpgradeRefused
         }
-        Refused::Gone(Ok(())) => Ended::ClientClosed,
-        Refused::Gone(Err(error)) => Ended::of_client(&error),
+        Refused::Gone { how, has_spoken } => {
+            let cause = how.map_or_else(|error| Ended::of_client(&error), |()| Ended::ClientClosed);
+            // With TLS below, it has.
+            return SetUpEnded::gone(cause, has_spoken || !client.is_plain());
+        }
         Refused::HeldBytesFull => Ended::HeldBytesFull,
-    }
+    };
+    cause.into()
 }

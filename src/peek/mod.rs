@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ended::Ended;
+use crate::ended::{Ended, SetUpEnded};
 use crate::held::Share;
 use crate::mqtt::{Connect, Need, Verdict, read_connect};
 use crate::opening::{Leg, Opening, Said};
@@ -70,7 +70,7 @@ impl Peek {
         upgrade: Option<Box<Upgrade>>,
         share: Share,
         due: Instant,
-    ) -> Result<Opening, Ended> {
+    ) -> Result<Opening, SetUpEnded> {
         let mut reading = Reading {
             need: self.need,
             client,
@@ -80,10 +80,15 @@ impl Peek {
         };
         let connect = match tokio::time::timeout_at(due, reading.connect()).await {
             Ok(Ok(connect)) => connect,
-            Ok(Err(stop)) => return Err(reading.stop(stop).await),
+            Ok(Err(stop)) => {
+                // What lies below MQTT is said by the client, too.
+                let is_silent =
+                    upgrade.is_none() && reading.client.is_plain() && reading.said.heard() == 0;
+                return Err(SetUpEnded::gone(reading.stop(stop).await, !is_silent));
+            }
             Err(_elapsed) => {
                 let late = Ended::ConnectTimeout;
-                return Err(reading.stop(late.into()).await);
+                return Err(reading.stop(late.into()).await.into());
             }
         };
         Ok(Opening {

@@ -137,6 +137,8 @@ pub struct Refused {
     pub why: io::Error,
     /// The client, which may not have heard yet; none when it is gone.
     pub client: Option<Socket>,
+    /// A byte of the client had come.
+    pub has_spoken: bool,
 }
 
 impl Door {
@@ -250,10 +252,12 @@ impl Door {
                     None if why.kind() == io::ErrorKind::FileTooLarge => Ended::ConnectTooLarge,
                     _ => ended(&why),
                 };
+                let newcomer = hello.take_io();
                 return Err(Refused {
                     ended,
                     why,
-                    client: hello.take_io().map(|newcomer| newcomer.client),
+                    has_spoken: newcomer.as_ref().is_none_or(Newcomer::has_spoken),
+                    client: newcomer.map(|newcomer| newcomer.client),
                 });
             }
         };
@@ -279,6 +283,7 @@ impl Door {
                         ended: Ended::CertificateRefused,
                         why: io::Error::other("a resumed session's certificate has expired"),
                         client: Some(client),
+                        has_spoken: true,
                     });
                 }
                 Ok((client, identity, kind))
@@ -287,6 +292,7 @@ impl Door {
                 ended: ended(&why),
                 why,
                 client: Some(client),
+                has_spoken: true,
             }),
         }
     }
@@ -304,6 +310,12 @@ struct Newcomer {
     client: Socket,
     /// Bytes that it may still say.
     left: usize,
+}
+
+impl Newcomer {
+    fn has_spoken(&self) -> bool {
+        self.left < HELLO_BYTES_MAX
+    }
 }
 
 impl AsyncRead for Newcomer {

@@ -55,8 +55,13 @@ pub enum Refused {
     NotHttp(Vec<u8>),
     /// Its request was answered with this status, and why.
     Answered(StatusCode, &'static str),
-    /// It closed, or was lost, before its request was whole.
-    Gone(io::Result<()>),
+    /// It closed, or was lost, before its request was answered.
+    Gone {
+        /// Whether it closed.
+        how: io::Result<()>,
+        /// A byte of its request had come.
+        has_spoken: bool,
+    },
     /// All held bytes are in use.
     HeldBytesFull,
 }
@@ -84,7 +89,10 @@ pub async fn upgrade(client: &Socket, door: &Door, share: &mut Share) -> Result<
         },
         Err(refused) => return Err(refused),
     };
-    let gone = |error| Refused::Gone(Err(error));
+    let gone = |error| Refused::Gone {
+        how: Err(error),
+        has_spoken: true,
+    };
     match answered {
         Ok((upgrade, response)) => {
             client.send_all(&response).await.map_err(gone)?;
@@ -108,9 +116,9 @@ async fn head(client: &Socket, share: &mut Share) -> Result<Vec<u8>, Refused> {
             () = eviction.told() => return Err(Refused::HeldBytesFull),
         };
         match read {
-            Ok(0) => return Err(Refused::Gone(Ok(()))),
+            Ok(0) => return Err(gone(Ok(()), &head)),
             Ok(read) => share.grow(read).map_err(|_| Refused::HeldBytesFull)?,
-            Err(error) => return Err(Refused::Gone(Err(error))),
+            Err(error) => return Err(gone(Err(error), &head)),
         }
         // A method is made of letters (RFC 9110, 9.1), and none is called PROXY: everything else is another protocol.
         if head.iter().take(3).any(|byte| !byte.is_ascii_alphabetic())
@@ -121,6 +129,13 @@ async fn head(client: &Socket, share: &mut Share) -> Result<Vec<u8>, Refused> {
         if head_end(&head).is_some() || head.len() > HEAD_BYTES_MAX {
             return Ok(head);
         }
+    }
+}
+
+fn gone(how: io::Result<()>, head: &[u8]) -> Refused {
+    Refused::Gone {
+        how,
+        has_spoken: !head.is_empty(),
     }
 }
 

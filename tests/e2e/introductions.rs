@@ -279,7 +279,11 @@ fn looking_in_makes_no_warning() {
     let cluster = Cluster::of(1);
     let log = "[log]\nlevel = \"debug\"";
     let program = Program::of(&toml(&cluster, FROM_HERE, log));
-    for said in [&[][..], &local(), &local()[..5]] {
+    for (said, level) in [
+        (&[][..], "DEBUG"),
+        (&local(), "DEBUG"),
+        (&local()[..5], "INFO"),
+    ] {
         let mut client = Client::to(program.address);
         if !said.is_empty() {
             client.send(said);
@@ -288,11 +292,12 @@ fn looking_in_makes_no_warning() {
         client.end();
         let line = program.ended(client.address());
         assert_eq!(line["cause"], "client_closed", "{said:02x?}");
+        assert_eq!(line["level"], level, "{said:02x?}");
     }
     let mut client = Client::to(program.address);
     client.send(&local());
     client.reset();
-    program.ended(client.address());
+    assert_eq!(program.ended(client.address())["level"], "DEBUG");
     let warnings =
         program.lines(|line| ["WARN", "ERROR"].contains(&line["level"].as_str().unwrap_or("")));
     assert!(warnings.is_empty(), "{warnings:?}");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -10,9 +11,14 @@ use tempfile::TempDir;
 
 use crate::admin_client::Metrics;
 use crate::balancer::{ADMIN, Program, toml};
+use crate::certificates::{BOTH, Certificates};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::header::{local, v1, v2};
 use crate::packets::{self, Connect};
+use crate::tls_client::TlsClient;
+use crate::wait;
+use crate::ws_client::REQUEST;
 
 /// A client id of somebody who means no good; each number is another one.
 fn hostile(number: usize) -> Vec<u8> {
@@ -216,6 +222,101 @@ fn seconds_are_shown_to_the_millisecond() {
         let (_, decimals) = seconds.split_once('.').expect("a fraction");
         assert!(decimals.len() <= 3, "{seconds}");
     }
+}
+
+/// A listener of each kind before one node: plain, behind balancers, with WebSocket, with TLS, and with TLS that ends there.
+fn listeners_of_each_kind(cluster: &Cluster, certificates: &Certificates) -> String {
+    let tls = certificates.listener();
+    let others = [
+        "proxy_protocol_from = [\"127.0.0.0/8\"]",
+        "transport = \"ws\"",
+        &tls,
+        "tls = \"pass\"",
+    ];
+    let others = others.map(|keys| format!("[[listeners]]\naddress = \"127.0.0.1:0\"\n{keys}\n"));
+    let address = format!("address = \"{}\"", cluster.nodes[0].address);
+    let pass = format!("{address}\npass = \"{}\"", cluster.nodes[0].address);
+    toml(cluster, &others.join("\n"), ADMIN).replace(&address, &pass)
+}
+
+#[test]
+fn whoever_looks_in_and_says_nothing_is_counted_and_makes_no_line() {
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    let program = Raw::start(&listeners_of_each_kind(&cluster, &certificates));
+    let [plain, introduced, ws, tls, passed, admin] = program.addresses()[..] else {
+        panic!("five listeners and the admin's: {}", program.listening);
+    };
+    let ended = |cause: &str| {
+        let series = format!("remora_ends_total{{cause=\"{cause}\"}}");
+        Metrics::of(admin).value(&series) as usize
+    };
+    let header = v2("192.0.2.7:51000", &[]);
+    let line = v1("192.0.2.7:51000");
+    let silent: [(_, &[u8]); 8] = [
+        (plain, &[]),
+        (introduced, &[]),
+        (introduced, &local()),
+        (introduced, &header),
+        (introduced, &line),
+        (ws, &[]),
+        (tls, &[]),
+        (passed, &[]),
+    ];
+    let come = || {
+        silent.map(|(address, header)| {
+            let mut client = Client::to(address);
+            client.send(header);
+            client
+        })
+    };
+    for mut client in come() {
+        client.fin();
+        client.end();
+    }
+    let lost = come();
+    // Until then the kernel has those that say nothing, and would not even tell of them.
+    wait::until("all to be accepted", || {
+        Metrics::of(admin).sum("remora_accepts_total") as usize == 2 * silent.len()
+    });
+    lost.iter().for_each(Client::reset);
+    wait::until("all to be counted", || {
+        let ends = ["client_closed", "client_reset"].map(ended);
+        ends == [silent.len(); 2]
+    });
+
+    // A byte of its own is enough for a line, at whatever height.
+    let spoken: [(_, &[u8]); 8] = [
+        (plain, b"\x10"),
+        (introduced, &local()[..5]),
+        (introduced, &[&local()[..], b"\x10"].concat()),
+        (introduced, &[&line[..], b"\x10"].concat()),
+        (ws, b"GET"),
+        (tls, b"\x16"),
+        (passed, b"\x16"),
+        (ws, REQUEST.as_bytes()),
+    ];
+    for (address, said) in spoken {
+        let mut client = Client::to(address);
+        client.send(said);
+        if said == REQUEST.as_bytes() {
+            client.read_until(b"\r\n\r\n");
+        }
+        client.fin();
+        client.rest();
+    }
+    let mut client = TlsClient::to(tls, &Arc::new(certificates.trusting(BOTH, None)));
+    client.tcp.fin();
+    client.tcp.rest();
+    let lines = spoken.len() + 1;
+    wait::until("all to be counted", || {
+        ended("client_closed") == silent.len() + lines
+    });
+    let rest = program.rest();
+    let ended = rest
+        .lines()
+        .filter(|line| line.contains("connection ended"));
+    assert_eq!(ended.count(), lines, "{rest}");
+    assert_eq!(cluster.dials(), 0);
 }
 
 #[test]

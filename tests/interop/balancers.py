@@ -74,6 +74,11 @@ class Remora:
         with urllib.request.urlopen(request, timeout=5) as response:
             return response.read()
 
+    def ended(self, cause):
+        """How many connections have ended with this cause, lines or none."""
+        found = re.search(rf'^remora_ends_total{{cause="{cause}"}} (\d+)', self.metrics("text/plain").decode(), re.MULTILINE)
+        return int(found.group(1))
+
     def reload(self):
         """Makes it read its configuration and certificates again, and waits until it has."""
         reloads = self.process.output().count("configuration reloaded")
