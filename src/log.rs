@@ -1,9 +1,11 @@
 //! Where log lines go: a bounded queue and one writer thread, text or JSON; no worker ever waits for the output.
 
+use std::cell::Cell;
 use std::fmt::{self, Write as _};
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::level_filters::LevelFilter;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 
@@ -12,6 +14,9 @@ const QUEUE_LINES_MAX: usize = 32 * 1024;
 
 /// Bytes of a client id that are shown; a longer one is cut, with a hash of the whole.
 const SHOWN_BYTES_MAX: usize = 128;
+
+/// How long until the operator is told again of what goes on.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is written, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +107,37 @@ pub fn init(settings: &Settings) -> Writer {
     };
     Writer { _guard: guard }
 }
+
+/// How often a warning is written that every client of a storm has a reason for: once in a while.
+#[derive(Debug, Default)]
+pub struct Seldom {
+    told: Cell<Option<Instant>>,
+    kept_back: Cell<u64>,
+}
+
+impl Seldom {
+    /// Whether the warning is due at `now`: how many were kept back since the last one, or none when this one is.
+    pub fn due(&self, now: Instant) -> Option<u64> {
+        if self.told.get().is_some_and(|told| now - told < TELL_AGAIN) {
+            self.kept_back.update(|kept_back| kept_back + 1);
+            return None;
+        }
+        self.told.set(Some(now));
+        Some(self.kept_back.take())
+    }
+}
+
+/// Writes a warning where [`Seldom::due`] says so, else the same line for whoever looks closely.
+macro_rules! warn_seldom {
+    ($due:expr, $($line:tt)+) => {
+        match $due {
+            Some(kept_back) => tracing::warn!(kept_back, $($line)+),
+            None => tracing::debug!($($line)+),
+        }
+    };
+}
+
+pub(crate) use warn_seldom;
 
 /// A duration as lines show it: in seconds, to the millisecond.
 pub fn seconds(duration: Duration) -> f64 {
@@ -200,6 +236,20 @@ mod tests {
         for (bytes, shown) in cases {
             assert_eq!(Shown(bytes).to_string(), *shown);
         }
+    }
+
+    #[test]
+    fn a_warning_is_due_once_in_a_while_and_counts_those_before_it() {
+        let seldom = Seldom::default();
+        let start = Instant::now();
+        let at = |ms| seldom.due(start + Duration::from_millis(ms));
+        assert_eq!(at(0), Some(0));
+        assert_eq!(at(0), None);
+        assert_eq!(at(9_999), None);
+        assert_eq!(at(10_000), Some(2));
+        assert_eq!(at(19_999), None);
+        assert_eq!(at(60_000), Some(1));
+        assert_eq!(at(70_000), Some(0));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::descriptors::{self, Reserve};
 use crate::dial;
+use crate::log::{self, Seldom};
 use crate::metrics::Tally;
 use crate::socket::reset_on_close;
 
@@ -22,9 +23,6 @@ const BACKLOG: i32 = 65_535;
 
 /// A client that says nothing for this long after its handshake is accepted all the same, and its deadline begins.
 const SILENT_SECONDS: i32 = 1;
-
-/// How long until the operator is told again that descriptors are lacking.
-const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long the door stays shut when the kernel has no descriptor or memory for one more connection.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -60,8 +58,8 @@ pub struct Door {
     reserve: RefCell<Reserve>,
     /// Clients turned away since the tally was told.
     turned_away: Cell<u64>,
-    /// When the lack of descriptors was last told to the operator.
-    told: Cell<Option<Instant>>,
+    no_descriptor: Seldom,
+    no_memory: Seldom,
 }
 
 /// Binds `workers` sockets to one address, so that the kernel spreads the clients over them.
@@ -145,7 +143,8 @@ impl Door {
             listener,
             reserve: RefCell::new(Reserve::new()?),
             turned_away: Cell::new(0),
-            told: Cell::new(None),
+            no_descriptor: Seldom::default(),
+            no_memory: Seldom::default(),
         })
     }
 
@@ -166,18 +165,18 @@ impl Door {
                     self.turn_away_all();
                     let turned_away = self.turned_away.take();
                     tally.turned_away().add(turned_away);
-                    let now = Instant::now();
-                    if self.told.get().is_none_or(|told| now - told > TELL_AGAIN) {
-                        self.told.set(Some(now));
-                        tracing::warn!(
-                            turned_away,
-                            "no descriptor left: raise the limit of open files, or lower limits.connections"
-                        );
-                    }
+                    log::warn_seldom!(
+                        self.no_descriptor.due(Instant::now()),
+                        turned_away,
+                        "no descriptor left: raise the limit of open files, or lower limits.connections"
+                    );
                     tokio::time::sleep(PAUSE).await;
                 }
                 Err(Errno::NOBUFS | Errno::NOMEM) => {
-                    tracing::warn!("the kernel has no memory for another connection");
+                    log::warn_seldom!(
+                        self.no_memory.due(Instant::now()),
+                        "the kernel has no memory for another connection"
+                    );
                     tokio::time::sleep(PAUSE).await;
                 }
                 // A client that left while it waited; the next one may be fine (accept(2), "Error handling").

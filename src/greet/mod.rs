@@ -4,6 +4,7 @@ mod ask;
 mod budget;
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +13,10 @@ use socket2::SockRef;
 use tokio::time::Instant;
 
 use crate::clock::Seconds;
-use crate::cluster::{Choice, Decision, Endpoint, EndpointKind, Reports, Seat};
+use crate::cluster::{Choice, Decision, Endpoint, EndpointKind, NodeId, Reports, Seat};
 use crate::dial::{DialError, Dialer};
 use crate::ended::Ended;
+use crate::log::{self, Seldom};
 use crate::metrics::{Retry, Tally};
 use crate::mqtt::{Connack, refusal};
 use crate::opening::{Leg, Opening, Passing, Rest};
@@ -107,7 +109,18 @@ pub struct Greeter {
     dialer: Dialer,
     reports: Reports,
     budget: RefCell<Budget>,
+    /// What is said of each node.
+    warnings: RefCell<HashMap<(NodeId, Trouble), Seldom>>,
     tally: Arc<Tally>,
+}
+
+/// What an operator is to hear of a node, though not from every client that is taken there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Trouble {
+    NoTls,
+    NoUpgrade,
+    SourcePorts,
+    NoSocket,
 }
 
 /// What was tried so far for one client.
@@ -138,6 +151,7 @@ impl Greeter {
             dialer,
             reports,
             budget: RefCell::new(Budget::new(free)),
+            warnings: RefCell::default(),
             tally,
         }
     }
@@ -358,7 +372,7 @@ impl Greeter {
                     let path = endpoint.path.as_deref();
                     let asking = Asking::new(path, upgrade, record.client, is_secured);
                     let header = header(endpoint, &caller.socket, record);
-                    let dial = Box::pin(self.dial_ws(endpoint, header, asking, tried));
+                    let dial = Box::pin(self.dial_ws(choice.id, endpoint, header, asking, tried));
                     // The client may go away meanwhile, or say more.
                     tokio::select! {
                         biased;
@@ -403,7 +417,8 @@ impl Greeter {
                 // Only TLS calls bytes invalid: a certificate that is not believed, most of all, which waiting does not cure.
                 let no_tls = error.kind() == ErrorKind::InvalidData;
                 if no_tls {
-                    tracing::warn!(?addresses, %error, "no TLS with a node");
+                    let due = self.due(choice.id, Trouble::NoTls);
+                    log::warn_seldom!(due, ?addresses, %error, "no TLS with a node");
                 } else {
                     tracing::debug!(?addresses, %error, "dial failed");
                 }
@@ -411,7 +426,8 @@ impl Greeter {
                 Ok(None)
             }
             Err(DialError::SourcePorts) => {
-                tracing::warn!(
+                log::warn_seldom!(
+                    self.due(choice.id, Trouble::SourcePorts),
                     ?addresses,
                     "every source port towards the node is in use: add source addresses under [dial]"
                 );
@@ -419,15 +435,24 @@ impl Greeter {
                 Ok(None)
             }
             Err(DialError::Ours(error)) => {
-                tracing::warn!(%error, "no socket for a node");
+                let due = self.due(choice.id, Trouble::NoSocket);
+                log::warn_seldom!(due, %error, "no socket for a node");
                 Err(Ended::DescriptorsExhausted)
             }
         }
     }
 
+    /// Whether this is to be said of the node as a warning; how many were kept back before it.
+    fn due(&self, id: NodeId, trouble: Trouble) -> Option<u64> {
+        let mut warnings = self.warnings.borrow_mut();
+        let seldom = warnings.entry((id, trouble)).or_default();
+        seldom.due(Instant::now())
+    }
+
     /// The node's WebSocket listener, upgraded; none when it will not, which says nothing of the node's health: it answered.
     async fn dial_ws(
         &self,
+        id: NodeId,
         ws: &Endpoint,
         header: Vec<u8>,
         asking: Asking,
@@ -444,7 +469,13 @@ impl Greeter {
                 bytes,
             })),
             Ok(Err(Unwilling::Answered(answer))) => {
-                tracing::warn!(addresses = ?ws.addresses, answer, "node does not upgrade to a WebSocket");
+                let (due, addresses) = (self.due(id, Trouble::NoUpgrade), &ws.addresses);
+                log::warn_seldom!(
+                    due,
+                    ?addresses,
+                    answer,
+                    "node does not upgrade to a WebSocket"
+                );
                 tried.unwilling = true;
                 Ok(None)
             }

@@ -211,6 +211,32 @@ fn a_node_that_is_not_who_it_should_be_gets_no_client_and_the_next_one_does() {
 }
 
 #[test]
+fn a_storm_of_clients_warns_of_a_node_once_a_worker() {
+    const CLIENTS: usize = 60;
+    let (certificates, stranger) = (Certificates::new(), Certificates::new());
+    let cluster = Cluster::of(1);
+    let pair = node(&stranger);
+    let front = TlsFront::before(
+        cluster.nodes[0].address,
+        certificates.node(&pair, false),
+        false,
+    );
+    let tables = format!("[log]\nlevel = \"debug\"\n{}", trust(&certificates));
+    let program = Program::of(&site(&cluster, front.address, "", &tables));
+    for _ in 0..CLIENTS {
+        let mut client = Client::to(program.address);
+        client.send(&Connect::new("id").bytes());
+        client.end();
+    }
+    program.until_ended(CLIENTS);
+    let said = program.lines(|line| line["message"] == "no TLS with a node");
+    let warned = said.iter().filter(|line| line["level"] == "WARN").count();
+    // There are two workers.
+    assert!((1..=2).contains(&warned), "{warned} warnings");
+    assert!(said.len() > 2, "each attempt is said to whoever looks");
+}
+
+#[test]
 fn whoever_is_at_the_address_of_a_node_and_speaks_no_tls_gets_no_client() {
     let certificates = Certificates::new();
     let cluster = Cluster::of(2);
