@@ -15,7 +15,7 @@ use std::task::{Context, Poll, Waker};
 
 use remora::accept::{Census, Limits, Population};
 use remora::cluster::{
-    Choice, Decision, Endpoint, EndpointKind, Live, NodeId, Observed, Reports, Vitals,
+    Choice, Decision, Endpoint, EndpointKind, Live, NodeId, Observed, Pulse, Reports,
 };
 use remora::ended::Ended;
 use remora::held::{Eviction, Held};
@@ -147,26 +147,23 @@ fn no_more_are_undecided_than_may_be() {
 #[test]
 fn a_trial_is_taken_once_for_each_time_it_is_offered() {
     in_every_order(|| {
-        let vitals: Arc<Vitals> = Arc::default();
+        let pulse: Arc<Pulse> = Arc::default();
         let (offered, taken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let control = {
-            let (vitals, offered) = (Arc::clone(&vitals), Arc::clone(&offered));
+            let (pulse, offered) = (Arc::clone(&pulse), Arc::clone(&offered));
             thread::spawn(move || {
                 for _ in 0..2 {
                     offered.fetch_add(1, Ordering::SeqCst);
-                    vitals.trial.store(true, Ordering::Relaxed);
+                    pulse.trial.store(true, Ordering::Relaxed);
                 }
             })
         };
         threads((0..3).map(|_| {
-            let (vitals, offered, taken) = (
-                Arc::clone(&vitals),
-                Arc::clone(&offered),
-                Arc::clone(&taken),
-            );
+            let (pulse, offered, taken) =
+                (Arc::clone(&pulse), Arc::clone(&offered), Arc::clone(&taken));
             move || {
                 for _ in 0..2 {
-                    if vitals.take_trial() {
+                    if pulse.take_trial() {
                         let taken = taken.fetch_add(1, Ordering::SeqCst) + 1;
                         assert!(taken <= offered.load(Ordering::SeqCst));
                     }
@@ -174,10 +171,10 @@ fn a_trial_is_taken_once_for_each_time_it_is_offered() {
             }
         }));
         control.join().expect("no panic");
-        let left = usize::from(vitals.take_trial());
+        let left = usize::from(pulse.take_trial());
         let taken = taken.load(Ordering::SeqCst) + left;
         assert!((1..=2).contains(&taken), "{taken} of 2");
-        assert!(!vitals.take_trial(), "it is gone");
+        assert!(!pulse.take_trial(), "it is gone");
     });
 }
 

@@ -297,7 +297,7 @@ fn settings() -> Settings {
 fn apart(cluster: &Cluster) -> Arc<Cluster> {
     Arc::new(cluster.with(|node| {
         node.live = Arc::default();
-        node.endpoints.mqtt.vitals = Arc::default();
+        node.endpoints.mqtt.pulse = Arc::default();
     }))
 }
 
@@ -307,7 +307,7 @@ fn state(node: &Node) -> NodeState {
 
 /// Whether a client was taken to where the node is in its snapshot.
 fn is_endpoint_of(choice: &Choice, node: &Node) -> bool {
-    Arc::ptr_eq(&choice.endpoint.vitals, &node.endpoints.mqtt.vitals)
+    Arc::ptr_eq(&choice.endpoint.pulse, &node.endpoints.mqtt.pulse)
 }
 
 impl<'a> World<'a> {
@@ -782,7 +782,7 @@ impl<'a> World<'a> {
                     NodeState::Up | NodeState::Draining => {}
                 }
             }
-            let is_offered = node.endpoints.mqtt.vitals.trial.load(Ordering::Relaxed);
+            let is_offered = node.endpoints.mqtt.pulse.trial.load(Ordering::Relaxed);
             let last = self.trials.get(&node.id).copied();
             if !is_offered || last.is_some_and(|last| !last.taken) {
                 continue;
@@ -881,7 +881,7 @@ impl<'a> World<'a> {
         names.sort_unstable();
         assert!(after.nodes().iter().map(|n| &*n.name).eq(names));
         for node in after.nodes().iter().filter(|n| !states.contains_key(&n.id)) {
-            let failures = node.endpoints.mqtt.vitals.failures.load(Ordering::Relaxed);
+            let failures = node.endpoints.mqtt.pulse.failures.load(Ordering::Relaxed);
             assert_eq!(failures, 0, "{} has only just come", node.name);
         }
         self.let_control_work().await;

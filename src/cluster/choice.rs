@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::{Endpoint, EndpointKind, Live, Node, NodeId, Vitals};
+use super::{Endpoint, EndpointKind, Live, Node, NodeId, Pulse};
 use crate::sync::Ordering;
 
 /// Why a client goes to a node.
@@ -98,8 +98,8 @@ impl Drop for Seat {
 pub struct Report {
     /// Which node.
     pub node: NodeId,
-    /// Which of its endpoints: the one whose vitals these are. None, if it has moved since.
-    pub vitals: Arc<Vitals>,
+    /// Which of its endpoints: the one whose pulse this is; none of them, if it has moved since.
+    pub pulse: Arc<Pulse>,
     /// What it did.
     pub observed: Observed,
 }
@@ -134,7 +134,7 @@ impl Reports {
 
     /// A dial failed, or a CONNECT was not answered in time.
     pub fn failed(&self, choice: &Choice) {
-        let failures = &choice.endpoint.vitals.failures;
+        let failures = &choice.endpoint.pulse.failures;
         let in_a_row = failures.fetch_add(1, Ordering::Relaxed) + 1;
         let trial = choice.trial;
         self.send(choice, Observed::Failed { in_a_row, trial });
@@ -142,7 +142,7 @@ impl Reports {
 
     /// The endpoint answered. Costs one load where nothing had failed.
     pub fn answered(&self, choice: &Choice) {
-        let failures = &choice.endpoint.vitals.failures;
+        let failures = &choice.endpoint.pulse.failures;
         if choice.trial || failures.load(Ordering::Relaxed) != 0 {
             failures.store(0, Ordering::Relaxed);
             self.send(choice, Observed::Answered);
@@ -153,7 +153,7 @@ impl Reports {
         // Full or closed: control is behind or gone, and the path never waits for it.
         let _ = self.0.try_send(Report {
             node: choice.id,
-            vitals: Arc::clone(&choice.endpoint.vitals),
+            pulse: Arc::clone(&choice.endpoint.pulse),
             observed,
         });
     }

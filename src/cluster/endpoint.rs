@@ -160,19 +160,19 @@ pub struct Endpoint {
     /// It failed to answer too often in a row: it gets no clients but one trial at a time.
     pub is_down: bool,
     /// How it answers.
-    pub vitals: Arc<Vitals>,
+    pub pulse: Arc<Pulse>,
 }
 
 /// How an endpoint answers, as every worker sees it: shared by all snapshots for as long as it is at the same address.
 #[derive(Debug, Default)]
-pub struct Vitals {
+pub struct Pulse {
     /// Failed dials and greet timeouts in a row.
     pub failures: AtomicU32,
     /// A trial that one connection may take while the endpoint is down.
     pub trial: AtomicBool,
 }
 
-impl Vitals {
+impl Pulse {
     /// Takes the trial, if there is one to take.
     pub fn take_trial(&self) -> bool {
         self.trial.load(Ordering::Relaxed) && self.trial.swap(false, Ordering::Relaxed)
@@ -188,7 +188,7 @@ impl Endpoint {
             proxy_protocol: None,
             tls: None,
             is_down: false,
-            vitals: Arc::default(),
+            pulse: Arc::default(),
         }
     }
 

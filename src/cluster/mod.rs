@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use crate::sync::{AtomicUsize, Ordering};
 
 pub use choice::{Choice, Decision, Observed, Report, Reports, Seat};
-pub use endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint, Vitals};
+pub use endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint, Pulse};
 pub use ring::{Choices, Ring};
 
 /// Nodes in one cluster at most: what the sets that walk the ring have room for.

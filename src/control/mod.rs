@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::cluster::{
     Cluster, Clusters, Endpoint, Endpoints, Known, Live, Member, MemberEndpoint, Node, NodeAddress,
-    NodeId, Observed, Report, Vitals,
+    NodeId, Observed, Pulse, Report,
 };
 
 use health::{Change, Health};
@@ -90,7 +90,7 @@ struct Place {
     lookup_at: Option<Instant>,
     looked_up: Option<Instant>,
     health: Health,
-    vitals: Arc<Vitals>,
+    pulse: Arc<Pulse>,
 }
 
 /// The one writer of the cluster.
@@ -254,7 +254,7 @@ impl Control {
     fn take_report(&mut self, report: Report, now: Instant) {
         let Report {
             node: id,
-            vitals,
+            pulse,
             observed,
         } = report;
         let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == id) else {
@@ -263,7 +263,7 @@ impl Control {
         if let Observed::Failed { .. } = observed {
             watched.look_up_soon(now);
         }
-        let is_its = |(_, place): &(_, &mut Place)| Arc::ptr_eq(&place.vitals, &vitals);
+        let is_its = |(_, place): &(_, &mut Place)| Arc::ptr_eq(&place.pulse, &pulse);
         let Some((kind, place)) = watched.places.iter_mut().find(is_its) else {
             return;
         };
@@ -274,7 +274,7 @@ impl Control {
                 tracing::warn!(%node, endpoint, "node is down: it failed to answer {} times in a row", self.settings.failures_max);
             }
             Some(Change::CameBack) => {
-                vitals.trial.store(false, Ordering::Relaxed);
+                pulse.trial.store(false, Ordering::Relaxed);
                 tracing::info!(%node, endpoint, "node is up again");
             }
         }
@@ -290,7 +290,7 @@ impl Control {
         for watched in &mut self.watched {
             for (_, place) in watched.places.iter_mut() {
                 if place.health.trial_is_due(self.patience, now) {
-                    place.vitals.trial.store(true, Ordering::Relaxed);
+                    place.pulse.trial.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -434,7 +434,7 @@ impl Place {
             lookup_at: is_host.then(Instant::now),
             looked_up: None,
             health: Health::Up,
-            vitals: Arc::default(),
+            pulse: Arc::default(),
         }
     }
 
@@ -452,7 +452,7 @@ impl Place {
             proxy_protocol: *proxy_protocol,
             tls: tls.clone(),
             is_down: self.health.is_down(),
-            vitals: Arc::clone(&self.vitals),
+            pulse: Arc::clone(&self.pulse),
         }
     }
 

@@ -228,7 +228,7 @@ fn admitted(node: &Node, kind: EndpointKind) -> Option<bool> {
         NodeState::Up => Some(false),
         NodeState::Draining => None,
         NodeState::Down if node.is_draining => None,
-        NodeState::Down => endpoint.vitals.take_trial().then_some(true),
+        NodeState::Down => endpoint.pulse.take_trial().then_some(true),
     }
 }
 
@@ -363,8 +363,8 @@ mod tests {
     #[test]
     fn a_node_that_is_down_gets_one_trial() {
         let cluster = Arc::new(cluster(&[Up, Down]));
-        let vitals = &cluster.nodes()[1].endpoints.mqtt.vitals;
-        vitals.trial.store(true, Ordering::Relaxed);
+        let pulse = &cluster.nodes()[1].endpoints.mqtt.pulse;
+        pulse.trial.store(true, Ordering::Relaxed);
         let trials: Vec<Choice> = (0..KEYS)
             .filter_map(|number| route(Arc::clone(&cluster), Mqtt, &key(number), None).next())
             .filter(|choice| choice.id == NodeId(1))
