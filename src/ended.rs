@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::held::HeldBytesFull;
 use crate::mqtt::Stranger;
 
 macro_rules! causes {
@@ -67,7 +68,7 @@ causes! {
     FrameFault = "frame_fault",
     /// Something else than TLS on a listener with TLS.
     NotTls = "not_tls",
-    /// TLS that breaks its own rules, or an alert.
+    /// TLS that breaks its own rules, or an alert; or a handshake without end.
     TlsFault = "tls_fault",
     /// No version of TLS, cipher suite or key exchange that both sides know.
     TlsIncompatible = "tls_incompatible",
@@ -144,6 +145,12 @@ impl From<Ended> for SetUpEnded {
             cause,
             in_silence: false,
         }
+    }
+}
+
+impl From<HeldBytesFull> for Ended {
+    fn from(_: HeldBytesFull) -> Self {
+        Self::HeldBytesFull
     }
 }
 

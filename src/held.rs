@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
+use std::task::Poll;
 
 use tokio::sync::Notify;
 
 use crate::sync::{AtomicU64, AtomicUsize, Mutex, MutexGuard, Ordering};
 
 /// Holders of no more than this are not listed as large, so that an ordinary CONNECT touches no lock.
-const SMALL_BYTES: usize = 4 * 1024;
+pub const SMALL_BYTES: usize = 4 * 1024;
 
 /// The account of all held bytes of the process.
 #[derive(Debug)]
@@ -36,6 +37,8 @@ struct Large {
 pub struct Share {
     held: Arc<Held>,
     bytes: usize,
+    /// How much of it is for records that were not whole.
+    sealed: usize,
     /// Set once the share is a large one.
     large: Option<Arc<Large>>,
 }
@@ -85,6 +88,7 @@ impl Held {
         Share {
             held: Arc::clone(self),
             bytes: 0,
+            sealed: 0,
             large: None,
         }
     }
@@ -128,6 +132,22 @@ impl Share {
             Some(number) if own != Some(number) => Ok(()),
             Some(_) | None => Err(HeldBytesFull),
         }
+    }
+
+    /// Takes room for `sealed` bytes of TLS of which nothing has come out yet, beyond what it has for such bytes already. As many
+    /// as fit into what rustls reads with in any case are free.
+    ///
+    /// Ready when it has taken some, so that a new ear hears more than the one before.
+    ///
+    /// # Errors
+    /// As for [`Share::grow`].
+    pub fn poll_cover(&mut self, sealed: usize) -> Poll<Result<(), HeldBytesFull>> {
+        if sealed <= self.sealed.max(SMALL_BYTES) {
+            return Poll::Pending;
+        }
+        let more = sealed - self.sealed;
+        self.sealed = sealed;
+        Poll::Ready(self.grow(more))
     }
 
     /// Hears when this share must go because another one needs its bytes. A small share never must.
@@ -188,6 +208,27 @@ mod tests {
         drop(share);
         assert_eq!(held.bytes(), 0);
         assert!(held.large.lock().expect("not poisoned").is_empty());
+    }
+
+    #[test]
+    fn what_is_sealed_is_covered_once() {
+        let held = Held::new(100_000);
+        let mut share = held.share();
+        for (sealed, grows, bytes) in [
+            (SMALL_BYTES, false, 0),
+            (10_000, true, 10_000),
+            (9_000, false, 10_000),
+            (10_000, false, 10_000),
+            (12_000, true, 12_000),
+        ] {
+            let grown = match grows {
+                true => Poll::Ready(Ok(())),
+                false => Poll::Pending,
+            };
+            assert_eq!(share.poll_cover(sealed), grown, "{sealed}");
+            assert_eq!(held.bytes(), bytes, "{sealed}");
+        }
+        assert_eq!(share.poll_cover(100_001), Poll::Ready(Err(HeldBytesFull)));
     }
 
     #[tokio::test]

@@ -20,6 +20,8 @@
 
 pub mod accept;
 pub mod admin;
+#[cfg(test)]
+mod allocated;
 pub mod bench;
 pub mod clock;
 pub mod cluster;

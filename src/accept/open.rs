@@ -109,7 +109,7 @@ impl Opener {
         tally: &ListenerTally,
         due: Instant,
     ) -> Result<(Socket, Identity), SetUpEnded> {
-        let handshake = door.open(client, &self.turnstile);
+        let handshake = door.open(client, &self.turnstile, &self.held);
         match tokio::time::timeout_at(due, handshake).await {
             Ok(Ok((client, identity, kind))) => {
                 match kind {
@@ -152,7 +152,8 @@ impl Opener {
             let gone = |cause| SetUpEnded::gone(cause, before > 0);
             match read {
                 Ok(Ok(0)) => return Err(gone(Ended::ClientClosed)),
-                Ok(Ok(read)) => share.grow(read).map_err(|_| Ended::HeldBytesFull)?,
+                // The reader keeps them as well, until the ClientHello is whole.
+                Ok(Ok(read)) => share.grow(2 * read).map_err(Ended::from)?,
                 Ok(Err(error)) => return Err(gone(Ended::of_client(&error))),
                 Err(_elapsed) => return Err(Ended::ConnectTimeout.into()),
             }

@@ -1,5 +1,6 @@
 //! Asks one node: sends it what the client said, reads its first packet, and says what that means.
 
+use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -155,29 +156,37 @@ impl Caller {
     fn poll_listen(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Ended>> {
         scratch::with(|scratch| {
             let room = (self.kept_max - kept(&self.said)).min(scratch.len());
-            self.socket
-                .poll_recv(cx, &mut scratch[..room])
-                .map(|read| match read {
-                    Ok(0) => {
-                        self.ended = true;
-                        Ok(())
-                    }
-                    Ok(read) => {
-                        let held = self.said.held();
-                        self.said.hear(&scratch[..read]).map_err(|fault| {
-                            self.fault = Some(fault);
-                            Ended::FrameFault
-                        })?;
-                        let more = self.said.held() - held;
-                        self.share.grow(more).map_err(|_| Ended::HeldBytesFull)?;
-                        if !self.said.reply(&self.socket) || self.said.is_closed() {
-                            return Err(Ended::ClientClosed);
-                        }
-                        Ok(())
-                    }
-                    Err(error) => Err(Ended::of_client(&error)),
-                })
+            match self.socket.poll_recv(cx, &mut scratch[..room]) {
+                Poll::Ready(read) => Poll::Ready(self.hear(read, scratch)),
+                Poll::Pending => self
+                    .share
+                    .poll_cover(self.socket.sealed())
+                    .map_err(Ended::from),
+            }
         })
+    }
+
+    /// What `read` bytes, which are in `scratch`, say.
+    fn hear(&mut self, read: io::Result<usize>, scratch: &[u8]) -> Result<(), Ended> {
+        let read = match read {
+            Ok(0) => {
+                self.ended = true;
+                return Ok(());
+            }
+            Ok(read) => read,
+            Err(error) => return Err(Ended::of_client(&error)),
+        };
+        let held = self.said.held();
+        self.said.hear(&scratch[..read]).map_err(|fault| {
+            self.fault = Some(fault);
+            Ended::FrameFault
+        })?;
+        let more = self.said.held() - held;
+        self.share.grow(more)?;
+        if !self.said.reply(&self.socket) || self.said.is_closed() {
+            return Err(Ended::ClientClosed);
+        }
+        Ok(())
     }
 }
 

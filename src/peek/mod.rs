@@ -1,12 +1,13 @@
 //! Reads as much of the CONNECT as the affinity key needs, under a cap and a deadline, and keeps every byte for replay.
 
 use std::io;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::ended::{Ended, SetUpEnded};
-use crate::held::Share;
+use crate::held::{HeldBytesFull, Share};
 use crate::mqtt::{Connect, Need, Verdict, read_connect};
 use crate::opening::{Leg, Opening, Said};
 use crate::scratch;
@@ -114,6 +115,12 @@ impl From<Ended> for Stop {
     }
 }
 
+impl From<HeldBytesFull> for Stop {
+    fn from(full: HeldBytesFull) -> Self {
+        Self::Ended(full.into())
+    }
+}
+
 /// One CONNECT on its way in.
 struct Reading {
     need: Need,
@@ -129,10 +136,12 @@ impl Reading {
         loop {
             let eviction = self.share.eviction();
             let arrived = std::future::poll_fn(|cx| {
-                scratch::with(|scratch| {
-                    self.client
-                        .poll_recv(cx, scratch)
-                        .map(|read| self.take(read, scratch))
+                scratch::with(|scratch| match self.client.poll_recv(cx, scratch) {
+                    Poll::Ready(read) => Poll::Ready(self.take(read, scratch)),
+                    Poll::Pending => self
+                        .share
+                        .poll_cover(self.client.sealed())
+                        .map(|covered| Ok(covered.map(|()| None)?)),
                 })
             });
             let connect = tokio::select! {
@@ -156,7 +165,7 @@ impl Reading {
         let held = self.said.held();
         self.said.hear(&scratch[..read]).map_err(Stop::Fault)?;
         let more = self.said.held() - held;
-        self.share.grow(more).map_err(|_| Ended::HeldBytesFull)?;
+        self.share.grow(more)?;
         if !self.said.reply(&self.client) || self.said.is_closed() {
             return Err(Ended::ClientClosed.into());
         }

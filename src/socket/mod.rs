@@ -63,10 +63,10 @@ impl Socket {
         })
     }
 
-    /// Goes on with TLS, the handshake of which is over.
-    pub fn secured(self, connection: rustls::Connection) -> Self {
+    /// Goes on with TLS, the handshake of which is over, and which has taken so many bytes of which nothing has come out.
+    pub fn secured(self, connection: rustls::Connection, sealed: usize) -> Self {
         Self {
-            tls: Some(Box::new(RefCell::new(Session::new(connection)))),
+            tls: Some(Box::new(RefCell::new(Session::new(connection, sealed)))),
             ..self
         }
     }
@@ -118,6 +118,15 @@ impl Socket {
         }
     }
 
+    /// Bytes that came and of which nothing has come out yet, at most: those of a record of TLS, or of a message of its own,
+    /// that is not whole.
+    pub fn sealed(&self) -> usize {
+        match &self.tls {
+            None => 0,
+            Some(tls) => tls.borrow().sealed(),
+        }
+    }
+
     /// Sends what fits of `bytes` now.
     ///
     /// # Errors
@@ -164,13 +173,19 @@ impl Socket {
     /// # Errors
     /// What became of the connection.
     pub async fn recv_more(&self, bytes: &mut Vec<u8>) -> io::Result<usize> {
-        std::future::poll_fn(|cx| {
-            scratch::with(|scratch| {
-                self.poll_recv(cx, scratch)
-                    .map(|read| read.inspect(|read| bytes.extend_from_slice(&scratch[..*read])))
-            })
+        std::future::poll_fn(|cx| self.poll_recv_more(cx, bytes)).await
+    }
+
+    /// The same, for whoever has something else to do while nothing comes.
+    pub fn poll_recv_more(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Poll<io::Result<usize>> {
+        scratch::with(|scratch| {
+            self.poll_recv(cx, scratch)
+                .map(|read| read.inspect(|read| bytes.extend_from_slice(&scratch[..*read])))
         })
-        .await
     }
 
     /// Puts up to `room` bytes of what comes next onto the end of `bytes`, and leaves them to be read again; 0 is the end of

@@ -14,6 +14,9 @@ const TAKEN_BYTES: usize = 1024;
 /// What one record carries at most (RFC 8446, 5.1); its header and its tag come on top.
 const RECORD_BYTES_MAX: usize = 16 * 1024;
 
+/// What rustls reads with at rest.
+const REST_BYTES: usize = 4 * 1024;
+
 /// Reads that bring nothing but TLS's own messages, before other connections get a turn.
 const EMPTY_READS_MAX: u32 = 8;
 
@@ -23,15 +26,34 @@ pub struct Session {
     connection: Connection,
     /// What is wrong with the peer's records. What came before is passed on first.
     fault: Option<Box<io::Error>>,
+    /// Bytes that rustls took since something came out of it: more than these it does not keep. What it keeps is a record that
+    /// is not whole, 18 KiB of it at most, or a message of TLS's own, 64 KiB; its buffer may be twice as large, for it grows
+    /// by doubling.
+    sealed: usize,
 }
 
 impl Session {
     /// A session whose handshake is over; what came behind it may be in it already.
-    pub fn new(connection: Connection) -> Self {
-        Self {
+    pub fn new(connection: Connection, sealed: usize) -> Self {
+        let mut session = Self {
             connection,
             fault: None,
-        }
+            sealed,
+        };
+        session.give_back();
+        session
+    }
+
+    /// Bytes that rustls keeps of what is not whole, at most.
+    pub fn sealed(&self) -> usize {
+        self.sealed
+    }
+
+    /// Lets rustls give back the buffer that it took for something large. It looks at its size before each read and at no
+    /// other time: without this, a connection at rest would keep 32 KiB of its last large record, or 64 KiB of its handshake.
+    fn give_back(&mut self) {
+        // Nothing is there, and that is no end.
+        let _ = self.connection.read_tls(&mut Nothing);
     }
 
     /// Reads into `buffer` what the peer said; 0 is its end, said or not.
@@ -82,12 +104,15 @@ impl Session {
 
     /// Takes `records` in, and puts what they carry into `buffer`.
     fn take(&mut self, mut records: &[u8], buffer: &mut [u8]) -> io::Result<usize> {
+        let is_large = self.sealed + records.len() > REST_BYTES;
         let mut filled = 0;
         while !records.is_empty() {
-            if self.connection.read_tls(&mut records)? == 0 {
+            let taken = self.connection.read_tls(&mut records)?;
+            if taken == 0 {
                 // The peer has said that it says no more.
                 break;
             }
+            let before = filled;
             if let Err(error) = self.connection.process_new_packets() {
                 let error = io::Error::new(io::ErrorKind::InvalidData, error);
                 self.fault = Some(Box::new(error));
@@ -100,6 +125,14 @@ impl Session {
                     Ok(0) | Err(_) => break,
                 }
             }
+            // What comes out ends with these bytes, or before: only of them can some be left.
+            self.sealed = match filled > before {
+                true => taken,
+                false => self.sealed + taken,
+            };
+        }
+        if is_large && filled > 0 {
+            self.give_back();
         }
         Ok(filled)
     }
@@ -181,6 +214,15 @@ impl Session {
     }
 }
 
+/// Where there is nothing to read for now.
+struct Nothing;
+
+impl Read for Nothing {
+    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+}
+
 /// Writes for a task that is woken when there is room again.
 struct Polled<'a, 'b> {
     tcp: &'a Tcp,
@@ -219,10 +261,19 @@ pub mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
     use std::sync::Arc;
+    use std::task::Poll;
+    use std::time::Duration;
 
+    use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
     use rustls::pki_types::pem::PemObject;
     use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+    use rustls::{
+        ClientConfig, ClientConnection, ConnectionTrafficSecrets, ContentType, ProtocolVersion,
+        RootCertStore, ServerConfig, ServerConnection, SupportedCipherSuite,
+    };
+
+    use super::REST_BYTES;
+    use crate::allocated::live_bytes;
 
     use crate::socket::Socket;
     use crate::tls::throwaway::Authority;
@@ -239,9 +290,10 @@ pub mod tests {
             .with_no_client_auth()
             .with_single_cert(vec![der(&pair.chain)], key)
             .expect("a server");
-        let client = ClientConfig::builder()
+        let mut client = ClientConfig::builder()
             .with_root_certificates(roots)
             .with_no_client_auth();
+        client.enable_secret_extraction = true;
         let name = ServerName::try_from("localhost").expect("a name");
         let mut client = ClientConnection::new(Arc::new(client), name).expect("a client");
         let mut server = ServerConnection::new(Arc::new(server)).expect("a server");
@@ -261,7 +313,147 @@ pub mod tests {
         }
         far.set_nonblocking(true).expect("set");
         let socket = Socket::new(OwnedFd::from(far)).expect("registered");
-        (client, near, socket.secured(server.into()))
+        (client, near, socket.secured(server.into(), 0))
+    }
+
+    /// Seals what a client's TLS would not say.
+    struct Records {
+        encrypter: Box<dyn MessageEncrypter>,
+        next: u64,
+    }
+
+    impl Records {
+        fn of(client: ClientConnection) -> Self {
+            let Some(SupportedCipherSuite::Tls13(suite)) = client.negotiated_cipher_suite() else {
+                panic!("TLS 1.3 is spoken");
+            };
+            let secrets = client.dangerous_extract_secrets().expect("at rest");
+            let (next, secrets) = secrets.tx;
+            let (ConnectionTrafficSecrets::Aes128Gcm { key, iv }
+            | ConnectionTrafficSecrets::Aes256Gcm { key, iv }
+            | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) = secrets
+            else {
+                panic!("a cipher that is unknown here");
+            };
+            let encrypter = suite.aead_alg.encrypter(key, iv);
+            Self { encrypter, next }
+        }
+
+        fn seal(&mut self, typ: ContentType, content: &[u8]) -> Vec<u8> {
+            let message = OutboundPlainMessage {
+                typ,
+                version: ProtocolVersion::TLSv1_2,
+                payload: OutboundChunks::Single(content),
+            };
+            let sealed = self.encrypter.encrypt(message, self.next).expect("sealed");
+            self.next += 1;
+            sealed.encode()
+        }
+    }
+
+    /// Reads until so much is kept of what is not whole, which brings nothing.
+    async fn until_sealed(socket: &Socket, bytes: usize) {
+        let all = std::future::poll_fn(|cx| {
+            let mut buffer = [0; 64 * 1024];
+            match socket.poll_recv(cx, &mut buffer) {
+                Poll::Pending if socket.sealed() == bytes => Poll::Ready(()),
+                Poll::Pending => Poll::Pending,
+                Poll::Ready(read) => panic!("{read:?} of what is not whole"),
+            }
+        });
+        let all = tokio::time::timeout(Duration::from_secs(5), all).await;
+        all.unwrap_or_else(|_| panic!("{} are sealed, and not {bytes}", socket.sealed()));
+    }
+
+    /// Sends one message of so many bytes, and reads it.
+    async fn passes(
+        client: &mut ClientConnection,
+        wire: &mut TcpStream,
+        socket: &Socket,
+        bytes: usize,
+    ) {
+        client.writer().write_all(&vec![7; bytes]).expect("taken");
+        client.write_tls(wire).expect("sent");
+        let mut buffer = vec![0; 64 * 1024];
+        let mut left = bytes;
+        while left > 0 {
+            left -= socket.recv(&mut buffer).await.expect("what was sent");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_at_rest_keeps_what_it_kept_before_its_largest_record() {
+        let (mut client, mut wire, socket) = pair();
+        // Everything on the way has its room by now, but for what belongs to the session.
+        passes(&mut client, &mut wire, &socket, 100).await;
+        let before = live_bytes();
+        for bytes in [16_384, 5_000, 16_384] {
+            passes(&mut client, &mut wire, &socket, bytes).await;
+        }
+        let kept = live_bytes() - before;
+        // The client has sealed as much, and is no more frugal than rustls is.
+        assert!(kept < 2_048, "{kept} bytes are kept at rest");
+    }
+
+    #[tokio::test]
+    async fn of_a_record_that_is_not_whole_no_more_is_kept_than_came_and_its_buffer() {
+        const BUFFER_BYTES_MAX: isize = 32 * 1024;
+        let (mut client, mut wire, socket) = pair();
+        passes(&mut client, &mut wire, &socket, 100).await;
+        let mut record = Vec::new();
+        client.writer().write_all(&[7; 16_384]).expect("taken");
+        client.write_tls(&mut record).expect("sealed");
+        let (last, begun) = record.split_last().expect("a record");
+        // The last that came out counts until more comes.
+        let rest = socket.sealed();
+        let before = live_bytes();
+        wire.write_all(begun).expect("sent");
+        until_sealed(&socket, rest + begun.len()).await;
+        let kept = live_bytes() - before;
+        println!("{} bytes of a record: {kept} bytes more", begun.len());
+        assert!(kept >= begun.len() as isize - REST_BYTES as isize);
+        assert!(kept <= BUFFER_BYTES_MAX, "{kept} bytes are kept");
+        // And nothing of it once it is whole.
+        wire.write_all(&[*last]).expect("sent");
+        let mut buffer = vec![0; 64 * 1024];
+        let read = socket.recv(&mut buffer).await.expect("all of it");
+        assert_eq!(read, 16_384);
+        drop(buffer);
+        let kept = live_bytes() - before;
+        assert!(kept < 2_048, "{kept} bytes are kept at rest");
+    }
+
+    #[tokio::test]
+    async fn of_a_message_of_tls_that_is_not_whole_no_more_is_kept_than_64_kib() {
+        const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+        let (client, mut wire, socket) = pair();
+        let mut records = Records::of(client);
+        // A KeyUpdate as long as none is.
+        let mut content = vec![0; 16_384];
+        content[..4].copy_from_slice(&[24, 0, 0xFF, 0xFF]);
+        let before = live_bytes();
+        let mut sent = 0;
+        let mut kept_max = 0;
+        loop {
+            let record = records.seal(ContentType::Handshake, &content);
+            wire.write_all(&record).expect("sent");
+            sent += record.len();
+            if sent >= MESSAGE_BYTES_MAX {
+                break;
+            }
+            until_sealed(&socket, sent).await;
+            drop(record);
+            kept_max = kept_max.max(live_bytes() - before);
+        }
+        println!("{sent} bytes of a message: {kept_max} bytes more");
+        assert!(kept_max > 48 * 1024, "only {kept_max} bytes are kept");
+        assert!(
+            kept_max <= 2 * MESSAGE_BYTES_MAX as isize,
+            "{kept_max} bytes are kept"
+        );
+        let mut buffer = vec![0; 64 * 1024];
+        let error = socket.recv(&mut buffer).await.expect_err("too long");
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
     }
 
     #[tokio::test]

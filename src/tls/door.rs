@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::SystemTime;
 
 use rustls::server::{
@@ -13,19 +13,16 @@ use rustls::sign::CertifiedKey;
 use rustls::{
     AlertDescription, CipherSuite, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake};
 
 use super::material::{has_expired, identity_of};
+use super::newcomer::{Newcomer, Unheard};
 use super::{Certificate, Revocations, Trust, library, provider};
 use crate::ended::Ended;
+use crate::held::Held;
 use crate::identity::{self, Identity};
 use crate::socket::Socket;
-
-/// Bytes of a ClientHello at most, and of what comes behind it at once. Browsers send 2 KiB; a ticket with a chain of
-/// certificates in it makes some more.
-const HELLO_BYTES_MAX: usize = 16 * 1024;
 
 /// A version of TLS.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -135,10 +132,23 @@ pub struct Refused {
     pub ended: Ended,
     /// Why, for the log.
     pub why: io::Error,
-    /// The client, which may not have heard yet; none when it is gone.
+    /// The client, which may not have heard yet; none when it is gone, or has to go at once.
     pub client: Option<Socket>,
     /// A byte of the client had come.
     pub has_spoken: bool,
+}
+
+impl Refused {
+    fn of(ended: Ended, why: io::Error, newcomer: Option<Newcomer<'_>>) -> Self {
+        // Whoever goes for want of room gets no more of it, and there is nothing that it has to hear.
+        let newcomer = newcomer.filter(|_| ended != Ended::HeldBytesFull);
+        Self {
+            ended,
+            why,
+            has_spoken: newcomer.as_ref().is_none_or(Newcomer::has_spoken),
+            client: newcomer.map(Newcomer::into_client),
+        }
+    }
 }
 
 impl Door {
@@ -229,7 +239,7 @@ impl Door {
             .min()
     }
 
-    /// The client's handshake. What came behind it is in the socket.
+    /// The client's handshake, on the account of `held`. What came behind it is in the socket.
     ///
     /// # Errors
     /// It failed; the client has been sent an alert.
@@ -237,28 +247,21 @@ impl Door {
         &self,
         client: Socket,
         turnstile: &Turnstile,
+        held: &Arc<Held>,
     ) -> Result<(Socket, Identity, HandshakeKind), Refused> {
-        let client = Newcomer {
-            client,
-            left: HELLO_BYTES_MAX,
-        };
-        let mut hello = LazyConfigAcceptor::new(Acceptor::default(), client);
+        let newcomer = Newcomer::new(client, held);
+        let mut hello = LazyConfigAcceptor::new(Acceptor::default(), newcomer);
         let start = match (&mut hello).await {
             Ok(start) => start,
             Err(why) => {
                 let ended = match tls_error(&why) {
                     // Nobody who speaks TLS begins with something else.
                     Some(rustls::Error::InvalidMessage(_)) => Ended::NotTls,
-                    None if why.kind() == io::ErrorKind::FileTooLarge => Ended::ConnectTooLarge,
+                    None if Unheard::of(&why) == Some(Unheard::TooMuch) => Ended::ConnectTooLarge,
                     _ => ended(&why),
                 };
                 let newcomer = hello.take_io();
-                return Err(Refused {
-                    ended,
-                    why,
-                    has_spoken: newcomer.as_ref().is_none_or(Newcomer::has_spoken),
-                    client: newcomer.map(|newcomer| newcomer.client),
-                });
+                return Err(Refused::of(ended, why, newcomer));
             }
         };
         let config = if self.is_named_by(&start.client_hello()) {
@@ -266,18 +269,18 @@ impl Door {
         } else {
             &self.unnamed
         };
-        let start = StartHandshake::from_parts(start.accepted, start.io.client);
+        let start = StartHandshake::from_parts(start.accepted, start.io.after_hello());
         let turn = turnstile.turn().await;
         let accept = start.into_stream(Arc::clone(config)).into_fallible();
         drop(turn);
         // A second ClientHello costs as much as the first, and so does a client's certificate.
         match turnstile.see_through(accept).await {
             Ok(stream) => {
-                let (client, connection) = stream.into_inner();
+                let (newcomer, connection) = stream.into_inner();
                 let kind = connection.handshake_kind().unwrap_or(HandshakeKind::Full);
                 let identity = identity(&connection, kind);
                 let is_over = kind == HandshakeKind::Resumed && shows_expired(&connection);
-                let client = client.secured(connection.into());
+                let client = newcomer.secured(connection);
                 if is_over {
                     return Err(Refused {
                         ended: Ended::CertificateRefused,
@@ -288,12 +291,7 @@ impl Door {
                 }
                 Ok((client, identity, kind))
             }
-            Err((why, client)) => Err(Refused {
-                ended: ended(&why),
-                why,
-                client: Some(client),
-                has_spoken: true,
-            }),
+            Err((why, newcomer)) => Err(Refused::of(ended(&why), why, Some(newcomer))),
         }
     }
 
@@ -301,56 +299,6 @@ impl Door {
         let protocol = self.offer.protocol.as_bytes();
         let mut named = hello.alpn().into_iter().flatten();
         named.any(|name| name == protocol)
-    }
-}
-
-/// A client whose ClientHello has not been read yet. rustls would hold 64 KiB of it, for thousands of clients at once of which
-/// nothing is known.
-struct Newcomer {
-    client: Socket,
-    /// Bytes that it may still say.
-    left: usize,
-}
-
-impl Newcomer {
-    fn has_spoken(&self) -> bool {
-        self.left < HELLO_BYTES_MAX
-    }
-}
-
-impl AsyncRead for Newcomer {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.client).poll_read(cx, buffer))?;
-        let read = buffer.filled().len() - before;
-        match self.left.checked_sub(read) {
-            Some(left) => self.left = left,
-            None => return Poll::Ready(Err(io::ErrorKind::FileTooLarge.into())),
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Alerts alone are written.
-impl AsyncWrite for Newcomer {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.client).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.client).poll_shutdown(cx)
     }
 }
 
@@ -464,9 +412,11 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 /// How a connection ends whose handshake failed so.
 fn ended(error: &io::Error) -> Ended {
     let Some(error) = tls_error(error) else {
-        return match error.kind() {
-            io::ErrorKind::UnexpectedEof => Ended::ClientClosed,
-            _ => Ended::of_client(error),
+        return match (Unheard::of(error), error.kind()) {
+            (Some(Unheard::HeldBytesFull), _) => Ended::HeldBytesFull,
+            (Some(Unheard::TooMuch), _) => Ended::TlsFault,
+            (None, io::ErrorKind::UnexpectedEof) => Ended::ClientClosed,
+            (None, _) => Ended::of_client(error),
         };
     };
     match error {

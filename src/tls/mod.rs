@@ -4,6 +4,7 @@
 mod door;
 mod hello;
 mod material;
+mod newcomer;
 pub mod throwaway;
 mod to_node;
 

@@ -106,7 +106,7 @@ impl ToNode {
         let connector = TlsConnector::from(Arc::clone(&self.nodes.config));
         let stream = connector.connect(self.server_name.clone(), node).await?;
         let (node, connection) = stream.into_inner();
-        Ok(node.secured(connection.into()))
+        Ok(node.secured(connection.into(), 0))
     }
 }
 

@@ -1,6 +1,7 @@
 //! Answers a client's upgrade (RFC 6455, section 4.2), or says in HTTP why not.
 
 use std::io;
+use std::task::Poll;
 
 use tungstenite::error::{Error, ProtocolError};
 use tungstenite::handshake::machine::TryParse;
@@ -12,7 +13,7 @@ use tungstenite::http::header::{
 };
 
 use super::{HEAD_BYTES_MAX, SUBPROTOCOLS, elements, head_end};
-use crate::held::Share;
+use crate::held::{HeldBytesFull, Share};
 use crate::socket::Socket;
 
 /// Header fields of one request at most.
@@ -66,6 +67,12 @@ pub enum Refused {
     HeldBytesFull,
 }
 
+impl From<HeldBytesFull> for Refused {
+    fn from(_: HeldBytesFull) -> Self {
+        Self::HeldBytesFull
+    }
+}
+
 /// Reads the client's request and answers it.
 ///
 /// Bytes behind the request are a fault: a client has to wait for the answer (4.1), and what comes before it may be meant
@@ -110,15 +117,23 @@ async fn head(client: &Socket, share: &mut Share) -> Result<Vec<u8>, Refused> {
     let mut head = Vec::new();
     loop {
         let eviction = share.eviction();
-        let read = tokio::select! {
+        let arrived = std::future::poll_fn(|cx| match client.poll_recv_more(cx, &mut head) {
+            Poll::Ready(read) => Poll::Ready(Ok(Some(read))),
+            Poll::Pending => share
+                .poll_cover(client.sealed())
+                .map(|covered| covered.map(|()| None)),
+        });
+        let arrived = tokio::select! {
             biased;
-            read = client.recv_more(&mut head) => read,
+            arrived = arrived => arrived?,
             () = eviction.told() => return Err(Refused::HeldBytesFull),
         };
-        match read {
-            Ok(0) => return Err(gone(Ok(()), &head)),
-            Ok(read) => share.grow(read).map_err(|_| Refused::HeldBytesFull)?,
-            Err(error) => return Err(gone(Err(error), &head)),
+        match arrived {
+            // The share has become a larger one.
+            None => continue,
+            Some(Ok(0)) => return Err(gone(Ok(()), &head)),
+            Some(Ok(read)) => share.grow(read)?,
+            Some(Err(error)) => return Err(gone(Err(error), &head)),
         }
         // A method is made of letters (RFC 9110, 9.1), and none is called PROXY: everything else is another protocol.
         if head.iter().take(3).any(|byte| !byte.is_ascii_alphabetic())

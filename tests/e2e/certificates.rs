@@ -180,6 +180,18 @@ impl Certificates {
         }
     }
 
+    /// A client that shows this, and so many bytes behind it that are no certificate.
+    pub fn showing_much(&self, versions: Versions, shown: &Pair, bytes: usize) -> ClientConfig {
+        let (mut chain, key) = parts(shown);
+        chain.push(vec![0; bytes].into());
+        ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
+            .expect("versions")
+            .with_root_certificates(roots(&self.authority.pem()))
+            .with_client_auth_cert(chain, key)
+            .expect("a key")
+    }
+
     /// A node with TLS whose certificate is `pair`; clients must show one of this authority's where `asks`.
     pub fn node(&self, pair: &Pair, asks: bool) -> ServerConfig {
         let (chain, key) = parts(pair);

@@ -19,7 +19,8 @@ use crate::node::{Answer, End};
 use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
 use crate::slow::{Waits, drip, p90_max};
-use crate::tls_client::{Failed, TlsClient, TlsEnd, connection, hello};
+use crate::tls_client::{Failed, TlsClient, TlsEnd, connection, hello, second_flight};
+use crate::wait;
 
 /// A handshake that must fail: how it ended, and the cause in the log.
 #[track_caller]
@@ -638,6 +639,115 @@ fn a_hello_without_end_is_not_kept() {
     let grown = program.resident_bytes().saturating_sub(before);
     assert!(grown < CLIENTS * 32 * 1024, "grown by {grown} bytes");
     assert_eq!(cluster.dials(), 0);
+}
+
+/// What is held may be no more than this, and the last that came: it is told to go, and has not gone yet.
+const HELD_BYTES_MAX: usize = 1 << 20;
+
+/// Waits until all but so many of these clients had to go, and until the account says what the others hold.
+fn all_but(left_max: usize, clients: usize, bytes: usize, program: &Program) {
+    program.until_ended_with("held_bytes_full", clients - left_max);
+    let held = || Metrics::of(program.admin()).value("remora_held_bytes") as usize;
+    wait::until("nobody is on the way out", || held() <= HELD_BYTES_MAX);
+    let left = clients - program.ended_with("held_bytes_full");
+    assert!(
+        left >= left_max / 2,
+        "{left} were left: closed below the limit"
+    );
+    assert!(held() >= left * bytes, "{} held for {left}", held());
+}
+
+#[test]
+fn certificates_without_end_are_on_the_account_and_honest_clients_are_served() {
+    const CLIENTS: usize = 160;
+    const SAID: usize = 50_000;
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    let listener = certificates.asking_listener("optional");
+    let tables = format!(
+        "{ADMIN}\n[limits]\nheld_bytes = \"1MiB\"\n[timeouts]\nconnect = \"30s\"\ngreet_total = \"30s\""
+    );
+    let program = Program::of(&toml(&cluster, &listener, &tables));
+    let stranger = Certificates::new().client("nobody");
+    let configs = [TLS12, TLS13]
+        .map(|versions| Arc::new(certificates.showing_much(versions, &stranger, 60_000)));
+    let honest = Arc::new(certificates.trusting(BOTH, None));
+    let known = certificates.client("somebody");
+    let known = Arc::new(certificates.trusting(BOTH, Some(&known)));
+    TlsClient::accepted(program.address, &honest, &Connect::new("warm"));
+    let before = program.resident_bytes();
+    let begun: Vec<Client> = (0..CLIENTS)
+        .map(|number| {
+            let mut client = Client::to(program.address);
+            let flight = second_flight(&mut client, &configs[number % 2], SAID);
+            // In pieces, and never whole. It may be closed meanwhile.
+            for piece in flight[..SAID].chunks(10_000) {
+                client.offers(piece);
+            }
+            client
+        })
+        .collect();
+    all_but(HELD_BYTES_MAX / SAID, CLIENTS, SAID, &program);
+    let grown = program.resident_bytes().saturating_sub(before);
+    println!("{CLIENTS} certificates without end: grown by {grown} bytes");
+    // All of them together would be 8 MB.
+    assert!(grown < 5 << 20, "grown by {grown} bytes");
+    for (number, config) in [&honest, &known].into_iter().enumerate() {
+        for turn in 0..5 {
+            let connect = Connect::new(format!("honest-{number}-{turn}"));
+            TlsClient::accepted(program.address, config, &connect);
+        }
+    }
+    drop(begun);
+    wait::until("nothing is held", || {
+        Metrics::of(program.admin()).value("remora_held_bytes") == 0.0
+    });
+    assert_eq!(cluster.dials(), 11, "only honest clients were dialled for");
+}
+
+#[test]
+fn records_without_end_are_on_the_account_until_a_node_has_answered() {
+    const CLIENTS: usize = 100;
+    const LEAST: usize = 15_000;
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    cluster.nodes[0].answer(Answer::Stall);
+    let tables = format!(
+        "{ADMIN}\n[limits]\nheld_bytes = \"1MiB\"\n[timeouts]\nconnect = \"30s\"\ngreet = \"30s\"\ngreet_total = \"30s\""
+    );
+    let program = Program::of(&toml(&cluster, &certificates.listener(), &tables));
+    let config = Arc::new(certificates.trusting(BOTH, None));
+    // The one half is not routed yet, the other waits for its node. Both have large ones.
+    let said = |number: usize| {
+        let mut client = TlsClient::to(program.address, &config);
+        if number % 2 == 1 {
+            client.send(&Connect::new(format!("waits-{number}")).bytes());
+        }
+        let mut record = Vec::new();
+        let content = [0x10; 16 * 1024];
+        std::io::Write::write_all(&mut client.tls.writer(), &content).expect("room");
+        client.tls.write_tls(&mut record).expect("room");
+        client.tcp.offers(&record[..LEAST + number * 37 % 1_000]);
+        client
+    };
+    let clients: Vec<TlsClient> = (0..CLIENTS).map(said).collect();
+    all_but(HELD_BYTES_MAX / LEAST, CLIENTS, LEAST, &program);
+    for half in [0, 1] {
+        let gone = clients
+            .iter()
+            .skip(half)
+            .step_by(2)
+            .filter(|client| {
+                let line = |line: &serde_json::Value| {
+                    line["client"] == client.address().to_string() && !line["cause"].is_null()
+                };
+                !program.lines(line).is_empty()
+            })
+            .count();
+        assert!(gone > 0, "half {half}: nobody had to go");
+    }
+    drop(clients);
+    wait::until("nothing is held", || {
+        Metrics::of(program.admin()).value("remora_held_bytes") == 0.0
+    });
 }
 
 #[test]

@@ -178,6 +178,23 @@ pub fn connection(config: &Arc<ClientConfig>, name: &'static str) -> ClientConne
     ClientConnection::new(Arc::clone(config), name).expect("a client")
 }
 
+/// Says the hello on this connection, and hears the answer: what the client says next, of which there are so many bytes at
+/// least.
+pub fn second_flight(tcp: &mut Client, config: &Arc<ClientConfig>, bytes_min: usize) -> Vec<u8> {
+    let mut tls = connection(config, NAME);
+    tls.write_tls(&mut tcp.stream).expect("a hello");
+    let mut flight = Vec::new();
+    while flight.len() < bytes_min {
+        if tls.wants_write() {
+            tls.write_tls(&mut flight).expect("room");
+        } else {
+            tls.read_tls(&mut tcp.stream).expect("an answer");
+            tls.process_new_packets().expect("a right one");
+        }
+    }
+    flight
+}
+
 /// A ClientHello.
 pub fn hello(config: &Arc<ClientConfig>, name: &'static str) -> Vec<u8> {
     let mut bytes = Vec::new();
