@@ -87,8 +87,8 @@ impl Reserve {
         })
     }
 
-    /// Lends the descriptor to `act`, which opens and closes, and takes it back; if it cannot, the next time that it is lent it
-    /// tries again.
+    /// Lends the descriptor to `act`, which opens and closes, and takes it back. If it cannot, whoever owns the reserve must
+    /// [`Reserve::take_back`] until it can: nothing is kept meanwhile, in the whole process.
     pub fn lend<T>(&mut self, act: impl FnOnce() -> T) -> T {
         if let Some(kept) = self.kept.take() {
             // First told, then given up: who gets it sees that it is lacking.
@@ -96,11 +96,19 @@ impl Reserve {
             drop(kept);
         }
         let result = act();
-        if let Ok(descriptor) = open() {
+        self.take_back();
+        result
+    }
+
+    /// Takes the descriptor back, if it is gone and there is one; whether it is there.
+    pub fn take_back(&mut self) -> bool {
+        if self.kept.is_none()
+            && let Ok(descriptor) = open()
+        {
             self.kept = Some(descriptor);
             self.reserves.lacking.fetch_sub(1, Ordering::SeqCst);
         }
-        result
+        self.kept.is_some()
     }
 }
 
@@ -148,13 +156,20 @@ mod tests {
     }
 
     #[test]
-    fn a_reserve_takes_its_descriptor_back_when_it_is_lent_again() {
+    fn a_reserve_takes_its_descriptor_back_once() {
         let reserves = reserves();
         let mut reserve = Reserve::among(reserves).expect("a descriptor");
-        reserve.kept = None;
-        reserves.lacking.fetch_add(1, Ordering::SeqCst);
-        reserve.lend(|| ());
-        assert!(reserve.kept.is_some());
-        assert_eq!(reserves.keep(()), Ok(()));
+        let take_back: [fn(&mut Reserve) -> bool; 2] = [Reserve::take_back, |reserve| {
+            reserve.lend(|| ());
+            reserve.kept.is_some()
+        }];
+        for take_back in take_back {
+            reserve.kept = None;
+            reserves.lacking.fetch_add(1, Ordering::SeqCst);
+            for _ in 0..3 {
+                assert!(take_back(&mut reserve));
+                assert_eq!(reserves.lacking.load(Ordering::SeqCst), 0);
+            }
+        }
     }
 }

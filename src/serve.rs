@@ -558,9 +558,10 @@ fn certificate_expires(listener: &Listener) -> Option<SystemTime> {
     }
 }
 
-/// How long dialling and greeting one node may take.
+/// How long dialling and greeting one node may take: at two addresses, as a host name has that is known in both families, and
+/// with an upgrade before the greeting.
 fn patience(config: &Config) -> Duration {
-    config.dial.timeout + config.greet.timeout
+    (config.dial.timeout + config.greet.timeout) * 2
 }
 
 /// The limit of open files.

@@ -160,6 +160,10 @@ impl Door {
             };
             match self.accept_now() {
                 Ok(accepted) => return accepted,
+                // Without its reserve a door must not wait for a client, who may never come.
+                Err(Errno::AGAIN) if !self.reserve.borrow_mut().take_back() => {
+                    tokio::time::sleep(PAUSE).await;
+                }
                 Err(Errno::AGAIN) => ready.clear_ready(),
                 Err(Errno::MFILE | Errno::NFILE) => {
                     self.turn_away_all();

@@ -326,18 +326,12 @@ impl Control {
             let place: Option<&Place> = watched.places.get(kind);
             place.is_some_and(|place| place.written.address == found.asked)
         };
-        let mut asked = node.endpoints.iter().filter(|(kind, _)| is_asked(*kind));
-        let Some((
-            _,
-            Endpoint {
-                addresses: before, ..
-            },
-        )) = asked.next()
-        else {
+        let asked = || node.endpoints.iter().filter(|(kind, _)| is_asked(*kind));
+        if asked().next().is_none() {
             return;
-        };
+        }
         match found.addresses {
-            Ok(addresses) if *addresses == **before => {}
+            Ok(addresses) if asked().all(|(_, endpoint)| *addresses == *endpoint.addresses) => {}
             Ok(addresses) => {
                 tracing::info!(node = %watched.name, ?addresses, "node's host name resolved");
                 let addresses: Arc<[SocketAddr]> = addresses.into();
@@ -349,7 +343,7 @@ impl Control {
                     }
                 });
             }
-            Err(error) if before.is_empty() => {
+            Err(error) if asked().any(|(_, endpoint)| !endpoint.is_found()) => {
                 tracing::warn!(node = %watched.name, %error, "node's host name cannot be resolved: the node gets no clients until it can");
             }
             Err(error) => {

@@ -110,7 +110,7 @@ pub struct Greeter {
     reports: Reports,
     budget: RefCell<Budget>,
     /// What is said of each node.
-    warnings: RefCell<HashMap<(NodeId, Trouble), Seldom>>,
+    warnings: RefCell<HashMap<(NodeId, EndpointKind, Trouble), Seldom>>,
     tally: Arc<Tally>,
 }
 
@@ -372,7 +372,7 @@ impl Greeter {
                     let path = endpoint.path.as_deref();
                     let asking = Asking::new(path, upgrade, record.client, is_secured);
                     let header = header(endpoint, &caller.socket, record);
-                    let dial = Box::pin(self.dial_ws(choice.id, endpoint, header, asking, tried));
+                    let dial = Box::pin(self.dial_ws(choice, header, asking, tried));
                     // The client may go away meanwhile, or say more.
                     tokio::select! {
                         biased;
@@ -417,7 +417,7 @@ impl Greeter {
                 // Only TLS calls bytes invalid: a certificate that is not believed, most of all, which waiting does not cure.
                 let no_tls = error.kind() == ErrorKind::InvalidData;
                 if no_tls {
-                    let due = self.due(choice.id, Trouble::NoTls);
+                    let due = self.due(choice, Trouble::NoTls);
                     log::warn_seldom!(due, ?addresses, %error, "no TLS with a node");
                 } else {
                     tracing::debug!(?addresses, %error, "dial failed");
@@ -427,7 +427,7 @@ impl Greeter {
             }
             Err(DialError::SourcePorts) => {
                 log::warn_seldom!(
-                    self.due(choice.id, Trouble::SourcePorts),
+                    self.due(choice, Trouble::SourcePorts),
                     ?addresses,
                     "every source port towards the node is in use: add source addresses under [dial]"
                 );
@@ -435,7 +435,7 @@ impl Greeter {
                 Ok(None)
             }
             Err(DialError::Ours(error)) => {
-                let due = self.due(choice.id, Trouble::NoSocket);
+                let due = self.due(choice, Trouble::NoSocket);
                 log::warn_seldom!(due, %error, "no socket for a node");
                 Err(Ended::DescriptorsExhausted)
             }
@@ -443,21 +443,24 @@ impl Greeter {
     }
 
     /// Whether this is to be said of the node as a warning; how many were kept back before it.
-    fn due(&self, id: NodeId, trouble: Trouble) -> Option<u64> {
+    fn due(&self, choice: &Choice, trouble: Trouble) -> Option<u64> {
         let mut warnings = self.warnings.borrow_mut();
-        let seldom = warnings.entry((id, trouble)).or_default();
+        let seldom = warnings
+            .entry((choice.id, choice.kind, trouble))
+            .or_default();
         seldom.due(Instant::now())
     }
 
-    /// The node's WebSocket listener, upgraded; none when it will not, which says nothing of the node's health: it answered.
+    /// The node's WebSocket listener, upgraded; none when it will not, which says nothing against its health: it answered, and
+    /// the path, the origin and whatever else it may not like are the client's.
     async fn dial_ws(
         &self,
-        id: NodeId,
-        ws: &Endpoint,
+        choice: &Choice,
         header: Vec<u8>,
         asking: Asking,
         tried: &mut Tried,
     ) -> Result<Option<Dialled>, DialError> {
+        let ws = &choice.endpoint;
         let dial = self.dialer.dial(ws, &header, &asking.bytes);
         let (socket, sent) = dial.await?;
         let upgraded = upgrade_at_node(&socket, &asking, sent);
@@ -469,7 +472,8 @@ impl Greeter {
                 bytes,
             })),
             Ok(Err(Unwilling::Answered(answer))) => {
-                let (due, addresses) = (self.due(id, Trouble::NoUpgrade), &ws.addresses);
+                self.reports.answered(choice);
+                let (due, addresses) = (self.due(choice, Trouble::NoUpgrade), &ws.addresses);
                 log::warn_seldom!(
                     due,
                     ?addresses,

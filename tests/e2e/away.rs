@@ -1,12 +1,13 @@
 //! A node that is away: its clients go to the ring's next choice, and home again when it returns.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
 
 use crate::admin_client::{self, Metrics};
 use crate::balancer::{ADMIN, Balancer, Program};
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::node::{Answer, End, FakeNode, own_address};
+use crate::node::{Answer, Connection, End, FakeNode, own_address};
 use crate::packets::{self, Connect};
 use crate::wait;
 use crate::websocket::Mesh;
@@ -163,8 +164,7 @@ fn a_listener_of_a_node_that_is_dead_takes_its_other_listeners_no_client() {
             drop((client, plain));
         }
         let dead = ["ws", "mqtt"][home];
-        program.until_said("node is down");
-        assert_eq!(state(&program, home, dead), "down");
+        wait::until("it is down", || state(&program, home, dead) == "down");
         assert_eq!(state(&program, other, dead), "up");
         let told = program.lines(|line| line["endpoint"] == dead);
         assert_eq!(told[0]["node"], format!("node{home}"), "{told:?}");
@@ -184,10 +184,8 @@ fn a_balancer_whose_clients_no_listener_of_a_node_can_take_is_not_ready() {
         let program = Program::of(&config.replace(&at_ws, &nowhere().to_string()));
         assert_eq!(admin_client::get(program.admin(), "/readyz").status, 200);
         WsClient::to(program.address).send(&Connect::new("id").bytes());
-        program.until_said("node is down");
-        wait::until("it says so", || {
-            admin_client::get(program.admin(), "/readyz").status == ready
-        });
+        wait::until("it is down", || state(&program, 0, "ws") == "down");
+        assert_eq!(admin_client::get(program.admin(), "/readyz").status, ready);
     }
 }
 
@@ -222,6 +220,23 @@ fn a_node_may_have_a_host_name() {
     client.send(&packets::publish(b"x"));
     node.connection(0)
         .expect(&[connect.bytes(), packets::publish(b"x")].concat());
+}
+
+#[test]
+fn an_endpoint_that_a_reload_adds_where_another_is_by_name_is_found() {
+    let node = FakeNode::start_at("named", ([127, 0, 0, 1], 0).into());
+    let at = format!("\"localhost:{}\"", node.address.port());
+    let config = format!(
+        "[admin]\nenabled = false\n[[listeners]]\naddress = \"127.0.0.1:0\"\ntransport = \"ws\"\n[[nodes]]\nname = \"named\"\naddress = {at}\n"
+    );
+    let program = Program::of(&config);
+    WsClient::accepted(program.address, &Connect::new("by MQTT"));
+    let addresses = program.reload(&format!("{config}ws = {at}\n"));
+    wait::until("it is asked for an upgrade", || {
+        WsClient::to(addresses[0]).send(&Connect::new("by WebSocket").bytes());
+        let asked = |connection: &Arc<Connection>| connection.begins_with(b"GET ");
+        node.connections().iter().any(asked)
+    });
 }
 
 #[test]

@@ -223,16 +223,22 @@ fn a_storm_of_clients_warns_of_a_node_once_a_worker() {
     );
     let tables = format!("[log]\nlevel = \"debug\"\n{}", trust(&certificates));
     let program = Program::of(&site(&cluster, front.address, "", &tables));
+    let began = tokio::time::Instant::now();
     for _ in 0..CLIENTS {
         let mut client = Client::to(program.address);
         client.send(&Connect::new("id").bytes());
         client.end();
     }
     program.until_ended(CLIENTS);
+    // Nearly always the first.
+    let tens_of_seconds = began.elapsed().as_secs() as usize / 10 + 1;
     let said = program.lines(|line| line["message"] == "no TLS with a node");
     let warned = said.iter().filter(|line| line["level"] == "WARN").count();
     // There are two workers.
-    assert!((1..=2).contains(&warned), "{warned} warnings");
+    assert!(
+        (1..=2 * tens_of_seconds).contains(&warned),
+        "{warned} warnings"
+    );
     assert!(said.len() > 2, "each attempt is said to whoever looks");
 }
 
