@@ -267,23 +267,26 @@ impl Control {
         let Some((kind, place)) = watched.places.iter_mut().find(is_its) else {
             return;
         };
-        let (node, endpoint) = (&watched.name, kind.name());
-        match place.health.observe(observed, &self.settings, now) {
-            None => return,
-            Some(Change::WentDown) => {
-                tracing::warn!(%node, endpoint, "node is down: it failed to answer {} times in a row", self.settings.failures_max);
-            }
-            Some(Change::CameBack) => {
-                pulse.trial.store(false, Ordering::Relaxed);
-                tracing::info!(%node, endpoint, "node is up again");
-            }
+        let Some(change) = place.health.observe(observed, &self.settings, now) else {
+            return;
+        };
+        if change == Change::CameBack {
+            pulse.trial.store(false, Ordering::Relaxed);
         }
-        let is_down = place.health.is_down();
+        let (name, is_down) = (Arc::clone(&watched.name), place.health.is_down());
         self.change(id, |node| {
             if let Some(endpoint) = node.endpoints.get_mut(kind) {
                 endpoint.is_down = is_down;
             }
         });
+        // Said once it is so.
+        let endpoint = kind.name();
+        match change {
+            Change::WentDown => {
+                tracing::warn!(node = %name, endpoint, "node is down: it failed to answer {} times in a row", self.settings.failures_max);
+            }
+            Change::CameBack => tracing::info!(node = %name, endpoint, "node is up again"),
+        }
     }
 
     fn offer_trials(&mut self, now: Instant) {
