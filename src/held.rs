@@ -134,20 +134,46 @@ impl Share {
         }
     }
 
-    /// Takes room for `sealed` bytes of TLS of which nothing has come out yet, beyond what it has for such bytes already. As many
-    /// as fit into what rustls reads with in any case are free.
+    /// Takes room for `sealed` bytes of TLS of which nothing has come out yet, beyond what it has for such bytes already, and
+    /// gives back what it has beyond them. As many as fit into what rustls reads with in any case are free.
     ///
     /// Ready when it has taken some, so that a new ear hears more than the one before.
     ///
     /// # Errors
     /// As for [`Share::grow`].
     pub fn poll_cover(&mut self, sealed: usize) -> Poll<Result<(), HeldBytesFull>> {
-        if sealed <= self.sealed.max(SMALL_BYTES) {
+        let sealed = match sealed {
+            ..=SMALL_BYTES => 0,
+            _ => sealed,
+        };
+        if sealed <= self.sealed {
+            if sealed < self.sealed {
+                self.uncover(sealed);
+            }
             return Poll::Pending;
         }
         let more = sealed - self.sealed;
         self.sealed = sealed;
         Poll::Ready(self.grow(more))
+    }
+
+    /// Gives back what it has beyond `sealed` bytes of TLS, unless it was told to go: all that it had then counts as leaving.
+    fn uncover(&mut self, sealed: usize) {
+        // It has covered more than a small one holds.
+        let Some(large) = &self.large else { return };
+        let less = self.sealed - sealed;
+        let bytes = self.bytes - less;
+        let mut listed = self.held.lock();
+        if listed.remove(&(self.bytes, large.number)).is_none() {
+            return;
+        }
+        if bytes > SMALL_BYTES {
+            listed.insert((bytes, large.number), Arc::clone(large));
+        }
+        drop(listed);
+        self.sealed = sealed;
+        self.bytes = bytes;
+        self.held.bytes.fetch_sub(less, Ordering::Relaxed);
     }
 
     /// Hears when this share must go because another one needs its bytes. A small share never must.
@@ -211,15 +237,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sealed_is_covered_once() {
+    fn what_is_sealed_is_covered_once_and_comes_back_when_it_no_longer_is() {
         let held = Held::new(100_000);
         let mut share = held.share();
         for (sealed, grows, bytes) in [
             (SMALL_BYTES, false, 0),
             (10_000, true, 10_000),
-            (9_000, false, 10_000),
             (10_000, false, 10_000),
+            (9_000, false, 9_000),
             (12_000, true, 12_000),
+            (SMALL_BYTES, false, 0),
+            (SMALL_BYTES + 1, true, SMALL_BYTES + 1),
         ] {
             let grown = match grows {
                 true => Poll::Ready(Ok(())),
@@ -227,8 +255,25 @@ mod tests {
             };
             assert_eq!(share.poll_cover(sealed), grown, "{sealed}");
             assert_eq!(held.bytes(), bytes, "{sealed}");
+            let listed = held.large.lock().expect("not poisoned").len();
+            assert_eq!(listed, usize::from(bytes > SMALL_BYTES), "{sealed}");
         }
         assert_eq!(share.poll_cover(100_001), Poll::Ready(Err(HeldBytesFull)));
+    }
+
+    #[test]
+    fn nothing_comes_back_of_a_share_that_is_leaving_until_it_has_left() {
+        let held = Held::new(20_000);
+        let (mut leaving, mut other) = (held.share(), held.share());
+        assert_eq!(leaving.poll_cover(15_000), Poll::Ready(Ok(())));
+        other.grow(10_000).expect("the largest goes instead");
+        assert_eq!(leaving.poll_cover(0), Poll::Pending);
+        assert_eq!(held.bytes(), 25_000);
+        assert_eq!(held.leaving.load(Ordering::Relaxed), 15_000);
+        drop(leaving);
+        assert_eq!(held.bytes(), 10_000);
+        assert_eq!(held.leaving.load(Ordering::Relaxed), 0);
+        assert_eq!(other.grow(10_001), Err(HeldBytesFull));
     }
 
     #[tokio::test]
