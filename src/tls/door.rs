@@ -443,9 +443,17 @@ fn ended(error: &io::Error) -> Ended {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
     use rcgen::{CertificateParams, KeyPair};
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
     use super::*;
+    use crate::tls::throwaway::Authority;
 
     fn certificate(names: &[&str]) -> Certificate {
         let key = KeyPair::generate().expect("a key");
@@ -485,6 +493,58 @@ mod tests {
             let first = by_name.fitting(name).next().expect("never empty");
             assert!(Arc::ptr_eq(first, all[expected].key()), "{name:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_came_behind_a_handshake_counts_as_kept_and_the_handshake_does_not() {
+        const PART: usize = 12_000;
+        let authority = Authority::new().expect("an authority");
+        let pair = authority.server(&["localhost"]).expect("a name");
+        let certificate = Certificate::from_pem(pair.chain.as_bytes(), pair.key.as_bytes());
+        let door = Door::new(offer(vec![certificate.expect("right")])).expect("usable");
+        let mut roots = RootCertStore::empty();
+        let root = CertificateDer::from_pem_slice(authority.pem().as_bytes()).expect("PEM");
+        roots.add(root).expect("an authority");
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .expect("a version")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let mut wire = TcpStream::connect(address).expect("connected");
+        let (far, _) = listener.accept().expect("accepted");
+        far.set_nonblocking(true).expect("set");
+        let far = Socket::new(far.into()).expect("registered");
+        let client = tokio::task::spawn_blocking(move || {
+            client.write_tls(&mut wire).expect("a hello");
+            while client.is_handshaking() {
+                client.read_tls(&mut wire).expect("an answer");
+                client.process_new_packets().expect("a right one");
+            }
+            let mut words = Vec::new();
+            client.write_tls(&mut words).expect("the rest of it");
+            let rest = words.len();
+            client.writer().write_all(&[7; 16_384]).expect("room");
+            client.write_tls(&mut words).expect("sealed");
+            wire.write_all(&words[..rest + PART]).expect("sent at once");
+            (wire, rest)
+        });
+        let (held, turnstile) = (Held::new(1 << 20), Turnstile::default());
+        let opened = door.open(far, &turnstile, &held).await;
+        let (socket, ..) = opened.expect("a handshake");
+        assert_eq!(held.bytes(), 0);
+        let (_wire, rest) = client.await.expect("a client");
+        let all = std::future::poll_fn(|cx| match socket.poll_recv(cx, &mut [0; 64]) {
+            Poll::Pending if socket.sealed() >= PART => Poll::Ready(()),
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(read) => panic!("{read:?} of what is not whole"),
+        });
+        let all = tokio::time::timeout(Duration::from_secs(5), all).await;
+        all.unwrap_or_else(|_| panic!("{} are sealed, of {PART}", socket.sealed()));
+        assert!(socket.sealed() <= rest + PART, "{} are", socket.sealed());
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub struct Newcomer<'a> {
     /// Bytes that it has said, and that it may say.
     said: usize,
     said_max: usize,
+    /// How many of them the last read brought.
+    last: usize,
+    /// It was read, and the handshake has not had a look at what came.
+    is_read: bool,
     /// None for a client of few words, which is nearly every one: they fit into what rustls reads with in any case.
     charge: Option<Charge>,
 }
@@ -80,6 +84,8 @@ impl<'a> Newcomer<'a> {
             held,
             said: 0,
             said_max: HELLO_BYTES_MAX,
+            last: 0,
+            is_read: false,
             charge: None,
         }
     }
@@ -89,6 +95,7 @@ impl<'a> Newcomer<'a> {
     pub fn after_hello(self) -> Self {
         Self {
             said_max: HANDSHAKE_BYTES_MAX,
+            is_read: false,
             ..self
         }
     }
@@ -103,10 +110,10 @@ impl<'a> Newcomer<'a> {
         self.client
     }
 
-    /// Its socket, with this TLS, the handshake of which is over. tokio-rustls reads on behind the handshake, as far as anything
-    /// is there: all that came counts as kept until something comes out.
+    /// Its socket, with this TLS, the handshake of which is over. It was over with the last read: of nothing else can something
+    /// be left.
     pub fn secured(self, connection: ServerConnection) -> Socket {
-        self.client.secured(connection.into(), self.said)
+        self.client.secured(connection.into(), self.last)
     }
 
     /// Whether it may stay; if it may, it is woken when it no longer does.
@@ -127,6 +134,8 @@ impl<'a> Newcomer<'a> {
     /// Counts what came.
     fn hear(&mut self, read: usize) -> Result<(), Unheard> {
         self.said += read;
+        self.last = read;
+        self.is_read = true;
         if self.said > self.said_max {
             return Err(Unheard::TooMuch);
         }
@@ -163,6 +172,12 @@ impl AsyncRead for Newcomer<'_> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.poll_told(cx)?;
+        if std::mem::take(&mut self.is_read) {
+            // One read at a time: tokio-rustls would read on behind the handshake as far as anything is there, and nobody could
+            // say how much of it is left.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let read = ready!(self.client.poll_recv(cx, buffer.initialize_unfilled()))?;
         buffer.advance(read);
         Poll::Ready(self.hear(read).map_err(Into::into))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use rcgen::{CertificateParams, KeyPair};
 use remora::tls::throwaway::Pair;
-use rustls::{AlertDescription, HandshakeKind};
+use rustls::{AlertDescription, ClientConnection, HandshakeKind};
 use tokio::time::Instant;
 
 use crate::admin_client::Metrics;
@@ -19,7 +19,7 @@ use crate::node::{Answer, End};
 use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
 use crate::slow::{Waits, drip, p90_max};
-use crate::tls_client::{Failed, TlsClient, TlsEnd, connection, hello, second_flight};
+use crate::tls_client::{Failed, TlsClient, TlsEnd, connection, hello, seal, second_flight};
 use crate::wait;
 
 /// A handshake that must fail: how it ended, and the cause in the log.
@@ -678,7 +678,7 @@ fn certificates_without_end_are_on_the_account_and_honest_clients_are_served() {
     let begun: Vec<Client> = (0..CLIENTS)
         .map(|number| {
             let mut client = Client::to(program.address);
-            let flight = second_flight(&mut client, &configs[number % 2], SAID);
+            let (_, flight) = second_flight(&mut client, &configs[number % 2], SAID);
             // In pieces, and never whole. It may be closed meanwhile.
             for piece in flight[..SAID].chunks(10_000) {
                 client.offers(piece);
@@ -722,9 +722,7 @@ fn records_without_end_are_on_the_account_until_a_node_has_answered() {
             client.send(&Connect::new(format!("waits-{number}")).bytes());
         }
         let mut record = Vec::new();
-        let content = [0x10; 16 * 1024];
-        std::io::Write::write_all(&mut client.tls.writer(), &content).expect("room");
-        client.tls.write_tls(&mut record).expect("room");
+        seal(&mut client.tls, &[0x10; 16 * 1024], &mut record);
         client.tcp.offers(&record[..LEAST + number * 37 % 1_000]);
         client
     };
@@ -748,6 +746,64 @@ fn records_without_end_are_on_the_account_until_a_node_has_answered() {
     wait::until("nothing is held", || {
         Metrics::of(program.admin()).value("remora_held_bytes") == 0.0
     });
+}
+
+#[test]
+fn a_handshake_that_is_over_is_off_the_account_and_what_came_behind_it_is_on_it() {
+    const CLIENTS: usize = 10;
+    const CHAIN: usize = 6_000;
+    const PART: usize = 12_000;
+    let certificates = Certificates::new();
+    let known = certificates.client("somebody");
+    let listener = certificates.asking_listener("required");
+    let config = Arc::new(certificates.showing_much(TLS13, &known, CHAIN));
+    let connect = |number| Connect::new(format!("stalled-{number}")).bytes();
+    let said = connect(0).len() * CLIENTS;
+    for (is_at_once, part) in [(false, 0), (true, 0), (false, PART), (true, PART)] {
+        let cluster = Cluster::of(1);
+        cluster.nodes[0].answer(Answer::Stall);
+        let tables = format!(
+            "{ADMIN}\n[timeouts]\nconnect = \"30s\"\ngreet = \"30s\"\ngreet_total = \"30s\""
+        );
+        let program = Program::of(&toml(&cluster, &listener, &tables));
+        let metrics = || Metrics::of(program.admin());
+        let mut clients: Vec<(Client, ClientConnection, Vec<u8>)> = (0..CLIENTS)
+            .map(|_| {
+                let mut client = Client::to(program.address);
+                let (tls, flight) = second_flight(&mut client, &config, CHAIN);
+                (client, tls, flight)
+            })
+            .collect();
+        if !is_at_once {
+            for (client, _, flight) in &mut clients {
+                client.send(&std::mem::take(flight));
+            }
+            wait::until("their handshakes are over", || {
+                metrics().sum("remora_tls_handshakes_total") == CLIENTS as f64
+            });
+        }
+        for (number, (client, tls, words)) in clients.iter_mut().enumerate() {
+            seal(tls, &connect(number), words);
+            let whole = words.len();
+            if part > 0 {
+                seal(tls, &[0xC0; 16 * 1024], words);
+                words.truncate(whole + part);
+            }
+            client.send(words);
+        }
+        wait::until("the node has every CONNECT", || {
+            let connections = cluster.nodes[0].connections();
+            let has = |number| connections.iter().any(|c| c.begins_with(&connect(number)));
+            (0..CLIENTS).all(has)
+        });
+        // What was read last counts whole: 4 KiB, as much as is read at once of a handshake.
+        let held_min = said + CLIENTS * part;
+        let held_max = held_min + CLIENTS * 4_096 * usize::from(part > 0);
+        let held = || metrics().value("remora_held_bytes") as usize;
+        wait::until("what is kept is held", || held() >= held_min);
+        let held = held();
+        assert!(held <= held_max, "{held} of {held_min} to {held_max}");
+    }
 }
 
 #[test]

@@ -180,11 +180,15 @@ pub fn connection(config: &Arc<ClientConfig>, name: &'static str) -> ClientConne
 
 /// Says the hello on this connection, and hears the answer: what the client says next, of which there are so many bytes at
 /// least.
-pub fn second_flight(tcp: &mut Client, config: &Arc<ClientConfig>, bytes_min: usize) -> Vec<u8> {
+pub fn second_flight(
+    tcp: &mut Client,
+    config: &Arc<ClientConfig>,
+    bytes_min: usize,
+) -> (ClientConnection, Vec<u8>) {
     let mut tls = connection(config, NAME);
     tls.write_tls(&mut tcp.stream).expect("a hello");
     let mut flight = Vec::new();
-    while flight.len() < bytes_min {
+    while flight.len() < bytes_min || tls.wants_write() {
         if tls.wants_write() {
             tls.write_tls(&mut flight).expect("room");
         } else {
@@ -192,7 +196,15 @@ pub fn second_flight(tcp: &mut Client, config: &Arc<ClientConfig>, bytes_min: us
             tls.process_new_packets().expect("a right one");
         }
     }
-    flight
+    (tls, flight)
+}
+
+/// Puts `content` in a record behind `records`.
+pub fn seal(tls: &mut ClientConnection, content: &[u8], records: &mut Vec<u8>) {
+    tls.writer().write_all(content).expect("room");
+    while tls.wants_write() {
+        tls.write_tls(records).expect("room");
+    }
 }
 
 /// A ClientHello.
