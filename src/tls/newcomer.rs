@@ -133,6 +133,10 @@ impl<'a> Newcomer<'a> {
 
     /// Counts what came.
     fn hear(&mut self, read: usize) -> Result<(), Unheard> {
+        if read == 0 {
+            // Whoever leaves takes nothing, and nobody has to go for it.
+            return Ok(());
+        }
         self.said += read;
         self.last = read;
         self.is_read = true;
@@ -301,6 +305,30 @@ mod tests {
             drop(newcomer);
             assert_eq!(held.bytes(), 0);
         }
+    }
+
+    #[tokio::test]
+    async fn who_leaves_a_full_account_makes_nobody_go() {
+        let held = Held::new(20_000);
+        let ((mut wire, socket), (mut other_wire, other)) = (pair(), pair());
+        let mut largest = Newcomer::new(socket, &held);
+        let mut leaves = Newcomer::new(other, &held);
+        say(&mut wire, &mut largest, 12_000).await.expect("room");
+        say(&mut other_wire, &mut leaves, 8_000)
+            .await
+            .expect("room");
+        // A reload leaves less.
+        held.set_bytes_max(10_000);
+        drop(other_wire);
+        let mut byte = [0];
+        let read = tokio::time::timeout(Duration::from_secs(5), leaves.read(&mut byte));
+        let read = read.await.expect("its end is on its way");
+        assert_eq!(read.expect("no fault of it"), 0);
+        drop(leaves);
+        let stays = std::future::poll_fn(|cx| {
+            Poll::Ready(Pin::new(&mut largest).poll_write(cx, b"a word"))
+        });
+        assert!(matches!(stays.await, Poll::Ready(Ok(6))), "it had to go");
     }
 
     #[tokio::test]
