@@ -29,7 +29,9 @@ pub struct Session {
     /// Bytes that rustls took since something came out of it: more than these it does not keep. What it keeps is a record that
     /// is not whole, 18 KiB of it at most, or a message of TLS's own, 64 KiB; its buffer may be twice as large, for it grows
     /// by doubling.
-    sealed: usize,
+    sealed: u16,
+    /// rustls' buffer may have become a large one since it was given back.
+    is_large: bool,
 }
 
 impl Session {
@@ -38,7 +40,8 @@ impl Session {
         let mut session = Self {
             connection,
             fault: None,
-            sealed,
+            sealed: kept(sealed),
+            is_large: true,
         };
         session.give_back();
         session
@@ -46,14 +49,18 @@ impl Session {
 
     /// Bytes that rustls keeps of what is not whole, at most.
     pub fn sealed(&self) -> usize {
-        self.sealed
+        self.sealed.into()
     }
 
     /// Lets rustls give back the buffer that it took for something large. It looks at its size before each read and at no
     /// other time: without this, a connection at rest would keep 32 KiB of its last large record, or 64 KiB of its handshake.
+    ///
+    /// It gives back nothing while a part of something lies in it: that can be seen by the room that is left of a large one.
     fn give_back(&mut self) {
+        let mut nothing = Nothing { room: 0 };
         // Nothing is there, and that is no end.
-        let _ = self.connection.read_tls(&mut Nothing);
+        let _ = self.connection.read_tls(&mut nothing);
+        self.is_large = nothing.room != REST_BYTES || self.sealed() > REST_BYTES;
     }
 
     /// Reads into `buffer` what the peer said; 0 is its end, said or not.
@@ -104,7 +111,7 @@ impl Session {
 
     /// Takes `records` in, and puts what they carry into `buffer`.
     fn take(&mut self, mut records: &[u8], buffer: &mut [u8]) -> io::Result<usize> {
-        let is_large = self.sealed + records.len() > REST_BYTES;
+        self.is_large |= self.sealed() + records.len() > REST_BYTES;
         let mut filled = 0;
         while !records.is_empty() {
             let taken = self.connection.read_tls(&mut records)?;
@@ -126,12 +133,12 @@ impl Session {
                 }
             }
             // What comes out ends with these bytes, or before: only of them can some be left.
-            self.sealed = match filled > before {
+            self.sealed = kept(match filled > before {
                 true => taken,
-                false => self.sealed + taken,
-            };
+                false => self.sealed() + taken,
+            });
         }
-        if is_large && filled > 0 {
+        if self.is_large {
             self.give_back();
         }
         Ok(filled)
@@ -214,11 +221,20 @@ impl Session {
     }
 }
 
+/// What rustls keeps at most of so many bytes: it takes no message of 64 KiB.
+fn kept(bytes: usize) -> u16 {
+    u16::try_from(bytes).unwrap_or(u16::MAX)
+}
+
 /// Where there is nothing to read for now.
-struct Nothing;
+struct Nothing {
+    /// How much would have been read.
+    room: usize,
+}
 
 impl Read for Nothing {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.room = buffer.len();
         Err(io::ErrorKind::WouldBlock.into())
     }
 }
@@ -392,6 +408,57 @@ pub mod tests {
         }
         let kept = live_bytes() - before;
         // The client has sealed as much, and is no more frugal than rustls is.
+        assert!(kept < 2_048, "{kept} bytes are kept at rest");
+    }
+
+    #[tokio::test]
+    async fn a_large_record_is_given_back_however_its_successors_are_cut() {
+        let (mut client, mut wire, socket) = pair();
+        passes(&mut client, &mut wire, &socket, 100).await;
+        let mut seal = |bytes: usize| {
+            let mut record = Vec::new();
+            client.writer().write_all(&vec![7; bytes]).expect("taken");
+            client.write_tls(&mut record).expect("sealed");
+            record
+        };
+        let (large, next, third) = (seal(16_384), seal(3_000), seal(500));
+        let before = live_bytes();
+        // Each part comes with the end of the record before it.
+        for (words, bytes) in [
+            ([&large[..], &next[..300]].concat(), 16_384),
+            ([&next[300..], &third[..300]].concat(), 3_000),
+            (third[300..].to_vec(), 500),
+        ] {
+            wire.write_all(&words).expect("sent");
+            drop(words);
+            let mut buffer = vec![0; 64 * 1024];
+            let mut left = bytes;
+            while left > 0 {
+                left -= socket.recv(&mut buffer).await.expect("what was sent");
+            }
+        }
+        let kept = live_bytes() - before;
+        assert!(kept < 2_048, "{kept} bytes are kept at rest");
+    }
+
+    #[tokio::test]
+    async fn a_large_record_with_nothing_in_it_is_given_back() {
+        let (client, mut wire, socket) = pair();
+        let mut records = Records::of(client);
+        let mut byte = [0];
+        let word = records.seal(ContentType::ApplicationData, &[7]);
+        wire.write_all(&word).expect("sent");
+        assert_eq!(socket.recv(&mut byte).await.expect("a word"), 1);
+        let (rest, before) = (socket.sealed(), live_bytes());
+        // The type comes behind the content, which is empty, and before the padding: the last zero of that is sealed as a type.
+        let mut padding = vec![0; 16_384];
+        padding[0] = ContentType::ApplicationData.into();
+        let record = records.seal(ContentType::Unknown(0), &padding);
+        wire.write_all(&record).expect("sent");
+        let bytes = record.len();
+        drop((record, padding));
+        until_sealed(&socket, rest + bytes).await;
+        let kept = live_bytes() - before;
         assert!(kept < 2_048, "{kept} bytes are kept at rest");
     }
 
