@@ -11,7 +11,11 @@ pub enum Place {
     SetUp,
     /// A relay's turn: `REMORA_PANIC_IN_RELAY`.
     Relay,
-    /// A turn of a vital task: `REMORA_PANIC_IN_` and its name, in capitals.
+    /// A worker was told to end some relays, and has not done so yet: `REMORA_PANIC_IN_CLOSE_SOME`.
+    CloseSome,
+    /// A listener closes, and takes no new handshakes any more: `REMORA_PANIC_IN_NO_MORE`.
+    NoMore,
+    /// A turn of a vital task, before it begins: `REMORA_PANIC_IN_` and its name, in capitals.
     Task(Task),
 }
 
@@ -29,7 +33,7 @@ pub fn pass(place: Place) {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    const PLACES: usize = 2 + Task::ALL.len();
+    const PLACES: usize = 4 + Task::ALL.len();
 
     /// Passings until the panic; wrapped around where there is none.
     static LEFT: LazyLock<[AtomicU64; PLACES]> = LazyLock::new(|| {
@@ -37,7 +41,9 @@ pub fn pass(place: Place) {
             let name = match index {
                 0 => "SETUP".to_owned(),
                 1 => "RELAY".to_owned(),
-                more => Task::ALL[more - 2].name().to_uppercase(),
+                2 => "CLOSE_SOME".to_owned(),
+                3 => "NO_MORE".to_owned(),
+                more => Task::ALL[more - 4].name().to_uppercase(),
             };
             let wish = std::env::var(format!("REMORA_PANIC_IN_{name}")).ok();
             let count = wish.and_then(|count| count.parse().ok());
@@ -47,9 +53,22 @@ pub fn pass(place: Place) {
     let index = match place {
         Place::SetUp => 0,
         Place::Relay => 1,
-        Place::Task(task) => 2 + task as usize,
+        Place::CloseSome => 2,
+        Place::NoMore => 3,
+        Place::Task(task) => 4 + task as usize,
     };
     if LEFT[index].fetch_sub(1, Ordering::Relaxed) == 1 {
         panic!("a panic in {place:?}, as wished");
     }
+}
+
+/// Lets a moment pass.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn linger() {}
+
+/// Lets a moment pass between a panic and the word of it, so that whoever relies on the word coming first is found out.
+#[cfg(feature = "failpoints")]
+pub fn linger() {
+    std::thread::park_timeout(std::time::Duration::from_millis(100));
 }

@@ -517,9 +517,12 @@ impl Running {
         Ok(moved)
     }
 
-    /// Closes the listeners and every connection, and returns when all threads have ended.
-    pub fn stop(self) {
+    /// Closes the listeners and every connection, and returns when all threads have ended: the task that panicked, if one has by
+    /// then.
+    pub fn stop(self) -> Option<Task> {
+        let vitals = self.vitals.clone();
         drop(self);
+        vitals.lost_now()
     }
 }
 
@@ -534,6 +537,7 @@ impl Drop for Running {
             && control.join().is_err()
         {
             tracing::error!("control panicked");
+            self.vitals.lose(Task::Control);
         }
     }
 }

@@ -73,14 +73,15 @@ impl Default for Vitals {
 impl Vitals {
     /// Runs `work`; if it panics, says so and ends.
     pub async fn guard(self, task: Task, work: impl Future<Output = ()>) {
-        // Dropped behind what is said of it: a drop can panic, or hang, as well.
         let mut work = pin!(work);
         let end = future::poll_fn(|cx| {
             let turn = AssertUnwindSafe(|| {
                 failpoint::pass(Place::Task(task));
                 work.as_mut().poll(cx)
             });
-            // It is not polled again, and what it shares with others is no better off for their having gone on without it.
+            // It is not polled again, and what it shares with others is no better off for their having gone on without it. What an
+            // async fn has in hand is dropped on the way here: who waits for an answer of it hears that there is none before the
+            // task counts as lost.
             match catch_unwind(turn) {
                 Ok(poll) => poll.map(Ok),
                 Err(panic) => Poll::Ready(Err(panic)),
@@ -93,8 +94,19 @@ impl Vitals {
                 panic = message(&*panic),
                 "a task panicked that nothing works without"
             );
-            self.lost.send_replace(Some(task));
+            failpoint::linger();
+            self.lose(task);
         }
+    }
+
+    /// Notes that a task has panicked.
+    pub fn lose(&self, task: Task) {
+        self.lost.send_replace(Some(task));
+    }
+
+    /// The task that has panicked, if one has.
+    pub fn lost_now(&self) -> Option<Task> {
+        *self.lost.borrow()
     }
 
     /// Waits until a task has panicked; which one.
@@ -129,6 +141,7 @@ mod tests {
         vitals.clone().guard(Task::Control, async {}).await;
         let nobody = tokio::time::timeout(std::time::Duration::ZERO, &mut lost);
         assert!(nobody.await.is_err());
+        assert_eq!(vitals.lost_now(), None);
         let panics = async {
             tokio::task::yield_now().await;
             panic!("on its second turn");
@@ -136,6 +149,7 @@ mod tests {
         vitals.clone().guard(Task::Sweep, panics).await;
         assert_eq!(lost.await, Task::Sweep);
         assert_eq!(vitals.lost().await, Task::Sweep, "whoever asks later");
+        assert_eq!(vitals.lost_now(), Some(Task::Sweep));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::cluster::NodeId;
 use crate::connection::{Listening, Path, Settings};
 use crate::dial;
 use crate::ended::Ended;
+use crate::failpoint::{self, Place};
 use crate::record::{ListenerId, Record};
 use crate::relay::Relayed;
 use crate::socket::Detached;
@@ -104,6 +105,7 @@ pub struct Worker {
     /// None once it was told to end.
     orders: Option<mpsc::Sender<Order>>,
     thread: Option<std::thread::JoinHandle<()>>,
+    vitals: Vitals,
 }
 
 impl Worker {
@@ -118,6 +120,7 @@ impl Worker {
     ) -> io::Result<Self> {
         let (orders, queue) = mpsc::channel(ORDERS_MAX);
         let (started, is_started) = std::sync::mpsc::sync_channel(1);
+        let guard = vitals.clone();
         let thread = std::thread::Builder::new()
             .name(format!("remora-{number}"))
             .spawn(move || {
@@ -126,8 +129,8 @@ impl Worker {
                     .build_local(LocalOptions::default());
                 match runtime {
                     Ok(runtime) => {
-                        let work = work(number, vitals.clone(), path, queue, started);
-                        runtime.block_on(vitals.guard(Task::Orders, work));
+                        let work = work(number, guard.clone(), path, queue, started);
+                        runtime.block_on(guard.guard(Task::Orders, work));
                     }
                     // The starter hears of it, unless it has gone itself.
                     Err(e) => drop(started.send(Err::<(), _>(e))),
@@ -139,6 +142,7 @@ impl Worker {
         Ok(Self {
             orders: Some(orders),
             thread: Some(thread),
+            vitals,
         })
     }
 
@@ -202,6 +206,7 @@ impl Worker {
             && thread.join().is_err()
         {
             tracing::error!("a worker panicked");
+            self.vitals.lose(Task::Orders);
         }
     }
 }
@@ -241,6 +246,7 @@ impl Doors {
             door.last_call();
             tokio::time::sleep(LAST_CALL).await;
             door.no_more();
+            failpoint::pass(Place::NoMore);
             tokio::time::sleep(HANDSHAKES).await;
             task.abort();
             while let Some(accepted) = door.accept_waiting() {
@@ -315,6 +321,7 @@ async fn work(
                 cause,
                 reply,
             } => {
+                failpoint::pass(Place::CloseSome);
                 let now = path.clock.now();
                 let mut table = path.table.borrow_mut();
                 let _ = reply.send(table.close_some(most, at_rest, cause, now));

@@ -184,6 +184,39 @@ fn a_listener_whose_closing_panics_ends_the_process() {
     });
 }
 
+/// A panic in the midst of a task drops what the task has in hand before anybody can know of it: whoever waits for an answer
+/// hears that there is none, and must not take that for an end in order.
+#[track_caller]
+fn ends_a_drain_as_one_that_failed(task: Task, place: &str, clients: usize) {
+    let cluster = Cluster::of(1);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command.env(format!("REMORA_PANIC_IN_{place}"), "1");
+    let tables = format!("{ADMIN}\n[drain]\ndelay = \"0s\"\n");
+    let mut program = Program::by(command, &toml(&cluster, "", &tables));
+    program.may_fail = true;
+    let _clients: Vec<Client> = (0..clients)
+        .map(|number| Client::accepted(program.address, &Connect::new(format!("client-{number}"))))
+        .collect();
+    program.signal(Signal::TERM);
+    assert_eq!(program.exit_code(), Some(1));
+    program.until_said("a task panicked that nothing works without");
+    let said = program.lines(|line| line["task"] == task.name());
+    assert_eq!(said.len(), 1);
+    let panic = said[0]["panic"].as_str().unwrap_or_default();
+    assert!(panic.contains("as wished"), "{panic}");
+}
+
+#[test]
+fn a_worker_that_panics_while_it_ends_connections_ends_a_drain_as_one_that_failed() {
+    ends_a_drain_as_one_that_failed(Task::Orders, "CLOSE_SOME", 20);
+}
+
+#[test]
+fn a_listener_that_panics_while_it_closes_ends_a_drain_as_one_that_failed() {
+    // Without clients the drain is over at once, and it is the stop that meets the panic.
+    ends_a_drain_as_one_that_failed(Task::Unlisten, "NO_MORE", 0);
+}
+
 #[test]
 fn a_sweep_that_panics_ends_the_process() {
     // Two workers, each at its start and then once a second.

@@ -19,6 +19,7 @@ use remora::tls::throwaway::Authority;
 use remora::tls::{self, Certificate, Clients, Offer, Version};
 use remora::websocket::Door;
 
+use super::run::panicked;
 use super::signals::Signals;
 use super::{columns, reachable, ring};
 
@@ -93,7 +94,8 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
     let lost = running.lost();
     let signal = runtime.block_on(async {
         tokio::select! {
-            task = lost => Err(io::Error::other(format!("the task {} panicked", task.name()))),
+            biased;
+            task = lost => Err(panicked(task)),
             signal = signals.end() => Ok(signal),
         }
     });
@@ -106,9 +108,9 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         }
     };
     tracing::info!(signal, "stopping");
-    running.stop();
+    let lost = running.stop();
     sandbox.stop();
-    Ok(())
+    lost.map_or(Ok(()), |task| Err(panicked(task)))
 }
 
 /// How many listeners the demo has: without TLS and with it, each without WebSocket and with it.

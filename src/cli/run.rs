@@ -2,14 +2,19 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use sd_notify::NotifyState;
 
 use remora::config::{self, Config};
 use remora::log;
 use remora::serve::{self, Running};
+use remora::vital::Task;
 
 use super::signals::{Signals, Wish};
+
+/// How long the word of a panic may take to come after the first sign of it.
+const WORD_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until a signal ends it.
 pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
@@ -20,56 +25,63 @@ pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
     tracing::info!(addresses = ?running.addresses(), admin = ?running.admin(), "listening");
     notify(&[NotifyState::Ready]);
     let lost = running.lost();
-    let lost = runtime.block_on(async {
+    let end = runtime.block_on(async {
         tokio::select! {
             biased;
-            task = lost => Some(task),
-            () = obey(path, &mut running, &mut signals) => None,
+            task = lost => Err(panicked(task)),
+            end = obey(path, &mut running, &mut signals) => end,
         }
     });
-    if let Some(task) = lost {
+    if let Err(error) = end {
         // Not stopped: what waits for a broken balancer's threads may wait for ever, and whoever starts it anew waits for this.
         std::mem::forget(running);
-        let task = task.name();
-        return Err(io::Error::other(format!("the task {task} panicked")));
+        return Err(error);
     }
-    running.stop();
-    Ok(())
+    // A task may also panic over its end.
+    running.stop().map_or(Ok(()), |task| Err(panicked(task)))
 }
 
-/// Does what signals say, until one of them ends it.
-async fn obey(path: &Path, running: &mut Running, signals: &mut Signals) {
+/// Why a process ends whose balancer has lost this task.
+pub(super) fn panicked(task: Task) -> io::Error {
+    io::Error::other(format!("the task {} panicked", task.name()))
+}
+
+/// Does what signals say, until one of them ends it. An error is that of a balancer that is broken.
+async fn obey(path: &Path, running: &mut Running, signals: &mut Signals) -> io::Result<()> {
     loop {
         match signals.next().await {
             Wish::Reload => reload(path, running).await,
             Wish::Stop(signal) => {
                 tracing::info!(signal, "stopping");
                 notify(&[NotifyState::Stopping]);
-                return;
+                return Ok(());
             }
             Wish::Drain(signal) => {
                 let connections = running.connections();
                 tracing::info!(signal, connections, "draining");
                 notify(&[NotifyState::Stopping]);
-                drain(running, signals).await;
-                return;
+                return drain(running, signals).await;
             }
         }
     }
 }
 
-async fn drain(running: &mut Running, signals: &mut Signals) {
+async fn drain(running: &mut Running, signals: &mut Signals) -> io::Result<()> {
     let drained = tokio::select! {
         drained = running.drain() => drained,
         signal = signals.second() => {
             tracing::info!(signal, "stopping before all connections are drained");
-            return;
+            return Ok(());
         }
     };
-    match drained {
-        Ok(()) => tracing::info!(connections = running.connections(), "drained"),
-        Err(error) => tracing::error!(%error, "draining failed"),
+    if let Err(error) = drained {
+        tracing::error!(%error, "draining failed");
+        // No worker goes by itself: one has panicked, and the word of it, which ends this wait, is not here yet.
+        tokio::time::sleep(WORD_MAX).await;
+        return Err(error);
     }
+    tracing::info!(connections = running.connections(), "drained");
+    Ok(())
 }
 
 /// Takes the file as it is now, whole or not at all.
