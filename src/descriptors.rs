@@ -1,4 +1,5 @@
-//! The descriptors of the process: each connection needs two, and one per door is kept for telling clients that none is left.
+//! The descriptors of the process: each connection needs two, and one per door is kept for telling clients that none is left,
+//! one for answering an operator then.
 
 use std::fs::File;
 use std::io;
@@ -80,6 +81,15 @@ impl Reserve {
         Self::among(&RESERVES)
     }
 
+    /// A reserve that lacks its descriptor, until [`Reserve::take_back`].
+    pub fn lacking() -> Self {
+        RESERVES.lacking.fetch_add(1, Ordering::SeqCst);
+        Self {
+            reserves: &RESERVES,
+            kept: None,
+        }
+    }
+
     fn among(reserves: &'static Reserves) -> io::Result<Self> {
         Ok(Self {
             reserves,
@@ -90,17 +100,25 @@ impl Reserve {
     /// Lends the descriptor to `act`, which opens and closes, and takes it back. If it cannot, whoever owns the reserve must
     /// [`Reserve::take_back`] until it can: nothing is kept meanwhile, in the whole process.
     pub fn lend<T>(&mut self, act: impl FnOnce() -> T) -> T {
-        if let Some(kept) = self.kept.take() {
-            // First told, then given up: who gets it sees that it is lacking.
-            self.reserves.lacking.fetch_add(1, Ordering::SeqCst);
-            drop(kept);
-        }
+        self.release();
         let result = act();
         self.take_back();
         result
     }
 
-    /// Takes the descriptor back, if it is gone and there is one; whether it is there.
+    /// Gives the descriptor to what `act` opens, to stay: nothing is lacking then. What was opened can become a reserve again.
+    ///
+    /// # Errors
+    /// Nothing was opened: the reserve, which may lack its descriptor until [`Reserve::take_back`].
+    pub fn give<T>(mut self, act: impl FnOnce() -> Option<T>) -> Result<T, Self> {
+        self.release();
+        act().ok_or_else(|| {
+            self.take_back();
+            self
+        })
+    }
+
+    /// Takes the descriptor back where it is lacking; whether it is there now.
     pub fn take_back(&mut self) -> bool {
         if self.kept.is_none()
             && let Ok(descriptor) = open()
@@ -109,6 +127,23 @@ impl Reserve {
             self.reserves.lacking.fetch_sub(1, Ordering::SeqCst);
         }
         self.kept.is_some()
+    }
+
+    fn release(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            // First told, then given up: who gets it sees that it is lacking.
+            self.reserves.lacking.fetch_add(1, Ordering::SeqCst);
+            drop(kept);
+        }
+    }
+}
+
+impl From<OwnedFd> for Reserve {
+    fn from(opened: OwnedFd) -> Self {
+        Self {
+            reserves: &RESERVES,
+            kept: Some(opened),
+        }
     }
 }
 
@@ -139,6 +174,20 @@ mod tests {
         assert_eq!(reserves.keep("before"), Ok("before"));
         reserve.lend(|| assert_eq!(reserves.keep("meanwhile"), Err(Errno::MFILE)));
         assert_eq!(reserves.keep("after"), Ok("after"));
+    }
+
+    #[test]
+    fn a_reserve_is_lacking_until_it_is_given_or_back() {
+        let reserves = reserves();
+        let reserve = Reserve::among(reserves).expect("a descriptor");
+        let nothing = || {
+            assert!(reserves.are_lacking());
+            None::<()>
+        };
+        let reserve = reserve.give(nothing).expect_err("nothing was opened");
+        assert!(!reserves.are_lacking());
+        reserve.give(|| Some(())).expect("what was opened");
+        assert!(!reserves.are_lacking());
     }
 
     #[test]

@@ -9,8 +9,10 @@ mod process;
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
+use std::net::{self, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -22,7 +24,12 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus_client::encoding::{prometheus_text, text};
 use prometheus_client::registry::Registry;
+use rustix::io::{DupFlags, dup3};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+use crate::descriptors::{self, Reserve};
 
 pub use ask::{Health, health};
 pub use exposition::{Facts, ListenerFacts, ProcessFacts, Reloads};
@@ -40,6 +47,9 @@ const HEAD_MAX: Duration = Duration::from_secs(5);
 
 /// How long one connection may last: a scrape takes milliseconds, and a peer that does not read must go.
 const CONNECTION_MAX: Duration = Duration::from_secs(60);
+
+/// How long one connection may last that has the last descriptor: whoever else asks waits meanwhile.
+const LAST_CONNECTION_MAX: Duration = Duration::from_secs(1);
 
 /// How long the listener pauses when the system has no descriptor for one more connection.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -60,12 +70,12 @@ pub enum Settings {
 ///
 /// # Errors
 /// The configured address cannot be had. That the default one is taken is only a warning.
-pub fn bind(settings: &Settings) -> io::Result<Option<TcpListener>> {
+pub fn bind(settings: &Settings) -> io::Result<Option<net::TcpListener>> {
     let bound = match settings {
         Settings::Off => return Ok(None),
-        Settings::At(address) => TcpListener::bind(address)
+        Settings::At(address) => net::TcpListener::bind(address)
             .map_err(|e| io::Error::new(e.kind(), format!("admin.address: {address}: {e}")))?,
-        Settings::Default => match TcpListener::bind(ADDRESS_DEFAULT) {
+        Settings::Default => match net::TcpListener::bind(ADDRESS_DEFAULT) {
             Ok(bound) => bound,
             Err(error) => {
                 tracing::warn!(%error, address = %ADDRESS_DEFAULT, "no admin listener: set admin.address to have one");
@@ -78,9 +88,10 @@ pub fn bind(settings: &Settings) -> io::Result<Option<TcpListener>> {
 }
 
 /// Answers for ever.
-pub async fn serve(listener: TcpListener, facts: Arc<Facts>) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
+pub async fn serve(listener: net::TcpListener, facts: Arc<Facts>) {
+    let made = TcpListener::from_std(listener).and_then(|made| Ok((made, Reserve::new()?)));
+    let (listener, mut reserve) = match made {
+        Ok(made) => made,
         Err(error) => {
             tracing::error!(%error, "no admin listener");
             return std::future::pending().await;
@@ -89,9 +100,14 @@ pub async fn serve(listener: TcpListener, facts: Arc<Facts>) {
     let pages = Arc::new(Pages::new(facts));
     let mut answering: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(CONNECTIONS_MAX);
     loop {
-        let Ok((socket, _)) = listener.accept().await else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
+        let accepted = listener.accept().await.ok().map(|(socket, _)| socket);
+        let socket = match accepted {
+            Some(socket) if !descriptors::is_reserve_lacking() => socket,
+            // No descriptor is left, or the one that came with this caller is that which a door lacks.
+            accepted => {
+                reserve = answer_with(reserve, accepted, &listener, &pages).await;
+                continue;
+            }
         };
         answering.retain(|connection| !connection.is_finished());
         if answering.len() == CONNECTIONS_MAX
@@ -101,19 +117,69 @@ pub async fn serve(listener: TcpListener, facts: Arc<Facts>) {
         }
         let pages = Arc::clone(&pages);
         answering.push_back(tokio::spawn(async move {
-            let answer = service_fn(|request| {
-                let response = pages.answer(&request);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_MAX)
-                .max_buf_size(16 * 1024)
-                .serve_connection(TokioIo::new(socket), answer);
-            // How somebody who asked hung up is nobody's business.
-            let _ = tokio::time::timeout(CONNECTION_MAX, connection).await;
+            answer(socket, &pages, true, CONNECTION_MAX).await;
         }));
     }
+}
+
+/// Answers one caller, `accepted` or who waits, with the descriptor of `reserve`; returns the reserve once it is whole again.
+///
+/// A reserve that was lent for as long as somebody asks would keep all clients out meanwhile. So it is given away, and made anew
+/// of the very descriptor that the caller had, which nobody else can get in between.
+async fn answer_with(
+    reserve: Reserve,
+    accepted: Option<TcpStream>,
+    listener: &TcpListener,
+    pages: &Pages,
+) -> Reserve {
+    let waiting = || match listener.poll_accept(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok((socket, _))) => Some(socket),
+        _ => None,
+    };
+    let mut reserve = match reserve.give(|| accepted.or_else(waiting)) {
+        Ok(mut socket) => {
+            answer(&mut socket, pages, false, LAST_CONNECTION_MAX).await;
+            close(socket, listener).unwrap_or_else(|_| Reserve::lacking())
+        }
+        // Nobody waits, or another thread was faster.
+        Err(reserve) => {
+            tokio::time::sleep(PAUSE).await;
+            reserve
+        }
+    };
+    // Not only at the next call: no client comes in before.
+    while !reserve.take_back() {
+        tokio::time::sleep(PAUSE).await;
+    }
+    reserve
+}
+
+/// Closes `socket`, and has something else by its descriptor at the same moment: `listener`, which is open in any case.
+fn close(socket: TcpStream, listener: &TcpListener) -> io::Result<Reserve> {
+    let mut descriptor = OwnedFd::from(socket.into_std()?);
+    dup3(listener, &mut descriptor, DupFlags::CLOEXEC)?;
+    Ok(descriptor.into())
+}
+
+/// Answers one caller.
+async fn answer(
+    socket: impl AsyncRead + AsyncWrite + Unpin,
+    pages: &Pages,
+    keep_alive: bool,
+    most: Duration,
+) {
+    let answer = service_fn(|request| {
+        let response = pages.answer(&request);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .keep_alive(keep_alive)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(socket), answer);
+    // How somebody who asked hung up is nobody's business.
+    let _ = tokio::time::timeout(most, connection).await;
 }
 
 /// What can be asked for.

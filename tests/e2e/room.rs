@@ -220,7 +220,7 @@ fn a_thousand_clients_and_256_descriptors_cost_nothing_and_change_nothing() {
 fn where_no_descriptor_is_left_clients_are_told_and_nothing_spins() {
     raise_descriptor_limit();
     let cluster = Cluster::of(2);
-    let program = Program::start(&cluster, "");
+    let program = Program::start(&cluster, &format!("{ADMIN}\n[timeouts]\nconnect = \"10s\""));
     comes_in(&program, LOCALHOST);
     // An operator, or a library, takes away what was there at the start.
     let process = rustix::process::Pid::from_raw(program.process() as i32);
@@ -235,6 +235,13 @@ fn where_no_descriptor_is_left_clients_are_told_and_nothing_spins() {
         "{told} told, {} in",
         clients.len()
     );
+    // The descriptor that is one too few for a client and a node: to the last one.
+    let undecided = (0..4).map(|_| {
+        let mut client = Client::to(program.address);
+        client.offers(&Connect::new("undecided").bytes()[..5]);
+        client
+    });
+    let _undecided: Vec<Client> = undecided.collect();
     let (began, spent) = (Instant::now(), program.cpu());
     // What is there keeps moving.
     for client in &mut clients {
@@ -250,9 +257,17 @@ fn where_no_descriptor_is_left_clients_are_told_and_nothing_spins() {
         let (more, told) = crowd(program.address, 1);
         clients.extend(more);
         late += told;
+        // A process that does not answer such a question is killed.
+        let asked = Instant::now();
+        assert_eq!(admin_client::get(program.admin(), "/livez").status, 200);
+        let after = asked.elapsed();
+        assert!(after <= TOLD_WITHIN, "it said so after {after:?}");
         std::thread::park_timeout(Duration::from_millis(100));
     }
     assert!(late >= 5, "{late} were told");
+    // One who has nothing to ask has the last descriptor for a moment only.
+    let _silent = std::net::TcpStream::connect(program.admin()).expect("an admin listener");
+    assert_eq!(admin_client::get(program.admin(), "/livez").status, 200);
     let share = share_of_a_core(&program, spent, began);
     println!("without descriptors: {:.1} % of a core", share * 100.0);
     assert!(share <= 0.05, "{:.1} % of a core", share * 100.0);
