@@ -142,14 +142,9 @@ impl Share {
     /// # Errors
     /// As for [`Share::grow`].
     pub fn poll_cover(&mut self, sealed: usize) -> Poll<Result<(), HeldBytesFull>> {
-        let sealed = match sealed {
-            ..=SMALL_BYTES => 0,
-            _ => sealed,
-        };
+        self.uncover(sealed);
+        let sealed = counted(sealed);
         if sealed <= self.sealed {
-            if sealed < self.sealed {
-                self.uncover(sealed);
-            }
             return Poll::Pending;
         }
         let more = sealed - self.sealed;
@@ -158,7 +153,12 @@ impl Share {
     }
 
     /// Gives back what it has beyond `sealed` bytes of TLS, unless it was told to go: all that it had then counts as leaving.
-    fn uncover(&mut self, sealed: usize) {
+    /// Before what came out of them counts as held, else it would count twice.
+    pub fn uncover(&mut self, sealed: usize) {
+        let sealed = counted(sealed);
+        if sealed >= self.sealed {
+            return;
+        }
         // It has covered more than a small one holds.
         let Some(large) = &self.large else { return };
         let less = self.sealed - sealed;
@@ -217,6 +217,14 @@ impl Drop for Share {
             self.held.leaving.fetch_sub(leaving, Ordering::Relaxed);
         }
         self.held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// Sealed bytes that count: as many as fit into what rustls reads with in any case are free.
+fn counted(sealed: usize) -> usize {
+    match sealed {
+        ..=SMALL_BYTES => 0,
+        _ => sealed,
     }
 }
 

@@ -562,8 +562,8 @@ fn certificate_expires(listener: &Listener) -> Option<SystemTime> {
     }
 }
 
-/// How long dialling and greeting one node may take: at two addresses, as a host name has that is known in both families, and
-/// with an upgrade before the greeting.
+/// How long dialling and greeting one node takes at most: at two addresses, as a host name has that is known in both families, and
+/// with an upgrade before the greeting. At more addresses, a trial may be offered to a second client.
 fn patience(config: &Config) -> Duration {
     (config.dial.timeout + config.greet.timeout) * 2
 }

@@ -48,8 +48,9 @@ const HEAD_MAX: Duration = Duration::from_secs(5);
 /// How long one connection may last: a scrape takes milliseconds, and a peer that does not read must go.
 const CONNECTION_MAX: Duration = Duration::from_secs(60);
 
-/// How long one connection may last that has the last descriptor: whoever else asks waits meanwhile.
-const LAST_CONNECTION_MAX: Duration = Duration::from_secs(1);
+/// How long one connection may last that has the last descriptor: whoever else asks waits meanwhile, and a probe has a second or
+/// so for some who say nothing.
+const LAST_CONNECTION_MAX: Duration = Duration::from_millis(200);
 
 /// How long the listener pauses when the system has no descriptor for one more connection.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -105,6 +106,12 @@ pub async fn serve(listener: net::TcpListener, facts: Arc<Facts>) {
             Some(socket) if !descriptors::is_reserve_lacking() => socket,
             // No descriptor is left, or the one that came with this caller is that which a door lacks.
             accepted => {
+                if accepted.is_none() {
+                    // Whoever stays and asks nothing keeps what others lack.
+                    answering
+                        .drain(..)
+                        .for_each(|connection| connection.abort());
+                }
                 reserve = answer_with(reserve, accepted, &listener, &pages).await;
                 continue;
             }

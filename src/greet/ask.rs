@@ -182,6 +182,7 @@ impl Caller {
             Ended::FrameFault
         })?;
         let more = self.said.held() - held;
+        self.share.uncover(self.socket.sealed());
         self.share.grow(more)?;
         if !self.said.reply(&self.socket) || self.said.is_closed() {
             return Err(Ended::ClientClosed);

@@ -451,8 +451,8 @@ impl Greeter {
         seldom.due(Instant::now())
     }
 
-    /// The node's WebSocket listener, upgraded; none when it will not, which says nothing against its health: it answered, and
-    /// the path, the origin and whatever else it may not like are the client's.
+    /// The node's WebSocket listener, upgraded; none when it will not, which says nothing of its health: the path, the origin
+    /// and whatever else it may not like are the client's, and who answers may be a proxy whose node is dead.
     async fn dial_ws(
         &self,
         choice: &Choice,
@@ -472,7 +472,6 @@ impl Greeter {
                 bytes,
             })),
             Ok(Err(Unwilling::Answered(answer))) => {
-                self.reports.answered(choice);
                 let (due, addresses) = (self.due(choice, Trouble::NoUpgrade), &ws.addresses);
                 log::warn_seldom!(
                     due,

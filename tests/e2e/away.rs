@@ -166,8 +166,9 @@ fn a_listener_of_a_node_that_is_dead_takes_its_other_listeners_no_client() {
         let dead = ["ws", "mqtt"][home];
         wait::until("it is down", || state(&program, home, dead) == "down");
         assert_eq!(state(&program, other, dead), "up");
-        let told = program.lines(|line| line["endpoint"] == dead);
-        assert_eq!(told[0]["node"], format!("node{home}"), "{told:?}");
+        let told = |line: &serde_json::Value| line["endpoint"] == dead;
+        wait::until("it is said", || !program.lines(told).is_empty());
+        assert_eq!(program.lines(told)[0]["node"], format!("node{home}"));
     }
 }
 
