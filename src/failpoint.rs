@@ -33,32 +33,33 @@ pub fn pass(place: Place) {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    const PLACES: usize = 4 + Task::ALL.len();
-
-    /// Passings until the panic; wrapped around where there is none.
-    static LEFT: LazyLock<[AtomicU64; PLACES]> = LazyLock::new(|| {
-        std::array::from_fn(|index| {
-            let name = match index {
-                0 => "SETUP".to_owned(),
-                1 => "RELAY".to_owned(),
-                2 => "CLOSE_SOME".to_owned(),
-                3 => "NO_MORE".to_owned(),
-                more => Task::ALL[more - 4].name().to_uppercase(),
-            };
-            let wish = std::env::var(format!("REMORA_PANIC_IN_{name}")).ok();
-            let count = wish.and_then(|count| count.parse().ok());
-            AtomicU64::new(count.unwrap_or(u64::MAX))
-        })
+    /// Passings until the panic, of the places for which one is wished.
+    static LEFT: LazyLock<Vec<(Place, AtomicU64)>> = LazyLock::new(|| {
+        let on_the_path = [Place::SetUp, Place::Relay, Place::CloseSome, Place::NoMore];
+        let places = on_the_path.into_iter().chain(Task::ALL.map(Place::Task));
+        let wished = |place: Place| {
+            let name = place.name().to_uppercase();
+            let count = std::env::var(format!("REMORA_PANIC_IN_{name}")).ok()?;
+            Some((place, AtomicU64::new(count.parse().ok()?)))
+        };
+        places.filter_map(wished).collect()
     });
-    let index = match place {
-        Place::SetUp => 0,
-        Place::Relay => 1,
-        Place::CloseSome => 2,
-        Place::NoMore => 3,
-        Place::Task(task) => 4 + task as usize,
-    };
-    if LEFT[index].fetch_sub(1, Ordering::Relaxed) == 1 {
+    let left = LEFT.iter().find(|(wished, _)| *wished == place);
+    if left.is_some_and(|(_, left)| left.fetch_sub(1, Ordering::Relaxed) == 1) {
         panic!("a panic in {place:?}, as wished");
+    }
+}
+
+#[cfg(feature = "failpoints")]
+impl Place {
+    fn name(self) -> &'static str {
+        match self {
+            Self::SetUp => "setup",
+            Self::Relay => "relay",
+            Self::CloseSome => "close_some",
+            Self::NoMore => "no_more",
+            Self::Task(task) => task.name(),
+        }
     }
 }
 
