@@ -130,6 +130,8 @@ struct Tried {
     closed_silently: bool,
     busy: bool,
     source_ports: bool,
+    /// The last one could not be reached.
+    unreached: bool,
     /// A node would not upgrade to a WebSocket.
     unwilling: bool,
     /// The last refusing CONNACK, as it came.
@@ -172,14 +174,8 @@ impl Greeter {
         let mut caller = Caller::new(opening);
         let mut tried = Tried::default();
         let mut again = None;
-        let mut unreached = false;
         while let Some(choice) = again.take().or_else(|| route.next()) {
-            if std::mem::take(&mut unreached) {
-                self.tally.retries(Retry::Dial).add(1);
-            }
-            record.node = Some(choice.id);
-            record.decision = Some(choice.decision);
-            let seat = choice.seat();
+            let seat = self.turn_to(&choice, record, &mut tried);
             let dialled = Instant::now();
             let node = self.dial(&mut caller, &choice, record, due, &mut tried);
             let node = match node.await {
@@ -188,7 +184,7 @@ impl Greeter {
                     if Instant::now() >= due {
                         break;
                     }
-                    unreached = true;
+                    tried.unreached = true;
                     continue;
                 }
                 Err(ended) => return Err(Box::pin(caller.end(ended)).await),
@@ -310,14 +306,8 @@ impl Greeter {
         let Passing { client, said, .. } = passing;
         let due = record.accepted + self.settings.deadline;
         let mut tried = Tried::default();
-        let mut unreached = false;
         for choice in route {
-            if std::mem::take(&mut unreached) {
-                self.tally.retries(Retry::Dial).add(1);
-            }
-            record.node = Some(choice.id);
-            record.decision = Some(choice.decision);
-            let seat = choice.seat();
+            let seat = self.turn_to(&choice, record, &mut tried);
             let dialled = Instant::now();
             let header = header(&choice.endpoint, &client, record);
             let dial = self.dialer.dial(&choice.endpoint, &header, &said);
@@ -325,7 +315,7 @@ impl Greeter {
                 break;
             };
             let Some((node, sent)) = self.judge_dial(dial, &choice, &mut tried)? else {
-                unreached = true;
+                tried.unreached = true;
                 continue;
             };
             self.reports.answered(&choice);
@@ -348,6 +338,16 @@ impl Greeter {
             });
         }
         Err(tried.ended())
+    }
+
+    /// Notes that the client is taken to this node next.
+    fn turn_to(&self, choice: &Choice, record: &mut Record, tried: &mut Tried) -> Seat {
+        if std::mem::take(&mut tried.unreached) {
+            self.tally.retries(Retry::Dial).add(1);
+        }
+        record.node = Some(choice.id);
+        record.decision = Some(choice.decision);
+        choice.seat()
     }
 
     /// The node, connected and with the first bytes on their way; none when another node must be tried, if there is time.
