@@ -294,11 +294,7 @@ impl Path {
             .await?;
         drop(undecided);
         let affinity = self.note_connect(&opening, record);
-        let kind = match opening.upgrade {
-            None => EndpointKind::Mqtt,
-            Some(_) => EndpointKind::Ws,
-        };
-        let route = self.route(kind, &affinity);
+        let route = self.route(listener.kind(), &affinity);
         let home = route.home().map(|node| node.id);
         let greeted = stations
             .greeter
