@@ -152,9 +152,18 @@ impl Share {
         Poll::Ready(self.grow(more))
     }
 
+    /// Takes room for `bytes` that came, perhaps out of TLS, of which `sealed` are left in it.
+    ///
+    /// # Errors
+    /// As for [`Share::grow`].
+    pub fn hear(&mut self, bytes: usize, sealed: usize) -> Result<(), HeldBytesFull> {
+        // First, else what came out would count twice.
+        self.uncover(sealed);
+        self.grow(bytes)
+    }
+
     /// Gives back what it has beyond `sealed` bytes of TLS, unless it was told to go: all that it had then counts as leaving.
-    /// Before what came out of them counts as held, else it would count twice.
-    pub fn uncover(&mut self, sealed: usize) {
+    fn uncover(&mut self, sealed: usize) {
         let sealed = counted(sealed);
         if sealed >= self.sealed {
             return;

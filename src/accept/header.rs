@@ -56,9 +56,7 @@ async fn take(client: &Socket, held: &Arc<Held>) -> Result<Header, SetUpEnded> {
         }
         match header {
             Some(header) => return Ok(header),
-            None => share
-                .grow(said.len() - taken)
-                .map_err(|_| Ended::HeldBytesFull)?,
+            None => share.grow(said.len() - taken).map_err(Ended::from)?,
         }
     }
 }

@@ -182,8 +182,7 @@ impl Caller {
             Ended::FrameFault
         })?;
         let more = self.said.held() - held;
-        self.share.uncover(self.socket.sealed());
-        self.share.grow(more)?;
+        self.share.hear(more, self.socket.sealed())?;
         if !self.said.reply(&self.socket) || self.said.is_closed() {
             return Err(Ended::ClientClosed);
         }
@@ -486,22 +485,18 @@ mod tests {
     use super::*;
     use crate::held::Held;
     use crate::mqtt::{Need, Verdict, read_connect};
-    use crate::socket::secured_pair;
+    use crate::socket::{pair, secured_pair};
 
     /// A client that has said `words`, and its other end.
     fn caller(words: &[u8]) -> (Caller, std::net::TcpStream) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let near = std::net::TcpStream::connect(address).expect("connected");
-        let (far, _) = listener.accept().expect("accepted");
-        far.set_nonblocking(true).expect("set");
+        let (near, client) = pair();
         let Verdict::Complete(connect) = read_connect(words, Need::ClientId) else {
             panic!("a CONNECT");
         };
         let mut said = Said::nothing(Leg::Tcp);
         said.hear(words).expect("no frames");
         let opening = Opening {
-            client: Socket::new(far.into()).expect("registered"),
+            client,
             said,
             connect,
             upgrade: None,

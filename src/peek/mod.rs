@@ -165,8 +165,7 @@ impl Reading {
         let held = self.said.held();
         self.said.hear(&scratch[..read]).map_err(Stop::Fault)?;
         let more = self.said.held() - held;
-        self.share.uncover(self.client.sealed());
-        self.share.grow(more)?;
+        self.share.hear(more, self.client.sealed())?;
         if !self.said.reply(&self.client) || self.said.is_closed() {
             return Err(Ended::ClientClosed.into());
         }

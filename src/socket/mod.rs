@@ -327,3 +327,14 @@ impl AsyncWrite for Socket {
         Poll::Ready(Ok(()))
     }
 }
+
+/// The two ends of a connection.
+#[cfg(test)]
+pub fn pair() -> (std::net::TcpStream, Socket) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    let near = std::net::TcpStream::connect(address).expect("connected");
+    let (far, _) = listener.accept().expect("accepted");
+    far.set_nonblocking(true).expect("set");
+    (near, Socket::new(far.into()).expect("registered"))
+}

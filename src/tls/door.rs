@@ -444,7 +444,6 @@ fn ended(error: &io::Error) -> Ended {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
     use rcgen::{CertificateParams, KeyPair};
@@ -512,12 +511,7 @@ mod tests {
             .with_no_client_auth();
         let name = ServerName::try_from("localhost").expect("a name");
         let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let address = listener.local_addr().expect("an address");
-        let mut wire = TcpStream::connect(address).expect("connected");
-        let (far, _) = listener.accept().expect("accepted");
-        far.set_nonblocking(true).expect("set");
-        let far = Socket::new(far.into()).expect("registered");
+        let (mut wire, far) = crate::socket::pair();
         let client = tokio::task::spawn_blocking(move || {
             client.write_tls(&mut wire).expect("a hello");
             while client.is_handshaking() {

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use rustls::ServerConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::held::{Held, SMALL_BYTES, Share};
+use crate::held::{Held, HeldBytesFull, SMALL_BYTES, Share};
 use crate::socket::Socket;
 
 /// Bytes of a ClientHello at most, and of what comes behind it at once. Browsers send 2 KiB; a ticket with a chain of
@@ -63,6 +63,12 @@ impl Unheard {
             io::ErrorKind::QuotaExceeded => Some(Self::HeldBytesFull),
             _ => None,
         }
+    }
+}
+
+impl From<HeldBytesFull> for Unheard {
+    fn from(_: HeldBytesFull) -> Self {
+        Self::HeldBytesFull
     }
 }
 
@@ -147,15 +153,12 @@ impl<'a> Newcomer<'a> {
             None if self.said <= SMALL_BYTES => {}
             None => {
                 let mut share = self.held.share();
-                share.grow(self.said).map_err(|_| Unheard::HeldBytesFull)?;
+                share.grow(self.said)?;
                 let eviction = share.eviction();
                 let told = Box::pin(async move { eviction.told().await });
                 self.charge = Some(Charge { share, told });
             }
-            Some(charge) => charge
-                .share
-                .grow(read)
-                .map_err(|_| Unheard::HeldBytesFull)?,
+            Some(charge) => charge.share.grow(read)?,
         }
         Ok(())
     }
@@ -224,23 +227,13 @@ impl AsyncWrite for Newcomer<'_> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::{TcpListener, TcpStream};
-    use std::os::fd::OwnedFd;
+    use std::net::TcpStream;
     use std::time::Duration;
 
     use tokio::io::AsyncReadExt;
 
     use super::*;
-
-    /// The two ends of a connection.
-    fn pair() -> (TcpStream, Socket) {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let near =
-            TcpStream::connect(listener.local_addr().expect("an address")).expect("connected");
-        let (far, _) = listener.accept().expect("accepted");
-        far.set_nonblocking(true).expect("set");
-        (near, Socket::new(OwnedFd::from(far)).expect("registered"))
-    }
+    use crate::socket::pair;
 
     /// Lets the client say so many bytes more, and reads them.
     async fn say(

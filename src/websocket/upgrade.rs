@@ -132,10 +132,7 @@ async fn head(client: &Socket, share: &mut Share) -> Result<Vec<u8>, Refused> {
             // The share has become a larger one.
             None => continue,
             Some(Ok(0)) => return Err(gone(Ok(()), &head)),
-            Some(Ok(read)) => {
-                share.uncover(client.sealed());
-                share.grow(read)?;
-            }
+            Some(Ok(read)) => share.hear(read, client.sealed())?,
             Some(Err(error)) => return Err(gone(Err(error), &head)),
         }
         // A method is made of letters (RFC 9110, 9.1), and none is called PROXY: everything else is another protocol.
