@@ -1,4 +1,4 @@
-//! What reading a CONNECT costs: whole, in two pieces, and byte by byte as the balancer does it.
+//! The cost of reading a CONNECT: whole, in two pieces, and byte by byte as the balancer does it.
 
 use std::hint::black_box;
 
@@ -10,7 +10,7 @@ use remora::mqtt::{Need, Verdict, read_connect};
 #[allow(dead_code, reason = "the end-to-end tests need more of it")]
 mod packets;
 
-/// Reads pieces as they arrive, and not before there is enough of them.
+/// Reads pieces as they arrive, each time that enough bytes are there.
 fn read_in_pieces(bytes: &[u8], need: Need, ends: impl Iterator<Item = usize>) -> Verdict {
     let mut enough = 0;
     for end in ends.filter(|end| *end > 0) {
@@ -31,15 +31,11 @@ fn bench(criterion: &mut Criterion) {
     let samples = [
         (
             "v4",
-            Connect::new("mqttjs_0123456789")
-                .username("user")
-                .password("secret"),
+            Connect::new("mqttjs_0123456789").username("user").password("secret"),
         ),
         (
             "v5",
-            Connect::v5("mqttjs_0123456789")
-                .session_expiry(3_600)
-                .username("user"),
+            Connect::v5("mqttjs_0123456789").session_expiry(3_600).username("user"),
         ),
         ("v5_2kB_of_properties", large.username("user")),
     ];
@@ -54,12 +50,9 @@ fn bench(criterion: &mut Criterion) {
             let ends = [bytes.len() / 2, bytes.len()];
             bencher.iter(|| read_in_pieces(black_box(&bytes), Need::ClientId, ends.into_iter()));
         });
-        criterion.bench_function(
-            &format!("connect/{name}/client_id/byte_by_byte"),
-            |bencher| {
-                bencher.iter(|| read_in_pieces(black_box(&bytes), Need::ClientId, 1..=bytes.len()));
-            },
-        );
+        criterion.bench_function(&format!("connect/{name}/client_id/byte_by_byte"), |bencher| {
+            bencher.iter(|| read_in_pieces(black_box(&bytes), Need::ClientId, 1..=bytes.len()));
+        });
     }
 }
 

@@ -1,4 +1,4 @@
-//! What the relay adds to an echo of 100 bytes: over socket pairs, all ends on one thread, once directly and once through
+//! The cost that the relay adds to an echo of 100 bytes: over socket pairs, all ends on one thread, once directly and once through
 //! the table.
 
 use std::cell::RefCell;
@@ -10,32 +10,29 @@ use socket2::{Domain, Type};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::time::Instant;
 
-use remora::clock::Seconds;
+use remora::base::clock::Seconds;
 use remora::cluster::NodeId;
-use remora::record::{ListenerId, Record, Steps};
-use remora::relay::{Bytes, Outcome, Relayed, Settings, Table};
-use remora::socket::Socket;
+use remora::net::socket::Socket;
+use remora::path::record::{ListenerId, Record, Steps};
+use remora::path::relay::{Outcome, Relayed, Settings, Table};
+use remora::path::sides::{Side, Sides};
 
 const MESSAGE: [u8; 100] = [7; 100];
 
 fn pair() -> (Socket, Socket) {
-    let (one, other) = socket2::Socket::pair_raw(Domain::UNIX, Type::STREAM.nonblocking(), None)
-        .expect("a socket pair");
+    let (one, other) =
+        socket2::Socket::pair_raw(Domain::UNIX, Type::STREAM.nonblocking(), None).expect("a socket pair");
     let socket = |end| Socket::new(OwnedFd::from(end)).expect("a place in epoll");
     (socket(one), socket(other))
 }
 
 fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
     Relayed {
-        client,
-        node,
-        to_node: Vec::new(),
-        to_client: Vec::new(),
-        bytes: Bytes::default(),
-        counted: Bytes::default(),
-        frames: None,
-        client_ended: false,
-        node_ended: false,
+        sides: Sides {
+            client: Side::new(client, Vec::new(), 0, false),
+            node: Side::new(node, Vec::new(), 0, false),
+            frames: None,
+        },
         idle_limit: None,
         node_id: NodeId(0),
         record: Box::new(Record {
@@ -48,12 +45,13 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
             decision: None,
             node: None,
             retries: 0,
+            code: None,
             steps: Steps::default(),
         }),
     }
 }
 
-/// Sends back what comes, until nothing more does.
+/// Sends back everything that is received, until there is no more.
 async fn echo(node: Socket) {
     let mut buffer = [0; 1024];
     while let Ok(read @ 1..) = node.recv(&mut buffer).await {
@@ -63,13 +61,13 @@ async fn echo(node: Socket) {
     }
 }
 
-/// Takes turns at the one relay of `table` until it has ended.
+/// Polls the only relay of `table` until it has ended.
 async fn relay(relayed: Relayed<Socket>) {
     let table = Rc::new(RefCell::new(Table::new(&Settings::default())));
     let now = Seconds(0);
     let id = table.borrow_mut().adopt(relayed, now);
     std::future::poll_fn(|cx| match table.borrow_mut().turn(id, now, cx) {
-        Outcome::Goes => std::task::Poll::Pending,
+        Outcome::Pending => std::task::Poll::Pending,
         Outcome::Finished(_) | Outcome::Gone => std::task::Poll::Ready(()),
     })
     .await;

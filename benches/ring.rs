@@ -1,4 +1,4 @@
-//! What the ring costs: to build it, to find a client's home, to name every choice in order.
+//! The cost of the ring: building it, finding a client's home, listing all choices in order.
 
 use std::hint::black_box;
 
@@ -17,7 +17,7 @@ fn names(count: usize) -> Vec<String> {
     (0..count).map(|node| format!("emqx{node}")).collect()
 }
 
-/// Ids in an order that no cache foresees.
+/// Ids in random order, so that caches do not help.
 fn ids() -> impl FnMut() -> Vec<u8> {
     let mut random = fastrand::Rng::with_seed(1);
     move || format!("mqttjs_{:08x}", random.u32(..)).into_bytes()
@@ -32,11 +32,7 @@ fn bench(criterion: &mut Criterion) {
     }
     let ring = ring(&names(NODES));
     criterion.bench_function(&format!("ring/home/{NODES}"), |bencher| {
-        bencher.iter_batched(
-            ids(),
-            |id| ring.choices(ring.hash(&id)).next(),
-            BatchSize::SmallInput,
-        );
+        bencher.iter_batched(ids(), |id| ring.choices(ring.hash(&id)).next(), BatchSize::SmallInput);
     });
     criterion.bench_function(&format!("ring/all_choices/{NODES}"), |bencher| {
         bencher.iter_batched(

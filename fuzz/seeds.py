@@ -1,7 +1,6 @@
 #!/usr/bin/env python3
-"""Writes the hand-made part of the corpus: fuzz/corpus/connect, fuzz/corpus/connack, fuzz/corpus/frames and
-fuzz/corpus/proxy. What a fuzzer found beside it, and
-is worth keeping, has its hash for a name."""
+"""Writes the hand-made part of the corpus, all of it but fuzz/corpus/config. What a fuzzer found beside it, and is worth
+keeping, has its hash for a name."""
 
 import struct
 from pathlib import Path
@@ -239,7 +238,170 @@ PROXIES = {
     "too_long": header(0x21, 0x11, INET, length=4081),
 }
 
-for target, seeds in (("connect", CONNECTS), ("connack", CONNACKS), ("frames", FRAMES), ("proxy", PROXIES)):
+def head(first, *fields, end="\r\n"):
+    return end.join((first, *fields, "", "")).encode("latin-1")
+
+
+HOST, KEY = "Host: broker.example", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+ASKED = (HOST, "Upgrade: websocket", "Connection: Upgrade", KEY, "Sec-WebSocket-Version: 13", "Sec-WebSocket-Protocol: mqtt")
+GET = "GET /mqtt HTTP/1.1"
+UPGRADES = {
+    "right": head(GET, *ASKED),
+    "query": head("GET /mqtt?token=a%20b&c HTTP/1.1", *ASKED),
+    "passed_on": head(GET, *ASKED, "Origin: https://page.example", "Cookie: a=1; b=2", "User-Agent: probe/1", "Cookie: c=3"),
+    "names_in_capitals": head(GET, *(field.upper() for field in ASKED[:3]), *ASKED[3:]),
+    "connection_in_two_lines": head(GET, *ASKED, "Connection: keep-alive,\tfoo"),
+    "protocols": head(GET, *ASKED[:5], "Sec-WebSocket-Protocol: wamp , mqttv3.1,mqtt"),
+    "forwarded": head(GET, *ASKED, "X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https", "Forwarded: for=203.0.113.9"),
+    "host_twice": head(GET, *ASKED, HOST),
+    "host_of_two_lines": head(GET, "Host: a\rX: b", *ASKED[1:]),
+    "host_folded": head(GET, "Host: a", "\tb", *ASKED[1:]),
+    "host_with_spaces": head(GET, "Host: a b:c/d@e", *ASKED[1:]),
+    "host_in_latin_1": head(GET, "Host: br\xf6ker", *ASKED[1:]),
+    "cookie_of_all_bytes": head(GET, *ASKED, "Cookie: " + bytes(range(32, 256)).decode("latin-1")),
+    "cookie_long": head(GET, *ASKED, "Cookie: " + "c" * 1500),
+    "fields_many": head(GET, *ASKED, *(f"Cookie: {number}" for number in range(58))),
+    "fields_too_many": head(GET, *ASKED, *(f"Cookie: {number}" for number in range(59))),
+    "line_feeds_alone": head(GET, *ASKED, end="\n"),
+    "line_feeds_within": head(GET + "\n" + HOST, *ASKED[1:]),
+    "space_before_colon": head(GET, "Host : a", *ASKED[1:]),
+    "body": head(GET, *ASKED, "Content-Length: 4"),
+    "chunked": head(GET, *ASKED, "Transfer-Encoding: chunked"),
+    "length_of_0": head(GET, *ASKED, "Content-Length: 0"),
+    "whole_address": head("GET http://other.example/mqtt HTTP/1.1", *ASKED),
+    "target_with_fragment": head("GET /mqtt#x HTTP/1.1", *ASKED),
+    "target_with_quotes": head('GET /mqtt?"<>{}|^` HTTP/1.1', *ASKED),
+    "method": head("POST /mqtt HTTP/1.1", *ASKED),
+    "version_of_http": head("GET /mqtt HTTP/1.0", *ASKED),
+    "version_of_websocket": head(GET, *ASKED[:4], "Sec-WebSocket-Version: 8", ASKED[5]),
+    "key_short": head(GET, *ASKED[:3], "Sec-WebSocket-Key: c2hvcnQ=", *ASKED[4:]),
+    "data_behind": head(GET, *ASKED) + frame(0x82, V311),
+    "twice": head(GET, *ASKED) * 2,
+    "nothing": head(""),
+}
+
+# The word is replaced by what answers the key of this run.
+ACCEPT = "Sec-WebSocket-Accept: ACCEPT"
+SWITCHED = ("Upgrade: websocket", "Connection: Upgrade", ACCEPT, "Sec-WebSocket-Protocol: mqtt")
+STATUS = "HTTP/1.1 101 Switching Protocols"
+SWITCHINGS = {
+    "right": head(STATUS, *SWITCHED),
+    "right_and_more": head(STATUS, "server: Cowboy", "date: today", *SWITCHED) + frame(0x82, b"\x20\x02\x00\x00", b""),
+    "names_in_capitals": head(STATUS, *(field.upper() for field in SWITCHED[:2]), *SWITCHED[2:]),
+    "no_reason": head("HTTP/1.1 101", *SWITCHED),
+    "version_of_http": head("HTTP/1.0 101 Switching Protocols", *SWITCHED),
+    "ok": head("HTTP/1.1 200 OK", *SWITCHED),
+    "refused": head("HTTP/1.1 403 Forbidden", "Content-Length: 0"),
+    "unknown_status": head("HTTP/1.1 999 \x1b[2J", *SWITCHED),
+    "continues": head("HTTP/1.1 100 Continue") + head(STATUS, *SWITCHED),
+    "accept_missing": head(STATUS, *SWITCHED[:2], SWITCHED[3]),
+    "accept_wrong": head(STATUS, *SWITCHED[:2], ACCEPT + "=", SWITCHED[3]),
+    "accept_twice": head(STATUS, *SWITCHED, "Sec-WebSocket-Accept: other"),
+    "protocol_missing": head(STATUS, *SWITCHED[:3]),
+    "protocol_other": head(STATUS, *SWITCHED[:3], "Sec-WebSocket-Protocol: wamp"),
+    "protocol_twice": head(STATUS, *SWITCHED, "Sec-WebSocket-Protocol: mqtt"),
+    "protocol_twice_in_latin_1": head(STATUS, *SWITCHED, "Sec-WebSocket-Protocol: mqtt\xe9"),
+    "protocol_older": head(STATUS, *SWITCHED[:3], "Sec-WebSocket-Protocol: mqttv3.1"),
+    "extension": head(STATUS, *SWITCHED, "Sec-WebSocket-Extensions: permessage-deflate"),
+    "line_feeds_alone": head(STATUS, *SWITCHED, end="\n"),
+    "line_feeds_within": head(STATUS, *SWITCHED[:3], SWITCHED[3] + "\n\nlost"),
+    "fields_many": head(STATUS, *SWITCHED, *(f"X: {number}" for number in range(120))),
+    "mqtt": b"\x20\x02\x00\x00\r\n\r\n",
+}
+
+
+def vector(width, raw):
+    return len(raw).to_bytes(width, "big") + raw
+
+
+def extension(kind, raw):
+    return struct.pack(">H", kind) + vector(2, raw)
+
+
+def server_name(name, kind=0):
+    return extension(0, vector(2, bytes([kind]) + vector(2, name)))
+
+
+def record(raw, kind=22, version=b"\x03\x01"):
+    return bytes([kind]) + version + vector(2, raw)
+
+
+def handshake(extensions, version=b"\x03\x03", suites=b"\x13\x01\xc0\x2b", session=b"s" * 32, compressions=b"\0", kind=1):
+    body = version + bytes(range(32)) + vector(1, session) + vector(2, suites) + vector(1, compressions)
+    return bytes([kind]) + vector(3, body + vector(2, extensions))
+
+
+USUAL = (
+    extension(43, b"\x04\x03\x04\x03\x03")
+    + extension(10, b"\x00\x04\x00\x1d\x00\x17")
+    + extension(13, b"\x00\x04\x04\x03\x08\x04")
+    + extension(51, vector(2, b"\x00\x1d" + vector(2, bytes(32))))
+    + extension(11, b"\x01\x00")
+    + extension(23, b"")
+)
+NAMED = handshake(server_name(b"mqtt.example") + USUAL)
+HELLOS = {
+    "named": record(NAMED),
+    "nameless": record(handshake(USUAL)),
+    "name_in_capitals": record(handshake(server_name(b"MQTT.Example") + USUAL)),
+    "name_of_an_address": record(handshake(server_name(b"192.0.2.7") + USUAL)),
+    "name_with_a_dot": record(handshake(server_name(b"mqtt.example.") + USUAL)),
+    "name_empty": record(handshake(server_name(b"") + USUAL)),
+    "name_of_another_kind": record(handshake(server_name(b"mqtt.example", 7) + USUAL)),
+    "name_with_newline": record(handshake(server_name(b"a\nb") + USUAL)),
+    "name_long": record(handshake(server_name(b"a." * 126 + b"a") + USUAL)),
+    "name_twice": record(handshake(server_name(b"a.example") + server_name(b"b.example") + USUAL)),
+    "records_of_one_byte": b"".join(record(NAMED[place : place + 1]) for place in range(len(NAMED))),
+    "records_cut_in_the_name": record(NAMED[:90]) + record(NAMED[90:]),
+    "records_empty": record(b"") * 20 + record(NAMED),
+    "mqtt_behind": record(NAMED) + V311,
+    "message_behind_in_the_record": record(NAMED + b"\x14\x00\x00\x0c" + bytes(12)),
+    "message_behind_begun": record(NAMED + b"\x14\x00"),
+    "alert_before": record(b"\x01\x00", 21) + record(NAMED),
+    "change_cipher_spec_before": record(b"\x01", 20) + record(NAMED),
+    "tls_1_0": record(handshake(b"", b"\x03\x01", b"\x00\x2f")),
+    "ssl_3": record(handshake(b"", b"\x03\x00", b"\x00\x0a"), version=b"\x03\x00"),
+    "ssl_2": b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10" + bytes(37),
+    "extensions_lie": record(NAMED[:-4] + b"\xff\xff\xff\xff"),
+    "length_of_16_mib": record(b"\x01\xff\xff\xff" + NAMED[4:]),
+    "length_of_record_lies": record(NAMED)[:3] + b"\x40\x01" + NAMED,
+    "server_hello": record(handshake(USUAL, kind=2)),
+    "suites_many": record(handshake(server_name(b"mqtt.example") + USUAL, suites=b"\x13\x01" * 700)),
+    "mqtt": V311,
+}
+
+FRAMINGS = {f"{name}_{cut[0]}_{cut[1]}": bytes(cut) + raw for name, raw in FRAMES.items() for cut in ((1, 128), (64, 0), (255, 255))}
+
+
+def order(kind, holder, amount, scale=0):
+    return bytes([kind * 8 + holder]) + struct.pack("<H", amount) + bytes([scale])
+
+
+GROW, GROW_MUCH, GROW_FIXED, COVER, HEAR, GIVE_BACK, LIMIT, WAIT, AWAIT, SHAKE, PASS_TIME = 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+# 64 KiB, and a share of 40 %.
+LITTLE = order(LIMIT, 0, 512, 39)
+HELD = {
+    "small": order(LIMIT, 0, 60, 39) + b"".join(order(GROW, holder, 1_000) for holder in range(8)) + order(GROW, 1, 6_000),
+    "oldest_goes": LITTLE + b"".join(order(GROW, holder, 8_000 + holder) + order(WAIT, holder, 0) for holder in range(8))
+    + order(GROW, 0, 9_000) + order(GIVE_BACK, 7, 0) + order(GROW, 1, 60_000),
+    "oldest_is_itself": LITTLE + order(GROW, 3, 65_000) + order(WAIT, 3, 0) + order(GROW, 3, 65_000) + order(GROW, 3, 1),
+    "small_beside_large": LITTLE + b"".join(order(GROW, holder, 14_000) for holder in range(4)) + order(GROW_FIXED, 5, 4_608)
+    + order(GROW, 5, 1_000) + order(GROW, 6, 1_000) * 2,
+    "sealed": LITTLE + order(COVER, 0, 16_000) + order(HEAR, 0, 16_000) + order(COVER, 0, 12_000) + order(HEAR, 0, 100, 100)
+    + order(GROW, 1, 60_000) + order(COVER, 0, 0) + order(GROW, 1, 60_000) + order(COVER, 1, 5_000),
+    "limit_lowered": order(GROW, 0, 40_000) + order(GROW, 1, 20_000) + order(LIMIT, 0, 1) + order(GROW, 2, 1) * 3,
+    "grows_after_it_was_evicted": LITTLE + order(GROW, 0, 50_000) + order(GROW, 1, 20_000) + order(GROW, 0, 60_000) * 2
+    + order(GIVE_BACK, 0, 0) + order(GROW, 1, 10_000),
+    "share_of_bytes": order(LIMIT, 0, 32_768, 39) + b"".join(order(AWAIT, holder, 4_608, holder % 2) for holder in range(5))
+    + b"".join(order(GROW_MUCH, holder, 30_000) + order(WAIT, holder, 0) for holder in range(5)) + order(PASS_TIME, 1, 1),
+    "share_of_places": b"".join(order(AWAIT, holder, 4_608, 1) + order(SHAKE, holder, 16_896) for holder in range(4))
+    + order(AWAIT, 5, 4_608, 2) + order(SHAKE, 5, 16_896) + order(PASS_TIME, 0, 2_000)
+    + order(AWAIT, 6, 0, 1) + order(AWAIT, 7, 0, 1) + order(PASS_TIME, 5, 1) + order(AWAIT, 5, 0, 3),
+}
+
+for target, seeds in (("connect", CONNECTS), ("connack", CONNACKS), ("frames", FRAMES), ("proxy", PROXIES),
+                      ("upgrade", UPGRADES), ("switching", SWITCHINGS), ("hello", HELLOS), ("framing", FRAMINGS),
+                      ("held", HELD)):
     (CORPUS / target).mkdir(parents=True, exist_ok=True)
     for name, raw in seeds.items():
         (CORPUS / target / name).write_bytes(raw)

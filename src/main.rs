@@ -6,18 +6,18 @@ mod cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    // The allocator would like pages of 2 MiB, of which each thread touches a little of many: a start of 23 MB instead of 13,
-    // and memory per connection that moves in steps. A system without huge pages has nothing to refuse.
-    let _ = nix::sys::prctl::set_thp_disable(true);
-    remora::memory::collect_with(collect);
+    // Each thread would touch only small parts of many pages of 2 MiB: the process would start with 23 MB instead of 13, and
+    // memory per connection would grow in steps. An error is ignored: such a system has no huge pages.
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
+    remora::base::memory::collect_with(collect);
     cli::main()
 }
 
 #[expect(
     unsafe_code,
-    reason = "the allocator's crate has no safe form of this; it takes a flag and touches only what is free"
+    reason = "the allocator's crate has no safe wrapper; mi_collect takes a flag and touches only free memory"
 )]
 fn collect() {
-    // SAFETY: mi_collect may be called at any time, from any thread, and works on that thread's own heap.
+    // SAFETY: mi_collect may be called at any time from any thread, and works on the calling thread's heap.
     unsafe { libmimalloc_sys::mi_collect(true) };
 }

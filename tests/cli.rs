@@ -1,16 +1,21 @@
 //! The program as its users see it: exit codes, and what is printed where.
 
-use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
+use remora::net::tls::throwaway::Authority;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 fn remora() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_remora"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    // That of the user who runs the tests.
+    command.env_remove("REMORA_CONFIG");
+    command
 }
 
 /// Runs the program to its end with arguments that end by themselves.
@@ -66,19 +71,68 @@ address = "127.0.0.4:1883"
 
 #[test]
 fn help_and_version_are_fine() {
-    let version = output(&["--version"]);
-    assert_eq!(version.status.code(), Some(0));
-    assert_eq!(
-        text(&version.stdout),
-        format!("remora {}\n", env!("CARGO_PKG_VERSION"))
-    );
+    for arguments in [&["--version"][..], &["-V"], &["-v"]] {
+        let version = output(arguments);
+        assert_eq!(version.status.code(), Some(0), "{arguments:?}");
+        let line = text(&version.stdout);
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert_eq!(words[..2], ["remora", env!("CARGO_PKG_VERSION")], "{line}");
+        let (build, rest) = words[2..].split_at(words.len() - 4);
+        assert_eq!(rest, [remora::base::build::TLS, remora::base::build::TARGET], "{line}");
+        assert_eq!(build.join(" "), commit(), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
 
     let help = output(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
-    for word in ["run", "check", "route", "demo", "[[listeners]]", "64"] {
+    for word in [
+        "run",
+        "check",
+        "config",
+        "route",
+        "health",
+        "demo",
+        "[[listeners]]",
+        "64",
+    ] {
         assert!(text(&help.stdout).contains(word), "{word}");
     }
     assert_eq!(output(&["route", "--help"]).status.code(), Some(0));
+}
+
+/// The commit as the version shows it: that of the repository, where there is one.
+fn commit() -> String {
+    let git = Command::new("git")
+        .args(["log", "-1", "--abbrev=10", "--format=(%h %cs)"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    match git {
+        Ok(output) if output.status.success() && Path::new(env!("CARGO_MANIFEST_DIR")).join(".git").exists() => {
+            text(&output.stdout).trim().to_owned()
+        }
+        _ => format!("({} {})", env!("REMORA_BUILD_COMMIT"), env!("REMORA_BUILD_COMMIT_DATE")).replace(" )", ")"),
+    }
+}
+
+#[test]
+fn a_verbose_version_has_what_a_report_of_a_problem_needs() {
+    for arguments in [&["--version", "--verbose"][..], &["-vv"], &["-Vv"]] {
+        let version = output(arguments);
+        assert_eq!(version.status.code(), Some(0), "{arguments:?}");
+        let (line, details) = text(&version.stdout).split_once("\n\n").expect("details");
+        assert_eq!(line, text(&output(&["--version"]).stdout).trim());
+        for part in [
+            "compiler         rustc 1.",
+            "profile          ",
+            "features         ring",
+            "allocator        mimalloc",
+            "splice           works",
+            "open files       ",
+            "admin listener   127.0.0.1:9883",
+        ] {
+            assert!(details.contains(part), "{part} in {details}");
+        }
+    }
 }
 
 #[test]
@@ -87,10 +141,15 @@ fn bad_usage_exits_with_64_and_prints_to_stderr_only() {
     for arguments in [
         &[][..],
         &["walk"],
+        &["--version", "run"],
         &["run"],
         &["check", "--config"],
         &["check", "-c", file.path(), "--colour"],
+        &["check", "-c", file.path(), file.path()],
         &["route", "-c", file.path()],
+        &["run", "-"],
+        &["health", "-c", "-"],
+        &["health", file.path(), "--address", "127.0.0.1:9883"],
     ] {
         let output = output(arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
@@ -102,7 +161,7 @@ fn bad_usage_exits_with_64_and_prints_to_stderr_only() {
 #[test]
 fn bad_configuration_exits_with_64_for_every_subcommand() {
     let file = Written::new("worker = 2\n[[listeners]]\naddress = \"10.0.0.4\"\n");
-    let subcommands = [&["check"][..], &["run"], &["route", "client"]];
+    let subcommands = [&["check"][..], &["run"], &["route", "client"], &["config"], &["health"]];
     for arguments in subcommands {
         let output = output(&[arguments, &["-c", file.path()]].concat());
         assert_eq!(output.status.code(), Some(64), "{arguments:?}");
@@ -113,13 +172,10 @@ fn bad_configuration_exits_with_64_for_every_subcommand() {
             "did you mean `workers`?",
             &format!("{}:3:11\n", file.path()),
             "\"10.0.0.4\" has no port",
-            "nodes: there are none",
+            "nodes: at least one is required",
             "3 problems",
         ] {
-            assert!(
-                said.contains(part),
-                "{arguments:?} without {part:?}: {said}"
-            );
+            assert!(said.contains(part), "{arguments:?} without {part:?}: {said}");
         }
         assert!(!said.contains('\x1b'), "no colours where no terminal reads");
     }
@@ -137,7 +193,11 @@ fn check_prints_what_would_be_done() {
     let file = Written::new(THREE_NODES);
     let output = output(&["check", "--config", file.path()]);
     assert_eq!(output.status.code(), Some(0));
-    assert!(output.stderr.is_empty());
+    let warned = text(&output.stderr);
+    let at = format!("{}:4:11", file.path());
+    for part in ["warning: listeners[0].address: with port 0", &*at, "1 warning"] {
+        assert!(warned.contains(part), "{part:?} is not in {warned}");
+    }
     let printed = text(&output.stdout);
     for line in [
         "No problems",
@@ -153,10 +213,7 @@ fn check_prints_what_would_be_done() {
         .filter_map(|line| line.strip_suffix(" %")?.rsplit(' ').next()?.parse().ok())
         .collect();
     assert_eq!(shares.len(), 3);
-    assert!(
-        (shares.iter().sum::<f64>() - 100.0).abs() < 0.02,
-        "{shares:?}"
-    );
+    assert!((shares.iter().sum::<f64>() - 100.0).abs() < 0.02, "{shares:?}");
 }
 
 #[test]
@@ -186,22 +243,14 @@ fn route_prints_a_line_for_each_id_and_escapes_it() {
     let lines: Vec<&str> = text(&output.stdout).lines().collect();
     assert_eq!(lines.len(), 3, "{lines:?}");
     assert!(lines[0].starts_with("sensor-1 "), "{lines:?}");
-    assert!(
-        lines[0].contains("home on the ring by client id"),
-        "{lines:?}"
-    );
+    assert!(lines[0].contains("home on the ring by client id"), "{lines:?}");
     assert!(lines[1].starts_with("a\\u{1b}[2J\\u{a} "), "{lines:?}");
-    assert!(
-        lines[2].len() < 400 && lines[2].contains("(1000B,"),
-        "{lines:?}"
-    );
+    assert!(lines[2].len() < 400 && lines[2].contains("(1000B,"), "{lines:?}");
 }
 
 #[test]
 fn route_by_client_address_takes_addresses_only() {
-    let file = Written::new(&format!(
-        "{THREE_NODES}\n[affinity]\nkey = \"client_address\"\n"
-    ));
+    let file = Written::new(&format!("{THREE_NODES}\n[affinity]\nkey = \"client_address\"\n"));
     let address = output(&["route", "-c", file.path(), "192.0.2.7"]);
     assert_eq!(address.status.code(), Some(0));
     assert!(text(&address.stdout).contains("home on the ring by client address"));
@@ -217,16 +266,28 @@ struct Running(Child);
 impl Running {
     /// Starts it, and returns once it listens, with the line that says so.
     fn start(config: &str) -> (Self, String) {
-        let mut child = remora()
-            .args(["run", "--config", config])
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the program runs");
+        Self::start_by(remora().args(["run", "--config", config]))
+    }
+
+    fn start_by(command: &mut Command) -> (Self, String) {
+        let (running, mut lines) = Self::start_with_lines(command);
+        (running, lines.pop().expect("it listens"))
+    }
+
+    /// Starts it, and returns its lines up to the one that says that it listens.
+    fn start_with_lines(command: &mut Command) -> (Self, Vec<String>) {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the program runs");
         let log = BufReader::new(child.stdout.take().expect("a pipe"));
         let running = Self(child);
-        let mut lines = log.lines().map(|line| line.expect("a line"));
-        let line = lines.find(|line| line.contains("listening"));
-        (running, line.expect("it listens"))
+        let mut lines = Vec::new();
+        for line in log.lines().map(|line| line.expect("a line")) {
+            let listens = line.contains("listening");
+            lines.push(line);
+            if listens {
+                return (running, lines);
+            }
+        }
+        panic!("it does not listen: {lines:?}");
     }
 
     fn stop(mut self, signal: Signal) -> ExitStatus {
@@ -261,9 +322,7 @@ fn run_says_where_it_listens_and_ends_in_order_at_sigterm_and_sigint() {
         let file = Written::new(ONE_NODE);
         let (running, line) = Running::start(file.path());
         let (_, rest) = line.split_once("127.0.0.1:").expect("an address");
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let port = rest[..digits].parse::<u16>().expect("a port");
         TcpStream::connect(("127.0.0.1", port)).expect("it listens there");
         assert_eq!(running.stop(signal).code(), Some(0), "{signal:?}");
@@ -278,4 +337,382 @@ fn run_fails_with_1_where_an_address_is_in_use() {
     let output = output(&["run", "-c", file.path()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains(&address), "{output:?}");
+}
+
+/// The place, and the process that has it: this one.
+#[test]
+fn an_address_in_use_is_a_problem_of_its_line_for_run_and_for_check_that_binds() {
+    let taken = TcpListener::bind("0.0.0.0:0").expect("a free port");
+    let port = taken.local_addr().expect("an address").port();
+    let address = format!("127.0.0.1:{port}");
+    let as_listener = ONE_NODE.replace("127.0.0.1:0", &address);
+    let as_admin = ONE_NODE.replace("enabled = false", &format!("address = \"{address}\""));
+    for (config, key, line) in [(as_listener, "listeners[0].address", 6), (as_admin, "admin.address", 4)] {
+        let file = Written::new(&config);
+        for arguments in [&["run", "-c", file.path()][..], &["check", "--bind", file.path()]] {
+            let output = output(arguments);
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+            let said = text(&output.stderr);
+            for part in [
+                format!("error: {key}: {address} is in use"),
+                format!("{}:{line}:11", file.path()),
+                format!("(pid {}) listens on 0.0.0.0:{port}", std::process::id()),
+            ] {
+                assert!(said.contains(&part), "{part:?} is not in {said}");
+            }
+        }
+        // Without --bind nothing is tried.
+        assert_eq!(output(&["check", file.path()]).status.code(), Some(0));
+    }
+}
+
+#[test]
+fn check_that_binds_lets_the_process_of_its_own_configuration_be() {
+    let config = ONE_NODE.replace("enabled = false", "address = \"127.0.0.1:0\"");
+    let other = Written::new(&config);
+    // A port that is free: this balancer's admin listener has it until it ends.
+    let (running, line) = Running::start(other.path());
+    let admin = admin_of(&line);
+    drop(running);
+    let config = config.replace("127.0.0.1:0", &admin.to_string());
+    let config = config
+        .replacen(&admin.to_string(), "ADMIN", 1)
+        .replace(&admin.to_string(), "127.0.0.1:0");
+    let file = Written::new(&config.replace("ADMIN", &admin.to_string()));
+    let (_running, _) = Running::start(file.path());
+    let own = output(&["check", "--bind", file.path()]);
+    assert_eq!(own.status.code(), Some(0), "{own:?}");
+    let note = format!("note: {admin} is open in the process of this configuration");
+    assert!(text(&own.stderr).contains(&note), "{own:?}");
+    // An address that overlaps with one of its own could not be opened by a reload.
+    let every = config.replace("ADMIN", &format!("0.0.0.0:{}", admin.port()));
+    fs::write(&file.path, every).expect("written");
+    let overlapping = output(&["check", "--bind", file.path()]);
+    assert_eq!(overlapping.status.code(), Some(1), "{overlapping:?}");
+    let said = text(&overlapping.stderr);
+    assert!(
+        said.contains("the process of this configuration") && said.contains("restart it"),
+        "{said}"
+    );
+    // Another file that says the same is not that process's.
+    let copy = Written::new(&config.replace("ADMIN", &admin.to_string()));
+    assert_eq!(output(&["check", "--bind", copy.path()]).status.code(), Some(1));
+}
+
+/// The address of the admin listener in the line that says where a balancer listens.
+fn admin_of(line: &str) -> SocketAddr {
+    let (_, address) = line.split_once("admin=").expect("an admin listener");
+    address.trim_end().parse().expect("an address")
+}
+
+#[test]
+fn health_is_answered_by_the_process_of_the_configuration_and_by_no_other() {
+    let config = ONE_NODE.replace("enabled = false", "address = \"127.0.0.1:0\"");
+    let file = Written::new(&config);
+    let (running, line) = Running::start(file.path());
+    let admin = admin_of(&line);
+    // The same address in another file, as where two balancers have the default one. The running one's own file has port 0.
+    let other = Written::new(&config.replacen("127.0.0.1:0", &admin.to_string(), 1));
+    let of_other = output(&["health", "-c", other.path()]);
+    assert_eq!(of_other.status.code(), Some(1));
+    let said = text(&of_other.stderr);
+    let who = format!(
+        "another Remora (configuration {}, pid {}) answers at {admin}",
+        file.path(),
+        running.0.id()
+    );
+    assert!(said.contains(&who), "{said}");
+    // Now the file says where its process is. Not ready, since no node answers, and that is the answer.
+    fs::write(&file.path, config.replacen("127.0.0.1:0", &admin.to_string(), 1)).expect("written");
+    let link = file.path.with_file_name("link.toml");
+    std::os::unix::fs::symlink(&file.path, &link).expect("a link");
+    for path in [file.path(), link.to_str().expect("UTF-8")] {
+        let own = output(&["health", path]);
+        assert_eq!(own.status.code(), Some(1));
+        assert!(text(&own.stderr).starts_with("remora: not ready: "), "{own:?}");
+    }
+    // A reload keeps who it is; and an address is asked, whoever is there.
+    let _ = kill_process(Pid::from_child(&running.0), Signal::HUP);
+    let any = output(&["health", "--address", &admin.to_string()]);
+    assert!(text(&any.stderr).starts_with("remora: not ready: "), "{any:?}");
+}
+
+#[test]
+fn the_configuration_is_looked_for_in_one_order_by_every_command() {
+    let named = Written::new(&THREE_NODES.replace("emqx1", "by-argument"));
+    let of_environment = Written::new(&THREE_NODES.replace("emqx1", "by-variable"));
+    let run = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = remora();
+        command.args(arguments).stdin(Stdio::null());
+        if let Some(variable) = variable {
+            command.env("REMORA_CONFIG", variable);
+        }
+        command.output().expect("the program runs")
+    };
+    for command in ["check", "config"] {
+        for (arguments, variable, node) in [
+            (
+                &[command, "-c", named.path()][..],
+                Some(of_environment.path()),
+                "by-argument",
+            ),
+            (&[command, named.path()], None, "by-argument"),
+            (&[command], Some(of_environment.path()), "by-variable"),
+        ] {
+            let output = run(arguments, variable);
+            assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+            assert!(text(&output.stdout).contains(node), "{arguments:?}: {output:?}");
+        }
+    }
+    let route = run(&["route", "sensor-1", "--json"], Some(of_environment.path()));
+    assert!(text(&route.stdout).contains("by-variable"), "{route:?}");
+    // What was looked at is said, if there is none.
+    if !std::path::Path::new("/etc/remora/remora.toml").exists() {
+        for command in [&["check"][..], &["run"], &["config"], &["route", "sensor-1"]] {
+            let none = run(command, None);
+            assert_eq!(none.status.code(), Some(64), "{command:?}");
+            for part in ["-c FILE", "REMORA_CONFIG is not set", "no /etc/remora/remora.toml"] {
+                assert!(text(&none.stderr).contains(part), "{part} is not in {none:?}");
+            }
+        }
+    }
+    let missing = run(&["check"], Some("no/such.toml"));
+    assert_eq!(missing.status.code(), Some(64));
+    assert!(
+        text(&missing.stderr).contains("REMORA_CONFIG names no/such.toml"),
+        "{missing:?}"
+    );
+}
+
+#[test]
+fn check_reads_standard_input() {
+    let read = |config: &str| {
+        let mut command = remora();
+        command.args(["check", "-c", "-"]).stdin(Stdio::piped());
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program runs");
+        let mut input = child.stdin.take().expect("a pipe");
+        input.write_all(config.as_bytes()).expect("read");
+        drop(input);
+        child.wait_with_output().expect("it ends")
+    };
+    assert_eq!(read(THREE_NODES).status.code(), Some(0));
+    let refused = read(&THREE_NODES.replace("weight = 200", "weight = 2000"));
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(text(&refused.stderr).contains("<stdin>:14:10"), "{refused:?}");
+}
+
+#[test]
+fn config_prints_every_key_with_its_origin_and_loads_again() {
+    let file = Written::new(&format!("{THREE_NODES}\n[timeouts]\nlinger = \"7s\"\n"));
+    let printed = output(&["config", file.path()]);
+    assert_eq!(printed.status.code(), Some(0));
+    let printed = text(&printed.stdout);
+    for line in [
+        "name = \"mqtt\"  # line 3",
+        "weight = 200  # line 14",
+        "weight = 100  # default",
+        "linger = \"7s\"  # line 21",
+        "greet = \"5s\"  # default",
+        "# connect_timeout: derived: timeouts.connect",
+        "# idle_max: no limit (default)",
+    ] {
+        assert!(
+            printed.lines().any(|other| other == line),
+            "{line:?} is not in {printed}"
+        );
+    }
+    let again = Written::new(printed);
+    let values = |page: &str| -> Vec<String> {
+        let lines = page.lines().filter(|line| !line.starts_with('#'));
+        lines
+            .map(|line| line.split("  # ").next().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let printed_again = output(&["config", again.path()]);
+    assert_eq!(values(printed), values(text(&printed_again.stdout)));
+}
+
+/// The loader and `run` take it, since the rest of a site must go on; `check` says it loudly, and fails if that is asked for.
+#[test]
+fn an_expired_certificate_is_said_by_check_at_its_line_and_does_not_keep_run_from_starting() {
+    let directory = TempDir::new().expect("a directory");
+    let path = |file: &str| directory.path().join(file);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+    let day = std::time::Duration::from_secs(86_400);
+    params.not_before = (std::time::SystemTime::now() - 30 * day).into();
+    params.not_after = (std::time::SystemTime::now() - 2 * day).into();
+    fs::write(path("tls.pem"), params.self_signed(&key).expect("a certificate").pem()).expect("a file");
+    fs::write(path("tls.key"), key.serialize_pem()).expect("a file");
+    fs::set_permissions(path("tls.key"), Permissions::from_mode(0o600)).expect("its owner");
+    let tls = "tls = \"end\"\ncertificates = [{ chain = \"tls.pem\", key = \"tls.key\" }]\n[[nodes]]";
+    fs::write(path("remora.toml"), ONE_NODE.replace("[[nodes]]", tls)).expect("a file");
+    let config = path("remora.toml");
+    let config = config.to_str().expect("UTF-8");
+    let checked = output(&["check", config]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let said = text(&checked.stderr);
+    for part in [
+        "error: listeners[0].certificates[0].chain: the certificate in \"tls.pem\" expired 2 days ago",
+        &format!("{config}:8:27"),
+        "1 problem and 1 warning",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in {said}");
+    }
+    assert!(text(&checked.stdout).starts_with("There are PROBLEMS"), "{checked:?}");
+    assert_eq!(output(&["check", config, "--strict"]).status.code(), Some(1));
+    let (_running, lines) = Running::start_with_lines(remora().args(["run", config]));
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.contains("WARN") && line.contains("expired 2 days ago")),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn check_says_when_a_peer_that_vanished_is_closed() {
+    for (tables, says) in [
+        (
+            "",
+            "4 keepalive probes 15s apart that follow 1m of silence, or after 2m without an acknowledgement; clients not before 1.5 \
+             times their Keep Alive\n",
+        ),
+        (
+            "[keepalive]\nidle = \"30s\"\ncount = 2\n",
+            "2 keepalive probes 15s apart that follow 30s of silence, or after 1m without an acknowledgement\n",
+        ),
+        (
+            "[keepalive]\nidle = \"32767s\"\n[timeouts]\nuser_timeout = \"24h\"\n",
+            "24h without an answer to keepalive probes, sent every 15s after 32767s of silence, or without an acknowledgement\n",
+        ),
+    ] {
+        let file = Written::new(&format!("{ONE_NODE}{tables}"));
+        let output = output(&["check", "-c", file.path()]);
+        assert_eq!(output.status.code(), Some(0));
+        let line = format!("vanished peers  closed after {says}");
+        assert!(
+            text(&output.stdout).contains(&line),
+            "{line:?} is not in {}",
+            text(&output.stdout)
+        );
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_takes_freebind_and_the_error_says_so() {
+    // For documentation (RFC 5737, RFC 3849): no machine has them.
+    for (address, words) in [
+        (
+            "192.0.2.1:0",
+            ["freebind = true", "net.ipv4.ip_nonlocal_bind", "0.0.0.0:"],
+        ),
+        (
+            "[2001:db8::1]:0",
+            ["freebind = true", "net.ipv6.ip_nonlocal_bind", "[::]:"],
+        ),
+    ] {
+        let config = ONE_NODE.replace("127.0.0.1:0", address);
+        let file = Written::new(&config);
+        let output = output(&["run", "-c", file.path()]);
+        assert_eq!(output.status.code(), Some(1), "{address}");
+        let said = text(&output.stderr);
+        for word in [address].iter().chain(&words) {
+            assert!(said.contains(word), "{word:?} is not in {said}");
+        }
+        let key = format!("address = \"{address}\"");
+        let file = Written::new(&config.replace(&key, &format!("{key}\nfreebind = true")));
+        let (running, line) = Running::start(file.path());
+        assert!(line.contains(address.trim_end_matches('0')), "{line}");
+        assert_eq!(running.stop(Signal::INT).code(), Some(0), "{address}");
+    }
+}
+
+#[test]
+fn a_private_key_that_everybody_can_read_is_warned_of() {
+    let directory = TempDir::new().expect("a directory");
+    let pair = Authority::new().and_then(|authority| authority.server(&["localhost"]));
+    let pair = pair.expect("a certificate");
+    let path = |file: &str| directory.path().join(file);
+    fs::write(path("tls.pem"), pair.chain).expect("a file");
+    fs::write(path("tls.key"), pair.key).expect("a file");
+    let config = path("remora.toml");
+    let tls = "tls = \"end\"\ncertificates = [{ chain = \"tls.pem\", key = \"tls.key\" }]\n[[nodes]]";
+    fs::write(&config, ONE_NODE.replace("[[nodes]]", tls)).expect("a file");
+    let config = config.to_str().expect("UTF-8");
+    let warning = "listeners[0].certificates[0].key: \"tls.key\", a private key, is open to every user of this machine";
+    for (mode, warned) in [(0o644, true), (0o602, true), (0o640, false), (0o600, false)] {
+        let others = |mode| fs::set_permissions(path("tls.key"), Permissions::from_mode(mode)).expect("its owner");
+        others(mode);
+        // The certificate is public.
+        fs::set_permissions(path("tls.pem"), Permissions::from_mode(0o644)).expect("its owner");
+        let output = output(&["check", "-c", config]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let printed = text(&output.stderr);
+        assert_eq!(printed.contains(warning), warned, "{mode:o}: {printed}");
+        let (running, first) = Running::start_with_lines(remora().args(["run", "--config", config]));
+        let logged = first
+            .iter()
+            .any(|line| line.contains("is open to every user of this machine"));
+        assert_eq!(logged, warned, "{mode:o}: {first:?}");
+        drop(running);
+    }
+}
+
+#[test]
+fn there_are_no_core_dumps_unless_they_are_asked_for() {
+    let limits = |process: &str| {
+        let limits = fs::read_to_string(format!("/proc/{process}/limits")).expect("limits");
+        let line = limits.lines().find(|line| line.starts_with("Max core file size"));
+        let line = line.expect("a limit").to_owned();
+        let value = |number| line.split_whitespace().nth(number).expect("a value").to_owned();
+        (value(4), value(5))
+    };
+    let file = Written::new(ONE_NODE);
+    // Core dumps are allowed as far as they can be here.
+    let start = |more: &[&str]| {
+        let mut shell = Command::new("sh");
+        let allowed = "ulimit -S -c $(ulimit -H -c); exec \"$0\" \"$@\"";
+        shell.args([
+            "-c",
+            allowed,
+            env!("CARGO_BIN_EXE_remora"),
+            "run",
+            "--config",
+            file.path(),
+        ]);
+        Running::start_by(shell.args(more)).0
+    };
+    let running = start(&[]);
+    let (soft, hard) = limits(&running.0.id().to_string());
+    let off = ["0", "1"];
+    assert!(off.contains(&&*soft) && off.contains(&&*hard), "{soft} {hard}");
+    let running = start(&["--core-dumps"]);
+    let (_, hard) = limits("self");
+    assert_eq!(limits(&running.0.id().to_string()), (hard.clone(), hard));
+}
+
+#[test]
+fn check_suggests_a_seed_of_the_sites_own_that_can_be_used_as_it_is() {
+    let file = Written::new(THREE_NODES);
+    let suggested = || {
+        let output = output(&["check", "-c", file.path()]);
+        let printed = text(&output.stdout).to_owned();
+        let seed = printed.lines().find_map(|line| line.trim().strip_prefix("seed = "));
+        seed.unwrap_or_else(|| panic!("no seed in {printed}")).to_owned()
+    };
+    let seed = suggested();
+    assert_ne!(seed, suggested(), "another one each time");
+    let own = Written::new(&format!("{THREE_NODES}\n[affinity]\nseed = {seed}\n"));
+    let output = output(&["check", "-c", own.path()]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let printed = text(&output.stdout);
+    assert!(
+        printed.contains(&format!("ring seed {seed}")) && !printed.contains("suggestions"),
+        "{printed}"
+    );
 }

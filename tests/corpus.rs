@@ -27,11 +27,7 @@ fn replay(directories: &[&str], at_least: usize, check: fn(&[u8])) {
         let lengths = (0..64).map(|part| bytes.len() * part / 64);
         for length in lengths.chain([bytes.len()]) {
             let checked = std::panic::catch_unwind(|| check(&bytes[..length]));
-            assert!(
-                checked.is_ok(),
-                "{}, its first {length} bytes",
-                file.display()
-            );
+            assert!(checked.is_ok(), "{}, its first {length} bytes", file.display());
         }
     }
 }
@@ -49,6 +45,31 @@ fn a_nodes_first_bytes() {
 #[test]
 fn websocket_frames() {
     replay(&["fuzz/corpus/frames"], 21, checks::frames);
+}
+
+#[test]
+fn framing_both_ways() {
+    replay(&["fuzz/corpus/framing"], 12, checks::framing::framing);
+}
+
+#[test]
+fn requests_for_an_upgrade() {
+    replay(&["fuzz/corpus/upgrade"], 20, checks::heads::request);
+}
+
+#[test]
+fn answers_to_a_request_for_an_upgrade() {
+    replay(&["fuzz/corpus/switching"], 15, checks::heads::response);
+}
+
+#[test]
+fn client_hellos() {
+    replay(&["fuzz/corpus/hello"], 12, checks::hello::hello);
+}
+
+#[test]
+fn the_account_of_held_bytes() {
+    replay(&["fuzz/corpus/held"], 9, checks::held::held);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A bug of ours ends the connection that met it, and no other; one in a task that nothing works without ends the process.
+//! A bug of ours ends the connection that met it, and no other; one in a critical task ends the process; one that holds up a thread
+//! is reported.
 //!
 //! `cargo test --features failpoints --test failpoint`
 
@@ -28,14 +29,15 @@ mod wait;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::time::Duration;
 
-use remora::vital::Task;
+use remora::base::supervise::Task;
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use admin_client::Metrics;
+use admin_client::{Metrics, get};
 use balancer::{ADMIN, Program, toml};
 use client::Client;
 use cluster::Cluster;
@@ -83,20 +85,12 @@ fn one_in_a_thousand(variable: &str, passing: u32) {
             .is_some_and(|id| id.starts_with("client-"))
     );
     let is_place = |line: &serde_json::Value| !line["backtrace"].is_null();
-    assert_eq!(
-        program.lines(is_place).len(),
-        1,
-        "where the bug is, is said once"
-    );
+    assert_eq!(program.lines(is_place).len(), 1, "where the bug is, is said once");
     let metrics = Metrics::of(program.admin());
     let alive = (CLIENTS - 1) as f64;
     assert_eq!(metrics.value("remora_panics_total"), 1.0);
     assert_eq!(metrics.value("remora_ends_total{cause=\"internal\"}"), 1.0);
-    assert_eq!(
-        metrics.sum("remora_connections"),
-        alive,
-        "its place is free"
-    );
+    assert_eq!(metrics.sum("remora_connections"), alive, "its place is free");
     assert_eq!(metrics.sum("remora_node_connections"), alive);
     assert_eq!(metrics.value("remora_undecided_connections"), 0.0);
 
@@ -104,9 +98,7 @@ fn one_in_a_thousand(variable: &str, passing: u32) {
     let mut more: Vec<Client> = (0..20)
         .map(|number| Client::accepted(program.address, &Connect::new(format!("more-{number}"))))
         .collect();
-    more.drain(..)
-        .chain(clients)
-        .for_each(|client| client.reset());
+    more.drain(..).chain(clients).for_each(|client| client.reset());
     program.until_ended(CLIENTS + 20);
     let metrics = Metrics::of(program.admin());
     assert_eq!(metrics.sum("remora_connections"), 0.0);
@@ -144,12 +136,12 @@ fn ends_the_process(task: Task, passing: u32, provoke: impl Fn(&Program)) {
         provoke(&program);
         std::thread::park_timeout(AGAIN);
     }
-    program.until_said("a task panicked that nothing works without");
+    program.until_said("a critical task panicked");
     let said = program.lines(|line| line["task"] == name);
     assert_eq!(said.len(), 1);
     assert_eq!(said[0]["level"], "ERROR");
     let panic = said[0]["panic"].as_str().unwrap_or_default();
-    assert!(panic.contains("as wished"), "{panic}");
+    assert!(panic.contains("test panic"), "{panic}");
     assert_eq!(program.exit_code(), Some(1));
 }
 
@@ -199,16 +191,16 @@ fn ends_a_drain_as_one_that_failed(task: Task, place: &str, clients: usize) {
         .collect();
     program.signal(Signal::TERM);
     assert_eq!(program.exit_code(), Some(1));
-    program.until_said("a task panicked that nothing works without");
+    program.until_said("a critical task panicked");
     let said = program.lines(|line| line["task"] == task.name());
     assert_eq!(said.len(), 1);
     let panic = said[0]["panic"].as_str().unwrap_or_default();
-    assert!(panic.contains("as wished"), "{panic}");
+    assert!(panic.contains("test panic"), "{panic}");
 }
 
 #[test]
 fn a_worker_that_panics_while_it_ends_connections_ends_a_drain_as_one_that_failed() {
-    ends_a_drain_as_one_that_failed(Task::Orders, "CLOSE_SOME", 20);
+    ends_a_drain_as_one_that_failed(Task::Orders, "CLOSE", 20);
 }
 
 #[test]
@@ -243,4 +235,135 @@ fn an_admin_listener_that_panics_ends_the_process() {
     ends_the_process(Task::Admin, 4, |program| {
         knock(program.admin(), b"GET /livez HTTP/1.0\r\n\r\n");
     });
+}
+
+/// A thread is stuck as early as can be configured.
+const WATCHED: &str = "[watchdog]\nstuck_after = \"2s\"\n";
+
+/// A program in which this passing of this place takes for as long as the test wants, and systemd, which is told that it runs.
+struct Hanging {
+    /// What keeps it hanging. The first to be dropped: the program would not end before.
+    hold: tempfile::TempPath,
+    program: Program,
+    systemd: UnixDatagram,
+    _directory: tempfile::TempDir,
+}
+
+impl Hanging {
+    fn start(cluster: &Cluster, place: &str, passing: u32) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let hold = tempfile::NamedTempFile::new_in(&directory)
+            .expect("a file")
+            .into_temp_path();
+        let socket = directory.path().join("notify");
+        let systemd = UnixDatagram::bind(&socket).expect("a socket");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+        command
+            .env(format!("REMORA_HANG_IN_{place}"), passing.to_string())
+            .env("REMORA_HANG_WHILE", &hold)
+            .env("NOTIFY_SOCKET", &socket)
+            .env("WATCHDOG_USEC", "200000");
+        Self {
+            program: Program::by(command, &toml(cluster, "", &format!("{ADMIN}{WATCHED}"))),
+            systemd,
+            hold,
+            _directory: directory,
+        }
+    }
+
+    /// Whether systemd is told within this time, beginning with what is said from now on, that all is well.
+    fn is_well_for_systemd(&self, within: Duration) -> bool {
+        let mut said = [0; 64];
+        self.systemd.set_nonblocking(true).expect("an option");
+        while self.systemd.recv(&mut said).is_ok() {}
+        self.systemd.set_nonblocking(false).expect("an option");
+        self.systemd.set_read_timeout(Some(within)).expect("an option");
+        // The first may have waited for room in the socket since before. Lines about the state come between them.
+        (0..2).all(|_| {
+            loop {
+                let length = self.systemd.recv(&mut said).unwrap_or(0);
+                if !said[..length].starts_with(b"STATUS=") {
+                    break said[..length].starts_with(b"WATCHDOG=1");
+                }
+            }
+        })
+    }
+
+    /// How long this thread has been silent, in seconds.
+    fn silence(&self, thread: &str) -> f64 {
+        let metrics = Metrics::of(self.program.admin());
+        metrics.value(&format!("remora_thread_silence_seconds{{thread=\"{thread}\"}}"))
+    }
+
+    fn lines(&self, message: &str) -> Vec<serde_json::Value> {
+        self.program.lines(|line| line["message"] == message)
+    }
+}
+
+#[test]
+fn a_worker_that_hangs_is_reported_and_so_is_its_recovery() {
+    let cluster = Cluster::of(1);
+    // Workers sweep at their start and then once a second.
+    let hanging = Hanging::start(&cluster, "SWEEP", 4);
+    let admin = hanging.program.admin();
+    assert_eq!(get(admin, "/livez").status, 200);
+    wait::until("/livez says so", || get(admin, "/livez").status == 503);
+    let said = get(admin, "/livez").body;
+    let thread = said.split(' ').next().expect("a name").to_owned();
+    assert!(
+        said.starts_with("remora-") && said.contains(" has not run for "),
+        "{said}"
+    );
+    let ready = get(admin, "/readyz");
+    assert!(ready.status == 503 && ready.body.starts_with(&thread), "{ready:?}");
+    assert!(!hanging.is_well_for_systemd(Duration::from_millis(500)));
+    hanging.program.until_said("thread does not run");
+    let lines = hanging.lines("thread does not run");
+    assert_eq!((lines.len(), &lines[0]["thread"]), (1, &serde_json::json!(thread)));
+    assert!(
+        lines[0]["seconds"].as_u64().is_some_and(|seconds| seconds >= 3),
+        "{lines:?}"
+    );
+    assert!(hanging.silence(&thread) >= 3.0);
+    let other = if thread == "remora-0" { "remora-1" } else { "remora-0" };
+    assert!(hanging.silence(other) <= 1.0 && hanging.silence("remora-control") <= 1.0);
+
+    std::fs::remove_file(&hanging.hold).expect("it was there");
+    hanging.program.until_said("thread runs again");
+    assert_eq!(hanging.lines("thread runs again")[0]["thread"], thread);
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(get(admin, path).status, 200, "{path}");
+    }
+    assert!(hanging.is_well_for_systemd(wait::DEADLINE));
+    assert!(hanging.silence(&thread) <= 1.0);
+}
+
+#[test]
+fn control_that_hangs_is_logged_and_systemd_hears_of_it() {
+    let cluster = Cluster::of(1);
+    let hanging = Hanging::start(&cluster, "PLACEMENTS", 3);
+    assert!(hanging.is_well_for_systemd(wait::DEADLINE));
+    hanging.program.until_said("thread does not run");
+    assert_eq!(hanging.lines("thread does not run")[0]["thread"], "remora-control");
+    assert!(!hanging.is_well_for_systemd(Duration::from_millis(500)));
+    std::fs::remove_file(&hanging.hold).expect("it was there");
+    hanging.program.until_said("thread runs again");
+    assert!(hanging.is_well_for_systemd(wait::DEADLINE));
+    assert_eq!(get(hanging.program.admin(), "/livez").status, 200);
+}
+
+#[test]
+fn a_process_that_was_stopped_is_not_taken_for_stuck() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, &format!("{ADMIN}{WATCHED}"));
+    program.signal(Signal::STOP);
+    // Longer than a thread may be silent.
+    std::thread::park_timeout(Duration::from_secs(4));
+    program.signal(Signal::CONT);
+    let due = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < due {
+        let alive = get(program.admin(), "/livez");
+        assert_eq!(alive.status, 200, "{}", alive.body);
+    }
+    assert!(program.lines(|line| line["thread"] == "remora-0").is_empty());
 }

@@ -24,9 +24,7 @@ fn blocks() -> Vec<Block> {
     let blocks = lines.chunks(1 + IDS / DIGITS_PER_LINE);
     let block = |lines: &[&str]| {
         let (what, weights) = lines[0].split_once(' ').expect("a heading");
-        let weights = weights
-            .split(' ')
-            .map(|weight| weight.parse().expect("a weight"));
+        let weights = weights.split(' ').map(|weight| weight.parse().expect("a weight"));
         let digits = lines[1..].concat();
         let nodes = digits.bytes().map(|digit| usize::from(digit - b'0'));
         Block {
@@ -41,19 +39,9 @@ fn blocks() -> Vec<Block> {
 #[test]
 fn every_id_has_the_node_that_it_has_always_had() {
     let mut seen = Vec::new();
-    for Block {
-        what,
-        weights,
-        nodes,
-    } in blocks()
-    {
-        let names: Vec<String> = (0..weights.len())
-            .map(|node| format!("emqx{node}"))
-            .collect();
-        let members = names
-            .iter()
-            .map(String::as_str)
-            .zip(weights.iter().copied());
+    for Block { what, weights, nodes } in blocks() {
+        let names: Vec<String> = (0..weights.len()).map(|node| format!("emqx{node}")).collect();
+        let members = names.iter().map(String::as_str).zip(weights.iter().copied());
         // In another order than they are numbered in, which must not matter.
         let members: Vec<(&str, u16)> = members.rev().collect();
         let ring = Ring::build(SEED_DEFAULT, &members);
@@ -67,7 +55,6 @@ fn every_id_has_the_node_that_it_has_always_had() {
         }
         seen.push((what, weights.len()));
     }
-    let expected =
-        [3, 5, 10, 4].map(|nodes| [("home".to_owned(), nodes), ("next".to_owned(), nodes)]);
+    let expected = [3, 5, 10, 4].map(|nodes| [("home".to_owned(), nodes), ("next".to_owned(), nodes)]);
     assert_eq!(seen, expected.concat());
 }

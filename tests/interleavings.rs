@@ -1,5 +1,5 @@
 //! The counters that all workers share, under shuttle: it runs the threads of a test one step at a time, and at every
-//! step of an atomic or a lock draws who goes next. This is the balancer's own code, with other atomics (`remora::sync`).
+//! step of an atomic or a lock draws who goes next. This is the balancer's own code, with other atomics (`remora::base::sync`).
 //!
 //! Two things stay as they are. The map of sources has real locks, under which the census touches no atomic, so shuttle never
 //! stops between them; and shuttle takes every ordering as the strictest, so what a relaxed one allows besides is not tried.
@@ -7,22 +7,20 @@
 //!
 //! A failure prints the schedule, with which `shuttle::replay` shows it again.
 
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Wake, Waker};
 
-use remora::accept::{Census, Limits, Population};
-use remora::cluster::{
-    Choice, Decision, Endpoint, EndpointKind, Live, NodeId, Observed, Pulse, Reports,
-};
-use remora::ended::Ended;
-use remora::held::{Eviction, Held};
-use remora::sync::{AtomicUsize, Ordering};
+use remora::base::sync::{AtomicUsize, Ordering};
+use remora::cluster::{Choice, Decision, Endpoint, EndpointKind, Failure, NodeId, NodeLoad, Observed};
+use remora::net::held::{Eviction, HeldBytes, Limits as HeldLimits, Reservation};
+use remora::net::reports::Reports;
+use remora::path::accept::{Admission, Admitted, Limits, ListenerCount};
+use remora::path::ended::Ended;
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::thread;
 use shuttle::{Config, Runner};
+use tokio::time::Instant;
 
 /// Schedules drawn at random for each test, and as many again that prefer few switches in odd places.
 const SCHEDULES: usize = 2_000;
@@ -51,23 +49,23 @@ fn threads<F: FnOnce() + Send + 'static>(bodies: impl IntoIterator<Item = F>) {
 /// A house with these limits, three clients who come twice, and what must hold of those who are in at one moment.
 fn visit(limits: Limits, listener_max: Option<usize>, refused: Ended) {
     let limits = Arc::new(limits);
-    let census: Arc<Census> = Arc::default();
-    let population: Arc<Population> = Arc::default();
+    let admission: Arc<Admission> = Arc::default();
+    let listener_count: Arc<ListenerCount> = Arc::default();
     // Those who were told that they are in: what the limit is about.
     let inside = Arc::new(AtomicUsize::new(0));
     let ever_inside = Arc::new(AtomicUsize::new(0));
     threads((0..3).map(|number| {
         let limits = Arc::clone(&limits);
-        let (census, population) = (Arc::clone(&census), Arc::clone(&population));
+        let (admission, listener_count) = (Arc::clone(&admission), Arc::clone(&listener_count));
         let (inside, ever_inside) = (Arc::clone(&inside), Arc::clone(&ever_inside));
         move || {
             for turn in 0..2 {
-                let entered = census.enter(&population, listener_max, &limits);
-                let entered = entered.and_then(|(mut admitted, undecided)| {
+                let entered = admission.enter(&listener_count, listener_max, &limits);
+                let entered = entered.and_then(|mut admitted| {
                     admitted.enter_source(CLIENT, &limits)?;
-                    Ok((admitted, undecided))
+                    Ok(admitted)
                 });
-                let (admitted, undecided) = match entered {
+                let admitted = match entered {
                     Ok(entered) => entered,
                     Err(cause) => {
                         assert_eq!(cause, refused);
@@ -80,29 +78,24 @@ fn visit(limits: Limits, listener_max: Option<usize>, refused: Ended) {
                 // Some end while they are set up, some are relayed first.
                 if (number + turn) % 2 == 0 {
                     inside.fetch_sub(1, Ordering::SeqCst);
-                    drop((admitted, undecided));
+                    drop(admitted);
                 } else {
                     admitted.keep();
                     inside.fetch_sub(1, Ordering::SeqCst);
-                    drop(undecided);
-                    census.leave(&population, CLIENT);
+                    drop(Admitted::kept(&admission, &listener_count, CLIENT));
                 }
             }
         }
     }));
     assert!(ever_inside.load(Ordering::SeqCst) >= 2);
-    let counts = [
-        census.connections(),
-        census.undecided(),
-        population.connections(),
-    ];
-    assert_eq!(counts, [0; 3], "everyone has left");
+    let counts = [admission.connections(), listener_count.connections()];
+    assert_eq!(counts, [0; 2], "everyone has left");
     // The map of sources is empty again too, or this one would find no room.
     let one = Limits {
         connections_per_source_max: Some(1),
         ..Limits::default()
     };
-    let (mut admitted, _undecided) = census.enter(&population, None, &one).expect("room");
+    let mut admitted = admission.enter(&listener_count, None, &one).expect("room");
     assert!(admitted.enter_source(CLIENT, &one).is_ok());
 }
 
@@ -133,170 +126,206 @@ fn no_more_are_in_than_one_source_may_have() {
     });
 }
 
+/// Three sources that come twice, for two places in one room: at the limit the one that has more than its share makes room.
 #[test]
-fn no_more_are_undecided_than_may_be() {
+fn no_more_are_undecided_than_may_be_and_a_source_makes_room_for_another() {
     in_every_order(|| {
-        let limits = Limits {
+        let held = HeldBytes::new(HeldLimits {
             undecided_max: 2,
-            ..Limits::default()
-        };
-        visit(limits, None, Ended::LimitUndecided);
-    });
-}
-
-#[test]
-fn a_trial_is_taken_once_for_each_time_it_is_offered() {
-    in_every_order(|| {
-        let pulse: Arc<Pulse> = Arc::default();
-        let (offered, taken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let control = {
-            let (pulse, offered) = (Arc::clone(&pulse), Arc::clone(&offered));
-            thread::spawn(move || {
-                for _ in 0..2 {
-                    offered.fetch_add(1, Ordering::SeqCst);
-                    pulse.trial.store(true, Ordering::Relaxed);
-                }
+            ..HeldLimits::default()
+        });
+        let sources: Vec<_> = (0..3_u8)
+            .map(|number| {
+                let held = Arc::clone(&held);
+                thread::spawn(move || {
+                    let come = |_| {
+                        let reservation = enter(&held);
+                        let place = reservation.await_connect([127, 0, 0, number].into(), 0, Instant::now());
+                        place.ok().map(|place| (reservation.eviction(), place))
+                    };
+                    (0..2).filter_map(come).collect::<Vec<_>>()
+                })
             })
-        };
-        threads((0..3).map(|_| {
-            let (pulse, offered, taken) =
-                (Arc::clone(&pulse), Arc::clone(&offered), Arc::clone(&taken));
-            move || {
-                for _ in 0..2 {
-                    if pulse.take_trial() {
-                        let taken = taken.fetch_add(1, Ordering::SeqCst) + 1;
-                        assert!(taken <= offered.load(Ordering::SeqCst));
-                    }
-                }
-            }
-        }));
-        control.join().expect("no panic");
-        let left = usize::from(pulse.take_trial());
-        let taken = taken.load(Ordering::SeqCst) + left;
-        assert!((1..=2).contains(&taken), "{taken} of 2");
-        assert!(!pulse.take_trial(), "it is gone");
+            .collect();
+        let places = sources.into_iter().flat_map(|source| source.join().expect("no panic"));
+        let places: Vec<_> = places.collect();
+        let stay = places
+            .iter()
+            .filter(|(eviction, _)| !is_evicted(eviction, &Arc::default()));
+        assert_eq!(stay.count(), 2, "whoever goes makes room for one, and for no more");
+        drop(places);
+        assert_eq!(held.awaiting_connect(), 0);
+        let places: Vec<_> = (0..3)
+            .map(|_| enter(&held).await_connect(CLIENT, 0, Instant::now()))
+            .collect();
+        let taken = places.iter().filter(|place| place.is_ok()).count();
+        assert_eq!(taken, 2, "as many as may be, and no more");
     });
 }
 
-fn choice(live: &Arc<Live>) -> Choice {
+fn choice(load: &Arc<NodeLoad>) -> Choice {
     Choice {
         id: NodeId(0),
         kind: EndpointKind::Mqtt,
         endpoint: Endpoint::plain(Arc::new([(CLIENT, 1883).into()])),
         decision: Decision::Home,
-        trial: false,
-        live: Arc::clone(live),
+        load: Arc::clone(load),
     }
 }
 
 #[test]
 fn every_seat_is_given_back() {
     in_every_order(|| {
-        let live: Arc<Live> = Arc::default();
+        let load: Arc<NodeLoad> = Arc::default();
         threads((0..3).map(|number| {
-            let live = Arc::clone(&live);
+            let load = Arc::clone(&load);
             move || {
                 for turn in 0..2 {
-                    let seat = choice(&live).seat();
-                    let now = live.connections.load(Ordering::Relaxed);
+                    let permit = choice(&load).permit();
+                    let now = load.connections.load(Ordering::Relaxed);
                     assert!((1..=3).contains(&now), "{now}");
                     if (number + turn) % 2 == 0 {
-                        drop(seat);
+                        drop(permit);
                     } else {
-                        seat.keep();
-                        live.leave();
+                        permit.keep();
+                        load.leave();
                     }
                 }
             }
         }));
-        assert_eq!(live.connections.load(Ordering::Relaxed), 0);
+        assert_eq!(load.connections.load(Ordering::Relaxed), 0);
     });
 }
 
 #[test]
-fn failures_in_a_row_are_each_counted_once() {
+fn an_answer_is_reported_behind_every_failure_before_it() {
     in_every_order(|| {
         let tried = choice(&Arc::default());
         let (reports, mut to_control) = Reports::new();
-        threads((0..3).map(|_| {
+        threads((0..3).map(|number| {
             let (tried, reports) = (tried.clone(), reports.clone());
-            move || reports.failed(&tried)
+            move || match number {
+                0 => reports.answered(&tried),
+                _ => reports.failed(&tried, Failure::Suspected),
+            }
         }));
-        let mut in_a_row: Vec<u32> = std::iter::from_fn(|| to_control.try_recv().ok())
-            .map(|report| match report.observed {
-                Observed::Failed { in_a_row, .. } => in_a_row,
-                Observed::Answered => panic!("nobody has answered"),
-            })
+        reports.answered(&tried);
+        let observed: Vec<_> = std::iter::from_fn(|| to_control.try_recv().ok())
+            .map(|report| report.observed)
             .collect();
-        in_a_row.sort_unstable();
-        assert_eq!(in_a_row, [1, 2, 3], "so that the third is seen as such");
+        let failed = observed.iter().filter(|observed| **observed != Observed::Answered);
+        assert_eq!(failed.count(), 2);
+        assert_eq!(observed.last(), Some(&Observed::Answered), "{observed:?}");
+        reports.answered(&tried);
+        assert!(to_control.try_recv().is_err(), "it is known");
     });
 }
 
-fn is_told(eviction: &Eviction) -> bool {
-    let told = pin!(eviction.told());
-    let mut cx = Context::from_waker(Waker::noop());
-    told.poll(&mut cx) == Poll::Ready(())
+/// Counts how often it is woken.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
-/// Four holders of which three are too many: some are told to go, or find no room, and all do go.
+fn enter(held: &Arc<HeldBytes>) -> Reservation {
+    held.reservation(Instant::now())
+}
+
+fn is_evicted(eviction: &Eviction, wakes: &Arc<Wakes>) -> bool {
+    let waker = Waker::from(Arc::clone(wakes));
+    let mut cx = Context::from_waker(&waker);
+    eviction.poll(&mut cx).is_ready()
+}
+
+/// Three holders, no two of which have room in the end: some are evicted, and all give back what they have.
 #[test]
-fn held_bytes_are_given_back_and_each_is_told_once_to_go() {
+fn held_bytes_are_given_back_and_each_holder_is_evicted_once() {
     in_every_order(|| {
         const BYTES_MAX: usize = 20_000;
-        let held = Held::new(BYTES_MAX);
+        let held = HeldBytes::new(HeldLimits::of_bytes(BYTES_MAX));
         threads([[5_000, 1_000], [9_000, 500], [8_000, 3_000]].map(|grows| {
             let held = Arc::clone(&held);
             move || {
-                let mut share = held.share();
+                let mut reservation = enter(&held);
+                let (eviction, wakes) = (reservation.eviction(), Arc::default());
                 for bytes in grows {
-                    let grown = share.grow(bytes);
-                    let eviction = share.eviction();
-                    let told = is_told(&eviction);
-                    assert!(!is_told(&eviction), "told twice");
-                    if told || grown.is_err() {
-                        return;
+                    let grown = reservation.grow(bytes);
+                    let evicted = is_evicted(&eviction, &wakes);
+                    assert!(!evicted || is_evicted(&eviction, &wakes), "an eviction was used up");
+                    assert!(grown.is_ok() || evicted, "refused without an eviction");
+                    if evicted {
+                        break;
                     }
                 }
+                // Whether it is seen before or after it waits, it is evicted once.
+                let woken = wakes.0.load(Ordering::SeqCst);
+                assert!(woken <= 1, "evicted {woken} times");
+                assert!(woken == 0 || is_evicted(&eviction, &wakes), "woken for nothing");
             }
         }));
         assert_eq!(held.bytes(), 0);
-        // And nobody counts as leaving any more: the account is as large as ever, and no larger.
-        let mut share = held.share();
-        share.grow(BYTES_MAX).expect("room for as much as may be");
-        assert!(share.grow(1).is_err(), "more than may be held");
+        // And none counts as evicted any more: the account is as large as ever, and no larger.
+        let mut reservation = enter(&held);
+        reservation
+            .grow(BYTES_MAX - BYTES_MAX / 8)
+            .expect("room for as much as one may have");
+        assert!(reservation.grow(1).is_err(), "more than may be held");
     });
 }
 
-/// One that was told to go and has not gone yet is not told again, however much it still grows.
+/// A holder that waits is woken by its eviction, whenever that is.
 #[test]
-fn who_is_leaving_is_not_told_again() {
+fn no_eviction_is_missed_by_a_holder_that_waits() {
     in_every_order(|| {
-        let held = Held::new(10_000);
-        let mut largest = held.share();
-        largest.grow(9_000).expect("room");
-        let told = Arc::new(AtomicUsize::new(0));
-        let newcomers: Vec<_> = (0..2)
+        let held = HeldBytes::new(HeldLimits::of_bytes(10_000));
+        let mut oldest = enter(&held);
+        oldest.grow(8_000).expect("room");
+        let other = {
+            let held = Arc::clone(&held);
+            thread::spawn(move || enter(&held).grow(2_000).expect("the oldest is evicted instead"))
+        };
+        let (eviction, wakes) = (oldest.eviction(), Arc::default());
+        let evicted = is_evicted(&eviction, &wakes);
+        other.join().expect("no panic");
+        let woken = wakes.0.load(Ordering::SeqCst);
+        assert!(evicted || woken == 1, "it sleeps on");
+        assert!(is_evicted(&eviction, &wakes));
+    });
+}
+
+/// A holder that is evicted and has not been dropped yet is not evicted again, however much it still grows.
+#[test]
+fn an_evicted_holder_is_not_evicted_again() {
+    in_every_order(|| {
+        let held = HeldBytes::new(HeldLimits::of_bytes(10_000));
+        let mut oldest = enter(&held);
+        oldest.grow(8_000).expect("room");
+        let (eviction, wakes) = (oldest.eviction(), Arc::default());
+        assert!(!is_evicted(&eviction, &wakes));
+        let others: Vec<_> = (0..2)
             .map(|_| {
                 let held = Arc::clone(&held);
-                thread::spawn(move || held.share().grow(2_000).is_ok())
+                thread::spawn(move || enter(&held).grow(2_000).is_ok())
             })
             .collect();
         for _ in 0..3 {
             // Whether there is room for it is another matter.
-            let _ = largest.grow(100);
-            let heard = usize::from(is_told(&largest.eviction()));
-            told.fetch_add(heard, Ordering::SeqCst);
+            let _ = oldest.grow(100);
+            // Waits again, so that one more eviction would wake it.
+            is_evicted(&eviction, &wakes);
         }
-        for newcomer in newcomers {
-            newcomer.join().expect("no panic");
+        for other in others {
+            other.join().expect("no panic");
         }
-        let heard = usize::from(is_told(&largest.eviction()));
-        assert!(told.fetch_add(heard, Ordering::SeqCst) + heard <= 1);
-        drop(largest);
+        assert!(wakes.0.load(Ordering::SeqCst) <= 1, "evicted twice");
+        drop(oldest);
         assert_eq!(held.bytes(), 0);
-        let mut share = held.share();
-        share.grow(10_000).expect("room for as much as may be");
-        assert!(share.grow(1).is_err(), "more than may be held");
+        let mut reservation = enter(&held);
+        reservation.grow(8_000).expect("room for as much as one may have");
+        assert!(reservation.grow(751).is_err(), "more than may be held");
     });
 }

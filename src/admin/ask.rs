@@ -1,4 +1,4 @@
-//! Asks a running balancer whether it is ready: `remora health`, for containers.
+//! Queries a running balancer's `/readyz`: `remora health`, for containers.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,25 +12,29 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::identity::Identity;
+
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
 
-/// What is read of an answer at most.
+/// The most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: usize = 4 * 1024;
 
-/// What a balancer said of itself.
+/// A balancer's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// It should get clients.
+    /// Whether it should get clients.
     pub ready: bool,
-    /// Why, or why not.
-    pub says: String,
+    /// The text of the answer: `ready`, or why not.
+    pub text: String,
+    /// Which process answers; `None` if it does not say, and so is no Remora.
+    pub identity: Option<Identity>,
 }
 
-/// Asks the balancer whose admin listener is at `address`.
+/// Queries the balancer whose admin listener is at `address`.
 ///
 /// # Errors
-/// Nobody is there, or nobody who speaks HTTP.
+/// The connection failed, no answer arrived in time, or it was not HTTP.
 pub async fn health(address: SocketAddr) -> io::Result<Health> {
     tokio::time::timeout(ANSWER_MAX, ask(address))
         .await
@@ -39,22 +43,18 @@ pub async fn health(address: SocketAddr) -> io::Result<Health> {
 
 async fn ask(address: SocketAddr) -> io::Result<Health> {
     let socket = TcpStream::connect(address).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(socket))
-        .await
-        .map_err(io::Error::other)?;
-    // It ends with the answer, or with the time for it.
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
+    // This task ends with the answer or at the timeout, when `sender` is dropped.
     tokio::spawn(connection);
     let request = Request::get("/readyz")
         .header(HOST, address.to_string())
         .body(Empty::<Bytes>::new())
         .map_err(io::Error::other)?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(io::Error::other)?;
+    let response = sender.send_request(request).await.map_err(io::Error::other)?;
     let ready = response.status() == StatusCode::OK;
+    let identity = Identity::read(response.headers());
     let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
     let body = body.collect().await.map_err(io::Error::other)?;
-    let says = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
-    Ok(Health { ready, says })
+    let text = String::from_utf8_lossy(&body.to_bytes()).trim().to_owned();
+    Ok(Health { ready, text, identity })
 }

@@ -1,104 +1,138 @@
-//! What `/metrics` says: the workers' numbers added up, and what there is at the moment of asking.
+//! The content of `/metrics`: the workers' counters added up, and gauges read at the time of the request.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::Unit;
 
+use super::node_series;
+use super::page::Page;
 use super::process::Process;
-use crate::accept::{Census, Handshakes, Population};
-use crate::cluster::{Clusters, Decision, EndpointKind, NodeState};
-use crate::ended::Ended;
-use crate::held::Held;
-use crate::log;
-use crate::metrics::{BOUNDS_US, Count, ListenerTally, Retry, Step, Tally, VERSIONS, Verdict};
-use crate::route::Placements;
+use crate::base::build;
+use crate::base::heartbeat::Heartbeats;
+use crate::base::log;
+use crate::cluster::{Clusters, Decision};
+use crate::control::ControlHandle;
+use crate::net::held::HeldBytes;
+use crate::path::accept::Admission;
+use crate::path::counters::{Count, Counters, ListenerCounters, VERSIONS, Verdict};
+use crate::path::ended::Ended;
+use crate::path::listeners::{ListenerEntry, Listeners};
+use crate::path::relay::WaitingBytes;
+use crate::path::route::Placements;
 
-/// Where the numbers come from.
+/// The sources of the metrics.
 #[derive(Debug)]
-pub struct Facts {
-    /// By worker.
-    pub tallies: Vec<Arc<Tally>>,
-    /// The listeners of this process's life, by id.
-    pub listeners: Mutex<Vec<ListenerFacts>>,
+pub struct AdminState {
+    /// One for each worker.
+    pub counters: Vec<Arc<Counters>>,
+    /// All listeners since the start of the process, by id.
+    pub listeners: Arc<Listeners>,
     /// The newest snapshot of the nodes.
     pub clusters: Arc<Clusters>,
-    /// Connections, counted over all workers.
-    pub census: Arc<Census>,
-    /// TLS handshakes under way, counted over all workers.
-    pub handshakes: Arc<Handshakes>,
-    /// The account of held bytes.
-    pub held: Arc<Held>,
-    /// The remembered exceptions.
+    /// Connections, counted across all workers.
+    pub admission: Arc<Admission>,
+    /// What connections hold that are being set up, over all workers.
+    pub held: Arc<HeldBytes>,
+    /// What waits for receivers without room.
+    pub waiting: Arc<WaitingBytes>,
+    /// The remembered placements.
     pub placements: Arc<Placements>,
-    /// Set once this balancer drains.
-    pub draining: AtomicBool,
-    /// How reloads went.
+    /// Has nodes probed that have never answered.
+    pub control: ControlHandle,
+    /// Set when this balancer starts to drain.
+    pub draining: Arc<AtomicBool>,
+    /// Source ports towards each node.
+    pub source_ports: AtomicUsize,
+    /// Connections that there may be at once.
+    pub connections_max: AtomicUsize,
+    /// The results of reloads.
     pub reloads: Reloads,
+    /// Whether each thread runs.
+    pub heartbeats: Arc<Heartbeats>,
 }
 
-/// What is known of one listener.
-#[derive(Debug)]
-pub struct ListenerFacts {
-    /// Its name, which is the value of its label.
-    pub name: String,
-    /// What its clients come by.
-    pub kind: EndpointKind,
-    /// Its connections now.
-    pub population: Arc<Population>,
-    /// By worker.
-    pub tallies: Vec<Arc<ListenerTally>>,
-    /// When the first of its certificates expires; none without any.
-    pub certificate_expires: Option<SystemTime>,
-    /// It was removed: it is shown for as long as connections of it live.
-    pub removed: bool,
+/// Why this balancer should get no new clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unready {
+    /// It drains.
+    Draining,
+    /// A thread does not run; the text names it.
+    Stuck(String),
+    /// No node has answered a client or a probe yet.
+    NoAnswer,
+    /// Every node is down or draining.
+    NoNode,
 }
 
-/// The listeners of one name: the one that is open, and those that had the name before it. They are one series, which only
-/// grows, also when a listener moves to another address.
-struct Namesakes<'a>(Vec<&'a ListenerFacts>);
+impl fmt::Display for Unready {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Draining => "draining",
+            Self::Stuck(thread) => thread,
+            Self::NoAnswer => "no node has answered yet",
+            Self::NoNode => "no node is up",
+        })
+    }
+}
 
-impl<'a> Namesakes<'a> {
-    /// The listeners that are shown, by name, in the order in which the names came up.
-    fn shown(listeners: &'a [ListenerFacts]) -> Vec<Self> {
+/// All listeners with one name: the open one and its predecessors. They form one series, so that its counters never fall, even if
+/// the listener moves to another address.
+struct ListenerSeries<'a>(Vec<&'a ListenerEntry>);
+
+impl<'a> ListenerSeries<'a> {
+    /// The series that are shown, in the order in which the names first appeared.
+    fn shown(listeners: &'a [Arc<ListenerEntry>]) -> Vec<Self> {
         let mut shown: Vec<Self> = Vec::new();
         for listener in listeners {
-            match shown.iter_mut().find(|other| other.name() == listener.name) {
-                Some(namesakes) => namesakes.0.push(listener),
+            match shown.iter_mut().find(|other| other.name() == listener.name()) {
+                Some(series) => series.0.push(listener),
                 None => shown.push(Self(vec![listener])),
             }
         }
-        shown.retain(|namesakes| {
-            let is_there = |listener: &&ListenerFacts| {
-                !listener.removed || listener.population.connections() > 0
-            };
-            namesakes.0.iter().any(is_there)
+        shown.retain(|series| {
+            let is_there = |listener: &&ListenerEntry| !listener.removed || listener.listener_count.connections() > 0;
+            series.0.iter().any(is_there)
         });
         shown
     }
 
     fn name(&self) -> &'a str {
-        self.0.first().map_or("", |listener| &listener.name)
+        self.0.first().map_or("", |listener| listener.name())
     }
 
     fn certificate_expires(&self) -> Option<SystemTime> {
-        let open = self.0.iter().filter(|listener| !listener.removed);
-        open.filter_map(|listener| listener.certificate_expires)
-            .min()
+        self.first(ListenerEntry::certificate_expires)
     }
 
-    fn sum(&self, count: impl Fn(&ListenerTally) -> &Count) -> u64 {
-        let tallies = self.0.iter().flat_map(|listener| &listener.tallies);
-        tallies.map(|tally| count(tally).get()).sum()
+    fn revocations_expire(&self) -> Option<SystemTime> {
+        self.first(ListenerEntry::revocations_expire)
+    }
+
+    fn first(&self, expires: impl Fn(&ListenerEntry) -> Option<SystemTime>) -> Option<SystemTime> {
+        let open = self.0.iter().filter(|listener| !listener.removed);
+        open.filter_map(|listener| expires(listener)).min()
+    }
+
+    /// How many connections it may have at once, if all listeners together may have `all`.
+    fn connections_max(&self, all: usize) -> usize {
+        let newest = self.0.iter().rev().find(|listener| !listener.removed);
+        newest
+            .or(self.0.last())
+            .map_or(all, |listener| listener.connections_max(all))
+    }
+
+    fn sum(&self, count: impl Fn(&ListenerCounters) -> &Count) -> u64 {
+        let counters = self.0.iter().flat_map(|listener| listener.counters.iter());
+        counters.map(|counters| count(counters).get()).sum()
     }
 }
 
-/// How reloads went.
+/// The results of reloads.
 #[derive(Debug, Default)]
 pub struct Reloads {
     succeeded: AtomicU64,
@@ -110,11 +144,8 @@ pub struct Reloads {
 
 impl Reloads {
     /// The configuration is in force, at the start or after a reload.
-    pub fn in_force(&self) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        // A clock before 1970 is shown as 1970.
-        let now = now.unwrap_or_default().as_secs();
-        self.succeeded_at.store(now, Ordering::Relaxed);
+    pub(crate) fn in_force(&self) {
+        self.succeeded_at.store(timestamp(SystemTime::now()), Ordering::Relaxed);
         self.last_failed.store(false, Ordering::Relaxed);
     }
 
@@ -124,95 +155,94 @@ impl Reloads {
         self.in_force();
     }
 
-    /// A reload failed, and changed nothing.
+    /// A reload failed and changed nothing.
     pub fn failed(&self) {
         self.failed.fetch_add(1, Ordering::Relaxed);
         self.last_failed.store(true, Ordering::Relaxed);
     }
 }
 
-impl Facts {
-    /// The listeners, for a moment.
-    pub fn listeners(&self) -> std::sync::MutexGuard<'_, Vec<ListenerFacts>> {
-        // Nothing that can panic runs under the lock; a poisoned list would still be a right one.
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Why this balancer should get no new clients; none when it should.
-    pub fn unready(&self) -> Option<&'static str> {
+impl AdminState {
+    /// Why this balancer should get no new clients; `None` if it should.
+    pub(crate) fn unready(&self) -> Option<Unready> {
         if self.draining.load(Ordering::Relaxed) {
-            return Some("draining");
+            return Some(Unready::Draining);
+        }
+        if let Some(stuck) = self.stuck() {
+            return Some(Unready::Stuck(stuck));
         }
         let cluster = self.clusters.current();
-        let listeners = self.listeners();
-        let mut open = listeners.iter().filter(|listener| !listener.removed);
-        let up = open.any(|listener| cluster.up(listener.kind).next().is_some());
-        (!up).then_some("no node is up")
+        let listeners = self.listeners.current();
+        let open = listeners.iter().filter(|listener| !listener.removed);
+        let kinds: Vec<_> = open.map(|listener| listener.kind()).collect();
+        if kinds.iter().any(|kind| cluster.is_answering(*kind)) {
+            return None;
+        }
+        Some(match kinds.iter().any(|kind| cluster.up(*kind).next().is_some()) {
+            true => Unready::NoAnswer,
+            false => Unready::NoNode,
+        })
     }
 
-    fn sum(&self, count: impl Fn(&Tally) -> &Count) -> u64 {
-        self.tallies.iter().map(|tally| count(tally).get()).sum()
+    /// Which thread is stuck, and for how long it has been silent; `None` if all run.
+    pub(crate) fn stuck(&self) -> Option<String> {
+        let stuck = self.heartbeats.stuck()?;
+        Some(format!(
+            "{} has not run for {} s",
+            stuck.name(),
+            stuck.silence().as_secs()
+        ))
+    }
+
+    fn sum(&self, count: impl Fn(&Counters) -> &Count) -> u64 {
+        self.counters.iter().map(|counters| count(counters).get()).sum()
     }
 }
 
-/// CONNACK codes that have a series from the start: those of MQTT 3.1.1 (table 3.1) and MQTT 5 (3.2.2.2).
-const CODES: [u8; 27] = [
-    0, 1, 2, 3, 4, 5, 0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90,
-    0x95, 0x97, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F,
-];
-
-/// A code as a label: decimal as in MQTT 3, hexadecimal as in MQTT 5.
-fn code_name(code: u8) -> String {
-    match code {
-        0..0x80 => code.to_string(),
-        _ => format!("0x{code:02X}"),
-    }
+/// Seconds since 1970. A time before is shown as 1970.
+fn timestamp(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-impl Collector for Facts {
+impl Collector for AdminState {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page(encoder);
         self.clients(&mut page)?;
         self.path(&mut page)?;
-        self.nodes(&mut page)?;
+        node_series::encode(&mut page, &self.clusters.current(), &self.counters)?;
         self.limits(&mut page)?;
         self.process(&mut page)
     }
 }
 
-impl Facts {
+impl AdminState {
     fn clients(&self, page: &mut Page<'_>) -> fmt::Result {
-        let listeners = self.listeners();
-        let listeners = Namesakes::shown(&listeners);
+        let listeners = self.listeners.current();
+        let listeners = ListenerSeries::shown(&listeners);
         page.gauges(
             "connections",
             "Client connections that were accepted and have not ended",
             listeners.iter().map(|listener| {
-                // Ended first: what ends in between is then counted as open, never the other way round.
-                let ended = listener.sum(|tally| &tally.ended);
-                let accepted = listener.sum(|tally| &tally.accepted);
-                (
-                    [("listener", listener.name())],
-                    accepted.saturating_sub(ended),
-                )
+                // `ended` is read first: a connection that ends in between counts as open, so the difference is never too low.
+                let ended = listener.sum(|counters| &counters.ended);
+                let accepted = listener.sum(|counters| &counters.accepted);
+                ([("listener", listener.name())], accepted.saturating_sub(ended))
             }),
         )?;
         page.counters(
             "accepts",
             "Client connections accepted",
             listeners.iter().map(|listener| {
-                let accepted = listener.sum(|tally| &tally.accepted);
+                let accepted = listener.sum(|counters| &counters.accepted);
                 ([("listener", listener.name())], accepted)
             }),
         )?;
-        type Moved = (&'static str, &'static str, fn(&ListenerTally) -> &Count);
+        type Moved = (&'static str, &'static str, fn(&ListenerCounters) -> &Count);
         const MOVED: [Moved; 4] = [
-            ("to_node", "copy", |tally| &tally.to_node_copied),
-            ("to_node", "splice", |tally| &tally.to_node_spliced),
-            ("to_client", "copy", |tally| &tally.to_client_copied),
-            ("to_client", "splice", |tally| &tally.to_client_spliced),
+            ("to_node", "copy", |counters| &counters.to_node_copied),
+            ("to_node", "splice", |counters| &counters.to_node_spliced),
+            ("to_client", "copy", |counters| &counters.to_client_copied),
+            ("to_client", "splice", |counters| &counters.to_client_spliced),
         ];
         page.counters(
             "bytes",
@@ -229,17 +259,17 @@ impl Facts {
             }),
         )?;
         let secured = || {
-            let expiry = |listener: &&Namesakes<'_>| listener.certificate_expires().is_some();
+            let expiry = |listener: &&ListenerSeries<'_>| listener.certificate_expires().is_some();
             listeners.iter().filter(expiry)
         };
-        type Kind = (&'static str, fn(&ListenerTally) -> &Count);
+        type Kind = (&'static str, fn(&ListenerCounters) -> &Count);
         const KINDS: [Kind; 2] = [
-            ("full", |tally| &tally.handshakes_full),
-            ("resumed", |tally| &tally.handshakes_resumed),
+            ("full", |counters| &counters.handshakes_full),
+            ("resumed", |counters| &counters.handshakes_resumed),
         ];
         page.counters(
             "tls_handshakes",
-            "TLS handshakes of clients that succeeded, by whether they went on with an earlier session",
+            "Successful TLS handshakes of clients, by whether they resumed a session",
             secured().flat_map(|listener| {
                 KINDS.map(|(kind, count)| {
                     let labels = [("listener", listener.name()), ("kind", kind)];
@@ -250,11 +280,21 @@ impl Facts {
         page.gauges(
             "certificate_expiry_timestamp_seconds",
             "When the first of the listener's certificates expires",
-            secured().filter_map(|listener| {
-                let expires = listener.certificate_expires()?.duration_since(UNIX_EPOCH);
-                // One that expired before 1970 expired then.
-                let expires = expires.unwrap_or_default().as_secs();
-                Some(([("listener", listener.name())], expires))
+            listeners.iter().filter_map(|listener| {
+                Some((
+                    [("listener", listener.name())],
+                    timestamp(listener.certificate_expires()?),
+                ))
+            }),
+        )?;
+        page.gauges(
+            "revocation_list_expiry_timestamp_seconds",
+            "When the first of the listener's lists of revoked certificates expires",
+            listeners.iter().filter_map(|listener| {
+                Some((
+                    [("listener", listener.name())],
+                    timestamp(listener.revocations_expire()?),
+                ))
             }),
         )
     }
@@ -262,133 +302,62 @@ impl Facts {
     fn path(&self, page: &mut Page<'_>) -> fmt::Result {
         page.counters(
             "connects",
-            "CONNECT packets read, by protocol version and what became of them",
+            "CONNECT packets read, by protocol version and result",
             VERSIONS.iter().enumerate().flat_map(|(place, version)| {
                 Verdict::ALL.iter().map(move |verdict| {
                     let labels = [("version", *version), ("result", verdict.name())];
-                    let count = self.sum(|tally| tally.connects_at(place, *verdict));
+                    let count = self.sum(|counters| counters.connects_at(place, *verdict));
                     (labels, count)
                 })
             }),
         )?;
         page.counters(
             "routes",
-            "Clients taken to a node, by the reason for that node",
+            "Clients connected to a node, by the reason for that node",
             Decision::ALL.iter().map(|decision| {
-                let count = self.sum(|tally| tally.routes(*decision));
+                let count = self.sum(|counters| counters.routes(*decision));
                 ([("decision", decision.name())], count)
-            }),
-        )?;
-        let codes: Vec<(String, u64)> = CODES
-            .iter()
-            .map(|code| (code_name(*code), self.sum(|tally| tally.connacks(*code))))
-            .collect();
-        let other: u64 = (0..=u8::MAX)
-            .filter(|code| !CODES.contains(code))
-            .map(|code| self.sum(|tally| tally.connacks(code)))
-            .sum();
-        page.counters(
-            "connacks",
-            "CONNACK packets read from nodes, by code, passed on or not",
-            codes
-                .iter()
-                .map(|(code, count)| (code.as_str(), *count))
-                .chain([("other", other)])
-                .map(|(code, count)| ([("code", code)], count)),
-        )?;
-        page.counters(
-            "retries",
-            "CONNECT packets replayed to another node, or to the same once more, by reason",
-            Retry::ALL.iter().map(|reason| {
-                let count = self.sum(|tally| tally.retries(*reason));
-                ([("reason", reason.name())], count)
             }),
         )?;
         page.counters(
             "ends",
             "Connections that ended, by cause",
             Ended::ALL.iter().map(|cause| {
-                let count = self.sum(|tally| tally.ends(*cause));
+                let count = self.sum(|counters| counters.ends(*cause));
                 ([("cause", cause.name())], count)
             }),
-        )?;
-        self.steps(page)
-    }
-
-    fn steps(&self, page: &mut Page<'_>) -> fmt::Result {
-        let mut family = page.0.encode_descriptor(
-            "step_duration",
-            "How long the steps of a connection's set-up took, for clients that were taken to a node",
-            Some(&Unit::Seconds),
-            MetricType::Histogram,
-        )?;
-        for step in Step::ALL {
-            let mut counts = [0; BOUNDS_US.len() + 1];
-            let mut sum = Duration::ZERO;
-            for tally in &self.tallies {
-                let (more, more_sum) = tally.steps(*step).read();
-                counts.iter_mut().zip(more).for_each(|(a, b)| *a += b);
-                sum += more_sum;
-            }
-            let bounds = BOUNDS_US
-                .iter()
-                .map(|us| *us as f64 / 1e6)
-                .chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
-            family
-                .encode_family(&[("step", step.name())])?
-                .encode_histogram::<NoLabelSet>(
-                    sum.as_secs_f64(),
-                    counts.iter().sum(),
-                    &buckets,
-                    None,
-                )?;
-        }
-        Ok(())
-    }
-
-    fn nodes(&self, page: &mut Page<'_>) -> fmt::Result {
-        let cluster = self.clusters.current();
-        page.gauges(
-            "node_state",
-            "1 for the state that the node's endpoint is in, 0 for the others",
-            cluster.nodes().iter().flat_map(|node| {
-                node.endpoints.iter().flat_map(move |(kind, endpoint)| {
-                    let now = node.state_of(endpoint);
-                    NodeState::ALL.iter().map(move |state| {
-                        let labels = [
-                            ("node", &*node.name),
-                            ("endpoint", kind.name()),
-                            ("state", state.name()),
-                        ];
-                        (labels, u64::from(now == *state))
-                    })
-                })
-            }),
-        )?;
-        // A node that was removed is shown for as long as it has connections.
-        let shown = cluster.all_known().iter().filter_map(|known| {
-            let connections = known.live.connections.load(Ordering::Relaxed);
-            let is_there = || cluster.nodes().iter().any(|node| node.name == known.name);
-            (connections > 0 || is_there()).then_some((known, connections))
-        });
-        page.gauges(
-            "node_connections",
-            "Connections to the node, those being set up included",
-            shown.map(|(known, connections)| ([("node", &*known.name)], connections as u64)),
         )
     }
 
     fn limits(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauge(
+            "source_ports_max",
+            "Source ports that there are towards each node",
+            self.source_ports.load(Ordering::Relaxed) as u64,
+        )?;
+        let all = self.connections_max.load(Ordering::Relaxed);
+        page.gauge(
+            "connections_max",
+            "Connections that there may be at once: limits.connections, or what the open-file limit allows",
+            all as u64,
+        )?;
+        let listeners = self.listeners.current();
+        page.gauges(
+            "listener_connections_max",
+            "Connections that the listener may have at once: its own limit, or that of all listeners",
+            ListenerSeries::shown(&listeners)
+                .iter()
+                .map(|listener| ([("listener", listener.name())], listener.connections_max(all) as u64)),
+        )?;
+        page.gauge(
             "undecided_connections",
             "Connections whose CONNECT has not been read yet",
-            self.census.undecided() as u64,
+            self.held.awaiting_connect() as u64,
         )?;
         page.gauge(
             "tls_handshakes_pending",
-            "TLS handshakes under way",
-            self.handshakes.now() as u64,
+            "TLS handshakes in progress",
+            self.held.handshakes() as u64,
         )?;
         page.gauge(
             "held_bytes",
@@ -396,32 +365,55 @@ impl Facts {
             self.held.bytes() as u64,
         )?;
         page.gauge(
+            "waiting_bytes",
+            "Bytes that wait for clients and nodes without room for them, in the kernel too, a second late at most",
+            self.waiting.bytes() as u64,
+        )?;
+        page.gauge(
             "placements",
-            "Clients remembered because they sit on another node than their own",
+            "Clients remembered because they are on a node other than their home",
             self.placements.len() as u64,
         )?;
         page.counter(
             "placements_evicted",
-            "Placements given up, or not taken, for want of room",
+            "Placements dropped or not stored because the map was full",
             self.placements.evicted(),
         )?;
         page.counter(
             "turned_away",
             "Clients reset because no descriptor was left to accept them",
-            self.sum(Tally::turned_away),
+            self.sum(Counters::turned_away),
         )
     }
 
     fn process(&self, page: &mut Page<'_>) -> fmt::Result {
         page.counter(
             "panics",
-            "Connections that a bug of the balancer ended",
-            self.sum(Tally::panics),
+            "Connections ended by a panic in the balancer",
+            self.sum(Counters::panics),
+        )?;
+        page.gauges(
+            "thread_silence_seconds",
+            "Seconds for which the thread has not run: 0 or 1 for one that does",
+            self.heartbeats
+                .threads()
+                .iter()
+                .map(|thread| ([("thread", thread.name())], thread.silence().as_secs())),
         )?;
         page.counter(
             "log_lines_dropped",
             "Log lines dropped because the writer could not keep up",
             log::dropped(),
+        )?;
+        page.counter(
+            "log_lines_unwritten",
+            "Log lines that could not be written: the disk is full, or the pipe is closed",
+            log::unwritten(),
+        )?;
+        page.counter(
+            "log_lines_kept_back",
+            "Log lines on connections that ended before they were routed, kept back because there were too many",
+            self.sum(Counters::lines_kept_back),
         )?;
         let Reloads {
             succeeded,
@@ -432,49 +424,54 @@ impl Facts {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         page.counters(
             "config_reloads",
-            "Reloads of the configuration, by how they went",
+            "Reloads of the configuration, by result",
             [("success", succeeded), ("failure", failed)]
                 .into_iter()
                 .map(|(result, count)| ([("result", result)], read(count))),
         )?;
         page.gauge(
             "config_last_reload_successful",
-            "1 while the newest configuration is in force, 0 after a reload that failed",
+            "0 if the last reload failed, otherwise 1",
             u64::from(!last_failed.load(Ordering::Relaxed)),
         )?;
         page.gauge(
             "config_last_reload_success_timestamp_seconds",
-            "When the configuration in force was taken",
+            "When the current configuration was loaded",
             read(succeeded_at),
         )?;
         page.gauge(
             "draining",
-            "1 once the balancer drains",
+            "1 while the balancer is draining",
             u64::from(self.draining.load(Ordering::Relaxed)),
         )?;
         page.gauges(
             "build_info",
-            "1; the label says which version runs",
-            [([("version", env!("CARGO_PKG_VERSION"))], 1)].into_iter(),
+            "Always 1; the labels hold what the program was built from",
+            [(
+                [
+                    ("version", build::VERSION),
+                    ("commit", build::COMMIT),
+                    ("tls", build::TLS),
+                    ("target", build::TARGET),
+                ],
+                1,
+            )]
+            .into_iter(),
         )
     }
 }
 
-/// The figures that every Prometheus client gives of its process, under their usual names.
+/// The metrics that every Prometheus client library exposes about its process, under their usual names.
 #[derive(Debug)]
-pub struct ProcessFacts;
+pub(crate) struct ProcessState;
 
-impl Collector for ProcessFacts {
+impl Collector for ProcessState {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page(encoder);
         let Some(process) = Process::read() else {
             return Ok(());
         };
-        page.gauge(
-            "process_open_fds",
-            "Open file descriptors",
-            process.open_files,
-        )?;
+        page.gauge("process_open_fds", "Open file descriptors", process.open_files)?;
         page.gauge(
             "process_max_fds",
             "File descriptors that may be open",
@@ -485,11 +482,7 @@ impl Collector for ProcessFacts {
             "Resident memory",
             process.resident_bytes,
         )?;
-        page.gauge(
-            "process_virtual_memory_bytes",
-            "Virtual memory",
-            process.virtual_bytes,
-        )?;
+        page.gauge("process_virtual_memory_bytes", "Virtual memory", process.virtual_bytes)?;
         let mut cpu = page.0.encode_descriptor(
             "process_cpu_seconds",
             "CPU time of user and system",
@@ -499,62 +492,10 @@ impl Collector for ProcessFacts {
         cpu.encode_counter::<NoLabelSet, f64, u64>(&process.cpu.as_secs_f64(), None)?;
         let mut start = page.0.encode_descriptor(
             "process_start_time_seconds",
-            "When the process began, in seconds since 1970",
+            "Start time of the process, in seconds since 1970",
             None,
             MetricType::Gauge,
         )?;
         start.encode_gauge(&process.started.as_secs_f64())
-    }
-}
-
-/// A page that is being written, family after family.
-struct Page<'a>(DescriptorEncoder<'a>);
-
-impl Page<'_> {
-    fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
-        let mut metric = self.family(name, help, MetricType::Counter)?;
-        metric.encode_counter::<NoLabelSet, u64, u64>(&count, None)
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        let mut metric = self.family(name, help, MetricType::Gauge)?;
-        metric.encode_gauge(&value)
-    }
-
-    fn counters<'l, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        series: impl Iterator<Item = ([(&'l str, &'l str); N], u64)>,
-    ) -> fmt::Result {
-        let mut family = self.family(name, help, MetricType::Counter)?;
-        for (labels, count) in series {
-            family
-                .encode_family(&labels)?
-                .encode_counter::<NoLabelSet, u64, u64>(&count, None)?;
-        }
-        Ok(())
-    }
-
-    fn gauges<'l, const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        series: impl Iterator<Item = ([(&'l str, &'l str); N], u64)>,
-    ) -> fmt::Result {
-        let mut family = self.family(name, help, MetricType::Gauge)?;
-        for (labels, value) in series {
-            family.encode_family(&labels)?.encode_gauge(&value)?;
-        }
-        Ok(())
-    }
-
-    fn family<'s>(
-        &'s mut self,
-        name: &'s str,
-        help: &str,
-        kind: MetricType,
-    ) -> Result<MetricEncoder<'s>, fmt::Error> {
-        self.0.encode_descriptor(name, help, None, kind)
     }
 }

@@ -1,4 +1,4 @@
-//! What the kernel says of this process, read from `/proc`.
+//! The kernel's figures about this process, read from `/proc`.
 
 use std::fs;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::param::{clock_ticks_per_second, page_size};
 use rustix::process::{Resource, getrlimit};
 
-/// This process at one moment.
+/// The figures at one moment.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) open_files: u64,
@@ -19,19 +19,17 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// None where there is no `/proc`.
+    /// `None` if there is no `/proc`.
     pub(super) fn read() -> Option<Self> {
         let stat = fs::read_to_string("/proc/self/stat").ok()?;
-        // The name of the program stands in brackets and may hold anything (proc(5)); numbers follow it, from field 3 on.
+        // The program's name is in parentheses and may contain anything (proc(5)). The fields from number 3 on follow it.
         let (_, fields) = stat.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
-        let ticks = |ticks: u64| {
-            Duration::from_millis(ticks.saturating_mul(1000) / clock_ticks_per_second().max(1))
-        };
+        let ticks = |ticks: u64| Duration::from_millis(ticks.saturating_mul(1000) / clock_ticks_per_second().max(1));
         let open_files = fs::read_dir("/proc/self/fd").ok()?.count() as u64;
         Some(Self {
-            // One of them was opened for this count.
+            // Without the descriptor that was opened for this count.
             open_files: open_files.saturating_sub(1),
             open_files_max: getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX),
             resident_bytes: field(24)? * page_size() as u64,

@@ -2,23 +2,29 @@
 
 mod check;
 mod demo;
+mod health;
+mod holder;
+mod locate;
+mod refused;
 mod route;
 mod run;
 mod signals;
+mod systemd;
+mod version;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand};
 
-use remora::admin;
-use remora::bench;
 use remora::cluster::Ring;
-use remora::config::{self, Config};
-use remora::route::Key;
+use remora::config::{self, Config, Loaded, Problems};
+use remora::path::affinity::Key;
+use remora::serve::BindError;
+
+use locate::{File, FileOption, Located, NotFound};
 
 /// Bad usage or bad configuration; sysexits.h calls it EX_USAGE.
 const BAD_USAGE: u8 = 64;
@@ -27,10 +33,21 @@ const BAD_USAGE: u8 = 64;
 ///
 /// Remora reads the client id from the MQTT CONNECT and takes each client to the same node every time.
 #[derive(Parser)]
-#[command(name = "remora", version, after_help = EXAMPLE)]
+#[command(
+    name = "remora",
+    after_help = EXAMPLE,
+    arg_required_else_help = true,
+    args_conflicts_with_subcommands = true
+)]
 struct Arguments {
+    /// Print version, commit, TLS library and target.
+    #[arg(short = 'V', long)]
+    version: bool,
+    /// Print the version; twice, or with --version, also how it was built and what this machine allows.
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
 }
 
 const EXAMPLE: &str = concat!(
@@ -41,82 +58,113 @@ const EXAMPLE: &str = concat!(
 
 #[derive(Subcommand)]
 enum Command {
-    /// Take clients to their nodes.
+    /// Run the balancer.
     ///
-    /// SIGHUP reads the configuration again; SIGTERM and SIGQUIT drain and end; SIGINT, or a second SIGTERM, ends at once.
-    Run(File),
-    /// Find every problem in a configuration, or print what it would do.
-    ///
-    /// Nothing is bound, dialed or resolved.
-    Check(File),
-    /// Tell which node a client belongs to, and why.
-    ///
-    /// This is the ring's choice, the same in every balancer with the same nodes and seed. A client is elsewhere while its
-    /// node is down or draining, or when its node refused it.
-    Route {
+    /// SIGHUP reads the configuration again; SIGTERM and SIGQUIT drain and end; SIGUSR1 accepts no more clients and ends with the last
+    /// one; SIGINT, or a second SIGTERM, ends at once.
+    Run {
         #[command(flatten)]
         file: File,
-        /// Print a JSON array with an object for each id.
+        /// Allow core dumps, as far as the system's limits do. They contain private keys and what clients send.
+        #[arg(long)]
+        core_dumps: bool,
+    },
+    /// Report every problem in a configuration, or print what it would do.
+    ///
+    /// Exits with 64 if `run` would refuse the configuration. What `run` does not refuse but an operator should look at, such as a
+    /// certificate that has expired, is printed to standard error, and the exit code is 0. Nothing is dialed or resolved, and nothing is
+    /// bound without --bind. The FILE "-" is standard input.
+    Check {
+        #[command(flatten)]
+        file: File,
+        /// Also try to bind every listener, as `run` would; exits with 1 if one cannot be. Clients notice nothing.
+        #[arg(long)]
+        bind: bool,
+        /// Exit with 1 if there is anything to look at.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Print the configuration in force: every key, its value, and where that comes from.
+    ///
+    /// The output is a configuration that means the same. The FILE "-" is standard input.
+    Config(File),
+    /// Print which node a client belongs to, and why.
+    ///
+    /// This is the ring's choice, the same in every balancer with the same nodes and seed. A client is on another node while
+    /// its own is down or draining, or if its own refused it.
+    Route {
+        #[command(flatten)]
+        file: FileOption,
+        /// Print a JSON array with one object for each id.
         #[arg(long)]
         json: bool,
-        /// Client ids; user names, common names or IP addresses where the configuration's affinity key is one of these.
+        /// Client ids; or user names, common names or IP addresses, if the configuration's affinity key is one of these.
         #[arg(value_name = "ID", required = true)]
         ids: Vec<OsString>,
     },
-    /// Try it: three small MQTT nodes and a balancer before them, until SIGTERM or SIGINT.
+    /// Try it: run three small MQTT nodes behind a balancer, until SIGTERM or SIGINT.
     ///
-    /// Prints what to type to see a message pass. The nodes are no brokers for production: they keep everything in memory.
+    /// Prints the commands that send a message through it. The nodes are not brokers for production: they keep everything in
+    /// memory.
     Demo(demo::Arguments),
-    /// Ask a running balancer whether it should get clients; ends with 1 when it should not.
+    /// Ask the balancer that runs a configuration whether it is ready for clients; exits with 1 if it is not.
+    ///
+    /// Another balancer that answers at the admin address of the configuration is no answer. With --address, any balancer may answer.
     Health {
-        /// The configuration that the balancer runs with: it says where its admin listener is.
-        #[arg(short, long, value_name = "FILE", conflicts_with = "address")]
-        config: Option<PathBuf>,
-        /// Where the admin listener is.
-        #[arg(long, value_name = "ADDRESS", default_value_t = admin::ADDRESS_DEFAULT)]
-        address: SocketAddr,
+        #[command(flatten)]
+        file: File,
+        /// The address of an admin listener, instead of a configuration.
+        #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["file", "config"])]
+        address: Option<SocketAddr>,
     },
     /// Load-test an MQTT endpoint.
-    Bench(Box<bench::Args>),
-}
-
-#[derive(Args)]
-struct File {
-    /// The configuration, in TOML.
-    #[arg(short, long, value_name = "FILE")]
-    config: PathBuf,
+    Bench(Box<remora_bench::Args>),
 }
 
 /// Runs the subcommand that the arguments name.
-pub fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error),
     };
-    match arguments.command {
-        Command::Run(file) => {
-            with_config(&file, |config| or_failure(run::run(&file.config, config)))
+    let Some(command) = arguments.command else {
+        // Without any argument, clap has printed the help.
+        return match u8::from(arguments.version).saturating_add(arguments.verbose) {
+            0 | 1 => print(&version::line()),
+            _ => print(&version::details()),
+        };
+    };
+    match command {
+        Command::Run { file, core_dumps } => {
+            if !core_dumps {
+                run::forbid_core_dumps();
+            }
+            run_config(file.locate())
         }
-        Command::Health { config, address } => health(config, address),
-        Command::Check(file) => with_config(&file, |config| print(&check::description(&config))),
+        Command::Health { file, address } => health::command(&file, address),
+        Command::Check { file, bind, strict } => {
+            with_config(file.locate(), |loaded| check::command(&loaded, bind, strict))
+        }
+        Command::Config(file) => with_config(file.locate(), |Loaded { config, source }| {
+            print(config::effective(&config, Some(&source)).trim_end())
+        }),
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
-        Command::Bench(args) => bench::run(*args),
+        Command::Bench(args) => remora_bench::run(*args, &version::line()),
         Command::Route { file, json, ids } => {
-            with_config(&file, |config| match route::answers(&config, &ids) {
-                Ok(answers) if json => print(&answers.json()),
-                Ok(answers) => print(&answers.text()),
-                Err(error) => {
-                    eprintln!("remora: {error}");
-                    ExitCode::from(BAD_USAGE)
+            with_config(file.locate(), |Loaded { config, .. }| {
+                match route::answers(&config, &ids) {
+                    Ok(answers) if json => print(&answers.json()),
+                    Ok(answers) => print(&answers.text()),
+                    Err(error) => bad_usage(&error),
                 }
             })
         }
     }
 }
 
-/// Prints what clap has to say: help and version are fine, all else is bad usage.
+/// Prints clap's message. Help and version exit with 0, everything else is bad usage.
 fn usage(error: &clap::Error) -> ExitCode {
-    // Nothing is left to be done for those who cannot read it.
+    // If it cannot be printed, nothing else can be done.
     let _ = error.print();
     if error.use_stderr() {
         ExitCode::from(BAD_USAGE)
@@ -125,19 +173,68 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
-fn with_config(file: &File, command: impl FnOnce(Config) -> ExitCode) -> ExitCode {
-    match config::load(&file.config) {
-        Ok(config) => command(config),
+/// Calls `command` with the configuration, unless there is none or it has problems.
+fn with_config(located: Result<Located, NotFound>, command: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
+    let located = match located {
+        Ok(located) => located,
+        Err(none) => return bad_usage(&format!("{none}; see --help")),
+    };
+    match located.load() {
+        Ok(loaded) => command(loaded),
         Err(problems) => {
-            // NO_COLOR counts where it is set and not empty (no-color.org).
-            let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-            if io::stderr().is_terminal() && !no_color {
-                eprintln!("{}", problems.coloured());
-            } else {
-                eprintln!("{problems}");
+            print_problems(&problems);
+            if let Some(note) = located.note() {
+                eprintln!("remora: {note}");
             }
             ExitCode::from(BAD_USAGE)
         }
+    }
+}
+
+/// Runs the balancer; what the system refuses at its start is a problem of a line of the file.
+fn run_config(located: Result<Located, NotFound>) -> ExitCode {
+    let located = match located {
+        Ok(located) => located,
+        Err(none) => return bad_usage(&format!("{none}; see --help")),
+    };
+    let Located::File(path, _) = &located else {
+        return bad_usage(
+            &"run reads its file again at a reload: give it a file instead of standard input; see --help",
+        );
+    };
+    with_config(Ok(located.clone()), |Loaded { config, source }| {
+        // The text of a large file is not kept for as long as the process runs.
+        drop(source);
+        match run::run(path, config) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                let again = located.load().ok();
+                match (BindError::of(&error), again) {
+                    (Some(refused), Some(Loaded { config, source })) => {
+                        let problem = refused::address(refused, None, &config, &source);
+                        print_problems(&source.problems(vec![problem]));
+                    }
+                    _ => eprintln!("{}", refused::other(&error)),
+                }
+                ExitCode::FAILURE
+            }
+        }
+    })
+}
+
+fn bad_usage(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("remora: {error}");
+    ExitCode::from(BAD_USAGE)
+}
+
+/// Prints problems to standard error, with colours if a terminal reads them.
+fn print_problems(problems: &Problems) {
+    // NO_COLOR applies if it is set and not empty (no-color.org).
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    if io::stderr().is_terminal() && !no_color {
+        eprintln!("{}", problems.coloured());
+    } else {
+        eprintln!("{problems}");
     }
 }
 
@@ -145,53 +242,17 @@ fn or_failure(result: io::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("remora: {error}");
+            eprintln!("{}", refused::other(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-fn health(config: Option<PathBuf>, address: SocketAddr) -> ExitCode {
-    let Some(config) = config else {
-        return ask_health(address);
-    };
-    with_config(&File { config }, |config| match config.admin {
-        admin::Settings::Default => ask_health(admin::ADDRESS_DEFAULT),
-        admin::Settings::At(address) => ask_health(address),
-        admin::Settings::Off => {
-            eprintln!("remora: this configuration has no admin listener (admin.enabled = false)");
-            ExitCode::FAILURE
-        }
-    })
-}
-
-fn ask_health(address: SocketAddr) -> ExitCode {
-    let asked = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .and_then(|runtime| runtime.block_on(admin::health(reachable(address))));
-    match asked {
-        Ok(admin::Health { ready: true, says }) => print(&says),
-        Ok(admin::Health { ready: false, says }) => {
-            eprintln!("remora: not ready: {says}");
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("remora: no answer from {address}: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Where a listener on every address can be asked on this machine.
+/// The address at which this machine can reach a listener; loopback for one on all addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => {
-            SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port())
-        }
-        IpAddr::V6(ip) if ip.is_unspecified() => {
-            SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port())
-        }
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
         _ => address,
     }
 }
@@ -200,7 +261,7 @@ fn reachable(address: SocketAddr) -> SocketAddr {
 fn print(text: &str) -> ExitCode {
     match writeln!(io::stdout(), "{text}") {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads has seen enough, as in `remora route ... | head`.
+        // The reader has closed the pipe, as in `remora route ... | head`.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("remora: cannot print: {error}");
@@ -209,7 +270,7 @@ fn print(text: &str) -> ExitCode {
     }
 }
 
-/// Rows as lines, in columns as wide as needed, each line after `indent`.
+/// Formats rows as lines with aligned columns, each line after `indent`.
 fn columns(indent: &str, rows: &[Vec<String>]) -> String {
     let mut widths = Vec::new();
     for row in rows {
@@ -220,22 +281,16 @@ fn columns(indent: &str, rows: &[Vec<String>]) -> String {
     }
     let line = |row: &Vec<String>| {
         let cells = row.iter().zip(&widths);
-        let cells: Vec<String> = cells
-            .map(|(cell, width)| format!("{cell:width$}"))
-            .collect();
+        let cells: Vec<String> = cells.map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{indent}{}", cells.join("  ").trim_end())
     };
     let lines: Vec<String> = rows.iter().map(line).collect();
     lines.join("\n")
 }
 
-/// The ring of the configured nodes; its indices are positions in `config.nodes`.
+/// The ring of the configured nodes; its indices are those of `config.nodes`.
 fn ring(config: &Config) -> Ring {
-    let members: Vec<_> = config
-        .nodes
-        .iter()
-        .map(|node| (&*node.name, node.weight))
-        .collect();
+    let members: Vec<_> = config.nodes.iter().map(|node| (&*node.name, node.weight)).collect();
     Ring::build(config.affinity.seed, &members)
 }
 

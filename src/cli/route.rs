@@ -1,17 +1,16 @@
-//! What `remora route` answers: which node a client belongs to, why, and which ones come next.
+//! `remora route`: prints which node a client belongs to, why, and which nodes come next.
 
 use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 
 use serde::{Serialize, Serializer};
 
+use remora::base::log::Escaped;
 use remora::cluster::Decision;
 use remora::config::Config;
-use remora::log::Shown;
-use remora::route::Key;
+use remora::path::affinity::{Affinity, Key};
 
 use super::{columns, key_text, ring};
 
@@ -24,37 +23,37 @@ pub(super) struct Answers<'a> {
     key: Key,
 }
 
-/// Where one client goes.
+/// The route of one client.
 #[derive(Serialize)]
 struct Answer<'a> {
     #[serde(serialize_with = "as_text")]
     id: &'a OsStr,
-    /// None where no node is the client's own.
+    /// `None` if the client has no home.
     node: Option<&'a str>,
     #[serde(serialize_with = "by_name")]
     why: Decision,
-    /// The other nodes, in the order in which the client would be taken there.
+    /// The other nodes, in the order in which they would be tried.
     next: Vec<&'a str>,
 }
 
-/// An id that this configuration does not route by.
+/// An id that is not an affinity key in this configuration.
 #[derive(Debug)]
 pub(super) enum NotAKey {
-    /// Clients are routed by address, and this is none.
+    /// Clients are routed by address, and this is not an address.
     NotAnAddress(OsString),
-    /// Clients are routed by user name; those without one are routed by client id.
+    /// Clients are routed by user name. Those without one are routed by client id, which is not given here.
     NoUsername,
-    /// Without a certificate, a client is routed by its client id, which is not asked for here.
+    /// Clients are routed by common name. Those without a certificate are routed by client id, which is not given here.
     NoCommonName,
 }
 
-/// Where the clients with these ids go.
+/// The routes of the clients with these ids.
 pub(super) fn answers<'a>(config: &'a Config, ids: &'a [OsString]) -> Result<Answers<'a>, NotAKey> {
     let ring = ring(config);
     let key = config.affinity.key;
     let answer = |id: &'a OsString| {
-        let bytes = key_bytes(key, id)?;
-        if bytes.is_empty() {
+        let affinity = affinity(key, id)?;
+        if affinity.is_anonymous() {
             return Ok(Answer {
                 id,
                 node: None,
@@ -63,7 +62,7 @@ pub(super) fn answers<'a>(config: &'a Config, ids: &'a [OsString]) -> Result<Ans
             });
         }
         let mut nodes = ring
-            .choices(ring.hash(&bytes))
+            .choices(ring.hash(affinity.key()))
             .map(|choice| &*config.nodes[choice].name);
         Ok(Answer {
             id,
@@ -78,7 +77,7 @@ pub(super) fn answers<'a>(config: &'a Config, ids: &'a [OsString]) -> Result<Ans
 
 impl Answers<'_> {
     pub(super) fn json(&self) -> String {
-        // Strings and lists of strings: nothing that could fail to be JSON.
+        // Strings and lists of strings always serialize.
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
@@ -88,14 +87,9 @@ impl Answers<'_> {
     }
 
     fn row(&self, answer: &Answer<'_>) -> Vec<String> {
-        /// A client is taken to three nodes at most, its own included.
+        /// At most three nodes are tried for a client, its home included.
         const NEXT_MAX: usize = 2;
-        let Answer {
-            id,
-            node,
-            why,
-            next,
-        } = answer;
+        let Answer { id, node, why, next } = answer;
         let why = match node {
             Some(_) => format!("{} on the ring by {}", why.name(), key_text(self.key)),
             None => format!("{}: the less loaded of two drawn by weight", why.name()),
@@ -106,7 +100,7 @@ impl Answers<'_> {
         };
         let id = match id.as_bytes() {
             [] => "\"\"".to_owned(),
-            id => Shown(id).to_string(),
+            id => Escaped(id).to_string(),
         };
         vec![id, node.unwrap_or("any").to_owned(), why, next]
     }
@@ -117,8 +111,8 @@ impl fmt::Display for NotAKey {
         match self {
             Self::NotAnAddress(id) => write!(
                 f,
-                "\"{}\" is not an IP address, and clients are routed by client address here",
-                Shown(id.as_bytes())
+                "\"{}\" is not an IP address; this configuration routes clients by address",
+                Escaped(id.as_bytes())
             ),
             Self::NoCommonName => write!(
                 f,
@@ -134,24 +128,21 @@ impl fmt::Display for NotAKey {
 
 impl Error for NotAKey {}
 
-/// What the ring hashes; empty for an anonymous client.
-fn key_bytes(key: Key, id: &OsStr) -> Result<Vec<u8>, NotAKey> {
-    let not_an_address = || NotAKey::NotAnAddress(id.to_owned());
+/// The affinity of a client with this id, read as `key`.
+fn affinity(key: Key, id: &OsStr) -> Result<Affinity<'_>, NotAKey> {
     match key {
         Key::Username if id.is_empty() => Err(NotAKey::NoUsername),
         Key::CertificateCn if id.is_empty() => Err(NotAKey::NoCommonName),
-        Key::ClientId | Key::Username | Key::CertificateCn => Ok(id.as_bytes().to_vec()),
+        Key::ClientId | Key::Username | Key::CertificateCn => Ok(Affinity::of_name(id.as_bytes())),
         Key::ClientAddress => {
             let address = id.to_str().and_then(|id| id.parse().ok());
-            match address.ok_or_else(not_an_address)? {
-                IpAddr::V4(address) => Ok(address.octets().to_vec()),
-                IpAddr::V6(address) => Ok(address.octets().to_vec()),
-            }
+            let address = address.ok_or_else(|| NotAKey::NotAnAddress(id.to_owned()))?;
+            Ok(Affinity::of_address(address))
         }
     }
 }
 
-/// An id as it is where it is UTF-8, else with its odd bytes escaped.
+/// An id as it is if it is UTF-8, otherwise with invalid bytes escaped.
 fn as_text<S: Serializer>(id: &OsStr, serializer: S) -> Result<S::Ok, S::Error> {
     match id.to_str() {
         Some(id) => serializer.serialize_str(id),

@@ -1,130 +1,191 @@
-//! What `remora run` does: starts the balancer, and does what signals say until one of them ends it.
+//! `remora run`: starts the balancer and handles signals until one of them ends it.
 
 use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use sd_notify::NotifyState;
-
+use remora::base::log::{self, List};
+use remora::base::supervise::Task;
 use remora::config::{self, Config};
-use remora::log;
-use remora::serve::{self, Running};
-use remora::vital::Task;
+use remora::serve::{self, Handle};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::signals::{Signals, Wish};
+use super::signals::{Action, Faster, Foreign, Signals};
+use super::systemd::Service;
 
-/// How long the word of a panic may take to come after the first sign of it.
-const WORD_MAX: Duration = Duration::from_secs(1);
+/// How long the report of a panic may take after its first symptom.
+const PANIC_REPORT_MAX: Duration = Duration::from_secs(1);
 
 /// Runs until a signal ends it.
 pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
     let (runtime, mut signals) = Signals::catch()?;
     let _log = log::init(&config.log);
     log_panics();
-    let mut running = serve::start(config)?;
-    tracing::info!(addresses = ?running.addresses(), admin = ?running.admin(), "listening");
-    notify(&[NotifyState::Ready]);
-    let lost = running.lost();
+    let running = serve::start(config)?;
+    tracing::info!(
+        addresses = List::of(running.addresses()).value(),
+        admin = running.admin().map(display),
+        "listening"
+    );
+    let service = Service::default();
+    service.ready(&running);
+    service.watch(running.handle())?;
+    let panic = running.panicked();
     let end = runtime.block_on(async {
         tokio::select! {
             biased;
-            task = lost => Err(panicked(task)),
-            end = obey(path, &mut running, &mut signals) => end,
+            task = panic => Err(panicked(task)),
+            end = handle_signals(path, &running, &mut signals, &service) => end,
         }
     });
     if let Err(error) = end {
-        // Not stopped: what waits for a broken balancer's threads may wait for ever, and whoever starts it anew waits for this.
+        // Not stopped: joining the threads of a broken balancer may take for ever, and the supervisor would not restart it.
         std::mem::forget(running);
         return Err(error);
     }
-    // A task may also panic over its end.
+    // A task may also panic while it ends.
     running.stop().map_or(Ok(()), |task| Err(panicked(task)))
 }
 
-/// Why a process ends whose balancer has lost this task.
+/// Switches off core dumps: private keys are in the memory, and so is what clients send. To be called before keys are read.
+pub(super) fn forbid_core_dumps() {
+    /// A limit of 0 applies to files only. With a limit of 1, the kernel starts no program in `core_pattern` either (core(5)).
+    const NO_DUMPS: u64 = 1;
+    let maximum = getrlimit(Resource::Core).maximum;
+    let limit = Some(maximum.map_or(NO_DUMPS, |maximum| maximum.min(NO_DUMPS)));
+    let none = Rlimit {
+        current: limit,
+        maximum: limit,
+    };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        eprintln!("remora: core dumps cannot be switched off: {error}");
+    }
+}
+
+/// The error with which the process ends after this task has panicked.
 pub(super) fn panicked(task: Task) -> io::Error {
     io::Error::other(format!("the task {} panicked", task.name()))
 }
 
-/// Does what signals say, until one of them ends it. An error is that of a balancer that is broken.
-async fn obey(path: &Path, running: &mut Running, signals: &mut Signals) -> io::Result<()> {
+/// Handles signals until one of them ends the balancer. Returns an error if the balancer is broken.
+async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
     loop {
         match signals.next().await {
-            Wish::Reload => reload(path, running).await,
-            Wish::Stop(signal) => {
+            Action::Reload(signal) => {
+                tracing::info!(signal, "reloading");
+                service.reloading();
+                let reloaded = reload(path, running).await;
+                service.reloaded(running, reloaded.err().as_deref());
+            }
+            Action::Ignore(foreign) => log_ignored(foreign),
+            Action::Stop(signal) => {
                 tracing::info!(signal, "stopping");
-                notify(&[NotifyState::Stopping]);
+                service.stopping("stopping", running);
                 return Ok(());
             }
-            Wish::Drain(signal) => {
+            Action::StopSoftly(signal) => {
                 let connections = running.connections();
-                tracing::info!(signal, connections, "draining");
-                notify(&[NotifyState::Stopping]);
-                return drain(running, signals).await;
+                tracing::info!(signal, connections, "stopping softly");
+                service.stopping_softly(running);
+                return stop_softly(running, signals, service).await;
+            }
+            Action::Drain(signal) => {
+                return drain(signal, running, signals, service).await;
             }
         }
     }
 }
 
-async fn drain(running: &mut Running, signals: &mut Signals) -> io::Result<()> {
+/// Waits for the last connection to end, or for a signal that requests a faster end.
+async fn stop_softly(running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
+    let stopped = tokio::select! {
+        stopped = running.stop_softly() => stopped,
+        faster = signals.faster(log_ignored) => match faster {
+            Faster::Drain(signal) => return drain(signal, running, signals, service).await,
+            Faster::Stop(signal) => {
+                tracing::info!(signal, "stopping before all connections have ended");
+                return Ok(());
+            }
+        },
+    };
+    ended(stopped).await?;
+    tracing::info!("the last connection has ended");
+    Ok(())
+}
+
+fn log_ignored(Foreign { signal, hint, .. }: Foreign) {
+    tracing::warn!(signal, hint, "signal ignored");
+}
+
+async fn drain(signal: &'static str, running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
+    let connections = running.connections();
+    tracing::info!(signal, connections, "draining");
+    service.stopping("draining", running);
     let drained = tokio::select! {
         drained = running.drain() => drained,
-        signal = signals.second() => {
+        signal = signals.second(log_ignored) => {
             tracing::info!(signal, "stopping before all connections are drained");
             return Ok(());
         }
     };
-    if let Err(error) = drained {
-        tracing::error!(%error, "draining failed");
-        // No worker goes by itself: one has panicked, and the word of it, which ends this wait, is not here yet.
-        tokio::time::sleep(WORD_MAX).await;
-        return Err(error);
-    }
+    ended(drained).await?;
     tracing::info!(connections = running.connections(), "drained");
     Ok(())
 }
 
-/// Takes the file as it is now, whole or not at all.
-async fn reload(path: &Path, running: &mut Running) {
-    match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[NotifyState::Reloading, now]),
-        Err(_) => notify(&[NotifyState::Reloading]),
+async fn ended(result: io::Result<()>) -> io::Result<()> {
+    if let Err(error) = &result {
+        tracing::error!(%error, "draining failed");
+        // A worker ends by itself only if a task has panicked. The report, which cancels this future, has not arrived yet.
+        tokio::time::sleep(PANIC_REPORT_MAX).await;
     }
+    result
+}
+
+/// Applies the file as it is now, completely or not at all.
+///
+/// # Errors
+/// Why nothing has changed, in a line; the log has all of it.
+async fn reload(path: &Path, running: &Handle) -> Result<(), String> {
     match config::load(path) {
         Err(problems) => {
             running.reload_failed();
             // One line for each problem: this is a log, and may be JSON.
+            let mut first = None;
             for problem in problems.iter() {
                 let position = problems
                     .position(problem)
                     .map_or(String::new(), |at| format!(":{}:{}", at.line, at.column));
-                tracing::error!(file = %format!("{}{position}", path.display()), "{problem}");
+                let file = format!("{}{position}", path.display());
+                tracing::error!(file, "{problem}");
+                first.get_or_insert_with(|| format!("{file}: {problem}"));
             }
-            tracing::error!("the configuration has problems: nothing was changed");
+            tracing::error!("configuration rejected, nothing changed");
+            Err(first.unwrap_or_default())
         }
         Ok(config) => match running.reload(config).await {
             Ok(reloaded) => {
                 for key in &reloaded.restart {
-                    tracing::warn!(key, "takes a restart: the old value holds until then");
+                    tracing::warn!(key, "this key needs a restart; the old value stays in use");
                 }
-                tracing::info!(addresses = ?running.addresses(), "configuration reloaded");
+                tracing::info!(
+                    addresses = List::of(running.addresses()).value(),
+                    "configuration reloaded"
+                );
+                Ok(())
             }
-            Err(error) => tracing::error!(%error, "reload failed: nothing was changed"),
+            Err(error) => {
+                tracing::error!(%error, "reload failed, nothing changed");
+                Err(error.to_string())
+            }
         },
     }
-    notify(&[NotifyState::Ready]);
 }
 
-/// Tells systemd, where it has started this process and wants to know.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "systemd cannot be told");
-    }
-}
-
-/// A panic ends one connection, or all where a vital task meets it, and a line says so; this one says where the bug is.
+/// Logs every panic with its backtrace. What the panic ends, a connection or the process, is logged elsewhere.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
-        tracing::error!(backtrace = %std::backtrace::Backtrace::force_capture(), "{panic}");
+        let backtrace = std::backtrace::Backtrace::force_capture().to_string();
+        tracing::error!(backtrace, "{panic}");
     }));
 }

@@ -1,11 +1,11 @@
-//! One choice of a route, and what became of it: what passes between route, greet and control.
+//! One choice of a route and its result, as passed between route, greet and control.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
-
-use super::{Endpoint, EndpointKind, Live, Node, NodeId, Pulse};
-use crate::sync::Ordering;
+use crate::base::sync::Ordering;
+use crate::cluster::endpoint::{Endpoint, EndpointKind, PassiveHealth};
+use crate::cluster::node::{Node, NodeId, NodeLoad};
 
 /// Why a client goes to a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -14,7 +14,7 @@ pub enum Decision {
     Home,
     /// A remembered exception.
     Placement,
-    /// A later choice of the ring, since the first was away or would not have the client.
+    /// A later choice of the ring, because the first was unavailable or refused the client.
     Spill,
     /// The less loaded of two, for a client without an affinity key.
     Anonymous,
@@ -44,117 +44,134 @@ pub struct Choice {
     pub kind: EndpointKind,
     /// That listener; it has an address.
     pub endpoint: Endpoint,
-    /// Why it.
+    /// Why it was chosen.
     pub decision: Decision,
-    /// The endpoint is down, and this connection is its trial.
-    pub trial: bool,
     /// What changes at every connection.
-    pub live: Arc<Live>,
+    pub load: Arc<NodeLoad>,
 }
 
 impl Choice {
-    /// `node` as a choice for a client that comes by `kind`; none where it has no listener for it, or while that one's host
-    /// name has never been resolved.
-    pub fn of(node: &Node, kind: EndpointKind, decision: Decision, trial: bool) -> Option<Self> {
+    /// `node` as a choice for a client that arrives by `kind`; `None` if it has no endpoint for it with a known
+    /// address.
+    pub fn of(node: &Node, kind: EndpointKind, decision: Decision) -> Option<Self> {
         let (kind, endpoint) = node.endpoint_for(kind)?;
         Some(Self {
             id: node.id,
             kind,
             endpoint: endpoint.clone(),
             decision,
-            trial,
-            live: Arc::clone(&node.live),
+            load: Arc::clone(&node.load),
         })
     }
 
-    /// Counts one connection to the node for as long as the seat is held.
-    pub fn seat(&self) -> Seat {
-        self.live.connections.fetch_add(1, Ordering::Relaxed);
-        Seat(Some(Arc::clone(&self.live)))
+    /// The report for control that something failed at the endpoint. [`Choice::note_failed`] must follow.
+    pub fn failed(&self, failure: Failure) -> Report {
+        self.report(Observed::Failed(failure))
+    }
+
+    /// Records that control was told of a failure, so that it is told of the next answer as well. Only then, since an answer
+    /// that was reported before the failure would leave the failure standing.
+    pub fn note_failed(&self) {
+        self.endpoint.passive.has_failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Records that the endpoint answered. Returns the report for control; `None` if it is known to answer, which costs
+    /// two loads.
+    pub fn answered(&self) -> Option<Report> {
+        let PassiveHealth {
+            has_failed,
+            has_answered,
+            ..
+        } = &*self.endpoint.passive;
+        if has_answered.load(Ordering::Relaxed) && !has_failed.load(Ordering::Relaxed) {
+            return None;
+        }
+        has_answered.store(true, Ordering::Relaxed);
+        has_failed.store(false, Ordering::Relaxed);
+        Some(self.report(Observed::Answered))
+    }
+
+    fn report(&self, observed: Observed) -> Report {
+        Report {
+            node: self.id,
+            passive: Arc::clone(&self.endpoint.passive),
+            observed,
+        }
+    }
+
+    /// Counts one connection to the node for as long as the permit is held.
+    pub fn permit(&self) -> ConnectionPermit {
+        self.load.connections.fetch_add(1, Ordering::Relaxed);
+        ConnectionPermit(Some(Arc::clone(&self.load)))
     }
 }
 
 /// One connection counted on a node.
 #[derive(Debug)]
-pub struct Seat(Option<Arc<Live>>);
+pub struct ConnectionPermit(Option<Arc<NodeLoad>>);
 
-impl Seat {
-    /// Leaves the connection counted: whoever keeps the relay takes it off again with [`Live::leave`].
+impl ConnectionPermit {
+    /// Leaves the connection counted, until the permit that [`ConnectionPermit::kept`] makes of it is dropped.
     pub fn keep(mut self) {
         self.0 = None;
     }
+
+    /// The permit of a connection that [`ConnectionPermit::keep`] left counted.
+    pub fn kept(load: &Arc<NodeLoad>) -> Self {
+        Self(Some(Arc::clone(load)))
+    }
 }
 
-impl Drop for Seat {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        if let Some(live) = &self.0 {
-            live.leave();
+        if let Some(load) = &self.0 {
+            load.leave();
         }
     }
 }
 
-/// What the path tells control about an endpoint of a node.
+/// A report from the path to control about an endpoint of a node.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Which node.
     pub node: NodeId,
-    /// Which of its endpoints: the one whose pulse this is; none of them, if it has moved since.
-    pub pulse: Arc<Pulse>,
-    /// What it did.
+    /// Identifies the endpoint: the one with this health. None matches if the endpoint has moved since.
+    pub passive: Arc<PassiveHealth>,
+    /// What was observed.
     pub observed: Observed,
 }
 
 /// What was observed of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observed {
-    /// A dial failed, or a CONNECT was not answered in time.
-    Failed {
-        /// So many in a row now.
-        in_a_row: u32,
-        /// It was the trial of an endpoint that is down.
-        trial: bool,
-    },
-    /// It answered, and had failed before or was on trial.
+    /// Something failed there.
+    Failed(Failure),
+    /// It answered, and had failed before or never answered.
     Answered,
 }
 
-/// Where the path's reports go; full means dropped, since the next failure says the same.
-#[derive(Clone, Debug)]
-pub struct Reports(mpsc::Sender<Report>);
+/// How much a failure says about an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A client met it that the endpoint should have served: a dial failed, or a CONNECT that the endpoint has received as a
+    /// whole was not answered in time, or not with MQTT.
+    Of(Witness),
+    /// The client may have caused it: it chose the fields of an upgrade request, or what an answer waits for.
+    Suspected,
+}
 
-/// Reports that wait for control at most.
-const REPORTS_MAX: usize = 1024;
+/// Who met a failure. Failures that have a client id or a source in common count once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Witness {
+    /// A hash of its client id; `None` if the path has not read it.
+    pub client_id: Option<u64>,
+    /// Its address; of IPv6 the /64 network.
+    pub source: IpAddr,
+}
 
-impl Reports {
-    /// A queue, and the end that control reads.
-    pub fn new() -> (Self, mpsc::Receiver<Report>) {
-        let (sender, receiver) = mpsc::channel(REPORTS_MAX);
-        (Self(sender), receiver)
-    }
-
-    /// A dial failed, or a CONNECT was not answered in time.
-    pub fn failed(&self, choice: &Choice) {
-        let failures = &choice.endpoint.pulse.failures;
-        let in_a_row = failures.fetch_add(1, Ordering::Relaxed) + 1;
-        let trial = choice.trial;
-        self.send(choice, Observed::Failed { in_a_row, trial });
-    }
-
-    /// The endpoint answered. Costs one load where nothing had failed.
-    pub fn answered(&self, choice: &Choice) {
-        let failures = &choice.endpoint.pulse.failures;
-        if choice.trial || failures.load(Ordering::Relaxed) != 0 {
-            failures.store(0, Ordering::Relaxed);
-            self.send(choice, Observed::Answered);
-        }
-    }
-
-    fn send(&self, choice: &Choice, observed: Observed) {
-        // Full or closed: control is behind or gone, and the path never waits for it.
-        let _ = self.0.try_send(Report {
-            node: choice.id,
-            pulse: Arc::clone(&choice.endpoint.pulse),
-            observed,
-        });
+impl Witness {
+    /// Whether this may be the same client, or another one of its owner.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.source == other.source || (self.client_id.is_some() && self.client_id == other.client_id)
     }
 }

@@ -1,13 +1,13 @@
-//! A node's endpoints: its listeners, by what is spoken there; as the operator wrote them, and as they are in a snapshot.
+//! A node's endpoints by protocol: as the operator wrote them, and as they are in a snapshot.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::NodeAddress;
+use crate::base::clock::Seconds;
+use crate::base::sync::{AtomicBool, AtomicU64, Ordering};
 use crate::proxy_protocol;
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
-use crate::tls::ToNode;
 
 /// What an endpoint is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,19 +31,37 @@ impl EndpointKind {
     }
 }
 
-/// One thing for each endpoint of a node.
+/// Where a node is, as written in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NodeAddress {
+    /// An IP address and port.
+    Socket(SocketAddr),
+    /// A host name and port, resolved by control.
+    Host(String, u16),
+}
+
+impl fmt::Display for NodeAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(address) => write!(f, "{address}"),
+            Self::Host(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+/// One value for each endpoint of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoints<T> {
     /// Its MQTT listener.
     pub mqtt: T,
-    /// Its WebSocket listener, where it has one.
+    /// Its WebSocket listener, if it has one.
     pub ws: Option<T>,
-    /// Its TLS listener, for clients whose TLS ends at the node, where it has one.
+    /// Its TLS listener, for clients whose TLS ends at the node, if it has one.
     pub pass: Option<T>,
 }
 
 impl<T> Endpoints<T> {
-    /// Those of a node that speaks nothing but MQTT.
+    /// The endpoints of a node with MQTT only.
     pub fn only(mqtt: T) -> Self {
         Self {
             mqtt,
@@ -52,7 +70,7 @@ impl<T> Endpoints<T> {
         }
     }
 
-    /// The one of this kind.
+    /// The value of this kind.
     pub fn get(&self, kind: EndpointKind) -> Option<&T> {
         match kind {
             EndpointKind::Mqtt => Some(&self.mqtt),
@@ -61,7 +79,7 @@ impl<T> Endpoints<T> {
         }
     }
 
-    /// The one of this kind, to be changed.
+    /// The value of this kind, mutable.
     pub fn get_mut(&mut self, kind: EndpointKind) -> Option<&mut T> {
         match kind {
             EndpointKind::Mqtt => Some(&mut self.mqtt),
@@ -70,37 +88,38 @@ impl<T> Endpoints<T> {
         }
     }
 
-    /// All that there are.
+    /// All values.
     pub fn iter(&self) -> impl Iterator<Item = (EndpointKind, &T)> {
         let ws = self.ws.iter().map(|ws| (EndpointKind::Ws, ws));
         let pass = self.pass.iter().map(|pass| (EndpointKind::Pass, pass));
-        [(EndpointKind::Mqtt, &self.mqtt)]
-            .into_iter()
-            .chain(ws)
-            .chain(pass)
+        [(EndpointKind::Mqtt, &self.mqtt)].into_iter().chain(ws).chain(pass)
     }
 
-    /// All that there are, to be changed.
+    /// All values, mutable.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (EndpointKind, &mut T)> {
         let ws = self.ws.iter_mut().map(|ws| (EndpointKind::Ws, ws));
         let pass = self.pass.iter_mut().map(|pass| (EndpointKind::Pass, pass));
-        [(EndpointKind::Mqtt, &mut self.mqtt)]
-            .into_iter()
-            .chain(ws)
-            .chain(pass)
+        [(EndpointKind::Mqtt, &mut self.mqtt)].into_iter().chain(ws).chain(pass)
     }
 
-    /// Another thing for each.
+    /// Maps each value.
     pub fn map<U>(&self, mut make: impl FnMut(EndpointKind, &T) -> U) -> Endpoints<U> {
         Endpoints {
             mqtt: make(EndpointKind::Mqtt, &self.mqtt),
             ws: self.ws.as_ref().map(|ws| make(EndpointKind::Ws, ws)),
-            pass: self
-                .pass
-                .as_ref()
-                .map(|pass| make(EndpointKind::Pass, pass)),
+            pass: self.pass.as_ref().map(|pass| make(EndpointKind::Pass, pass)),
         }
     }
+}
+
+/// TLS to an endpoint. The trusted roots and the balancer's own certificate are the same for all nodes, and not part of
+/// the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointTls {
+    /// The name that its certificate must be for: a host name or an IP address.
+    pub server_name: Arc<str>,
+    /// Its certificate is verified.
+    pub is_verified: bool,
 }
 
 /// An endpoint as the operator wrote it.
@@ -108,16 +127,16 @@ impl<T> Endpoints<T> {
 pub struct MemberEndpoint {
     /// Where it is: an IP address or a host name, and a port.
     pub address: NodeAddress,
-    /// The path to ask for, where it speaks WebSocket; none asks for the client's.
+    /// The WebSocket path to request; `None` requests the client's.
     pub path: Option<Arc<str>>,
-    /// The PROXY header that it expects; none where it expects none.
+    /// The PROXY header that it expects, if any.
     pub proxy_protocol: Option<proxy_protocol::Version>,
-    /// TLS to it; none where it speaks none.
-    pub tls: Option<Arc<ToNode>>,
+    /// TLS to it, if any.
+    pub tls: Option<EndpointTls>,
 }
 
 impl MemberEndpoint {
-    /// One that expects what the client says and nothing before it.
+    /// An endpoint without PROXY header and without TLS.
     pub fn plain(address: NodeAddress) -> Self {
         Self {
             address,
@@ -149,38 +168,62 @@ impl MemberEndpoint {
 /// An endpoint in a snapshot.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// Where it is now; none while its host name has never been resolved.
+    /// Its addresses now; empty while its host name has never been resolved.
     pub addresses: Arc<[SocketAddr]>,
-    /// The path to ask for, where it speaks WebSocket; none asks for the client's.
+    /// The WebSocket path to request; `None` requests the client's.
     pub path: Option<Arc<str>>,
-    /// The PROXY header that it expects; none where it expects none.
+    /// The PROXY header that it expects, if any.
     pub proxy_protocol: Option<proxy_protocol::Version>,
-    /// TLS to it; none where it speaks none.
-    pub tls: Option<Arc<ToNode>>,
-    /// It failed to answer too often in a row: it gets no clients but one trial at a time.
+    /// TLS to it, if any.
+    pub tls: Option<EndpointTls>,
+    /// It does not answer: it gets no clients while another node does.
     pub is_down: bool,
-    /// How it answers.
-    pub pulse: Arc<Pulse>,
+    /// What the path has observed of it.
+    pub passive: Arc<PassiveHealth>,
 }
 
-/// How an endpoint answers, as every worker sees it: shared by all snapshots for as long as it is at the same address.
+/// What was observed of an endpoint, by every worker: shared by all snapshots for as long as it is at the same address.
 #[derive(Debug, Default)]
-pub struct Pulse {
-    /// Failed dials and greet timeouts in a row.
-    pub failures: AtomicU32,
-    /// A trial that one connection may take while the endpoint is down.
-    pub trial: AtomicBool,
+pub struct PassiveHealth {
+    /// Something failed there since it answered last, and control was told.
+    pub has_failed: AtomicBool,
+    /// It has answered a client or a probe since it came to this address.
+    pub has_answered: AtomicBool,
+    /// How long it took to answer a client's CONNECT lately.
+    pub pace: Pace,
 }
 
-impl Pulse {
-    /// Takes the trial, if there is one to take.
-    pub fn take_trial(&self) -> bool {
-        self.trial.load(Ordering::Relaxed) && self.trial.swap(false, Ordering::Relaxed)
+/// How long one of the last CONNECTs was waiting for its CONNACK. At most one a second is noted, so that a storm of clients
+/// does not pass one line of memory between all cores.
+#[derive(Debug, Default)]
+pub struct Pace(AtomicU64);
+
+impl Pace {
+    /// How old a note may be that still says something, in seconds.
+    const AGE_MAX: u32 = 60;
+
+    /// Notes that an answer took so long, in the second `now`.
+    pub(crate) fn note(&self, took: Duration, now: Seconds) {
+        let noted = self.0.load(Ordering::Relaxed);
+        if noted == 0 || (noted >> 32) as u32 != now.0 {
+            let milliseconds = u32::try_from(took.as_millis()).unwrap_or(u32::MAX).max(1);
+            self.0
+                .store(u64::from(now.0) << 32 | u64::from(milliseconds), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it answered within `most` lately.
+    pub(crate) fn is_within(&self, most: Duration, now: Seconds) -> bool {
+        let noted = self.0.load(Ordering::Relaxed);
+        let (second, milliseconds) = ((noted >> 32) as u32, noted as u32);
+        milliseconds > 0
+            && now.0.saturating_sub(second) <= Self::AGE_MAX
+            && Duration::from_millis(milliseconds.into()) < most
     }
 }
 
 impl Endpoint {
-    /// One that expects what the client says and nothing before it.
+    /// An endpoint without PROXY header and without TLS.
     pub fn plain(addresses: Arc<[SocketAddr]>) -> Self {
         Self {
             addresses,
@@ -188,12 +231,17 @@ impl Endpoint {
             proxy_protocol: None,
             tls: None,
             is_down: false,
-            pulse: Arc::default(),
+            passive: Arc::default(),
         }
     }
 
-    /// Whether a client can be taken there now.
-    pub fn is_found(&self) -> bool {
+    /// Whether it has answered a client or a probe, and is not down.
+    pub(crate) fn is_answering(&self) -> bool {
+        !self.is_down && self.passive.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// Whether its address is known.
+    pub(crate) fn has_address(&self) -> bool {
         !self.addresses.is_empty()
     }
 }

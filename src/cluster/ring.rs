@@ -7,10 +7,27 @@
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::NODES_MAX;
+/// The most nodes in one cluster: what the sets that walk the ring have room for.
+pub(crate) const NODES_MAX: usize = 1024;
 
-/// Points of a node of weight 100 on the ring; others in proportion. So many keep the busiest of 20 equal nodes within 3 %
-/// of the mean.
+/// The weight of a node without a configured one; a node of weight 200 gets twice its share.
+pub const WEIGHT_DEFAULT: u16 = 100;
+
+/// The least weight of a node.
+pub(crate) const WEIGHT_MIN: u16 = 1;
+
+/// The greatest weight of a node.
+pub(crate) const WEIGHT_MAX: u16 = 1_000;
+
+/// The most that all weights may add up to: the most nodes, each of the default weight. A ring of more would take
+/// seconds and hundreds of megabytes to build.
+pub(crate) const WEIGHTS_MAX: usize = NODES_MAX * WEIGHT_DEFAULT as usize;
+
+/// The seed of the ring if none is configured. A constant, so that all balancers without a seed agree.
+pub const SEED_DEFAULT: u64 = 0x5245_4d4f_5241;
+
+/// Points of a node of weight 100 on the ring; others in proportion. This many keep the busiest of 20 equal nodes
+/// within 3 % of the mean.
 const POINTS_PER_DEFAULT_WEIGHT: u32 = 12_288;
 
 /// Points that share a bucket, on average: few enough to walk, many enough to keep the index small.
@@ -21,9 +38,9 @@ const POINTS_PER_BUCKET: usize = 4;
 pub struct Ring {
     seed: u64,
     nodes: usize,
-    /// Where the points stand, in order.
+    /// The positions of the points, sorted.
     hashes: Box<[u64]>,
-    /// Whose point it is, by place in the members that the ring was built from.
+    /// The owner of each point, as an index into the members that the ring was built from.
     owners: Box<[u16]>,
     /// The first point of each bucket, by the top bits of a hash.
     buckets: Box<[u32]>,
@@ -32,14 +49,13 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// The ring of `members` (name, weight); indices given out by [`Ring::choices`] are positions in this slice, of which
-    /// there are [`NODES_MAX`] at most.
+    /// The ring of `members` (name, weight); indices returned by [`Ring::choices`] are positions in this slice, of
+    /// which there are [`NODES_MAX`] at most.
     pub fn build(seed: u64, members: &[(&str, u16)]) -> Self {
-        debug_assert!(members.len() <= NODES_MAX, "the configuration sees to it");
+        debug_assert!(members.len() <= NODES_MAX, "the configuration ensures it");
         let mut points = Vec::new();
         for ((name, weight), owner) in members.iter().zip(0u16..) {
-            let count =
-                u32::from(*weight) * POINTS_PER_DEFAULT_WEIGHT / u32::from(super::WEIGHT_DEFAULT);
+            let count = u32::from(*weight) * POINTS_PER_DEFAULT_WEIGHT / u32::from(WEIGHT_DEFAULT);
             points.extend(point_hashes(seed, name, count).map(|hash| (hash, owner)));
         }
         // Two points in one place belong to the name that comes first, whatever the order of the members.
@@ -47,9 +63,7 @@ impl Ring {
             let name = |owner: u16| members[usize::from(owner)].0;
             a.cmp(b).then_with(|| name(*a_owner).cmp(name(*b_owner)))
         });
-        let buckets = (points.len() / POINTS_PER_BUCKET)
-            .next_power_of_two()
-            .max(2);
+        let buckets = (points.len() / POINTS_PER_BUCKET).next_power_of_two().max(2);
         let mut ring = Self {
             seed,
             nodes: members.len(),
@@ -67,7 +81,7 @@ impl Ring {
         ring
     }
 
-    /// Where `key` stands on the ring.
+    /// The position of `key` on the ring.
     pub fn hash(&self, key: &[u8]) -> u64 {
         xxh3_64_with_seed(key, self.seed)
     }
@@ -77,7 +91,7 @@ impl Ring {
         Choices {
             ring: self,
             point: self.first_point(hash),
-            given: [0; NODES_MAX / 64],
+            yielded: [0; NODES_MAX / 64],
             left: self.nodes,
         }
     }
@@ -106,7 +120,7 @@ impl Ring {
     }
 }
 
-/// Where the points of a node stand.
+/// The positions of a node's points.
 fn point_hashes(seed: u64, name: &str, count: u32) -> impl Iterator<Item = u64> {
     let mut input = Vec::with_capacity(name.len() + 5);
     input.extend_from_slice(name.as_bytes());
@@ -123,8 +137,8 @@ fn point_hashes(seed: u64, name: &str, count: u32) -> impl Iterator<Item = u64> 
 pub struct Choices<'a> {
     ring: &'a Ring,
     point: usize,
-    /// A bit for each node that was given out.
-    given: [u64; NODES_MAX / 64],
+    /// A bit for each node that was yielded.
+    yielded: [u64; NODES_MAX / 64],
     left: usize,
 }
 
@@ -140,8 +154,8 @@ impl Iterator for Choices<'_> {
             let owner = usize::from(self.ring.owners[self.point]);
             self.point = (self.point + 1) % self.ring.owners.len();
             let (word, bit) = (owner / 64, 1 << (owner % 64));
-            if self.given[word] & bit == 0 {
-                self.given[word] |= bit;
+            if self.yielded[word] & bit == 0 {
+                self.yielded[word] |= bit;
                 self.left -= 1;
                 return Some(owner);
             }
@@ -153,7 +167,6 @@ impl Iterator for Choices<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::SEED_DEFAULT;
 
     /// Sets of names as operators choose them.
     fn name_sets() -> Vec<fn(usize) -> String> {
@@ -248,11 +261,7 @@ mod tests {
     #[test]
     fn the_order_of_the_list_is_irrelevant() {
         let (names, forwards) = equal_ring(|i| format!("emqx{i}"), 7);
-        let members: Vec<(&str, u16)> = names
-            .iter()
-            .rev()
-            .map(|name| (name.as_str(), 100))
-            .collect();
+        let members: Vec<(&str, u16)> = names.iter().rev().map(|name| (name.as_str(), 100)).collect();
         let backwards = Ring::build(SEED_DEFAULT, &members);
         for number in 0..1_000 {
             let hash = forwards.hash(&key(number));

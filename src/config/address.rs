@@ -1,165 +1,194 @@
-//! Addresses, networks and names, and what people write instead of them.
+//! Parses addresses, networks and names, and recognises common mistakes.
 
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
 
+use super::meant::{self, Role, Url, is_host_name, shown};
 use super::reader::{Leaf, Mismatch, quoted, string};
-use crate::cluster;
+use super::words::suggested;
+use crate::net::socket::interface_index;
+use crate::net::websocket::{OriginFault, check_origin};
 
-/// Where to listen: an IP address and a port, which may be 0.
+/// The address of a listener: an IP address and a port, which may be 0.
 pub(super) struct ListenerAddress;
 
-/// Where a node is: an IP address or a host name, and a port.
-pub(super) struct NodeAddress;
+/// The address of the admin listener.
+pub(super) struct AdminAddress;
 
 /// An IP address of this machine.
 pub(super) struct SourceAddress;
 
-/// A network, or an IP address that stands for itself.
+/// A network, or a single IP address.
 pub(super) struct Network;
-
-/// A node's MQTT listener: `HOST:PORT`, or `mqtts://HOST:PORT` where it speaks TLS; which of them is the second part.
-pub(super) struct NodeMqtt;
-
-/// A node's WebSocket listener: `HOST:PORT`, or `ws://HOST:PORT/PATH` where the path is not the client's; `wss://` where it
-/// speaks TLS.
-pub(super) struct NodeWs;
-
-/// A node's WebSocket listener, as it is meant.
-#[derive(Debug)]
-pub(super) struct NodeWsAddress {
-    pub(super) address: cluster::NodeAddress,
-    pub(super) path: Option<String>,
-    pub(super) has_tls: bool,
-}
 
 /// A path of a WebSocket listener.
 pub(super) struct WsPath;
 
-/// Where pages come from that may connect: `https://example.com`.
+/// The origin of pages that may connect: `https://example.com`.
 pub(super) struct Origin;
 
-/// What a listener or a node is called in logs, in metrics and on the ring.
+/// The name of a listener or a node in logs, in metrics and on the ring.
 pub(super) struct Name;
 
-/// MQTT's own port, for what is suggested.
-const PORT_USUAL: u16 = 1883;
+/// A host name without a port.
+pub(super) struct HostName;
 
-/// A host and a port, before anyone asked what kind of host would do.
-enum HostPort<'t> {
+/// A host and a port; which kind of host is allowed is checked later.
+pub(super) enum HostPort<'t> {
     Ip(SocketAddr),
     Name(&'t str, u16),
 }
 
 impl Leaf for ListenerAddress {
-    type Meaning = SocketAddr;
+    type Output = SocketAddr;
 
     fn parse(value: &DeValue<'_>) -> Result<SocketAddr, Mismatch> {
-        let written = string(value, "an address", "a string such as \"0.0.0.0:1883\"")?;
-        match split(written)? {
-            HostPort::Ip(address) => Ok(address),
-            HostPort::Name("" | "*", port) => Err(Mismatch::new(
-                format!("{} has no IP address", quoted(written)),
-                format!(
-                    "write \"0.0.0.0:{port}\" or \"[::]:{port}\" for every address of this machine"
-                ),
-            )),
-            HostPort::Name(_, port) => Err(Mismatch::new(
-                format!("{} is not an IP address", quoted(written)),
-                format!("write an IP address of this machine, such as \"127.0.0.1:{port}\""),
-            )),
-        }
-    }
-}
-
-impl Leaf for NodeAddress {
-    type Meaning = cluster::NodeAddress;
-
-    fn parse(value: &DeValue<'_>) -> Result<cluster::NodeAddress, Mismatch> {
-        let written = string(value, "an address", "a string such as \"10.0.0.11:1883\"")?;
-        let refuse = |message: &str, hint: &str| {
-            Err(Mismatch::new(
-                format!("{} {message}", quoted(written)),
-                hint,
-            ))
+        let written = text(value, Role::LISTENER, "write a [[listeners]] of its own for each")?;
+        let url = Url::of(written);
+        let Some(scheme) = url.scheme else {
+            return of_this_machine(written, Role::LISTENER);
         };
-        match split(written)? {
-            HostPort::Ip(address) if address.ip().is_unspecified() => refuse(
-                "says where to listen, not where a node is",
-                "write the node's own address, such as \"127.0.0.1:1883\"",
-            ),
-            HostPort::Name("", _) => refuse(
-                "has no host",
-                "write an IP address or a host name before the colon",
-            ),
-            HostPort::Name(host, _) if !is_host_name(host) => refuse(
-                "is neither an IP address nor a host name with a port",
-                "write it like \"10.0.0.11:1883\" or \"emqx1.example.com:1883\"",
-            ),
-            HostPort::Ip(address) if address.port() != 0 => {
-                Ok(cluster::NodeAddress::Socket(address))
-            }
-            HostPort::Name(host, port) if port != 0 => {
-                Ok(cluster::NodeAddress::Host(host.to_owned(), port))
-            }
-            HostPort::Ip(_) | HostPort::Name(..) => refuse(
-                "has port 0, where no node listens",
-                "write the node's MQTT port, usually 1883",
-            ),
-        }
-    }
-}
-
-impl Leaf for NodeMqtt {
-    type Meaning = (cluster::NodeAddress, bool);
-
-    fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch> {
-        let secured = value
-            .as_str()
-            .and_then(|text| text.strip_prefix("mqtts://"));
-        match secured {
-            Some(rest) => Ok((NodeAddress::parse(&DeValue::String(rest.into()))?, true)),
-            None => Ok((NodeAddress::parse(value)?, false)),
-        }
-    }
-}
-
-impl Leaf for NodeWs {
-    type Meaning = NodeWsAddress;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch> {
-        let example = "a string such as \"10.0.0.11:8083\" or \"ws://10.0.0.11:8083/mqtt\"";
-        let written = string(value, "an address", example)?;
-        let secured = written.strip_prefix("wss://");
-        let rest = secured.unwrap_or(written.strip_prefix("ws://").unwrap_or(written));
-        let (host, path) = match rest.find('/') {
-            Some(slash) => rest.split_at(slash),
-            None => (rest, ""),
+        let known = url.known();
+        let (has_tls, is_ws) = known.map_or((false, false), |known| (known.has_tls, known.is_ws));
+        let role = match (has_tls, is_ws) {
+            (false, false) => Role::LISTENER,
+            (true, false) => Role {
+                port: 8883,
+                ..Role::LISTENER
+            },
+            (false, true) => Role {
+                port: 8083,
+                ..Role::LISTENER
+            },
+            (true, true) => Role {
+                port: 8084,
+                ..Role::LISTENER
+            },
         };
-        let address = NodeAddress::parse(&DeValue::String(host.into()))?;
-        if !path.is_empty() {
-            check_path(path)?;
+        let mut keys = Vec::new();
+        if is_ws {
+            keys.push("transport = \"ws\"".to_owned());
         }
-        Ok(NodeWsAddress {
-            address,
-            path: (!path.is_empty()).then(|| path.to_owned()),
-            has_tls: secured.is_some(),
-        })
+        if is_ws && !matches!(url.path, "" | "/" | "/mqtt") && check_path(url.path).is_ok() {
+            keys.push(format!("paths = [{}]", suggested(url.path)));
+        }
+        if has_tls {
+            keys.push("tls = \"end\"".to_owned());
+        }
+        let keys = match &*keys.join(" and ") {
+            "" => String::new(),
+            keys => format!(", and add {keys}"),
+        };
+        let message = match known {
+            Some(_) => "is a URL, not an address",
+            None => &format!("is a URL, and {} is not MQTT over TCP or WebSocket", quoted(scheme)),
+        };
+        Err(Mismatch::new(
+            format!("{} {message}", shown(written)),
+            format!("write {}{keys}", suggested(&meant::address(url.host, role))),
+        ))
+    }
+}
+
+impl Leaf for AdminAddress {
+    type Output = SocketAddr;
+
+    fn parse(value: &DeValue<'_>) -> Result<SocketAddr, Mismatch> {
+        let written = text(value, Role::ADMIN, "write one of them")?;
+        let url = Url::of(written);
+        match url.scheme {
+            None => of_this_machine(written, Role::ADMIN),
+            Some(_) => Err(Mismatch::new(
+                format!("{} is a URL, not an address", shown(written)),
+                format!("write {}", suggested(&meant::address(url.host, Role::ADMIN))),
+            )),
+        }
+    }
+}
+
+/// An address of this machine, without a scheme.
+fn of_this_machine(written: &str, role: Role) -> Result<SocketAddr, Mismatch> {
+    let port = match split(written, written, |address| address, role)? {
+        HostPort::Ip(address) => return Ok(address),
+        HostPort::Name(_, port) => port,
+    };
+    let suggestion = suggested(&meant::address(written, role));
+    let (why, hint) = match written.rsplit_once(':').map(|(host, _)| host) {
+        Some("" | "*") if role.port == Role::ADMIN.port => (
+            "has no IP address",
+            format!("write {suggestion}, or \"0.0.0.0:{port}\" for every address of this machine"),
+        ),
+        Some("" | "*") => (
+            "has no IP address",
+            format!("write {suggestion} or \"[::]:{port}\" for every address of this machine"),
+        ),
+        Some("localhost") => ("is not an IP address", format!("write {suggestion}")),
+        _ => (
+            "is not an IP address",
+            format!("write an IP address of this machine, or {suggestion}"),
+        ),
+    };
+    Err(Mismatch::new(format!("{} {why}", shown(written)), hint))
+}
+
+/// The text of an address; `several` says what to do about a list of them.
+pub(super) fn text<'v>(value: &'v DeValue<'_>, role: Role, several: &str) -> Result<&'v str, Mismatch> {
+    if let Some(text) = value.as_str() {
+        return Ok(text);
+    }
+    let found = super::reader::found(value);
+    let of = |text: &str| format!("write {}", suggested(&meant::address(text, role)));
+    let hint = match value {
+        DeValue::Integer(port) => of(&port.to_string()),
+        DeValue::Array(items) => match (
+            items.len(),
+            items.iter().next().and_then(|item| item.get_ref().as_str()),
+        ) {
+            (1, Some(text)) => of(Url::of(text).host),
+            _ => several.to_owned(),
+        },
+        _ => of(""),
+    };
+    Err(Mismatch::new(format!("{found}, not an address"), hint))
+}
+
+impl Leaf for HostName {
+    type Output = String;
+
+    fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
+        let written = string(value, "a host name", "a string such as \"remora.example.com\"")?;
+        if is_host_name(written) {
+            return Ok(written.to_owned());
+        }
+        let host = Url::of(written).host;
+        let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+        let is_ip = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>()
+            .is_ok();
+        let hint = match host {
+            _ if is_ip => "leave it out: an IP address need not be listed".to_owned(),
+            host if is_host_name(host) => format!("write {}", suggested(host)),
+            _ => "write it like \"remora.example.com\", without a port".to_owned(),
+        };
+        Err(Mismatch::new(format!("{} is not a host name", quoted(written)), hint))
     }
 }
 
 impl Leaf for WsPath {
-    type Meaning = String;
+    type Output = String;
 
     fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
         let written = string(value, "a path", "a string such as \"/mqtt\"")?;
         check_path(written)?;
         if written.contains('?') {
+            let path = written.split('?').next().unwrap_or_default();
             return Err(Mismatch::new(
                 format!("{} has a query", quoted(written)),
-                "write the path alone: clients may add any query",
+                format!("write {}; clients may add any query", suggested(path)),
             ));
         }
         Ok(written.to_owned())
@@ -167,51 +196,75 @@ impl Leaf for WsPath {
 }
 
 impl Leaf for Origin {
-    type Meaning = String;
+    type Output = String;
 
     fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
         let example = "a string such as \"https://example.com\"";
         let written = string(value, "an origin", example)?;
-        let host = written.split_once("://").map_or("", |(_, host)| host);
-        let plain = written.bytes().all(|byte| byte.is_ascii_graphic());
-        if host.is_empty() || host.contains('/') || !plain {
-            return Err(Mismatch::new(
-                format!("{} is not an origin", quoted(written)),
-                "write scheme, host and perhaps port, as browsers send it: \"https://example.com\"",
-            ));
-        }
-        Ok(written.to_owned())
+        let (message, hint) = match check_origin(written) {
+            Ok(()) => return Ok(written.to_owned()),
+            Err(OriginFault::Invalid) => (
+                "is not an origin",
+                "write scheme, host and perhaps port, as browsers send it: \"https://example.com\"; of apps, \
+                 \"capacitor://localhost\", \"file://\" or \"null\""
+                    .to_owned(),
+            ),
+            Err(OriginFault::Wildcard) => (
+                "has a wildcard, which no browser sends",
+                "list every origin, or leave origins empty to let every page connect".to_owned(),
+            ),
+            Err(OriginFault::WebSocket(page)) => (
+                "is the address of a WebSocket; browsers send that of the page",
+                format!("write {} for pages from the same host", suggested(&page)),
+            ),
+            Err(OriginFault::Spelling(right)) => (
+                "is not how browsers write this origin",
+                format!("write {}", suggested(&right)),
+            ),
+        };
+        Err(Mismatch::new(format!("{} {message}", quoted(written)), hint))
     }
+}
+
+pub(super) fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
 }
 
 fn check_path(path: &str) -> Result<(), Mismatch> {
-    let plain = path
-        .bytes()
-        .all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    if path.starts_with('/') && plain {
+    if is_path(path) {
         return Ok(());
     }
-    Err(Mismatch::new(
-        format!("{} is not a path", quoted(path)),
-        "write it from its first slash on, without spaces: \"/mqtt\"",
-    ))
+    let last = Url::of(path).path;
+    let with_slash = format!("/{path}");
+    let meant = [last, &with_slash].into_iter().find(|path| is_path(path));
+    let hint = match meant {
+        Some(meant) => format!("write {}", suggested(meant)),
+        None => "write a path that begins with a slash and has no spaces, such as \"/mqtt\"".to_owned(),
+    };
+    Err(Mismatch::new(format!("{} is not a path", quoted(path)), hint))
 }
 
 impl Leaf for SourceAddress {
-    type Meaning = IpAddr;
+    type Output = IpAddr;
 
     fn parse(value: &DeValue<'_>) -> Result<IpAddr, Mismatch> {
         let written = string(value, "an IP address", "a string such as \"10.0.0.2\"")?;
-        match written.parse::<IpAddr>() {
+        match written.parse::<IpAddr>().map(|address| address.to_canonical()) {
             Ok(address) if !address.is_unspecified() => Ok(address),
             Ok(_) => Err(Mismatch::new(
-                format!("{} is not an address of its own", quoted(written)),
+                format!("{} is not a specific address", quoted(written)),
                 "leave sources empty to let the kernel choose",
             )),
-            Err(_) if written.parse::<SocketAddr>().is_ok() => Err(Mismatch::new(
-                format!("{} has a port", quoted(written)),
-                "write the address alone; the kernel chooses the ports",
-            )),
+            Err(_) if written.parse::<SocketAddr>().is_ok() => {
+                let ip = written.parse::<SocketAddr>().map(|address| address.ip().to_string());
+                Err(Mismatch::new(
+                    format!("{} has a port", quoted(written)),
+                    format!(
+                        "write {}; the kernel chooses the ports",
+                        suggested(&ip.unwrap_or_default())
+                    ),
+                ))
+            }
             Err(_) => Err(Mismatch::new(
                 format!("{} is not an IP address", quoted(written)),
                 "write an IP address of this machine, such as \"10.0.0.2\"",
@@ -221,39 +274,75 @@ impl Leaf for SourceAddress {
 }
 
 impl Leaf for Network {
-    type Meaning = IpNet;
+    type Output = IpNet;
 
     fn parse(value: &DeValue<'_>) -> Result<IpNet, Mismatch> {
         let written = string(value, "a network", "a string such as \"10.0.0.0/8\"")?;
         if let Ok(address) = written.parse::<IpAddr>() {
-            return Ok(IpNet::from(address));
+            return Ok(IpNet::from(address.to_canonical()));
         }
-        // Bits behind the prefix are dropped: "10.1.2.3/8" is a common way to say "10.0.0.0/8".
-        written
-            .parse::<IpNet>()
-            .map(|network| network.trunc())
-            .map_err(|_| {
+        // Bits after the prefix are ignored: "10.1.2.3/8" is common for "10.0.0.0/8".
+        match written.parse::<IpNet>() {
+            Ok(network) => canonical(network).ok_or_else(|| {
                 Mismatch::new(
-                    format!("{} is not a network", quoted(written)),
-                    "write it like \"10.0.0.0/8\", \"2001:db8::/32\" or \"10.0.0.7\"",
+                    format!("{} is larger than all of IPv4", quoted(written)),
+                    "write an IPv4 network; \"0.0.0.0/0\" is every IPv4 address",
                 )
-            })
+            }),
+            Err(_) => {
+                let hint = match network_meant(written) {
+                    Some(network) => format!("write {}", suggested(&network)),
+                    None => "write it like \"10.0.0.0/8\", \"2001:db8::/32\" or \"10.0.0.7\"".to_owned(),
+                };
+                Err(Mismatch::new(format!("{} is not a network", quoted(written)), hint))
+            }
+        }
+    }
+}
+
+/// The network that was probably meant: with a netmask, with a port, or by a name.
+fn network_meant(written: &str) -> Option<String> {
+    let written = written.trim();
+    if written.eq_ignore_ascii_case("localhost") {
+        return Some("127.0.0.0/8".to_owned());
+    }
+    if let Ok(address) = written.parse::<SocketAddr>() {
+        return Some(address.ip().to_string());
+    }
+    let (address, mask) = written.split_once(['/', ' '])?;
+    let (address, mask) = (address.parse().ok()?, mask.trim().parse().ok()?);
+    let network = Ipv4Net::with_netmask(address, mask).ok()?;
+    Some(network.trunc().to_string())
+}
+
+/// The network without bits after its prefix; as a network of IPv4 if it is written as one of IPv6 (`::ffff:10.0.0.0/104`), since
+/// that is what a client's address is. `None` if that has more than all of IPv4 in it.
+fn canonical(network: IpNet) -> Option<IpNet> {
+    /// The bits before an IPv4 address (RFC 4291, 2.5.5.2).
+    const MAPPED_BITS: u8 = 96;
+    let mapped = match network {
+        IpNet::V6(network) => network.addr().to_ipv4_mapped(),
+        IpNet::V4(_) => None,
+    };
+    match mapped {
+        Some(address) => {
+            let bits = network.prefix_len().checked_sub(MAPPED_BITS)?;
+            Ipv4Net::new(address, bits).ok().map(|network| network.trunc().into())
+        }
+        None => Some(network.trunc()),
     }
 }
 
 impl Leaf for Name {
-    type Meaning = String;
+    type Output = String;
 
     fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
-        /// Names are labels of metrics and fields of log lines: longer ones help nobody.
+        /// Names are labels of metrics and fields of log lines, so they must stay short.
         const BYTES_MAX: usize = 255;
         let written = string(value, "a name", "a string such as \"emqx1\"")?;
         let refuse = |message: String, hint: &str| Err(Mismatch::new(message, hint));
         if written.is_empty() {
-            return refuse(
-                "a name cannot be empty".to_owned(),
-                "write a name such as \"emqx1\"",
-            );
+            return refuse("a name cannot be empty".to_owned(), "write a name such as \"emqx1\"");
         }
         if written.len() > BYTES_MAX {
             let message = format!("{} is {} bytes long", quoted(written), written.len());
@@ -261,202 +350,102 @@ impl Leaf for Name {
         }
         if written.chars().any(char::is_control) {
             let message = format!("{} has a control character", quoted(written));
-            return refuse(message, "write it without line breaks, tabs and the like");
+            return refuse(message, "write it without line breaks and tabs");
         }
         if written.trim() != written {
             let message = format!("{} begins or ends with a space", quoted(written));
-            return refuse(message, &format!("write {}", quoted(written.trim())));
+            return refuse(message, &format!("write {}", suggested(written.trim())));
         }
         Ok(written.to_owned())
     }
 }
 
-/// Splits what is meant as a host and a port, and names the usual slips.
-fn split(written: &str) -> Result<HostPort<'_>, Mismatch> {
-    if let Ok(address) = written.parse::<SocketAddr>() {
-        return Ok(HostPort::Ip(address));
+/// Splits a host and a port, and explains common mistakes. `whole` is all that was written, and `url` makes a suggestion of an address.
+pub(super) fn split<'t>(
+    written: &'t str,
+    whole: &str,
+    url: impl Fn(String) -> String,
+    role: Role,
+) -> Result<HostPort<'t>, Mismatch> {
+    if let Some(address) = with_zone(written)
+        .transpose()?
+        .or_else(|| written.parse::<SocketAddr>().ok())
+    {
+        if let SocketAddr::V6(v6) = address
+            && v6.ip().is_unicast_link_local()
+            && v6.scope_id() == 0
+        {
+            let hint = format!("write it like \"[{}%eth0]:{}\"", v6.ip(), v6.port());
+            return Err(Mismatch::new(format!("{} lacks its interface", shown(whole)), hint));
+        }
+        return Ok(HostPort::Ip(match address.ip().to_canonical() {
+            IpAddr::V4(ip) => (ip, address.port()).into(),
+            // With its scope.
+            IpAddr::V6(_) => address,
+        }));
     }
-    let refuse = |message: &str, hint: String| {
-        Err(Mismatch::new(
-            format!("{} {message}", quoted(written)),
-            hint,
-        ))
-    };
-    if let Some((_, rest)) = written.split_once("://") {
-        return refuse(
-            "is a URL, not an address",
-            format!("write {}", quoted(rest)),
-        );
+    let suggestion = suggested(&url(meant::address(written, role)));
+    let refuse = |message: &str, hint: String| Err(Mismatch::new(format!("{} {message}", shown(whole)), hint));
+    let usage = || format!("write {suggestion}");
+    if written.trim() != written {
+        return refuse("begins or ends with a space", usage());
+    }
+    if meant::unbracketed(written).is_some() {
+        let all = match written.parse::<IpAddr>() {
+            Ok(ip) => format!(
+                ", or {} if all of it is the address",
+                suggested(&url(SocketAddr::new(ip, role.port).to_string()))
+            ),
+            Err(_) => String::new(),
+        };
+        return refuse("lacks brackets around its IPv6 address", format!("{}{all}", usage()));
     }
     let unbracketed = written.trim_start_matches('[').trim_end_matches(']');
-    if let Ok(ip) = unbracketed.parse::<IpAddr>() {
-        return refuse(
-            "has no port",
-            format!("write \"{}\"", SocketAddr::new(ip, PORT_USUAL)),
-        );
+    if unbracketed.parse::<IpAddr>().is_ok() {
+        return refuse("has no port", usage());
     }
     let Some((host, port)) = written.rsplit_once(':') else {
         return match written.parse::<u16>() {
-            Ok(port) => refuse("has no host", format!("write it like \"10.0.0.11:{port}\"")),
-            Err(_) => refuse(
-                "has no port",
-                format!("write a port behind it, such as :{PORT_USUAL}"),
+            Ok(_) if role.names => refuse(
+                "has no host",
+                format!("write the node's own host, such as {suggestion}"),
             ),
+            Ok(_) => refuse("has no IP address", usage()),
+            Err(_) => refuse("has no port", usage()),
         };
     };
-    // `parse` would take a sign.
+    // `parse` would accept a sign.
     match port.parse::<u16>() {
-        Ok(number) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Ok(HostPort::Name(host, number))
-        }
+        Ok(number) if port.bytes().all(|byte| byte.is_ascii_digit()) => Ok(HostPort::Name(host, number)),
+        _ if port.contains('/') => refuse("has a path behind its port", usage()),
         _ => refuse(
             &format!("has {} for a port", quoted(port)),
-            format!("write a number up to {} behind the colon", u16::MAX),
+            format!(
+                "write a number up to {} behind the colon, such as {suggestion}",
+                u16::MAX
+            ),
         ),
     }
 }
 
-/// Whether a resolver could know this name: letters, digits, hyphens and (as container networks use them) underscores,
-/// and not a mistyped IPv4 address.
-fn is_host_name(host: &str) -> bool {
-    let labels = host.strip_suffix('.').unwrap_or(host).split('.');
-    let is_label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-    };
-    let ends_in_number = labels
-        .clone()
-        .next_back()
-        .is_some_and(|label| label.bytes().all(|byte| byte.is_ascii_digit()));
-    host.len() <= 253 && !ends_in_number && labels.clone().all(is_label)
+/// An address with a zone that is the name of an interface: `[fe80::1%eth0]:1883`. A number is read as an address like any other.
+fn with_zone(written: &str) -> Option<Result<SocketAddr, Mismatch>> {
+    let (ip, rest) = written.strip_prefix('[')?.split_once('%')?;
+    let (zone, port) = rest.split_once("]:")?;
+    if zone.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    // Everything else is read as it is with a number.
+    let with_number = |index| format!("[{ip}%{index}]:{port}").parse::<SocketAddr>().ok();
+    with_number(1)?;
+    match interface_index(zone) {
+        Some(index) => with_number(index).map(Ok),
+        None => Some(Err(Mismatch::new(
+            format!("{} has {} for an interface", shown(written), quoted(zone)),
+            "write the name of a network interface of this machine behind the %",
+        ))),
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use toml::Value;
-
-    use super::*;
-
-    fn read<T: Leaf>(written: &str) -> Result<T::Meaning, String> {
-        let quoted = Value::from(written).to_string();
-        let value = DeValue::parse(&quoted).expect("TOML");
-        T::parse(value.get_ref()).map_err(|m| format!("{}; {}", m.message, m.hint))
-    }
-
-    fn refused<T: Leaf>(written: &str, part: &str) {
-        match read::<T>(written) {
-            Ok(_) => panic!("{written:?} was taken"),
-            Err(said) => assert!(said.contains(part), "{written:?}: {said}"),
-        }
-    }
-
-    #[test]
-    fn listeners_take_ip_addresses() {
-        for written in [
-            "0.0.0.0:1883",
-            "[::]:1883",
-            "127.0.0.1:0",
-            "[fe80::1%2]:1883",
-        ] {
-            let address = written.parse::<SocketAddr>().expect("an address");
-            assert_eq!(read::<ListenerAddress>(written), Ok(address));
-        }
-        let refused = refused::<ListenerAddress>;
-        refused("0.0.0.0", "has no port; write \"0.0.0.0:1883\"");
-        refused("::1", "has no port; write \"[::1]:1883\"");
-        refused("[::1]", "has no port; write \"[::1]:1883\"");
-        refused("1883", "has no host; write it like \"10.0.0.11:1883\"");
-        refused(":1883", "has no IP address; write \"0.0.0.0:1883\"");
-        refused("*:1883", "has no IP address");
-        refused("localhost:1883", "is not an IP address");
-        refused("0.0.0.0:66000", "has \"66000\" for a port");
-        refused("0.0.0.0:+1", "has \"+1\" for a port");
-        refused(
-            "tcp://0.0.0.0:1883",
-            "is a URL, not an address; write \"0.0.0.0:1883\"",
-        );
-        refused("", "has no port");
-    }
-
-    #[test]
-    fn nodes_take_ip_addresses_and_host_names() {
-        let socket = |text: &str| {
-            Ok(cluster::NodeAddress::Socket(
-                text.parse().expect("an address"),
-            ))
-        };
-        assert_eq!(
-            read::<NodeAddress>("10.0.0.1:1883"),
-            socket("10.0.0.1:1883")
-        );
-        assert_eq!(
-            read::<NodeAddress>("[2001:db8::1]:1883"),
-            socket("[2001:db8::1]:1883")
-        );
-        for host in [
-            "emqx1",
-            "emqx-1.example.com",
-            "emqx_1",
-            "example.com.",
-            "1a.b2",
-        ] {
-            let expected = Ok(cluster::NodeAddress::Host(host.to_owned(), 1883));
-            assert_eq!(read::<NodeAddress>(&format!("{host}:1883")), expected);
-        }
-        let refused = refused::<NodeAddress>;
-        refused("10.0.0.4", "has no port; write \"10.0.0.4:1883\"");
-        refused("emqx1", "has no port");
-        refused(
-            "10.0.0.256:1883",
-            "is neither an IP address nor a host name",
-        );
-        refused("emqx 1:1883", "is neither");
-        refused("-a:1883", "is neither");
-        refused("a..b:1883", "is neither");
-        refused(&format!("{}:1883", "a".repeat(64)), "is neither");
-        refused(":1883", "has no host");
-        refused("emqx1:", "has \"\" for a port");
-        refused("emqx1:mqtt", "has \"mqtt\" for a port");
-        refused("emqx1:0", "has port 0");
-        refused("10.0.0.1:0", "has port 0");
-        refused("0.0.0.0:1883", "says where to listen");
-        refused(
-            "mqtt://emqx1:1883",
-            "is a URL, not an address; write \"emqx1:1883\"",
-        );
-    }
-
-    #[test]
-    fn a_bare_ip_is_a_network_of_one() {
-        let network = |text: &str| Ok(text.parse::<IpNet>().expect("a network"));
-        assert_eq!(read::<Network>("10.0.0.7"), network("10.0.0.7/32"));
-        assert_eq!(read::<Network>("::1"), network("::1/128"));
-        assert_eq!(read::<Network>("10.1.2.3/8"), network("10.0.0.0/8"));
-        for written in ["10.0.0.0/33", "10.0.0/8", "everyone", "10.0.0.7:80", ""] {
-            refused::<Network>(written, "is not a network");
-        }
-    }
-
-    #[test]
-    fn sources_are_addresses_of_their_own() {
-        assert!(read::<SourceAddress>("10.0.0.2").is_ok());
-        refused::<SourceAddress>("0.0.0.0", "is not an address of its own");
-        refused::<SourceAddress>("10.0.0.2:0", "has a port");
-        refused::<SourceAddress>("eth0", "is not an IP address");
-    }
-
-    #[test]
-    fn names_are_short_and_printable() {
-        for written in ["emqx1", "emqx@10.0.0.1", "знак", "a b", &"x".repeat(255)] {
-            assert_eq!(read::<Name>(written), Ok(written.to_owned()));
-        }
-        refused::<Name>("", "cannot be empty");
-        refused::<Name>(&"x".repeat(256), "is 256 bytes long");
-        refused::<Name>("a\u{7}b", "has a control character");
-        refused::<Name>("emqx1 ", "begins or ends with a space; write \"emqx1\"");
-    }
-}
+mod tests;

@@ -1,27 +1,40 @@
-//! The file as written: every table, its keys and the kinds of their values. What the keys mean, and what holds where one
-//! is left out, is said in `meant` and by the parts themselves.
+//! The file as written: every table with its keys and the types of their values. `resolve` gives them meaning; the modules that
+//! use a setting define its default.
 
 use toml::de::{DeTable, DeValue};
 
-use super::address::{
-    ListenerAddress, Name, Network, NodeAddress, NodeMqtt, NodeWs, Origin, SourceAddress, WsPath,
-};
+use super::address::{AdminAddress, HostName, ListenerAddress, Name, Network, Origin, SourceAddress, WsPath};
+use super::meant::Scheme;
+use super::node_address::{NodeMqtt, NodePass, NodeWs};
 use super::problem::{Place, Problem};
-use super::reader::{Entries, Leaf, List, Mismatch, Reader, Shape, Value, Written, table, word};
-use super::tls::{CertificateName, ClientsWord, FilePath, TlsWord};
-use super::units::{GIB, HOUR, MIB, Seconds, Size, Time, Whole};
+use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, table, word, word_or};
+use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
+use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
+use super::{foreign, syntax, words};
+use crate::base::log;
+use crate::control::ProbeDepth;
+use crate::net::tls::Version as TlsVersion;
+use crate::path::affinity;
+use crate::path::greet;
 use crate::proxy_protocol::Version;
-use crate::tls::Version as TlsVersion;
-use crate::{greet, log, route};
 
-/// A deadline or an interval. The kernel keeps some of them in milliseconds in an `int`, which is 596 hours.
+/// A deadline or an interval. The kernel stores some of them as milliseconds in an `int`, which holds at most 596 hours.
 type Timeout = Time<1, { 500 * HOUR }>;
 
-/// A span of time that may be nothing at all.
+/// A duration that may be zero.
 type Slack = Time<0, { 500 * HOUR }>;
 
-/// What the kernel takes for TCP_KEEPIDLE and TCP_KEEPINTVL.
+/// When a thread is stuck. Threads show once a second that they run.
+type StuckAfter = Time<{ 2 * SECOND }, HOUR>;
+
+/// The head of an HTTP request.
+type HeadSize = Size<{ 4 * KIB }, MIB>;
+
+/// The range that the kernel accepts for TCP_KEEPIDLE and TCP_KEEPINTVL.
 type KeepaliveSeconds = Seconds<1, 32_767>;
+
+/// What SO_SNDBUF and SO_RCVBUF may be; the kernel doubles it, and has its own upper bound.
+type BufferSize = Size<{ 16 * KIB }, { 64 * MIB }>;
 
 table! {
     /// The whole file.
@@ -37,8 +50,10 @@ table! {
         dial: Dial,
         greet: Greet,
         relay: Relay,
+        buffers: Buffers,
         health: Health,
         drain: Drain,
+        watchdog: Watchdog,
         admin: Admin,
         log: Log,
     }
@@ -49,36 +64,24 @@ table! {
     Listener {
         name: Name,
         address: ListenerAddress,
+        freebind: bool,
         transport: TransportWord,
         tls: TlsWord,
-        certificates: List<Certificate>,
+        certificates: List<CertificateFiles>,
         tls_min: TlsVersion,
+        tls_record_max: Size<512, { 16 * KIB }>,
         client_certificates: ClientsWord,
         client_ca: FilePath,
         client_crl: FilePath,
+        client_crl_expired: ExpiredWord,
         paths: List<WsPath>,
         origins: List<Origin>,
+        head_max: HeadSize,
         allow: List<Network>,
         deny: List<Network>,
         proxy_protocol_from: List<Network>,
         connections_max: Whole<usize, 1, 100_000_000>,
-    }
-}
-
-table! {
-    /// One of a listener's `certificates`, and the one that is shown to nodes.
-    Certificate {
-        chain: FilePath,
-        key: FilePath,
-    }
-}
-
-table! {
-    /// `[nodes_tls]`
-    NodesTls {
-        ca: FilePath,
-        certificate: Certificate,
-        insecure_skip_verify: bool,
+        connect_timeout: Timeout,
     }
 }
 
@@ -91,16 +94,16 @@ table! {
         proxy_protocol: ProxyWord,
         ws: NodeWs,
         ws_proxy_protocol: ProxyWord,
-        pass: NodeAddress,
+        pass: NodePass,
         pass_proxy_protocol: ProxyWord,
-        weight: Whole<u16, 1, 1000>,
+        weight: Weight,
     }
 }
 
 table! {
     /// `[affinity]`
     Affinity {
-        key: route::Key,
+        key: affinity::Key,
         seed: Whole<u64, 0, { u64::MAX }>,
         placements_max: Whole<usize, 0, 100_000_000>,
         placement_age_max: Timeout,
@@ -115,6 +118,8 @@ table! {
         undecided: Whole<usize, 1, 100_000_000>,
         handshakes: Whole<usize, 1, 100_000_000>,
         held_bytes: Size<MIB, { 1024 * GIB }>,
+        source_share: Whole<u8, 1, 100>,
+        waiting_bytes: Size<MIB, { 1024 * GIB }>,
     }
 }
 
@@ -159,6 +164,15 @@ table! {
     /// `[relay]`
     Relay {
         splice: bool,
+        rate_min: Size<0, MIB>,
+    }
+}
+
+table! {
+    /// `[buffers]`
+    Buffers {
+        client: BufferSize,
+        node: BufferSize,
     }
 }
 
@@ -166,6 +180,7 @@ table! {
     /// `[health]`
     Health {
         failures_max: Whole<u32, 1, 1_000_000>,
+        probe: ProbeWord,
         down_min: Timeout,
         down_max: Timeout,
         resolve_interval: Timeout,
@@ -182,10 +197,18 @@ table! {
 }
 
 table! {
+    /// `[watchdog]`
+    Watchdog {
+        stuck_after: StuckAfter,
+    }
+}
+
+table! {
     /// `[admin]`
     Admin {
         enabled: bool,
-        address: ListenerAddress,
+        address: AdminAddress,
+        hosts: List<HostName>,
     }
 }
 
@@ -194,18 +217,23 @@ table! {
     Log {
         level: log::Level,
         format: log::Format,
+        output: log::Output,
         connections: log::Connections,
+        unrouted_rate: Whole<u32, 0, 1_000_000>,
     }
 }
 
 impl File {
-    /// Reads a file, with every problem in it but those of its grammar, of which only the first can be told.
+    /// Reads a file and collects all problems in it. Of TOML syntax errors, only the first one is reported.
     pub(super) fn read(text: &str) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
         let tree = DeTable::parse(text).map_err(|error| {
             let mut problem = Problem::of_file(format!("not TOML: {}", error.message()));
             problem.span = error.span();
             if error.message() == "duplicate key" {
-                problem = problem.hint("write a key once; several tables of one name have two brackets, as in [[nodes]]");
+                problem =
+                    problem.hint("write a key once; several tables of one name have two brackets, as in [[nodes]]");
+            } else if let Some(hint) = error.span().and_then(|span| syntax::hint(text, span)) {
+                problem = problem.hint(hint);
             }
             vec![problem]
         })?;
@@ -213,13 +241,13 @@ impl File {
             path: String::new(),
             span: tree.span(),
         };
-        let mut reader = Reader::new::<Self>();
+        let mut reader = Reader::new::<Self>(foreign::meant);
         let file = <Self as Value>::read(&DeValue::Table(tree.into_inner()), &place, &mut reader);
         Ok((file.unwrap_or_default(), reader.problems))
     }
 }
 
-/// What clients speak below MQTT, as a word; the rest of a transport stands in keys of its own.
+/// The protocol below MQTT, as a word; the other settings of a transport have keys of their own.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum TransportWord {
     Tcp,
@@ -227,10 +255,32 @@ pub(super) enum TransportWord {
 }
 
 impl Leaf for TransportWord {
-    type Meaning = Self;
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("tcp", Self::Tcp), ("ws", Self::Ws)])
+        word_or(value, &[("tcp", Self::Tcp), ("ws", Self::Ws)], |word| {
+            let scheme = Scheme::of(word)?;
+            let transport = if scheme.is_ws { "\"ws\"" } else { "\"tcp\"" };
+            let tls = if scheme.has_tls { ", and add tls = \"end\"" } else { "" };
+            Some(format!("{transport}{tls}"))
+        })
+    }
+}
+
+/// How far a probe of a node goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProbeWord;
+
+impl Leaf for ProbeWord {
+    type Output = ProbeDepth;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        let words = [("mqtt", ProbeDepth::Mqtt), ("connect", ProbeDepth::Connect)];
+        word_or(value, &words, |word| match word {
+            "tcp" | "off" | "none" | "false" => Some("\"connect\"".to_owned()),
+            "true" | "on" => Some("\"mqtt\"".to_owned()),
+            _ => None,
+        })
     }
 }
 
@@ -239,22 +289,26 @@ impl Leaf for TransportWord {
 pub(super) struct ProxyWord;
 
 impl Leaf for ProxyWord {
-    type Meaning = Option<Version>;
+    type Output = Option<Version>;
 
-    fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch> {
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
         let version = |version: Version| (version.name(), Some(version));
-        word(
-            value,
-            &[version(Version::V1), version(Version::V2), ("off", None)],
-        )
+        let words = [version(Version::V1), version(Version::V2), ("off", None)];
+        word_or(value, &words, |word| match word {
+            // EMQX takes both versions; this one carries what is known of the client's TLS as well.
+            "true" | "on" | "yes" | "2" | "send-proxy-v2" => Some("\"v2\"".to_owned()),
+            "1" | "send-proxy" => Some("\"v1\"".to_owned()),
+            "false" | "no" | "none" | "0" => Some("\"off\"".to_owned()),
+            _ => None,
+        })
     }
 }
 
-impl Leaf for route::Key {
-    type Meaning = Self;
+impl Leaf for affinity::Key {
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(
+        word_or(
             value,
             &[
                 ("client_id", Self::ClientId),
@@ -262,12 +316,13 @@ impl Leaf for route::Key {
                 ("client_address", Self::ClientAddress),
                 ("certificate_cn", Self::CertificateCn),
             ],
+            |word| words::affinity(word).map(|key| format!("\"{key}\"")),
         )
     }
 }
 
 impl Leaf for greet::Refuse {
-    type Meaning = Self;
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
         word(value, &[("close", Self::Close), ("connack", Self::Connack)])
@@ -275,10 +330,10 @@ impl Leaf for greet::Refuse {
 }
 
 impl Leaf for log::Level {
-    type Meaning = Self;
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(
+        word_or(
             value,
             &[
                 ("error", Self::Error),
@@ -286,29 +341,44 @@ impl Leaf for log::Level {
                 ("info", Self::Info),
                 ("debug", Self::Debug),
             ],
+            |word| words::level(word).map(|level| format!("\"{level}\"")),
         )
     }
 }
 
 impl Leaf for log::Format {
-    type Meaning = Self;
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("text", Self::Text), ("json", Self::Json)])
+        word_or(
+            value,
+            &[("text", Self::Text), ("json", Self::Json)],
+            |word| match word {
+                "plain" | "logfmt" | "console" => Some("\"text\"".to_owned()),
+                _ => None,
+            },
+        )
+    }
+}
+
+impl Leaf for log::Output {
+    type Output = Self;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
+        word(value, &[("stdout", Self::Stdout), ("journald", Self::Journald)])
     }
 }
 
 impl Leaf for log::Connections {
-    type Meaning = Self;
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(
-            value,
-            &[
-                ("end", Self::End),
-                ("both", Self::Both),
-                ("none", Self::None),
-            ],
-        )
+        let words = [("end", Self::End), ("both", Self::Both), ("none", Self::None)];
+        word_or(value, &words, |word| match word {
+            "true" | "on" | "yes" => Some("\"end\"".to_owned()),
+            "false" | "off" | "no" => Some("\"none\"".to_owned()),
+            "all" => Some("\"both\"".to_owned()),
+            _ => None,
+        })
     }
 }

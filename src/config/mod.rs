@@ -1,126 +1,204 @@
-//! Settings as meant: one value for the whole process, made from a TOML file by one fallible step that finds every
-//! problem at once.
+//! The settings of the whole process as one value, read from a TOML file in one fallible step that finds all problems at once.
 
 mod address;
+mod effective;
+mod expiry;
 mod file;
+mod files;
+mod foreign;
 mod meant;
+mod node_address;
+mod overlap;
 mod problem;
 mod reader;
+mod resolve;
+mod source;
+mod syntax;
 mod tls;
 mod units;
+mod words;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-pub use problem::{Position, Problem, Problems};
+pub use effective::effective;
+pub use problem::{Position, Problem, Problems, Severity};
+pub use source::Source;
 pub use units::{duration_text, size_text};
 
-use crate::{accept, admin, cluster, control, dial, drain, greet, log, peek, relay, route};
+use crate::admin;
+use crate::base::heartbeat;
+use crate::base::log;
+use crate::cluster;
+use crate::control;
+use crate::net::dial;
+use crate::net::held;
+use crate::net::tls::Nodes;
+use crate::path::accept;
+use crate::path::affinity;
+use crate::path::greet;
+use crate::path::peek;
+use crate::path::relay;
+use crate::process::drain;
 
-/// Everything an operator can say, checked.
+/// Everything that an operator can configure, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Worker threads; none means one per core.
+    /// The number of worker threads; `None` means one per core.
     pub workers: Option<NonZeroUsize>,
-    /// Where clients come in.
+    /// The addresses that clients connect to.
     pub listeners: Vec<accept::Listener>,
     /// The nodes of the one cluster.
     pub nodes: Vec<cluster::Member>,
+    /// TLS to nodes; `None` if no node uses it.
+    pub nodes_tls: Option<Nodes>,
     /// Which node a client belongs to.
-    pub affinity: route::Affinity,
+    pub affinity: affinity::Settings,
     /// How many connections there may be.
     pub limits: accept::Limits,
-    /// How much of a client is read, and for how long, before it is routed.
+    /// What connections may hold together that are being set up.
+    pub held: held::Limits,
+    /// How long a client's CONNECT is awaited.
     pub peek: peek::Limits,
     /// How nodes are reached.
     pub dial: dial::Settings,
-    /// How a node's first answer is awaited, and when another node is tried.
+    /// How long a node may take to answer, and when another node is tried.
     pub greet: greet::Settings,
-    /// How bytes are moved, and when a silent connection ends.
+    /// How bytes are moved, and when an idle connection ends.
     pub relay: relay::Settings,
-    /// When a node counts as down, and how often names are resolved.
+    /// When a node is down, and how often host names are resolved.
     pub control: control::Settings,
-    /// How the clients are let go when the balancer is to end.
+    /// How connections are closed before the process ends.
     pub drain: drain::Settings,
-    /// Where the process can be asked how it is.
+    /// When a thread is stuck.
+    pub watchdog: heartbeat::Settings,
+    /// The address of the admin listener.
     pub admin: admin::Settings,
     /// What is written, and how.
     pub log: log::Settings,
+    /// The files that it names, by the keys that name them (`listeners[0].certificates[0].chain`), as absolute paths.
+    pub files: BTreeMap<String, PathBuf>,
+    /// What an operator should look at in the configuration that these settings were read from.
+    pub warnings: Vec<Problem>,
+}
+
+/// A configuration that was read, and what it was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What it says.
+    pub config: Config,
+    /// Where it says it.
+    pub source: Source,
 }
 
 impl Config {
-    /// These listeners and nodes, and the defaults for all else.
+    /// These listeners and nodes, with the defaults for everything else.
     pub fn new(listeners: Vec<accept::Listener>, nodes: Vec<cluster::Member>) -> Self {
         Self {
             workers: None,
             listeners,
             nodes,
-            affinity: route::Affinity::default(),
+            nodes_tls: None,
+            affinity: affinity::Settings::default(),
             peek: peek::Limits::default(),
             dial: dial::Settings::default(),
             greet: greet::Settings::default(),
             relay: relay::Settings::default(),
             control: control::Settings::default(),
             limits: accept::Limits::default(),
+            held: held::Limits::default(),
             drain: drain::Settings::default(),
+            watchdog: heartbeat::Settings::default(),
             admin: admin::Settings::default(),
             log: log::Settings::default(),
+            files: BTreeMap::new(),
+            warnings: Vec::new(),
         }
     }
 }
 
-/// Reads the file at `path`.
+/// Reads the file at `path`. Relative paths in it start in its directory.
 ///
 /// # Errors
-/// All that is wrong with it; or why it cannot be read.
+/// All problems in the file, or why it cannot be read.
 pub fn load(path: &Path) -> Result<Config, Problems> {
+    load_with_source(path).map(|loaded| loaded.config)
+}
+
+/// Reads the file at `path`, and keeps where it says what. Relative paths in it start in its directory.
+///
+/// # Errors
+/// All problems in the file, or why it cannot be read.
+pub fn load_with_source(path: &Path) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
-    let bytes = read(path).map_err(|error| {
-        let problem = Problem::of_file(format!("cannot be read: {error}"));
-        Problems::new(&name, "", vec![problem])
-    })?;
+    let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    let mut loaded = read_beside(&name, file, base)?;
+    loaded.config.admin.configuration = std::path::absolute(path).ok();
+    Ok(loaded)
+}
+
+/// Reads a configuration from standard input or another source of bytes; problems show `name` as its file. Relative paths in it start
+/// in the working directory.
+///
+/// # Errors
+/// All problems in it, or why it cannot be read.
+pub fn read_with_source(name: &str, from: impl Read) -> Result<Loaded, Problems> {
+    read_beside(name, from, Path::new(""))
+}
+
+fn unreadable(name: &str, error: &io::Error) -> Problems {
+    let problem = Problem::of_file(format!("cannot be read: {error}"));
+    Problems::new(name, "", vec![problem])
+}
+
+fn read_beside(name: &str, from: impl Read, base: &Path) -> Result<Loaded, Problems> {
+    let bytes = read(from).map_err(|error| unreadable(name, &error))?;
     match String::from_utf8(bytes) {
-        Ok(text) => parse_beside(&name, &text, path.parent().unwrap_or(Path::new(""))),
+        Ok(text) => {
+            let config = parse_beside(name, &text, base)?;
+            let source = Source::new(name, &text);
+            Ok(Loaded { config, source })
+        }
         Err(error) => {
             let valid_up_to = error.utf8_error().valid_up_to();
             let shown = String::from_utf8_lossy(error.as_bytes()).into_owned();
             let mut problem = Problem::of_file("not UTF-8").hint("save the file as UTF-8");
             problem.span = Some(valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8());
-            Err(Problems::new(&name, &shown, vec![problem]))
+            Err(Problems::new(name, &shown, vec![problem]))
         }
     }
 }
 
-/// Reads `text`, which problems say is from the file `name`. Files that it names are looked for in the working directory.
+/// Reads `text`; problems show `name` as its file. Relative paths in it start in the working directory.
 ///
 /// # Errors
-/// All that is wrong with it.
+/// All problems in the text.
 pub fn parse(name: &str, text: &str) -> Result<Config, Problems> {
     parse_beside(name, text, Path::new(""))
 }
 
 fn parse_beside(name: &str, text: &str, base: &Path) -> Result<Config, Problems> {
-    let (file, mut problems) =
-        file::File::read(text).map_err(|problems| Problems::new(name, text, problems))?;
-    let config = meant::config(file, base, &mut problems);
+    let (file, mut problems) = file::File::read(text).map_err(|problems| Problems::new(name, text, problems))?;
+    let config = resolve::config(file, base, &mut problems);
+    let (problems, warnings): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::refuses);
     if problems.is_empty() {
-        Ok(config)
+        Ok(Config { warnings, ..config })
     } else {
         Err(Problems::new(name, text, problems))
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    /// Room for a thousand nodes many times over; keeps a wrong path from filling the memory.
+fn read(from: impl Read) -> io::Result<Vec<u8>> {
+    /// Enough for many thousands of nodes; keeps a wrong path from filling the memory.
     const BYTES_MAX: u64 = 16 << 20;
     let mut bytes = Vec::new();
-    File::open(path)?
-        .take(BYTES_MAX + 1)
-        .read_to_end(&mut bytes)?;
+    from.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > BYTES_MAX {
-        return Err(io::Error::other("larger than any configuration"));
+        return Err(io::Error::other("larger than 16 MiB"));
     }
     Ok(bytes)
 }
@@ -144,17 +222,11 @@ mod tests {
     /// `text` with the keys that have no default taken out of their comments.
     fn with_every_key(text: &str) -> String {
         let is_key = |line: &str| {
-            line.split_once(" = ").is_some_and(|(key, _)| {
-                key.bytes()
-                    .all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-            })
+            line.split_once(" = ")
+                .is_some_and(|(key, _)| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
         };
         text.lines()
-            .map(|line| {
-                line.strip_prefix("# ")
-                    .filter(|rest| is_key(rest))
-                    .unwrap_or(line)
-            })
+            .map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line))
             .fold(String::new(), |text, line| text + line + "\n")
     }
 
@@ -200,13 +272,23 @@ mod tests {
         let mut known = BTreeSet::new();
         keys_of_shape(&<file::File as Value>::SHAPE, "", &mut known);
         let mut written = BTreeSet::new();
-        keys_of_table(
-            DeTable::parse(&text).expect("TOML").get_ref(),
-            "",
-            &mut written,
-        );
+        keys_of_table(DeTable::parse(&text).expect("TOML").get_ref(), "", &mut written);
         assert_eq!(written, known);
         assert!(known.contains(".listeners.connections_max"), "{known:?}");
+    }
+
+    #[test]
+    fn a_user_timeout_that_is_shorter_than_the_probes_is_raised_and_noted() {
+        let config = accepted(&format!("{MINIMAL}\n[timeouts]\nuser_timeout = \"30s\"\n"));
+        let [warning] = &config.warnings[..] else {
+            panic!("{:?}", config.warnings);
+        };
+        assert_eq!(
+            warning.to_string(),
+            "timeouts.user_timeout: 30s is less than keepalive takes; 2m is used"
+        );
+        let config = accepted(&format!("{MINIMAL}\n[timeouts]\nuser_timeout = \"120s\"\n"));
+        assert_eq!(config.warnings, []);
     }
 
     #[test]
@@ -215,15 +297,12 @@ mod tests {
         let address = "0.0.0.0:1883".parse().expect("an address");
         let node = |name: &str, address: &str| cluster::Member {
             name: name.to_owned(),
-            endpoints: cluster::Endpoints::only(cluster::MemberEndpoint::plain(
-                cluster::NodeAddress::Socket(address.parse().expect("an address")),
-            )),
+            endpoints: cluster::Endpoints::only(cluster::MemberEndpoint::plain(cluster::NodeAddress::Socket(
+                address.parse().expect("an address"),
+            ))),
             weight: cluster::WEIGHT_DEFAULT,
         };
-        let nodes = vec![
-            node("emqx1", "10.0.0.11:1883"),
-            node("emqx2", "10.0.0.12:1883"),
-        ];
+        let nodes = vec![node("emqx1", "10.0.0.11:1883"), node("emqx2", "10.0.0.12:1883")];
         let listeners = vec![accept::Listener::new(address)];
         assert_eq!(config, Config::new(listeners, nodes));
     }

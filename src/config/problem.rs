@@ -1,4 +1,4 @@
-//! What is wrong with a configuration: every problem at once, each shown with its line, a caret and what would do.
+//! The problems of a configuration: all of them at once, each shown with its line, a caret and a hint.
 
 use std::error;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-/// Why a configuration was refused: one problem or more, in the order of the file.
+/// Why a configuration was refused: one or more problems, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
     file: String,
@@ -14,22 +14,36 @@ pub struct Problems {
     problems: Vec<Problem>,
 }
 
-/// One thing that is wrong.
+/// One problem.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The key, as in `nodes[2].address`; empty where no key is to blame.
+    /// The key, as in `nodes[2].address`; empty if the problem is not about a key.
     pub path: String,
     /// What was found, in one clause.
     pub message: String,
-    /// What would do.
+    /// How to fix it.
     pub hint: Option<String>,
-    /// The bytes of the file that are to blame; none where something is missing altogether.
+    /// The bytes of the file that are wrong; `None` if something is missing.
     pub span: Option<Range<usize>>,
-    /// Another part of the file that has its share in it, and what to say there.
+    /// Another part of the file that is involved, with a label.
     pub other: Option<(Range<usize>, String)>,
+    /// Whether the configuration can be used all the same.
+    pub severity: Severity,
 }
 
-/// Where a problem is, as editors count: both from 1, columns in characters.
+/// What a problem means for the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// The configuration is used, and something in it does not work: a certificate that has expired. Where the process runs already,
+    /// or starts again, the rest of it must go on.
+    Fault,
+    /// The configuration is used, and an operator should look at it.
+    Warning,
+}
+
+/// A position, as editors count: lines and columns from 1, columns in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The line.
@@ -38,7 +52,7 @@ pub struct Position {
     pub column: usize,
 }
 
-/// A value's place: its key and its bytes in the file.
+/// The position of a value: its key and its bytes in the file.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
     pub(super) path: String,
@@ -46,7 +60,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// A problem with what stands here.
+    /// A problem with the value at this place.
     pub(super) fn problem(&self, message: impl Into<String>) -> Problem {
         Problem {
             path: self.path.clone(),
@@ -54,10 +68,11 @@ impl Place {
             hint: None,
             span: Some(self.span.clone()),
             other: None,
+            severity: Severity::Error,
         }
     }
 
-    /// The place of `key` in the table that stands here.
+    /// The place of `key` in the table at this place.
     pub(super) fn below(&self, key: &str, span: Range<usize>) -> Self {
         let path = match &*self.path {
             "" => key.to_owned(),
@@ -68,24 +83,46 @@ impl Place {
 }
 
 impl Problem {
-    /// A problem that no part of the file is to blame for.
-    pub(super) fn of_file(message: impl Into<String>) -> Self {
+    /// A problem with the file as a whole.
+    pub fn of_file(message: impl Into<String>) -> Self {
         Self {
             path: String::new(),
             message: message.into(),
             hint: None,
             span: None,
             other: None,
+            severity: Severity::Error,
         }
     }
 
-    /// Adds what would do.
-    pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
+    /// Whether the configuration is refused for it.
+    pub fn refuses(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    /// Makes this a warning: the configuration can be used all the same.
+    pub fn warning(self) -> Self {
+        Self {
+            severity: Severity::Warning,
+            ..self
+        }
+    }
+
+    /// Makes this a fault: the configuration can be used all the same, and something in it does not work.
+    pub(super) fn fault(self) -> Self {
+        Self {
+            severity: Severity::Fault,
+            ..self
+        }
+    }
+
+    /// Adds how to fix it.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Adds another place that has its share in the problem.
+    /// Adds another place that is involved.
     pub(super) fn other(mut self, place: &Place, label: impl Into<String>) -> Self {
         self.other = Some((place.span.clone(), label.into()));
         self
@@ -117,7 +154,7 @@ impl Problems {
         self.problems.iter()
     }
 
-    /// Where one of these problems begins; none where something is missing altogether.
+    /// The position of one of these problems; `None` if something is missing.
     pub fn position(&self, problem: &Problem) -> Option<Position> {
         let before = self.text.get(..problem.span.as_ref()?.start)?;
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -127,7 +164,7 @@ impl Problems {
         })
     }
 
-    /// All problems for people, with colours for a terminal.
+    /// All problems as text with colours for a terminal.
     pub fn coloured(&self) -> String {
         self.render(&Renderer::styled())
     }
@@ -138,17 +175,23 @@ impl Problems {
             shown += &renderer.render(&[self.group(problem)]);
             shown += "\n\n";
         }
-        let count = self.problems.len();
-        let plural = if count == 1 { "" } else { "s" };
-        shown + &format!("{}: {count} problem{plural}", self.file)
+        let are_warnings = |problem: &&Problem| problem.severity == Severity::Warning;
+        let warnings = self.problems.iter().filter(are_warnings).count();
+        let counts = [(self.problems.len() - warnings, "problem"), (warnings, "warning")];
+        let counts = counts.iter().filter(|(count, _)| *count > 0);
+        let counts: Vec<String> = counts
+            .map(|(count, noun)| format!("{count} {noun}{}", if *count == 1 { "" } else { "s" }))
+            .collect();
+        shown + &format!("{}: {}", self.file, counts.join(" and "))
     }
 
     fn group<'a>(&'a self, problem: &'a Problem) -> Group<'a> {
-        let title = Level::ERROR.primary_title(problem.to_string());
-        let hint = problem
-            .hint
-            .as_deref()
-            .map(|hint| Level::HELP.message(hint));
+        let level = match problem.severity {
+            Severity::Error | Severity::Fault => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let title = level.primary_title(problem.to_string());
+        let hint = problem.hint.as_deref().map(|hint| Level::HELP.message(hint));
         let Some(span) = problem.span.clone() else {
             let group = title.element(Origin::path(&*self.file));
             return group.elements(hint);
@@ -226,12 +269,9 @@ remora.toml: 1 problem";
             span,
         };
         let problem = place(10..11).problem("is there twice");
-        let problem = problem.other(&place(4..5), "first here");
+        let problem = problem.other(&place(4..5), "first used here");
         let shown = Problems::new("remora.toml", "a = 1\nb = 1\n", vec![problem]).to_string();
-        assert!(
-            shown.contains("1 | a = 1\n  |     - first here\n"),
-            "{shown}"
-        );
+        assert!(shown.contains("1 | a = 1\n  |     - first used here\n"), "{shown}");
         assert!(shown.contains("2 | b = 1\n  |     ^\n"), "{shown}");
     }
 

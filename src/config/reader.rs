@@ -1,14 +1,15 @@
-//! Reads a TOML tree into tables of known keys and finds every problem on the way. Which keys there are is `file`'s,
-//! what their values look like is `units`' and `address`'.
+//! Reads a TOML tree into tables of known keys and collects all problems. The keys are defined in `file`, the formats of their
+//! values in `units` and `address`.
 
 use std::marker::PhantomData;
 
-use toml::Spanned;
+use toml::Spanned as TomlSpanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Place, Problem};
+use super::words::{self, suggested};
 
-/// What a value may hold, for suggestions and for the list of all keys.
+/// The shape of a value, for suggestions and for the list of all keys.
 #[derive(Debug)]
 pub(super) enum Shape {
     Leaf,
@@ -16,42 +17,42 @@ pub(super) enum Shape {
     List(&'static Shape),
 }
 
-/// A kind of value in the file: how it is read, and what it means.
+/// A type of value in the file: how it is read, and its Rust type.
 pub(super) trait Value {
-    type Meaning;
+    type Output;
     const SHAPE: Shape;
 
-    /// Reads what stands at `place`; none when there was a problem, which is noted then.
-    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Self::Meaning>;
+    /// Reads the value at `place`. If there is a problem, notes it and returns `None`.
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Self::Output>;
 }
 
-/// A kind of value without parts.
+/// A type of value without parts.
 pub(super) trait Leaf {
-    type Meaning;
+    type Output;
 
-    fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch>;
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch>;
 }
 
-/// Why a value is not what its key takes.
+/// Why a value does not fit its key.
 #[derive(Debug)]
 pub(super) struct Mismatch {
     pub(super) message: String,
     pub(super) hint: String,
 }
 
-/// What the file says about a key.
+/// A key in the file.
 #[derive(Debug, Default)]
-pub(super) enum Written<T> {
+pub(super) enum Field<T> {
     #[default]
     Absent,
-    /// Said, but not usable; the problem is noted already, so nothing may be concluded from it.
-    Wrong,
-    Given(Given<T>),
+    /// Present but invalid. The problem is noted already, so no further problem may be derived from it.
+    Invalid,
+    Set(Spanned<T>),
 }
 
-/// A value and where it stands.
-#[derive(Debug)]
-pub(super) struct Given<T> {
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Spanned<T> {
     pub(super) value: T,
     pub(super) place: Place,
 }
@@ -59,10 +60,24 @@ pub(super) struct Given<T> {
 /// A list, or an array of tables.
 pub(super) struct List<T>(PhantomData<T>);
 
+/// What was probably meant by an unknown key.
+#[derive(Debug)]
+pub(super) struct Meant {
+    /// What to write instead.
+    pub(super) hint: String,
+    /// The key of the same table that is meant, which then is not missing.
+    pub(super) key: Option<&'static str>,
+}
+
+/// Says what was probably meant by a key in the table at a path, with its value and that table.
+pub(super) type Foreign = fn(&str, &str, &DeValue<'_>, &DeTable<'_>) -> Option<Meant>;
+
 /// The problems found so far, and the shape of the whole file.
 pub(super) struct Reader {
     pub(super) problems: Vec<Problem>,
     root: Shape,
+    /// What unknown keys mean to other programs.
+    foreign: Foreign,
 }
 
 /// A table while its keys are read.
@@ -70,21 +85,21 @@ pub(super) struct Entries<'a, 't> {
     table: &'a DeTable<'t>,
     place: &'a Place,
     reader: &'a mut Reader,
-    /// Known keys that unknown ones were probably meant to be: reporting them missing as well would be noise.
+    /// Known keys that were probably misspelt: they are not reported as missing as well.
     misspelt: Vec<&'static str>,
 }
 
-/// Declares a table of the file as written: one line for each key, with the kind of its value.
+/// Declares a table of the file as written: one line for each key, with the type of its value.
 macro_rules! table {
     ($(#[$doc:meta])+ $Name:ident { $($key:ident: $Kind:ty,)+ }) => {
         $(#[$doc])+
         #[derive(Debug, Default)]
         pub(super) struct $Name {
-            $(pub(super) $key: Written<<$Kind as Value>::Meaning>,)+
+            $(pub(super) $key: Field<<$Kind as Value>::Output>,)+
         }
 
         impl Value for $Name {
-            type Meaning = Self;
+            type Output = Self;
             const SHAPE: Shape = Shape::Table(&[$((stringify!($key), &<$Kind as Value>::SHAPE),)+]);
 
             fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Self> {
@@ -96,18 +111,18 @@ macro_rules! table {
 }
 pub(super) use table;
 
-impl<T> Written<T> {
-    pub(super) fn as_given(&self) -> Option<&Given<T>> {
+impl<T> Field<T> {
+    pub(super) fn as_set(&self) -> Option<&Spanned<T>> {
         match self {
-            Self::Given(given) => Some(given),
-            Self::Absent | Self::Wrong => None,
+            Self::Set(given) => Some(given),
+            Self::Absent | Self::Invalid => None,
         }
     }
 
     pub(super) fn value(self) -> Option<T> {
         match self {
-            Self::Given(given) => Some(given.value),
-            Self::Absent | Self::Wrong => None,
+            Self::Set(given) => Some(given.value),
+            Self::Absent | Self::Invalid => None,
         }
     }
 
@@ -116,58 +131,59 @@ impl<T> Written<T> {
     }
 }
 
-impl<T: Default> Written<T> {
+impl<T: Default> Field<T> {
     pub(super) fn or_default(self) -> T {
         self.value().unwrap_or_default()
     }
 }
 
 impl<T: Leaf> Value for T {
-    type Meaning = T::Meaning;
+    type Output = T::Output;
     const SHAPE: Shape = Shape::Leaf;
 
-    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<T::Meaning> {
-        T::parse(value)
-            .map_err(|mismatch| reader.note(place, mismatch))
-            .ok()
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<T::Output> {
+        T::parse(value).map_err(|mismatch| reader.note(place, mismatch)).ok()
     }
 }
 
 impl<T: Value> Value for List<T> {
-    type Meaning = Vec<Given<T::Meaning>>;
+    type Output = Vec<Spanned<T::Output>>;
     const SHAPE: Shape = Shape::List(&T::SHAPE);
 
-    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Self::Meaning> {
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<Self::Output> {
         let DeValue::Array(items) = value else {
+            let is_nested = place.path.contains('.');
             let (expected, hint) = match (&T::SHAPE, value) {
-                (Shape::Table(_), DeValue::Table(_)) => (
+                (Shape::Table(_), DeValue::Table(_)) if !is_nested => (
                     "an array of tables",
                     format!("write [[{}]], with two brackets", place.path),
                 ),
-                (Shape::Table(_), _) => (
+                (Shape::Table(_), _) if !is_nested => (
                     "an array of tables",
-                    format!(
-                        "write [[{}]], with a line for each key below it",
-                        place.path
-                    ),
+                    format!("write [[{}]], with a line for each key below it", place.path),
                 ),
-                (Shape::Leaf | Shape::List(_), _) => {
-                    ("a list", "write a list, even of one: [\"...\"]".to_owned())
-                }
+                (Shape::Table(_), _) => ("a list", format!("write [{}]", pair(value))),
+                (Shape::Leaf | Shape::List(_), _) => (
+                    "a list",
+                    match words::list_of(value) {
+                        Some(list) => format!("write {list}"),
+                        None => "write a list, even of one: [\"...\"]".to_owned(),
+                    },
+                ),
             };
             let mismatch = Mismatch::new(format!("{}, not {expected}", found(value)), hint);
             reader.note(place, mismatch);
             return None;
         };
-        let read_item = |(index, item): (usize, &Spanned<DeValue<'_>>)| {
+        let read_item = |(index, item): (usize, &TomlSpanned<DeValue<'_>>)| {
             let place = Place {
                 path: format!("{}[{index}]", place.path),
                 span: item.span(),
             };
             let value = T::read(item.get_ref(), &place, reader)?;
-            Some(Given { value, place })
+            Some(Spanned { value, place })
         };
-        // Every item is read, so that every problem is found, before a wrong one spoils the list.
+        // All items are read, so that all problems are found, even though one invalid item makes the list invalid.
         let items: Vec<_> = items.iter().enumerate().map(read_item).collect();
         items.into_iter().collect()
     }
@@ -181,21 +197,19 @@ impl Mismatch {
         }
     }
 
-    /// A value of another type than the key takes.
+    /// A value whose type does not fit the key.
     pub(super) fn of_type(value: &DeValue<'_>, expected: &str, example: &str) -> Self {
-        Self::new(
-            format!("{}, not {expected}", found(value)),
-            format!("write {example}"),
-        )
+        Self::new(format!("{}, not {expected}", found(value)), format!("write {example}"))
     }
 }
 
 impl Reader {
-    /// A reader of files that look like `T`.
-    pub(super) fn new<T: Value>() -> Self {
+    /// A reader for files of type `T`.
+    pub(super) fn new<T: Value>(foreign: Foreign) -> Self {
         Self {
             problems: Vec::new(),
             root: T::SHAPE,
+            foreign,
         }
     }
 
@@ -203,44 +217,64 @@ impl Reader {
         self.problems.push(place.problem(message).hint(hint));
     }
 
-    /// Notes an unknown key, and returns the one that it was probably meant to be.
+    /// Notes an unknown key, and returns the known key that was probably meant; `foreign` is what it means elsewhere.
     fn note_unknown(
         &mut self,
         place: &Place,
         key: &str,
+        value: &DeValue<'_>,
         known: &[&'static str],
+        foreign: Option<Meant>,
     ) -> Option<&'static str> {
+        /// A key of more tables than this is too common to say where it belongs.
+        const HOMES_MAX: usize = 3;
+        let problem = place.problem("unknown key");
+        if let Some(Meant { hint, key }) = foreign {
+            self.problems.push(problem.hint(hint));
+            return key;
+        }
         let mut homes = Vec::new();
-        self.root.homes(key, "", &mut homes);
-        let mut near = None;
-        let hint = if let [home] = &homes[..] {
-            // The right key in the wrong table: in TOML, often a key that was meant for the top of the file.
-            format!("`{key}` belongs {home}")
-        } else if let Some(nearest) = nearest(key, known) {
-            near = Some(nearest);
-            format!("did you mean `{nearest}`?")
-        } else {
-            format!("known here: {}", known.join(", "))
+        self.root.homes(key, value, "", &mut homes);
+        let near = nearest(key, known);
+        let hint = match (&homes[..], near) {
+            // A known key in the wrong table: in TOML, often a key that belongs at the top of the file. A like one may be meant as well.
+            ([..], near) if (1..=HOMES_MAX).contains(&homes.len()) => {
+                let near = near.map_or(String::new(), |near| format!("; or did you mean `{near}`?"));
+                format!("`{key}` belongs {}{near}", homes.join(" or "))
+            }
+            (_, Some(near)) => format!("did you mean `{near}`?"),
+            (_, None) => format!("known keys: {}", known.join(", ")),
         };
-        self.problems.push(place.problem("unknown key").hint(hint));
+        self.problems.push(problem.hint(hint));
         near
     }
 }
 
+/// A certificate and its key in place of a value that is none.
+fn pair(value: &DeValue<'_>) -> String {
+    let chain = match value {
+        DeValue::Array(items) => items.iter().find_map(|item| item.get_ref().as_str()),
+        other => other.as_str(),
+    };
+    match chain {
+        Some(chain) => format!("{{ chain = {}, key = \"tls.key\" }}", suggested(chain)),
+        None => words::PAIR.to_owned(),
+    }
+}
+
 impl Shape {
-    /// Notes every table that has `key`, in words, with the table at `path` being this one.
-    fn homes(&self, key: &str, path: &str, homes: &mut Vec<String>) {
+    /// Adds a description of every table that has `key`, for such a value, to `homes`; this table is at `path`.
+    fn homes(&self, key: &str, value: &DeValue<'_>, path: &str, homes: &mut Vec<String>) {
         let (keys, home) = match self {
             Self::Leaf => return,
-            Self::Table(keys) if path.is_empty() => (
-                keys,
-                "at the top of the file, before the first [table]".to_owned(),
-            ),
+            Self::Table(keys) if path.is_empty() => {
+                (keys, "at the top of the file, before the first [table]".to_owned())
+            }
             Self::Table(keys) => (keys, format!("in [{path}]")),
             Self::List(Self::Table(keys)) => (keys, format!("in [[{path}]]")),
             Self::List(_) => return,
         };
-        if keys.iter().any(|(known, _)| *known == key) {
+        if keys.iter().any(|(known, shape)| *known == key && shape.is_like(value)) {
             homes.push(home);
         }
         for (known, shape) in *keys {
@@ -249,35 +283,31 @@ impl Shape {
             } else {
                 format!("{path}.{known}")
             };
-            shape.homes(key, &path, homes);
+            shape.homes(key, value, &path, homes);
         }
+    }
+
+    /// Whether the value may be of this shape: not one line for a whole table, or the other way round.
+    fn is_like(&self, value: &DeValue<'_>) -> bool {
+        let has_tables = |value: &DeValue<'_>| match value {
+            DeValue::Table(_) => true,
+            DeValue::Array(items) => items.iter().any(|item| item.get_ref().is_table()),
+            _ => false,
+        };
+        matches!(self, Self::Table(_) | Self::List(Self::Table(_))) == has_tables(value)
     }
 }
 
 impl<'a, 't> Entries<'a, 't> {
-    /// The keys of `T` in the table `value`; notes every other key that is there.
-    pub(super) fn open<T: Value>(
-        value: &'a DeValue<'t>,
-        place: &'a Place,
-        reader: &'a mut Reader,
-    ) -> Option<Self> {
+    /// Opens the table `value` with the keys of `T`; notes every other key in it.
+    pub(super) fn open<T: Value>(value: &'a DeValue<'t>, place: &'a Place, reader: &'a mut Reader) -> Option<Self> {
         let DeValue::Table(table) = value else {
-            let (table, brackets) = match place
-                .path
-                .strip_suffix(']')
-                .and_then(|p| p.rsplit_once('['))
-            {
-                Some((list, _)) => (list, ("[[", "]]")),
-                None => (&*place.path, ("[", "]")),
+            let hint = match place.path.strip_suffix(']').and_then(|p| p.rsplit_once('[')) {
+                _ if place.path.contains('.') => format!("write {}", pair(value)),
+                Some((list, _)) => format!("write [[{list}]], with a line for each key below it"),
+                None => format!("write [{}], with a line for each key below it", place.path),
             };
-            let hint = format!(
-                "write {}{table}{}, with a line for each key below it",
-                brackets.0, brackets.1
-            );
-            reader.note(
-                place,
-                Mismatch::new(format!("{}, not a table", found(value)), hint),
-            );
+            reader.note(place, Mismatch::new(format!("{}, not a table", found(value)), hint));
             return None;
         };
         let Shape::Table(keys) = T::SHAPE else {
@@ -285,10 +315,11 @@ impl<'a, 't> Entries<'a, 't> {
         };
         let known: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
         let mut misspelt = Vec::new();
-        for (key, _) in table.iter() {
+        for (key, value) in table.iter() {
             if !known.contains(&key.get_ref().as_ref()) {
-                let place = place.below(&shown_key(key.get_ref()), key.span());
-                misspelt.extend(reader.note_unknown(&place, key.get_ref(), &known));
+                let below = place.below(&shown_key(key.get_ref()), key.span());
+                let meant = (reader.foreign)(&place.path, key.get_ref(), value.get_ref(), table);
+                misspelt.extend(reader.note_unknown(&below, key.get_ref(), value.get_ref(), &known, meant));
             }
         }
         Some(Self {
@@ -299,56 +330,65 @@ impl<'a, 't> Entries<'a, 't> {
         })
     }
 
-    /// What the table says about `key`.
-    pub(super) fn read<T: Value>(&mut self, key: &str) -> Written<T::Meaning> {
+    /// Reads `key`.
+    pub(super) fn read<T: Value>(&mut self, key: &str) -> Field<T::Output> {
         let Some(value) = self.table.get(key) else {
             return if self.misspelt.contains(&key) {
-                Written::Wrong
+                Field::Invalid
             } else {
-                Written::Absent
+                Field::Absent
             };
         };
         let place = self.place.below(key, value.span());
         match T::read(value.get_ref(), &place, self.reader) {
-            Some(value) => Written::Given(Given { value, place }),
-            None => Written::Wrong,
+            Some(value) => Field::Set(Spanned { value, place }),
+            None => Field::Invalid,
         }
     }
 }
 
-/// The string that a key takes.
-pub(super) fn string<'v>(
-    value: &'v DeValue<'_>,
-    expected: &str,
-    example: &str,
-) -> Result<&'v str, Mismatch> {
+/// Reads a string.
+pub(super) fn string<'v>(value: &'v DeValue<'_>, expected: &str, example: &str) -> Result<&'v str, Mismatch> {
     value
         .as_str()
         .ok_or_else(|| Mismatch::of_type(value, expected, example))
 }
 
-/// One of a few words.
+/// Reads one of a few words.
 pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, Mismatch> {
-    let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-    let all = || {
-        let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-        quoted.join(" or ")
-    };
-    let written = string(value, "a word", &all())?;
-    if let Some((_, meaning)) = words.iter().find(|(name, _)| *name == written) {
-        return Ok(*meaning);
-    }
-    let hint = match nearest(written, &names) {
-        Some(near) => format!("did you mean \"{near}\"?"),
-        None => format!("write {}", all()),
-    };
-    Err(Mismatch::new(
-        format!("{} is not known here", quoted(written)),
-        hint,
-    ))
+    word_or(value, words, |_| None)
 }
 
-/// What stands there, as the start of a sentence.
+/// Reads one of a few words. `meant` says what to write instead of another program's word, given in small letters.
+pub(super) fn word_or<T: Copy>(
+    value: &DeValue<'_>,
+    words: &[(&str, T)],
+    meant: impl FnOnce(&str) -> Option<String>,
+) -> Result<T, Mismatch> {
+    let written = value.as_str();
+    if let Some((_, meaning)) = words.iter().find(|(name, _)| Some(*name) == written) {
+        return Ok(*meaning);
+    }
+    let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
+    let text = words::text(value).unwrap_or_default();
+    let meant = meant(&text.to_ascii_lowercase());
+    let near = written.and_then(|written| nearest(written, &names));
+    let hint = match (meant, near) {
+        (Some(meant), _) => format!("write {meant}"),
+        (None, Some(near)) => format!("did you mean \"{near}\"?"),
+        (None, None) => {
+            let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+            format!("write {}", quoted.join(" or "))
+        }
+    };
+    let message = match written {
+        Some(written) => format!("{} is not an allowed value", quoted(written)),
+        None => format!("{}, not a word", found(value)),
+    };
+    Err(Mismatch::new(message, hint))
+}
+
+/// Describes the value, as the start of a sentence.
 pub(super) fn found(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("{} is a string", quoted(text)),
@@ -361,7 +401,7 @@ pub(super) fn found(value: &DeValue<'_>) -> String {
     }
 }
 
-/// A string as it is shown: in quotes, escaped, and cut where it is long.
+/// A string for messages: in quotes, escaped, and cut if it is long.
 pub(super) fn quoted(text: &str) -> String {
     /// Enough to recognise a name or an address.
     const SHOWN_CHARS_MAX: usize = 60;
@@ -371,8 +411,8 @@ pub(super) fn quoted(text: &str) -> String {
     }
 }
 
-/// A key as it is shown in a path: bare where TOML allows it, else quoted.
-fn shown_key(key: &str) -> String {
+/// A key for a path in messages: bare if TOML allows it, otherwise quoted.
+pub(super) fn shown_key(key: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     if !key.is_empty() && key.chars().all(bare) && key.len() < 60 {
         key.to_owned()
@@ -381,9 +421,9 @@ fn shown_key(key: &str) -> String {
     }
 }
 
-/// The candidate that `word` was probably meant to be.
+/// The candidate that was probably meant by `word`.
 fn nearest<'k>(word: &str, candidates: &[&'k str]) -> Option<&'k str> {
-    /// High enough that a word nobody thought of gets the list of keys instead of a wrong guess.
+    /// High enough that an unrelated word gets the list of keys instead of a wrong guess.
     const LIKENESS_MIN: f64 = 0.8;
     let word = word.to_lowercase();
     // Qualifiers come last here (`connections_max`); elsewhere they often come first.
@@ -392,11 +432,17 @@ fn nearest<'k>(word: &str, candidates: &[&'k str]) -> Option<&'k str> {
         words.sort_unstable();
         words.join("_")
     };
-    let likeness = |candidate: &str| {
-        strsim::jaro(&word, candidate).max(strsim::jaro(&sorted(&word), &sorted(candidate)))
+    let likeness =
+        |candidate: &str| strsim::jaro(&word, candidate).max(strsim::jaro(&sorted(&word), &sorted(candidate)));
+    // `down_max` is not a slip for `down_min`.
+    let ends = ["_min", "_max"];
+    let is_opposite = |candidate: &str| {
+        let end_of = |text: &str| ends.iter().position(|end| text.ends_with(end));
+        matches!((end_of(&word), end_of(candidate)), (Some(one), Some(other)) if one != other)
     };
     candidates
         .iter()
+        .filter(|candidate| !is_opposite(candidate))
         .map(|candidate| (likeness(candidate), *candidate))
         .filter(|(likeness, _)| *likeness >= LIKENESS_MIN)
         .max_by(|a, b| a.0.total_cmp(&b.0))
@@ -418,15 +464,13 @@ mod tests {
         check("keep-alive", Some("keepalive"));
         check("Weight", Some("weight"));
         check("tls_certificate", None);
+        check("connections_min", None);
         check("", None);
     }
 
     #[test]
     fn long_and_strange_strings_are_shown_cut_and_escaped() {
         assert_eq!(quoted("a\"\n"), r#""a\"\n""#);
-        assert_eq!(
-            quoted(&"é".repeat(61)),
-            format!("\"{}\"...", "é".repeat(60))
-        );
+        assert_eq!(quoted(&"é".repeat(61)), format!("\"{}\"...", "é".repeat(60)));
     }
 }

@@ -1,33 +1,38 @@
-//! The keys about TLS, as meant: the files that they name are read here, so that what is wrong with one is told where it is
-//! named.
+//! The keys about TLS. Reads the files that they name, so that a problem with a file is reported at its key.
 
-use std::path::Path;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{self, Path};
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use rustls::pki_types::ServerName;
 use toml::de::DeValue;
 
-use super::file;
+use super::expiry;
+use super::meant::Url;
 use super::problem::{Place, Problem};
-use super::reader::{Given, Leaf, Mismatch, Written, quoted, string, word};
-use crate::accept::Tls;
-use crate::cluster::NodeAddress;
-use crate::tls::{
-    Certificate, Clients, Door, Nodes, NodesOffer, Offer, Revocations, ToNode, Trust, Version,
-    read_file,
+use super::reader::{
+    Entries, Field, Leaf, Mismatch, Reader, Shape, Spanned, Value, quoted, string, table, word, word_or,
 };
+use super::words::suggested;
+use crate::cluster::{EndpointTls, NodeAddress};
+use crate::net::tls::{
+    Acceptor, Certificate, Clients, Nodes, NodesOffer, Offer, Revocations, ServerName, Trust, Version, read_file,
+};
+use crate::path::accept::Tls;
 
-/// A file, by its path; one that is not absolute begins where the configuration is.
+/// The path of a file. A relative path starts in the directory of the configuration file.
 pub(super) struct FilePath;
 
 impl Leaf for FilePath {
-    type Meaning = String;
+    type Output = String;
 
     fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
         let written = string(value, "a path", "a string such as \"/etc/remora/tls.pem\"")?;
         if written.is_empty() || written.contains('\0') {
             return Err(Mismatch::new(
-                format!("{} is no path", quoted(written)),
+                format!("{} is not a path", quoted(written)),
                 "write the path of a file in PEM",
             ));
         }
@@ -35,27 +40,30 @@ impl Leaf for FilePath {
     }
 }
 
-/// A host name or an IP address, as certificates have it.
+/// A host name or an IP address, as in certificates.
 pub(super) struct CertificateName;
 
 impl Leaf for CertificateName {
-    type Meaning = ServerName<'static>;
+    type Output = ServerName<'static>;
 
-    fn parse(value: &DeValue<'_>) -> Result<Self::Meaning, Mismatch> {
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
         let written = string(value, "a name", "a string such as \"emqx.example.com\"")?;
         ServerName::try_from(written.to_owned()).map_err(|_| {
+            let host = Url::of(written).host;
+            let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+            let hint = match ServerName::try_from(host) {
+                Ok(_) => format!("write {}", suggested(host)),
+                Err(_) => "write the name that is in the node's certificate".to_owned(),
+            };
             Mismatch::new(
-                format!(
-                    "{} is neither a host name nor an IP address",
-                    quoted(written)
-                ),
-                "write the name that is in the node's certificate",
+                format!("{} is neither a host name nor an IP address", quoted(written)),
+                hint,
             )
         })
     }
 }
 
-/// What becomes of TLS at a listener.
+/// How a listener handles TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TlsWord {
     Off,
@@ -64,25 +72,31 @@ pub(super) enum TlsWord {
 }
 
 impl Leaf for TlsWord {
-    type Meaning = Self;
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(
-            value,
-            &[("off", Self::Off), ("end", Self::End), ("pass", Self::Pass)],
-        )
+        let words = [("off", Self::Off), ("end", Self::End), ("pass", Self::Pass)];
+        word_or(value, &words, |word| match word {
+            "true" | "on" | "yes" | "terminate" | "termination" | "offload" | "enabled" => Some("\"end\"".to_owned()),
+            "false" | "no" | "none" | "disabled" => Some("\"off\"".to_owned()),
+            "passthrough" | "pass-through" | "preread" => Some("\"pass\"".to_owned()),
+            _ => None,
+        })
     }
 }
 
 impl Leaf for Version {
-    type Meaning = Self;
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("1.2", Self::Tls12), ("1.3", Self::Tls13)])
+        word_or(value, &[("1.2", Self::Tls12), ("1.3", Self::Tls13)], |word| {
+            let version = word.trim_start_matches("tls").trim_start_matches(['v', ' ', '_']);
+            matches!(version, "1.2" | "1.3").then(|| format!("\"{version}\""))
+        })
     }
 }
 
-/// Who has to show a certificate.
+/// Whether clients must present a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ClientsWord {
     Off,
@@ -91,121 +105,179 @@ pub(super) enum ClientsWord {
 }
 
 impl Leaf for ClientsWord {
-    type Meaning = Self;
+    type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(
+        word_or(
             value,
             &[
                 ("off", Self::Off),
                 ("optional", Self::Optional),
                 ("required", Self::Required),
             ],
+            |word| match word {
+                "true" | "on" | "yes" | "verify_peer" => Some("\"required\"".to_owned()),
+                "false" | "no" | "none" | "verify_none" => Some("\"off\"".to_owned()),
+                _ => None,
+            },
         )
     }
 }
 
-/// What a listener says of TLS.
+/// What an expired list of revoked certificates means for the clients of its authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ExpiredWord {
+    Accept,
+    Refuse,
+}
+
+impl Leaf for ExpiredWord {
+    type Output = Self;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
+        word(value, &[("accept", Self::Accept), ("refuse", Self::Refuse)])
+    }
+}
+
+table! {
+    /// One of a listener's `certificates`, or the certificate that is presented to nodes.
+    CertificateFiles {
+        chain: FilePath,
+        key: FilePath,
+    }
+}
+
+table! {
+    /// `[nodes_tls]`
+    NodesTls {
+        ca: FilePath,
+        certificate: CertificateFiles,
+        common_names: bool,
+        insecure_skip_verify: bool,
+    }
+}
+
+/// The TLS keys of a listener.
 pub(super) struct Listener {
-    pub(super) tls: Written<TlsWord>,
-    pub(super) certificates: Written<Vec<Given<file::Certificate>>>,
-    pub(super) tls_min: Written<Version>,
-    pub(super) client_certificates: Written<ClientsWord>,
-    pub(super) client_ca: Written<String>,
-    pub(super) client_crl: Written<String>,
-    /// Where it is said.
+    pub(super) tls: Field<TlsWord>,
+    pub(super) certificates: Field<Vec<Spanned<CertificateFiles>>>,
+    pub(super) tls_min: Field<Version>,
+    pub(super) client_certificates: Field<ClientsWord>,
+    pub(super) client_ca: Field<String>,
+    pub(super) client_crl: Field<String>,
+    pub(super) client_crl_expired: Field<ExpiredWord>,
+    pub(super) tls_record_max: Field<usize>,
+    /// The place of the listener's table.
     pub(super) place: Place,
 }
 
 impl Listener {
-    /// The listener's TLS, for clients that speak `protocol` in it.
-    pub(super) fn meant(
-        self,
-        protocol: &'static str,
-        base: &Path,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Tls> {
-        match self.tls.as_given().map_or(TlsWord::Off, |tls| tls.value) {
+    /// The listener's TLS, with this ALPN protocol.
+    pub(super) fn resolve(self, protocol: &'static str, base: &Path, problems: &mut Vec<Problem>) -> Option<Tls> {
+        match self.tls.as_set().map_or(TlsWord::Off, |tls| tls.value) {
             TlsWord::End => self
-                .door(protocol, base, problems)
-                .map(|door| Tls::End(Arc::new(door))),
+                .acceptor(protocol, base, problems)
+                .map(|acceptor| Tls::End(Arc::new(acceptor))),
             word => {
-                self.note_keys_of_no_use(problems);
+                self.note_unused_keys(problems);
                 (word == TlsWord::Pass).then_some(Tls::Pass)
             }
         }
     }
 
-    /// What a listener says that needs a certificate of its own.
-    fn note_keys_of_no_use(&self, problems: &mut Vec<Problem>) {
+    /// Notes keys that have no effect without `tls = "end"`.
+    fn note_unused_keys(&self, problems: &mut Vec<Problem>) {
         let given = [
-            self.certificates.as_given().map(|given| &given.place),
+            self.certificates.as_set().map(|given| &given.place),
             self.tls_min
-                .as_given()
+                .as_set()
                 .filter(|given| given.value != Version::default())
                 .map(|given| &given.place),
             self.client_certificates
-                .as_given()
+                .as_set()
                 .filter(|given| given.value != ClientsWord::Off)
                 .map(|given| &given.place),
-            self.client_ca.as_given().map(|given| &given.place),
-            self.client_crl.as_given().map(|given| &given.place),
+            self.client_ca.as_set().map(|given| &given.place),
+            self.client_crl.as_set().map(|given| &given.place),
+            self.given_refusal(),
+            self.tls_record_max.as_set().map(|given| &given.place),
         ];
         for place in given.into_iter().flatten() {
-            let problem = place.problem("means nothing where TLS does not end here");
+            let problem = place.problem("has no effect unless tls = \"end\"");
             problems.push(problem.hint("add tls = \"end\", or leave the key out"));
         }
     }
 
-    fn door(
-        self,
-        protocol: &'static str,
-        base: &Path,
-        problems: &mut Vec<Problem>,
-    ) -> Option<Door> {
+    /// The place of `client_crl_expired`, if that is not the default.
+    fn given_refusal(&self) -> Option<&Place> {
+        let given = self.client_crl_expired.as_set();
+        given
+            .filter(|given| given.value == ExpiredWord::Refuse)
+            .map(|given| &given.place)
+    }
+
+    fn acceptor(self, protocol: &'static str, base: &Path, problems: &mut Vec<Problem>) -> Option<Acceptor> {
         let before = problems.len();
+        let refusal = self.given_refusal().cloned();
         let example = "certificates = [{ chain = \"tls.pem\", key = \"tls.key\" }]";
         let certificates: Vec<Certificate> = match self.certificates {
-            Written::Absent => {
+            Field::Absent => {
                 let problem = self.place.below("certificates", self.place.span.clone());
                 problems.push(problem.problem("is missing").hint(format!("add {example}")));
                 Vec::new()
             }
-            Written::Wrong => Vec::new(),
-            Written::Given(Given { value, place }) => {
+            Field::Invalid => Vec::new(),
+            Field::Set(Spanned { value, place }) => {
                 if value.is_empty() {
                     problems.push(
                         place
-                            .problem("there are none")
+                            .problem("at least one is required")
                             .hint(format!("write {example}")),
                     );
                 }
-                let read = |written| certificate(written, base, problems);
+                let read = |written| certificate(written, "clients", base, problems);
                 value.into_iter().filter_map(read).collect()
             }
         };
         let word = self.client_certificates.or(ClientsWord::Off);
         let clients = match (word, &self.client_ca) {
             (ClientsWord::Off, _) => {
-                let unused = [&self.client_ca, &self.client_crl];
-                for given in unused.into_iter().filter_map(|written| written.as_given()) {
-                    let problem = given
-                        .place
-                        .problem("means nothing while no client is asked");
+                let unused = [&self.client_ca, &self.client_crl].map(|written| Some(&written.as_set()?.place));
+                for place in unused.into_iter().chain([refusal.as_ref()]).flatten() {
+                    let problem = place.problem("has no effect while client_certificates = \"off\"");
                     let hint = "add client_certificates = \"required\" or \"optional\", or leave the key out";
                     problems.push(problem.hint(hint));
                 }
                 Clients::Off
             }
-            (_, Written::Absent) => {
+            (_, Field::Absent) => {
                 let place = self.place.below("client_ca", self.place.span.clone());
-                let hint = "add client_ca = \"ca.pem\": whose certificates clients may show";
+                let hint = "add client_ca = \"ca.pem\", the authorities that client certificates may come from";
                 problems.push(place.problem("is missing").hint(hint));
                 Clients::Off
             }
             (word, _) => {
+                let place = self.client_ca.as_set().map(|given| given.place.clone());
                 let trust = pem(self.client_ca, base, problems, Trust::from_pem);
-                let revoked = pem(self.client_crl, base, problems, Revocations::from_pem);
+                if let (Some(place), Some(bytes)) = (place, trust.as_ref().and_then(Trust::names_too_long)) {
+                    let message =
+                        format!("the authorities have names of {bytes} bytes, so clients are told none of them");
+                    let hint = "clients with several certificates then choose by themselves; name only authorities of clients here";
+                    problems.push(place.problem(message).hint(hint).warning());
+                }
+                if let (Field::Absent, Some(place)) = (&self.client_crl, &refusal) {
+                    let problem = place.problem("has no effect without client_crl");
+                    problems.push(problem.hint("add client_crl, or leave the key out"));
+                }
+                let crl = self.client_crl.as_set().cloned();
+                let revoked = pem(self.client_crl, base, problems, Revocations::from_pem)
+                    .map(|lists| lists.that_must_be_current(refusal.is_some()));
+                if let (Some(Spanned { value, place }), Some(expires)) =
+                    (crl, revoked.as_ref().and_then(Revocations::expires))
+                {
+                    let now = SystemTime::now();
+                    problems.extend(expiry::of_lists(&place, &value, expires, refusal.is_some(), now));
+                }
                 let trust = trust.unwrap_or_default();
                 match word {
                     ClientsWord::Optional => Clients::Optional(trust, revoked),
@@ -213,7 +285,7 @@ impl Listener {
                 }
             }
         };
-        if problems.len() > before || certificates.is_empty() {
+        if !are_warnings(&problems[before..]) || certificates.is_empty() {
             return None;
         }
         let offer = Offer {
@@ -221,129 +293,206 @@ impl Listener {
             version_min: self.tls_min.or_default(),
             clients,
             protocol,
+            record_max: self.tls_record_max.value(),
         };
-        match Door::new(offer) {
-            Ok(door) => Some(door),
+        match Acceptor::new(offer) {
+            Ok(acceptor) => Some(acceptor),
             Err(why) => {
-                problems.push(self.place.problem(format!("no TLS: {why}")));
+                problems.push(self.place.problem(format!("TLS cannot be set up: {why}")));
                 None
             }
         }
     }
 }
 
-/// A chain and its key.
+/// Reads a chain and its key; `shown_to` are those who check it.
 fn certificate(
-    written: Given<file::Certificate>,
+    written: Spanned<CertificateFiles>,
+    shown_to: &str,
     base: &Path,
     problems: &mut Vec<Problem>,
 ) -> Option<Certificate> {
-    let Given {
-        value: file::Certificate { chain, key },
+    let Spanned {
+        value: CertificateFiles { chain, key },
         place: table,
     } = written;
-    let chain_is_missing = matches!(chain, Written::Absent);
+    let chain_is_missing = matches!(chain, Field::Absent);
     if chain_is_missing {
         let place = table.below("chain", table.span.clone());
-        let hint =
-            "add chain = \"tls.pem\": the certificate and those between it and its authority";
+        let hint = "add chain = \"tls.pem\": the certificate and those between it and its authority";
         problems.push(place.problem("is missing").hint(hint));
     }
-    let key_is_wrong = matches!(key, Written::Wrong);
-    let key_place = key.as_given().map(|given| given.place.clone());
+    let key_is_wrong = matches!(key, Field::Invalid);
+    let key_file = key.as_set().or(chain.as_set()).cloned();
+    let key_place = key.as_set().map(|given| given.place.clone());
+    let chain_file = chain.as_set().map(|given| given.value.clone()).unwrap_or_default();
     let chain = bytes(chain, base, problems);
     let key = match key {
-        Written::Given(key) => Some(bytes(Written::Given(key), base, problems)?.1),
-        // Both in one file, as HAProxy has them.
-        Written::Absent | Written::Wrong => None,
+        Field::Set(key) => Some(bytes(Field::Set(key), base, problems)?.1),
+        // Without `key`, both are in one file, as with HAProxy.
+        Field::Absent | Field::Invalid => None,
     };
     let (place, chain) = chain?;
     if key_is_wrong {
         return None;
     }
     match Certificate::from_pem(&chain, key.as_deref().unwrap_or(&chain)) {
-        Ok(certificate) => Some(certificate),
+        Ok(certificate) => {
+            problems.extend(key_file.and_then(|file| exposed(&file, base)));
+            let now = SystemTime::now();
+            problems.extend(certificate.validity().filter_map(|(number, from, until)| {
+                let validity = expiry::Validity { number, from, until };
+                expiry::of_certificate(&place, &chain_file, validity, shown_to, now)
+            }));
+            if let Some(number) = certificate.out_of_order() {
+                let message = format!("certificate {number} of the chain has not issued the one before it");
+                let hint = "write the server's own certificate first, then the one that issued it, and so on: many clients do not sort";
+                problems.push(place.problem(message).hint(hint).warning());
+            }
+            Some(certificate)
+        }
         Err(why) => {
-            // What is wrong with a key is told at the key.
-            let place = match key_place {
-                Some(key_place) if why.contains("private key") => key_place,
-                _ => place,
+            // A problem with a private key is reported at its key.
+            let (place, file) = match (key_place, key_file) {
+                (Some(key_place), Some(file)) if why.contains("private key") => (key_place, file.value),
+                _ => (place, chain_file),
             };
-            problems.push(place.problem(why));
+            problems.push(with_command(&place, &why, &base.join(file)));
             None
         }
     }
 }
 
-/// Reads the file that is named, and what is in it.
+/// A problem with a file, with what would do as its hint; a command is for this file.
+fn with_command(place: &Place, why: &str, file: &Path) -> Problem {
+    let hints = [": convert it with ", ": decrypt it with ", ": save it as "];
+    let Some(at) = hints.iter().find_map(|hint| why.find(hint)) else {
+        return place.problem(why);
+    };
+    let (message, hint) = (&why[..at], &why[at + ": ".len()..]);
+    let file = in_shell(&file.display().to_string());
+    place.problem(message).hint(hint.replace("FILE", &file))
+}
+
+/// A word for a shell.
+fn in_shell(word: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/._-+=@:,".contains(&byte);
+    match !word.is_empty() && word.bytes().all(is_plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+/// Warns of a private key that every user of the machine can read or replace. That a group can is usual: the service is in it.
+fn exposed(file: &Spanned<String>, base: &Path) -> Option<Problem> {
+    const OTHERS_READ_OR_WRITE: u32 = 0o006;
+    let metadata = fs::metadata(base.join(&file.value)).ok()?;
+    if metadata.permissions().mode() & OTHERS_READ_OR_WRITE == 0 {
+        return None;
+    }
+    let message = format!(
+        "{}, a private key, is open to every user of this machine",
+        quoted(&file.value)
+    );
+    let hint = "chmod o= it, and let only root and a group of this service read it";
+    Some(file.place.problem(message).hint(hint).warning())
+}
+
+/// Whether none of these problems keeps the configuration from being used.
+fn are_warnings(problems: &[Problem]) -> bool {
+    !problems.iter().any(Problem::refuses)
+}
+
+/// Reads the file that a key names, and parses it.
 fn pem<T>(
-    written: Written<String>,
+    written: Field<String>,
     base: &Path,
     problems: &mut Vec<Problem>,
     read: impl Fn(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
+    let file = written
+        .as_set()
+        .map(|given| base.join(&given.value))
+        .unwrap_or_default();
     let (place, bytes) = bytes(written, base, problems)?;
     match read(&bytes) {
         Ok(value) => Some(value),
         Err(why) => {
-            problems.push(place.problem(why));
+            problems.push(with_command(&place, &why, &file));
             None
         }
     }
 }
 
-/// What is in the file that is named.
-fn bytes(
-    written: Written<String>,
-    base: &Path,
-    problems: &mut Vec<Problem>,
-) -> Option<(Place, Vec<u8>)> {
-    let Written::Given(Given { value, place }) = written else {
+/// Reads the file that a key names.
+fn bytes(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<(Place, Vec<u8>)> {
+    let Field::Set(Spanned { value, place }) = written else {
         return None;
     };
     match read_file(&base.join(&value)) {
         Ok(bytes) => Some((place, bytes)),
         Err(error) => {
             let message = format!("{} cannot be read: {error}", quoted(&value));
-            let hint = "a path that is not absolute begins where the configuration is";
-            problems.push(place.problem(message).hint(hint));
+            problems.push(place.problem(message).hint(unread(&value, base, error.kind())));
             None
         }
     }
 }
 
-/// What holds for every node with TLS; none when something is wrong, which is noted then. `needed_at` is a node that needs it.
+/// What to do about a file that cannot be read.
+fn unread(written: &str, base: &Path, why: ErrorKind) -> String {
+    let file = base.join(written);
+    let file = path::absolute(&file).unwrap_or(file);
+    let file = in_shell(&file.display().to_string());
+    match why {
+        _ if written.starts_with('~') || written.starts_with('$') => {
+            "write the path in full: it is not expanded as in a shell".to_owned()
+        }
+        ErrorKind::PermissionDenied => {
+            format!(
+                "let the user of this process read {file} and pass its directories: mode 0640, and a group that the user is in"
+            )
+        }
+        ErrorKind::IsADirectory => "write the path of a file in PEM".to_owned(),
+        _ if Path::new(written).is_absolute() => "write the path of a file that is there".to_owned(),
+        _ => format!("a relative path starts in the directory of the configuration file: this is {file}"),
+    }
+}
+
+/// The TLS settings for all nodes. If there is a problem, notes it and returns `None`. `needed_at` is a node that needs them.
 pub(super) fn nodes(
-    written: Written<file::NodesTls>,
+    written: Field<NodesTls>,
     needed_at: Option<&Place>,
     base: &Path,
     problems: &mut Vec<Problem>,
 ) -> Option<Nodes> {
-    let place = written.as_given().map(|given| given.place.clone());
-    let file::NodesTls {
+    let place = written.as_set().map(|given| given.place.clone());
+    let NodesTls {
         ca,
         certificate: shown,
+        common_names,
         insecure_skip_verify,
     } = written.or_default();
     let insecure_skip_verify = insecure_skip_verify.or(false);
-    if let (Written::Absent, false, Some(needed_at)) = (&ca, insecure_skip_verify, needed_at) {
-        let problem = needed_at.problem("nobody says whose certificate to believe");
+    if let (Field::Absent, false, Some(needed_at)) = (&ca, insecure_skip_verify, needed_at) {
+        let problem = needed_at.problem("no certificate authority is configured for this node");
         problems.push(problem.hint("add [nodes_tls] with ca = \"ca.pem\""));
         return None;
     }
     let before = problems.len();
     let trust = pem(ca, base, problems, Trust::from_pem).unwrap_or_default();
     let shown = match shown {
-        Written::Given(written) => certificate(written, base, problems),
-        Written::Absent | Written::Wrong => None,
+        Field::Set(written) => certificate(written, "nodes", base, problems),
+        Field::Absent | Field::Invalid => None,
     };
     needed_at?;
-    if problems.len() > before {
+    if !are_warnings(&problems[before..]) {
         return None;
     }
     let offer = NodesOffer {
         trust,
         certificate: shown,
+        common_names: common_names.or(false),
         insecure_skip_verify,
     };
     match Nodes::new(offer) {
@@ -356,18 +505,18 @@ pub(super) fn nodes(
     }
 }
 
-/// TLS to a node at `address`, whose certificate is for `name`, or for its host where that is not said.
+/// TLS to a node at `address`, whose certificate must be for `name`, or for the host of `address` if there is no `name`.
 pub(super) fn to_node(
     nodes: Option<&Nodes>,
     name: Option<&ServerName<'static>>,
     address: &NodeAddress,
-) -> Option<Arc<ToNode>> {
+) -> Option<EndpointTls> {
     let host = || match address {
         NodeAddress::Socket(address) => Some(ServerName::from(address.ip())),
         NodeAddress::Host(host, _) => ServerName::try_from(host.clone()).ok(),
     };
-    Some(Arc::new(ToNode {
-        nodes: nodes?.clone(),
-        server_name: name.cloned().or_else(host)?,
-    }))
+    Some(EndpointTls {
+        is_verified: !nodes?.is_insecure(),
+        server_name: name.cloned().or_else(host)?.to_str().into(),
+    })
 }

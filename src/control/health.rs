@@ -1,172 +1,357 @@
-//! One endpoint's health as the path observes it: a state machine that is told the time.
+//! The health of one endpoint: a state machine, to which every observation and the time are passed in.
+//!
+//! What clients meet only arouses suspicion, since a client may be its cause. A suspected endpoint is probed, and it goes
+//! down when the probes fail too. An endpoint that is down is probed until it answers.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Settings;
-use crate::cluster::Observed;
+use super::settings::Settings;
+use crate::cluster::{Failure, Observed, Witness};
 
-/// What has been observed of one of a node's endpoints.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// It answers.
-    Up,
-    /// It failed too often in a row.
-    Down {
-        /// How long it stays down before its next trial.
-        backoff: Duration,
-        /// When the next trial is offered, or offered again because nobody has reported on the last.
-        trial_at: Instant,
-    },
+/// How long after a failed probe of an endpoint that is still up the next one follows.
+const PROBE_AGAIN: Duration = Duration::from_millis(50);
+
+/// The most probes of one endpoint under way. Those of an endpoint that is down begin at an interval, whether or not the last one has
+/// an answer: it may be answering again, and never answer that one.
+const PROBES_MAX: u32 = 8;
+
+/// The shortest time between two probes of an endpoint that answers them, however often clients arouse suspicion.
+const SUSPICION_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The health of one of a node's endpoints.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Health {
+    /// While it is down: the time between its last probe and the next.
+    down: Option<Duration>,
+    /// The clients that met a failure since it answered last, no two of them the same, and no more than count.
+    witnesses: Vec<Witness>,
+    /// Probes that failed since it answered last.
+    failed_probes: u32,
+    /// When it is probed next, if it may be.
+    probe_at: Option<Instant>,
+    /// The probes under way.
+    probing: u32,
+    /// When the last probe began.
+    probed_at: Option<Instant>,
+    /// When it answered last, after a failure.
+    answered_at: Option<Instant>,
 }
 
-/// What follows from an observation.
+/// A change of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub(crate) enum Change {
     /// It went down.
     WentDown,
-    /// It came back.
+    /// It is up again.
     CameBack,
 }
 
+/// The result of a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Probed {
+    /// The endpoint answered.
+    Answered,
+    /// It did not.
+    Failed,
+    /// This process could not ask, for want of a descriptor or a port. This says nothing about the endpoint.
+    NotAsked,
+}
+
+/// What an endpoint's health depends on beside the endpoint.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules<'a> {
+    pub(crate) settings: &'a Settings,
+    /// Half of the nodes or more would be down with this one, so that clients do not count: the probes alone must fail as often
+    /// as [`Settings::failures_max`] says.
+    pub(crate) only_probes_count: bool,
+}
+
 impl Health {
-    /// Whether it gets no clients but trials.
-    pub fn is_down(&self) -> bool {
-        matches!(self, Self::Down { .. })
+    /// Whether it gets no clients while another node does.
+    pub(crate) fn is_down(&self) -> bool {
+        self.down.is_some()
     }
 
-    /// Learns what the path has seen.
-    pub fn observe(
-        &mut self,
-        observed: Observed,
-        settings: &Settings,
-        now: Instant,
-    ) -> Option<Change> {
+    /// Takes an observation of the path.
+    pub(crate) fn observe(&mut self, observed: Observed, rules: Rules<'_>, now: Instant) -> Option<Change> {
         match observed {
-            Observed::Answered => self.answered(),
-            Observed::Failed { in_a_row, trial } => self.failed(in_a_row, trial, settings, now),
+            Observed::Answered => self.answered(now),
+            // It is probed in any case.
+            Observed::Failed(_) if self.is_down() => None,
+            Observed::Failed(failure) => {
+                if let Failure::Of(witness) = failure
+                    && self.witnesses.len() < rules.settings.failures_max as usize
+                    && !self.witnesses.iter().any(|known| known.is_same(&witness))
+                {
+                    self.witnesses.push(witness);
+                }
+                self.suspect(now);
+                self.judge(rules)
+            }
         }
     }
 
-    /// A dial or a greeting failed: the `in_a_row`th, and perhaps the trial of one that was down.
-    fn failed(
-        &mut self,
-        in_a_row: u32,
-        trial: bool,
-        settings: &Settings,
-        now: Instant,
-    ) -> Option<Change> {
-        match self {
-            Self::Up if in_a_row >= settings.failures_max => {
-                *self = Self::down(settings.down_min, now);
-                Some(Change::WentDown)
+    /// Has it probed soon.
+    pub(crate) fn suspect(&mut self, now: Instant) {
+        let at = match self.probed_at {
+            Some(last) => now.max(last + SUSPICION_INTERVAL),
+            None => now,
+        };
+        self.probe_at = Some(self.probe_at.map_or(at, |due| due.min(at)));
+    }
+
+    /// Whether a probe is to begin now, which then counts as under way.
+    pub(crate) fn probe_is_due(&mut self, now: Instant) -> bool {
+        let is_due = self.next_probe().is_some_and(|at| at <= now);
+        if is_due {
+            self.probing += 1;
+            self.probed_at = Some(now);
+            self.probe_at = self.down.map(|interval| now + interval);
+        }
+        is_due
+    }
+
+    /// When the next probe is due: while it is up, only when no other is under way.
+    pub(crate) fn next_probe(&self) -> Option<Instant> {
+        let most = if self.is_down() { PROBES_MAX } else { 1 };
+        self.probe_at.filter(|_| self.probing < most)
+    }
+
+    /// Whether a probe is under way or due.
+    pub(crate) fn is_in_question(&self) -> bool {
+        self.probing > 0 || self.probe_at.is_some()
+    }
+
+    /// Takes the result of the probe that began at `began`.
+    pub(crate) fn probed(&mut self, probed: Probed, began: Instant, rules: Rules<'_>, now: Instant) -> Option<Change> {
+        self.probing -= 1;
+        match probed {
+            Probed::Answered => self.answered(now),
+            // It has answered since: what was asked before is as good as answered.
+            Probed::Failed if self.answered_at.is_some_and(|answered_at| began < answered_at) => None,
+            Probed::Failed => {
+                if let Some(interval) = &mut self.down {
+                    *interval = (*interval * 2).min(rules.settings.down_max);
+                }
+                self.failed_probes = self.failed_probes.saturating_add(1);
+                let change = self.judge(rules);
+                self.probe_again(now);
+                change
             }
-            Self::Down { backoff, .. } if trial => {
-                *self = Self::down((*backoff * 2).min(settings.down_max), now);
+            Probed::NotAsked => {
+                self.probe_again(now);
                 None
             }
-            // Dials that were under way when the node went down say nothing new.
-            Self::Up | Self::Down { .. } => None,
         }
     }
 
-    fn answered(&mut self) -> Option<Change> {
-        match self {
-            Self::Up => None,
-            Self::Down { .. } => {
-                *self = Self::Up;
-                Some(Change::CameBack)
-            }
-        }
+    fn probe_again(&mut self, now: Instant) {
+        let at = match (self.down, self.probed_at) {
+            (Some(interval), Some(last)) => now.max(last + interval),
+            _ => now + PROBE_AGAIN,
+        };
+        self.probe_at = Some(at);
     }
 
-    /// Whether a trial is to be offered now; the next one, should nobody report on it, comes `patience` later.
-    pub fn trial_is_due(&mut self, patience: Duration, now: Instant) -> bool {
-        match self {
-            Self::Down { trial_at, .. } if *trial_at <= now => {
-                *trial_at = now + patience;
-                true
-            }
-            Self::Up | Self::Down { .. } => false,
-        }
+    fn answered(&mut self, now: Instant) -> Option<Change> {
+        self.witnesses.clear();
+        self.failed_probes = 0;
+        self.probe_at = None;
+        self.answered_at = Some(now);
+        self.down.take().map(|_| Change::CameBack)
     }
 
-    /// When [`Health::trial_is_due`] will say yes; never for one that is up.
-    pub fn next_trial(&self) -> Option<Instant> {
-        match self {
-            Self::Up => None,
-            Self::Down { trial_at, .. } => Some(*trial_at),
+    /// Decides whether it goes down: only if a probe has failed as well.
+    fn judge(&mut self, rules: Rules<'_>) -> Option<Change> {
+        let clients = match rules.only_probes_count {
+            true => 0,
+            false => self.witnesses.len() as u32,
+        };
+        let failures = self.failed_probes.saturating_add(clients);
+        if self.is_down() || self.failed_probes == 0 || failures < rules.settings.failures_max {
+            return None;
         }
-    }
-
-    fn down(backoff: Duration, now: Instant) -> Self {
-        Self::Down {
-            backoff,
-            trial_at: now + backoff,
-        }
+        self.down = Some(rules.settings.down_min);
+        self.witnesses.clear();
+        self.probe_at = self.probed_at.map(|last| last + rules.settings.down_min);
+        Some(Change::WentDown)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(10);
+    fn rules(settings: &Settings) -> Rules<'_> {
+        Rules {
+            settings,
+            only_probes_count: false,
+        }
+    }
 
-    fn seconds(n: u64) -> Duration {
-        Duration::from_secs(n)
+    fn client(number: u8) -> Observed {
+        let source = IpAddr::from([192, 0, 2, number]);
+        Observed::Failed(Failure::Of(Witness {
+            client_id: Some(number.into()),
+            source,
+        }))
+    }
+
+    /// An endpoint that this many probes have found dead.
+    fn down(settings: &Settings, now: Instant) -> Health {
+        let mut health = Health::default();
+        let mut at = now;
+        health.suspect(at);
+        while !health.is_down() {
+            at = health.next_probe().expect("in question");
+            assert!(health.probe_is_due(at));
+            health.probed(Probed::Failed, at, rules(settings), at);
+        }
+        health
     }
 
     #[test]
-    fn three_failures_in_a_row_make_a_node_down() {
+    fn clients_alone_take_nothing_down_and_one_probe_beside_two_of_them_does() {
         let (settings, now) = (Settings::default(), Instant::now());
-        let mut health = Health::Up;
-        assert_eq!(health.failed(1, false, &settings, now), None);
-        assert_eq!(health.failed(2, false, &settings, now), None);
-        let change = health.failed(3, false, &settings, now);
+        let mut health = Health::default();
+        for number in 0..100 {
+            assert_eq!(health.observe(client(number), rules(&settings), now), None);
+        }
+        assert!(health.probe_is_due(now));
+        assert_eq!(health.probed(Probed::Answered, now, rules(&settings), now), None);
+        assert!(!health.is_in_question(), "all of it is forgotten");
+        for number in 0..2 {
+            assert_eq!(health.observe(client(number), rules(&settings), now), None);
+        }
+        let at = health.next_probe().expect("asked again");
+        assert_eq!(at, now + SUSPICION_INTERVAL);
+        assert!(health.probe_is_due(at));
+        let change = health.probed(Probed::Failed, at, rules(&settings), at);
         assert_eq!(change, Some(Change::WentDown));
-        assert!(health.is_down());
     }
 
     #[test]
-    fn each_failed_trial_doubles_the_wait_up_to_the_longest() {
+    fn a_client_that_comes_while_probes_fail_counts_at_once() {
+        let (settings, now) = (Settings::default(), Instant::now());
+        let mut health = Health::default();
+        health.observe(client(1), rules(&settings), now);
+        assert!(health.probe_is_due(now));
+        assert_eq!(health.probed(Probed::Failed, now, rules(&settings), now), None);
+        let change = health.observe(client(2), rules(&settings), now);
+        assert_eq!(change, Some(Change::WentDown));
+    }
+
+    #[test]
+    fn one_id_or_one_source_counts_once_and_a_suspicion_does_not_count() {
+        let (settings, now) = (Settings::default(), Instant::now());
+        let seen = |client_id, last| {
+            let source = IpAddr::from([192, 0, 2, last]);
+            Observed::Failed(Failure::Of(Witness { client_id, source }))
+        };
+        let mut health = Health::default();
+        for observed in [
+            seen(Some(1), 1),
+            seen(Some(1), 2),
+            seen(Some(2), 1),
+            seen(None, 1),
+            Observed::Failed(Failure::Suspected),
+        ] {
+            health.observe(observed, rules(&settings), now);
+        }
+        assert!(health.probe_is_due(now));
+        assert_eq!(health.probed(Probed::Failed, now, rules(&settings), now), None);
+        assert!(!health.is_down());
+    }
+
+    #[test]
+    fn beyond_half_of_the_nodes_only_probes_count() {
         let (settings, mut now) = (Settings::default(), Instant::now());
-        let mut health = Health::down(settings.down_min, now);
-        for expected in [1, 2, 4, 8, 16, 30, 30] {
-            let due = health.next_trial().expect("a node that is down");
-            assert_eq!(due - now, seconds(expected));
-            now = due;
-            assert!(health.trial_is_due(PATIENCE, now));
-            assert_eq!(health.failed(9, true, &settings, now), None);
+        let rules = Rules {
+            settings: &settings,
+            only_probes_count: true,
+        };
+        let mut health = Health::default();
+        for number in 0..100 {
+            health.observe(client(number), rules, now);
+        }
+        for failed in 1..=settings.failures_max {
+            now = health.next_probe().expect("in question");
+            assert!(health.probe_is_due(now));
+            let change = health.probed(Probed::Failed, now, rules, now);
+            let expected = (failed == settings.failures_max).then_some(Change::WentDown);
+            assert_eq!(change, expected, "{failed}");
         }
     }
 
     #[test]
-    fn dials_that_were_under_way_do_not_lengthen_the_wait() {
-        let (settings, now) = (Settings::default(), Instant::now());
-        let mut health = Health::down(settings.down_min, now);
-        let before = health.clone();
-        assert_eq!(health.failed(4, false, &settings, now + seconds(1)), None);
-        assert_eq!(health, before);
+    fn one_that_is_down_is_probed_ever_more_rarely_until_it_answers() {
+        let settings = Settings {
+            down_max: Duration::from_secs(5),
+            ..Settings::default()
+        };
+        let mut health = down(&settings, Instant::now());
+        for seconds in [1, 2, 4, 5, 5] {
+            let began = health.probed_at.expect("a probe");
+            let due = health.next_probe().expect("another one");
+            assert_eq!(due - began, Duration::from_secs(seconds));
+            // What clients meet meanwhile changes nothing.
+            assert_eq!(health.observe(client(1), rules(&settings), due), None);
+            assert_eq!(health.next_probe(), Some(due));
+            assert!(health.probe_is_due(due));
+            assert!(!health.probe_is_due(due), "not before its time");
+            assert_eq!(health.probed(Probed::Failed, due, rules(&settings), due), None);
+        }
+        let due = health.next_probe().expect("another one");
+        assert!(health.probe_is_due(due));
+        let change = health.probed(Probed::Answered, due, rules(&settings), due);
+        assert_eq!(change, Some(Change::CameBack));
+        assert!(!health.is_down() && !health.is_in_question());
     }
 
     #[test]
-    fn a_trial_without_a_report_is_offered_again() {
-        let (settings, now) = (Settings::default(), Instant::now());
-        let mut health = Health::down(settings.down_min, now);
-        let due = now + settings.down_min;
-        assert!(!health.trial_is_due(PATIENCE, now));
-        assert!(health.trial_is_due(PATIENCE, due));
-        assert!(!health.trial_is_due(PATIENCE, due + seconds(9)));
-        assert!(health.trial_is_due(PATIENCE, due + PATIENCE));
+    fn probes_without_an_answer_hold_up_no_other_and_say_nothing_once_one_is_answered() {
+        let settings = Settings::default();
+        let mut health = down(&settings, Instant::now());
+        let mut began = Vec::new();
+        while let Some(due) = health.next_probe() {
+            assert!(health.probe_is_due(due));
+            began.push(due);
+        }
+        assert_eq!(began.len(), PROBES_MAX as usize);
+        assert!(began.is_sorted_by(|a, b| *b - *a == settings.down_min), "{began:?}");
+        let now = began.pop().expect("a probe");
+        let change = health.probed(Probed::Answered, now, rules(&settings), now);
+        assert_eq!(change, Some(Change::CameBack));
+        for began in began {
+            assert_eq!(health.probed(Probed::Failed, began, rules(&settings), now), None);
+        }
+        assert!(!health.is_down() && !health.is_in_question());
     }
 
     #[test]
-    fn an_answer_brings_a_node_back() {
-        let mut health = Health::down(seconds(4), Instant::now());
-        assert_eq!(health.answered(), Some(Change::CameBack));
-        assert_eq!(health, Health::Up);
-        assert_eq!(health.answered(), None);
+    fn an_answer_to_a_client_brings_an_endpoint_back() {
+        let settings = Settings::default();
+        let now = Instant::now();
+        let mut health = down(&settings, now);
+        let change = health.observe(Observed::Answered, rules(&settings), now);
+        assert_eq!(change, Some(Change::CameBack));
+        assert!(!health.is_down() && !health.is_in_question());
+    }
+
+    #[test]
+    fn what_this_process_could_not_ask_takes_nothing_down() {
+        let (settings, mut now) = (Settings::default(), Instant::now());
+        let mut health = Health::default();
+        health.observe(client(1), rules(&settings), now);
+        for _ in 0..100 {
+            now = health.next_probe().expect("asked again");
+            assert!(health.probe_is_due(now));
+            assert_eq!(health.probed(Probed::NotAsked, now, rules(&settings), now), None);
+        }
+        assert!(!health.is_down());
     }
 }

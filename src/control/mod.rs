@@ -1,152 +1,158 @@
-//! Decides what the cluster is: folds names resolved, dials failed and the operator's wishes into published snapshots.
+//! Decides what the cluster is: folds resolved names, observations of the path, probes and the operator's wishes into
+//! published snapshots.
 //!
 //! The one writer of the cluster, on a thread of its own. The path reads the newest snapshot and never waits for the next.
 
 mod health;
+mod probe;
 mod resolve;
+mod settings;
+mod state;
 
+use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
+use tracing::field::display;
 
-use crate::cluster::{
-    Cluster, Clusters, Endpoint, Endpoints, Known, Live, Member, MemberEndpoint, Node, NodeAddress,
-    NodeId, Observed, Pulse, Report,
-};
+use crate::base::log::{self, List, Throttled};
+use crate::cluster::{Clusters, Member, NodeId, PassiveHealth, Report};
 
-use health::{Change, Health};
+use health::Change;
+use state::{Changed, Reconfigured, Resolved, State};
 
-/// When a node counts as down, and how often names are resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Failed dials or greet timeouts in a row that make a node down.
-    pub failures_max: u32,
-    /// How long a node stays down the first time; doubles each time a trial fails.
-    pub down_min: Duration,
-    /// How long a node stays down at most before the next trial.
-    pub down_max: Duration,
-    /// Between two look-ups of a node's host name.
-    pub resolve_interval: Duration,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            failures_max: 3,
-            down_min: Duration::from_secs(1),
-            down_max: Duration::from_secs(30),
-            resolve_interval: Duration::from_secs(30),
-        }
-    }
-}
+pub use probe::{Answer, NodeProber, ProbeDepth, Prober, Target, Unanswered};
+pub use settings::Settings;
+pub use state::Wish;
+pub(crate) use state::WishError;
 
 /// How long one look-up of a host name may take before the listeners open without its answer.
 const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(3);
 
-/// Answers of the resolver that wait at most.
+/// The capacity of the queue of the resolver's answers.
 const LOOKUPS_MAX: usize = 64;
 
-/// A node that has just failed is looked up again, but not more often than this.
-const LOOKUP_AFTER_FAILURE_MIN: Duration = Duration::from_secs(1);
-
-/// What control is told from outside.
-#[derive(Debug)]
-pub enum Order {
-    /// Go on with other nodes and settings; the answer is the ids of the nodes that are not in the cluster any more.
-    Reload {
-        /// When a node counts as down, and how often names are resolved.
-        settings: Settings,
-        /// The nodes from now on. One whose name was known before keeps its id and its clients.
-        members: Vec<Member>,
-        /// How long dialling and greeting a node may take.
-        patience: Duration,
-        /// Who asked.
-        reply: oneshot::Sender<Vec<NodeId>>,
-    },
-}
-
-/// Orders that wait for control at most.
+/// The capacity of control's queue of orders.
 const ORDERS_MAX: usize = 8;
 
-/// What control knows of one node besides its snapshot.
+/// An order to control.
 #[derive(Debug)]
-struct Watched {
-    id: NodeId,
-    name: Arc<str>,
-    places: Endpoints<Place>,
-    weight: u16,
-    live: Arc<Live>,
+enum Order {
+    Reload(Reload, oneshot::Sender<Vec<NodeId>>),
+    SetWish {
+        node: NodeId,
+        wish: Wish,
+        reply: oneshot::Sender<Result<(), WishError>>,
+    },
+    AskUnknown(oneshot::Sender<bool>),
 }
 
-/// What control knows of one of a node's endpoints.
+/// What a reload changes for control.
 #[derive(Clone, Debug)]
-struct Place {
-    written: MemberEndpoint,
-    /// When its host name is looked up next; never for a plain address.
-    lookup_at: Option<Instant>,
-    looked_up: Option<Instant>,
-    health: Health,
-    pulse: Arc<Pulse>,
+pub struct Reload {
+    /// When a node counts as down, and how often names are resolved.
+    pub settings: Settings,
+    /// The nodes from now on. One whose name was known before keeps its id and its clients.
+    pub members: Vec<Member>,
+    /// How nodes are probed.
+    pub prober: Arc<dyn Prober>,
+}
+
+/// Sends orders to control, which ends when the last handle is dropped.
+#[derive(Clone, Debug)]
+pub struct ControlHandle(mpsc::Sender<Order>);
+
+impl ControlHandle {
+    /// Applies other nodes and settings. Returns the nodes that are no longer in the cluster.
+    ///
+    /// # Errors
+    /// Control has ended.
+    pub async fn reload(&self, reload: Reload) -> io::Result<Vec<NodeId>> {
+        self.request(|reply| Order::Reload(reload, reply)).await
+    }
+
+    /// Sets the operator's wish for a node. The wish is in the published cluster when this returns, and lasts until the
+    /// node is removed from the configuration.
+    ///
+    /// # Errors
+    /// Control has ended, or [`WishError`].
+    pub async fn set_wish(&self, node: NodeId, wish: Wish) -> io::Result<()> {
+        let taken = self.request(|reply| Order::SetWish { node, wish, reply }).await?;
+        taken.map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))
+    }
+
+    /// Has endpoints probed that have never answered. Returns once there is a result of one of them: whether there will be more.
+    ///
+    /// # Errors
+    /// Control has ended.
+    pub(crate) async fn ask_unknown(&self) -> io::Result<bool> {
+        self.request(Order::AskUnknown).await
+    }
+
+    async fn request<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<T> {
+        let has_ended = || io::Error::other("control has ended");
+        let (reply, answer) = oneshot::channel();
+        self.0.send(order(reply)).await.map_err(|_| has_ended())?;
+        answer.await.map_err(|_| has_ended())
+    }
 }
 
 /// The one writer of the cluster.
 #[derive(Debug)]
 pub struct Control {
     settings: Settings,
+    state: State,
     clusters: Arc<Clusters>,
-    watched: Vec<Watched>,
     reports: mpsc::Receiver<Report>,
     orders: mpsc::Receiver<Order>,
-    seed: u64,
-    /// How long the trial of a node may take until it is offered to somebody else.
-    patience: Duration,
-    found: mpsc::Receiver<resolve::Found>,
-    finder: mpsc::Sender<resolve::Found>,
+    prober: Arc<dyn Prober>,
+    /// The probes under way.
+    probes: JoinSet<Result<(), Unanswered>>,
+    /// Which endpoint each of them is for, and when it began.
+    probed: HashMap<task::Id, (Arc<PassiveHealth>, Instant)>,
+    /// At most so many lines say that this process cannot probe.
+    unable: Throttled,
+    /// Who waits for an endpoint that has never answered.
+    asking: Vec<oneshot::Sender<bool>>,
+    answers: mpsc::Receiver<resolve::Answer>,
+    resolver: mpsc::Sender<resolve::Answer>,
 }
 
 impl Control {
     /// Control over `members`, with a first snapshot in which every node is up and host names are not resolved yet.
     ///
-    /// `patience` is how long dialling and greeting a node may take. Builds the ring, so this is no work for a worker.
+    /// Builds the ring, so it must not run on a worker.
     pub fn new(
         settings: Settings,
         members: &[Member],
         seed: u64,
         reports: mpsc::Receiver<Report>,
-        patience: Duration,
-    ) -> (Self, mpsc::Sender<Order>) {
-        let watched: Vec<Watched> = members
-            .iter()
-            .zip(0..)
-            .map(|(member, number)| Watched::new(member, NodeId(number), Arc::default()))
-            .collect();
-        let nodes = watched.iter().map(|watched| watched.node(None)).collect();
-        let known = watched
-            .iter()
-            .map(|watched| Known {
-                name: Arc::clone(&watched.name),
-                live: Arc::clone(&watched.live),
-            })
-            .collect();
-        // One look-up of a node is under way at a time, and each waits for room when its answer is there.
-        let (finder, found) = mpsc::channel(LOOKUPS_MAX);
-        let (orders, to_control) = mpsc::channel(ORDERS_MAX);
+        prober: Arc<dyn Prober>,
+    ) -> (Self, ControlHandle) {
+        let state = State::new(members, seed, Instant::now());
+        // Each node has one look-up in progress at a time, whose answer waits for room in the queue.
+        let (resolver, answers) = mpsc::channel(LOOKUPS_MAX);
+        let (handle, orders) = mpsc::channel(ORDERS_MAX);
         let control = Self {
             settings,
-            clusters: Clusters::new(Cluster::new(nodes, known, seed)),
-            watched,
+            clusters: Clusters::new(state.snapshot()),
+            state,
             reports,
-            orders: to_control,
-            seed,
-            patience,
-            found,
-            finder,
+            orders,
+            prober,
+            probes: JoinSet::new(),
+            probed: HashMap::new(),
+            unable: Throttled::default(),
+            asking: Vec::new(),
+            answers,
+            resolver,
         };
-        (control, orders)
+        (control, ControlHandle(handle))
     }
 
     /// Where the snapshots are published.
@@ -154,317 +160,251 @@ impl Control {
         Arc::clone(&self.clusters)
     }
 
-    /// Looks all host names up once; an unresolvable one is a warning, and is tried again later.
-    pub async fn resolve_at_start(&mut self) {
+    /// Looks up all host names once. One that cannot be resolved is a warning, and is tried again later.
+    pub(crate) async fn resolve_at_start(&mut self) {
         let due = Instant::now() + FIRST_LOOKUP_MAX;
         let mut missing = self.look_up_due(Instant::now());
         while missing > 0 {
-            let Ok(Some(found)) = tokio::time::timeout_at(due, self.found.recv()).await else {
-                tracing::warn!(
-                    missing,
-                    "host names are still being looked up: going on without them"
-                );
+            let Ok(Some(answer)) = tokio::time::timeout_at(due, self.answers.recv()).await else {
+                tracing::warn!(missing, "host names are still being looked up; starting without them");
                 return;
             };
             missing -= 1;
-            self.take_found(found);
+            self.take_answer(&answer);
         }
     }
 
-    /// Keeps the cluster true until nobody is left who could give an order.
+    /// Keeps the cluster up to date until the last [`ControlHandle`] is dropped. It must run in a [`tokio::task::LocalSet`],
+    /// since sockets stay on their thread.
     pub async fn run(mut self) {
         loop {
-            let wake = self.next_deadline();
+            let wake = self.state.next_deadline();
             tokio::select! {
                 order = self.orders.recv() => match order {
                     Some(order) => self.take_order(order),
                     None => return,
                 },
-                Some(report) = self.reports.recv() => self.take_report(report, Instant::now()),
-                Some(found) = self.found.recv() => self.take_found(found),
+                Some(report) = self.reports.recv() => self.take_report(&report, Instant::now()),
+                Some(answer) = self.answers.recv() => self.take_answer(&answer),
+                Some(joined) = self.probes.join_next_with_id() => self.take_probed(joined),
                 () = sleep_until(wake) => {}
             }
             let now = Instant::now();
-            self.offer_trials(now);
+            self.probe_due(now);
             self.look_up_due(now);
         }
     }
 
+    fn publish(&self) {
+        self.clusters.publish(self.state.snapshot());
+    }
+
     fn take_order(&mut self, order: Order) {
-        let Order::Reload {
+        // In all of these, the receiver may have been dropped, which changes nothing.
+        match order {
+            Order::Reload(reload, reply) => {
+                let _ = reply.send(self.reload(reload));
+            }
+            Order::SetWish { node, wish, reply } => {
+                let _ = reply.send(self.set_wish(node, wish));
+            }
+            Order::AskUnknown(reply) => {
+                self.state.ask_unknown(Instant::now());
+                self.asking.push(reply);
+            }
+        }
+    }
+
+    /// Applies other nodes and settings. Returns the nodes that are no longer in the cluster.
+    fn reload(&mut self, reload: Reload) -> Vec<NodeId> {
+        let Reload {
             settings,
             members,
-            patience,
-            reply,
-        } = order;
+            prober,
+        } = reload;
         self.settings = settings;
-        self.patience = patience;
-        let removed = self.replace(&members);
-        // Whoever asked has gone: the cluster has changed all the same.
-        let _ = reply.send(removed);
+        self.prober = prober;
+        let Reconfigured { added, moved, removed } = self.state.reconfigure(&members, Instant::now());
+        self.publish();
+        for (node, address) in added {
+            tracing::info!(%node, %address, "node added");
+        }
+        for (node, kind, address) in moved {
+            tracing::info!(%node, endpoint = kind.name(), %address, "node address changed");
+        }
+        for (_, node) in &removed {
+            tracing::info!(%node, "node removed; its connections stay");
+        }
+        removed.into_iter().map(|(id, _)| id).collect()
     }
 
-    /// Goes on with these nodes, and says which are not in the cluster any more.
-    fn replace(&mut self, members: &[Member]) -> Vec<NodeId> {
-        let before = self.clusters.current();
-        let mut known = before.all_known().to_vec();
-        let mut leaving = std::mem::take(&mut self.watched);
-        for member in members {
-            let staying = leaving
-                .iter()
-                .position(|watched| *watched.name == *member.name);
-            let watched = match staying.map(|place| leaving.swap_remove(place)) {
-                Some(watched) => watched.written_as(member),
-                None => {
-                    tracing::info!(node = %member.name, address = %member.endpoints.mqtt.address, "node added");
-                    let place = known.iter().position(|known| *known.name == *member.name);
-                    let place = place.unwrap_or_else(|| {
-                        known.push(Known {
-                            name: member.name.as_str().into(),
-                            live: Arc::default(),
-                        });
-                        known.len() - 1
-                    });
-                    Watched::new(member, NodeId(place as u16), Arc::clone(&known[place].live))
-                }
+    fn set_wish(&mut self, node: NodeId, wish: Wish) -> Result<(), WishError> {
+        let node = self.state.wish(node, wish)?;
+        self.publish();
+        match wish {
+            Wish::Up => tracing::info!(%node, "node takes new clients"),
+            Wish::Draining => tracing::info!(%node, "node is draining"),
+            Wish::Weight(Some(weight)) => tracing::info!(%node, weight, "node weight set"),
+            Wish::Weight(None) => tracing::info!(%node, "node weight reset to the configured one"),
+        }
+        Ok(())
+    }
+
+    fn take_report(&mut self, report: &Report, now: Instant) {
+        if let Some(changed) = self.state.observe(report, &self.settings, now) {
+            self.publish();
+            log_change(&changed);
+        }
+    }
+
+    /// Starts the probes that are due.
+    fn probe_due(&mut self, now: Instant) {
+        for target in self.state.due_probes(now) {
+            let passive = Arc::clone(&target.endpoint.passive);
+            let probe = self.probes.spawn_local(self.prober.probe(target));
+            self.probed.insert(probe.id(), (passive, now));
+        }
+        if !self.state.has_unknown_in_question() {
+            self.answer_asking();
+        }
+    }
+
+    fn take_probed(&mut self, joined: Result<(task::Id, Result<(), Unanswered>), JoinError>) {
+        let (id, answer) = joined.unwrap_or_else(|error| {
+            let why = format!("the probe panicked: {error}");
+            let unanswered = Unanswered {
+                was_asked: false,
+                address: None,
+                why,
             };
-            self.watched.push(watched);
-        }
-        let nodes = self
-            .watched
-            .iter()
-            .map(|watched| watched.node(before.node(watched.id)));
-        let cluster = Cluster::new(nodes.collect(), known.into(), self.seed);
-        self.clusters.publish(cluster);
-        for watched in &leaving {
-            tracing::info!(node = %watched.name, "node removed: its connections live on");
-        }
-        leaving.iter().map(|watched| watched.id).collect()
-    }
-
-    fn next_deadline(&self) -> Option<Instant> {
-        self.watched
-            .iter()
-            .flat_map(|watched| watched.places.iter())
-            .flat_map(|(_, place)| [place.lookup_at, place.health.next_trial()])
-            .flatten()
-            .min()
-    }
-
-    fn take_report(&mut self, report: Report, now: Instant) {
-        let Report {
-            node: id,
-            pulse,
-            observed,
-        } = report;
-        let Some(watched) = self.watched.iter_mut().find(|watched| watched.id == id) else {
-            return;
-        };
-        if let Observed::Failed { .. } = observed {
-            watched.look_up_soon(now);
-        }
-        let is_its = |(_, place): &(_, &mut Place)| Arc::ptr_eq(&place.pulse, &pulse);
-        let Some((kind, place)) = watched.places.iter_mut().find(is_its) else {
-            return;
-        };
-        let Some(change) = place.health.observe(observed, &self.settings, now) else {
-            return;
-        };
-        if change == Change::CameBack {
-            pulse.trial.store(false, Ordering::Relaxed);
-        }
-        let (name, is_down) = (Arc::clone(&watched.name), place.health.is_down());
-        self.change(id, |node| {
-            if let Some(endpoint) = node.endpoints.get_mut(kind) {
-                endpoint.is_down = is_down;
-            }
+            (error.id(), Err(unanswered))
         });
-        // Said once it is so.
-        let endpoint = kind.name();
-        match change {
-            Change::WentDown => {
-                tracing::warn!(node = %name, endpoint, "node is down: it failed to answer {} times in a row", self.settings.failures_max);
-            }
-            Change::CameBack => tracing::info!(node = %name, endpoint, "node is up again"),
+        let Some((passive, began)) = self.probed.remove(&id) else {
+            return;
+        };
+        if let Err(Unanswered {
+            was_asked: false,
+            address,
+            why,
+        }) = &answer
+        {
+            let (due, address) = (self.unable.due(Instant::now()), address.map(display));
+            log::warn_throttled!(due, address, why, "cannot probe a node");
+        }
+        let changed = self
+            .state
+            .probed(&passive, &answer, began, &self.settings, Instant::now());
+        if let Some(changed) = changed {
+            self.publish();
+            log_change(&changed);
+        }
+        self.answer_asking();
+    }
+
+    fn answer_asking(&mut self) {
+        let more = self.state.has_unknown_in_question();
+        for reply in self.asking.drain(..) {
+            // Who has asked may be gone.
+            let _ = reply.send(more);
         }
     }
 
-    fn offer_trials(&mut self, now: Instant) {
-        for watched in &mut self.watched {
-            for (_, place) in watched.places.iter_mut() {
-                if place.health.trial_is_due(self.patience, now) {
-                    place.pulse.trial.store(true, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    /// Starts the look-ups that are due; says how many.
+    /// Starts the look-ups that are due. Returns how many.
     fn look_up_due(&mut self, now: Instant) -> usize {
-        let mut started = 0;
-        for watched in &mut self.watched {
-            let id = watched.id;
-            for (_, place) in watched.places.iter_mut() {
-                if place.lookup_at.is_some_and(|at| at <= now) {
-                    resolve::look_up(id, place.written.address.clone(), self.finder.clone());
-                    place.looked_up = Some(now);
-                    place.lookup_at = Some(now + self.settings.resolve_interval);
-                    started += 1;
+        let due = self.state.due_lookups(self.settings.resolve_interval, now);
+        let count = due.len();
+        for (node, address) in due {
+            resolve::look_up(node, address, self.resolver.clone());
+        }
+        count
+    }
+
+    fn take_answer(&mut self, answer: &resolve::Answer) {
+        let resolve::Answer { node, asked, addresses } = answer;
+        let found = addresses.as_deref().ok();
+        let error = addresses.as_ref().err().map(display);
+        let Some((node, resolved)) = self.state.resolved(*node, asked, found) else {
+            return;
+        };
+        let (host, addresses) = (asked, List::of(found.unwrap_or_default()));
+        match resolved {
+            Resolved::Changed => {
+                self.publish();
+                let several = several_of_a_family(found.unwrap_or_default());
+                let addresses = addresses.value();
+                tracing::info!(%node, %host, addresses, "node's host name resolved");
+                if several {
+                    tracing::warn!(
+                        %node, %host, addresses,
+                        "node's host name has several addresses, as a headless service has; if they are different brokers, the clients \
+                         of this node are spread over them: give each broker a node of its own"
+                    );
                 }
             }
-        }
-        started
-    }
-
-    fn take_found(&mut self, found: resolve::Found) {
-        let Some(watched) = self.watched.iter().find(|w| w.id == found.node) else {
-            return;
-        };
-        let known = self.clusters.current();
-        let Some(node) = known.node(found.node) else {
-            return;
-        };
-        // The same host and port may be more than one of its listeners.
-        let is_asked = |kind| {
-            let place: Option<&Place> = watched.places.get(kind);
-            place.is_some_and(|place| place.written.address == found.asked)
-        };
-        let asked = || node.endpoints.iter().filter(|(kind, _)| is_asked(*kind));
-        if asked().next().is_none() {
-            return;
-        }
-        match found.addresses {
-            Ok(addresses) if asked().all(|(_, endpoint)| *addresses == *endpoint.addresses) => {}
-            Ok(addresses) => {
-                tracing::info!(node = %watched.name, ?addresses, "node's host name resolved");
-                let addresses: Arc<[SocketAddr]> = addresses.into();
-                self.change(found.node, |node| {
-                    for (kind, endpoint) in node.endpoints.iter_mut() {
-                        if is_asked(kind) {
-                            endpoint.addresses = Arc::clone(&addresses);
-                        }
-                    }
-                });
+            Resolved::Again => {
+                tracing::info!(%node, %host, addresses = addresses.value(), "node's host name can be resolved again")
             }
-            Err(error) if asked().any(|(_, endpoint)| !endpoint.is_found()) => {
-                tracing::warn!(node = %watched.name, %error, "node's host name cannot be resolved: the node gets no clients until it can");
+            Resolved::Nowhere => {
+                tracing::warn!(%node, %host, error, "node's host name cannot be resolved; the node gets no clients until it can");
             }
-            Err(error) => {
-                tracing::warn!(node = %watched.name, %error, "node's host name cannot be resolved: keeping its last address");
-            }
-        }
-    }
-
-    /// Publishes the cluster with one node changed.
-    fn change(&self, id: NodeId, change: impl Fn(&mut Node)) {
-        self.clusters.publish(self.clusters.current().with(|node| {
-            if node.id == id {
-                change(node);
-            }
-        }));
-    }
-}
-
-impl Watched {
-    fn new(member: &Member, id: NodeId, live: Arc<Live>) -> Self {
-        Self {
-            id,
-            name: member.name.as_str().into(),
-            places: member.endpoints.map(|_, written| Place::new(written)),
-            weight: member.weight,
-            live,
-        }
-    }
-
-    /// The same node, as the operator has written it now.
-    fn written_as(self, member: &Member) -> Self {
-        let places = member.endpoints.map(|kind, written| {
-            let before = self.places.get(kind);
-            match before {
-                Some(before) if before.written.address == written.address => Place {
-                    written: written.clone(),
-                    ..before.clone()
-                },
-                Some(_) => {
-                    tracing::info!(node = %member.name, endpoint = kind.name(), address = %written.address, "node has another address");
-                    Place::new(written)
-                }
-                None => Place::new(written),
-            }
-        });
-        Self {
-            places,
-            weight: member.weight,
-            ..self
-        }
-    }
-
-    /// The node in a snapshot. What was found of its host names `before` is right until they are looked up again.
-    fn node(&self, before: Option<&Node>) -> Node {
-        Node {
-            id: self.id,
-            name: Arc::clone(&self.name),
-            endpoints: self.places.map(|kind, place| {
-                place.endpoint(before.and_then(|node| node.endpoints.get(kind)))
-            }),
-            weight: self.weight,
-            is_draining: before.is_some_and(|before| before.is_draining),
-            live: Arc::clone(&self.live),
-        }
-    }
-
-    /// Perhaps the node has moved.
-    fn look_up_soon(&mut self, now: Instant) {
-        for (_, place) in self.places.iter_mut() {
-            if let (Some(at), Some(last)) = (place.lookup_at, place.looked_up) {
-                place.lookup_at = Some(at.min(now.max(last + LOOKUP_AFTER_FAILURE_MIN)));
+            Resolved::Kept => {
+                tracing::warn!(%node, %host, error, "node's host name cannot be resolved; keeping its last address");
             }
         }
     }
 }
 
-impl Place {
-    fn new(written: &MemberEndpoint) -> Self {
-        let is_host = matches!(written.address, NodeAddress::Host(..));
-        Self {
-            written: written.clone(),
-            lookup_at: is_host.then(Instant::now),
-            looked_up: None,
-            health: Health::Up,
-            pulse: Arc::default(),
+/// Logs a change that was published.
+fn log_change(changed: &Changed) {
+    let Changed {
+        node,
+        kind,
+        change,
+        unanswered,
+        address,
+    } = changed;
+    let endpoint = kind.name();
+    match change {
+        Change::WentDown => {
+            // What the last probe met, without which no endpoint goes down.
+            let (asked, why) = unanswered
+                .as_deref()
+                .map(|failed| (failed.address, &*failed.why))
+                .unzip();
+            let asked = asked.flatten().map(display);
+            tracing::warn!(%node, endpoint, address = asked, why, "node is down");
         }
+        Change::CameBack => tracing::info!(%node, endpoint, address = address.map(display), "node is up again"),
     }
+}
 
-    fn endpoint(&self, before: Option<&Endpoint>) -> Endpoint {
-        let MemberEndpoint {
-            address: _,
-            path,
-            proxy_protocol,
-            tls,
-        } = &self.written;
-        let found = before.filter(|_| self.looked_up.is_some());
-        Endpoint {
-            addresses: found.map_or_else(|| self.plain(), |found| Arc::clone(&found.addresses)),
-            path: path.clone(),
-            proxy_protocol: *proxy_protocol,
-            tls: tls.clone(),
-            is_down: self.health.is_down(),
-            pulse: Arc::clone(&self.pulse),
-        }
-    }
-
-    /// Its address, where no look-up is needed.
-    fn plain(&self) -> Arc<[SocketAddr]> {
-        match &self.written.address {
-            NodeAddress::Socket(address) => Arc::new([*address]),
-            NodeAddress::Host(..) => Arc::new([]),
-        }
-    }
+/// Whether a host name has more than one address of one family. A host with both families has one of each.
+fn several_of_a_family(addresses: &[SocketAddr]) -> bool {
+    let of_v4 = addresses.iter().filter(|address| address.is_ipv4()).count();
+    of_v4 > 1 || addresses.len() - of_v4 > 1
 }
 
 async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_address_of_each_family_is_one_host() {
+        let several = |addresses: &[&str]| {
+            let addresses: Vec<SocketAddr> = addresses.iter().map(|a| a.parse().expect("an address")).collect();
+            several_of_a_family(&addresses)
+        };
+        assert!(!several(&[]));
+        assert!(!several(&["10.0.0.1:1883"]));
+        assert!(!several(&["10.0.0.1:1883", "[2001:db8::1]:1883"]));
+        assert!(several(&["10.0.0.1:1883", "10.0.0.2:1883"]));
+        assert!(several(&["10.0.0.1:1883", "[2001:db8::1]:1883", "[2001:db8::2]:1883"]));
     }
 }

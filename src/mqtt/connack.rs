@@ -1,14 +1,14 @@
-//! Reads the node's first packet: is it a CONNACK, and what does it say (MQTT 3.1.1 and 5, section 3.2)?
+//! Reads the node's first packet, which should be a CONNACK (MQTT 3.1.1 and 5, section 3.2).
 
 use super::Version;
 use super::fields::{Cursor, Property, Stop};
 
-/// What a CONNACK says, as far as greeting cares.
+/// The fields of a CONNACK that greeting needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connack {
     /// The return code (3.x) or reason code (5); 0 is accepted.
     pub code: u8,
-    /// Whether the node kept a session for this client.
+    /// Whether the node has a session for this client.
     pub session_present: bool,
     /// Assigned Client Identifier (MQTT 5, 3.2.2.3.7).
     pub assigned_client_id: Option<Box<[u8]>>,
@@ -25,10 +25,49 @@ pub enum ConnackVerdict {
     Connack(Connack),
     /// The verdict cannot change before this many bytes (in all) have arrived.
     NeedMore(usize),
-    /// An AUTH packet: enhanced authentication goes on (MQTT 5, 4.12).
+    /// An AUTH packet of enhanced authentication (MQTT 5, 4.12).
     Auth,
-    /// Something that is neither, or a CONNACK that cannot be read.
+    /// A malformed CONNACK.
     Unreadable,
+    /// Another packet, or no MQTT at all.
+    Stranger,
+}
+
+/// What a CONNACK's code means, as the standard calls it: MQTT 3.1.1, table 3.1, and MQTT 5, 3.2.2.2. `None` if it has no name.
+///
+/// A client of MQTT 5 gets a code of 3.1.1 from a server that knows no more.
+pub fn connack_reason(code: u8, version: Version) -> Option<&'static str> {
+    Some(match code {
+        0 if version == Version::V5 => "success",
+        0 => "connection_accepted",
+        1 => "unacceptable_protocol_version",
+        2 => "identifier_rejected",
+        3 => "server_unavailable",
+        4 => "bad_user_name_or_password",
+        5 => "not_authorized",
+        0x80 => "unspecified_error",
+        0x81 => "malformed_packet",
+        0x82 => "protocol_error",
+        0x83 => "implementation_specific_error",
+        0x84 => "unsupported_protocol_version",
+        0x85 => "client_identifier_not_valid",
+        0x86 => "bad_user_name_or_password",
+        0x87 => "not_authorized",
+        0x88 => "server_unavailable",
+        0x89 => "server_busy",
+        0x8A => "banned",
+        0x8C => "bad_authentication_method",
+        0x90 => "topic_name_invalid",
+        0x95 => "packet_too_large",
+        0x97 => "quota_exceeded",
+        0x99 => "payload_format_invalid",
+        0x9A => "retain_not_supported",
+        0x9B => "qos_not_supported",
+        0x9C => "use_another_server",
+        0x9D => "server_moved",
+        0x9F => "connection_rate_exceeded",
+        _ => return None,
+    })
 }
 
 const CONNACK: u8 = 2;
@@ -41,7 +80,7 @@ pub fn read_connack(bytes: &[u8], version: Version) -> ConnackVerdict {
         None => return ConnackVerdict::NeedMore(1),
         Some(CONNACK) => {}
         Some(AUTH) if version == Version::V5 => return ConnackVerdict::Auth,
-        Some(_) => return ConnackVerdict::Unreadable,
+        Some(_) => return ConnackVerdict::Stranger,
     }
     match read_packet(bytes, version) {
         Ok(connack) => ConnackVerdict::Connack(connack),
@@ -52,7 +91,7 @@ pub fn read_connack(bytes: &[u8], version: Version) -> ConnackVerdict {
 
 fn read_packet(bytes: &[u8], version: Version) -> Result<Connack, Stop> {
     let mut cursor = Cursor::behind_fixed_header(bytes)?;
-    // A refusal is judged only when it is all here, so that it can be passed on, or withheld, whole.
+    // A refusal is read only once it is complete, so that it can be passed on or withheld as a whole.
     let mut whole = cursor;
     whole.skip(cursor.end() - cursor.start())?;
     let flags = cursor.byte()?;
@@ -63,7 +102,7 @@ fn read_packet(bytes: &[u8], version: Version) -> Result<Connack, Stop> {
         server_keep_alive: None,
         session_expiry: None,
     };
-    // A server that does not speak MQTT 5 refuses it with the two bytes of 3.1.1.
+    // A server without MQTT 5 refuses it with the two bytes of 3.1.1.
     if version != Version::V5 || cursor.is_at_end() {
         return Ok(connack);
     }

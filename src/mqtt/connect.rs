@@ -1,7 +1,7 @@
 //! Reads the CONNECT packet up to where the affinity key ends (MQTT 3.1, 3.1.1 and 5, section 3.1 of each).
 //!
-//! Never stricter than EMQX: what is not needed is not read. Flags, UTF-8, the low nibble of the first byte, the length of
-//! a number and everything behind the key are the node's affair.
+//! Never stricter than EMQX: what is not needed is not read. Flags, UTF-8, the low nibble of the first byte, the length of a
+//! number and everything after the key are left to the node to check.
 
 use super::fields::{Cursor, Property, Span, Stop};
 
@@ -14,7 +14,7 @@ pub enum Version {
     V311,
     /// MQTT 5 (`MQTT`, level 5).
     V5,
-    /// A known protocol name with another level: routed as anonymous, the node answers.
+    /// A known protocol name with another level: routed as an anonymous client, so that the node answers.
     Unknown(u8),
 }
 
@@ -27,9 +27,9 @@ pub enum Need {
     Username,
 }
 
-/// What a CONNECT says, as far as routing cares. Only [`read_connect`] makes one, so holding one is the check.
+/// The fields of a CONNECT that routing needs. Only [`read_connect`] creates one, so every value has been checked.
 ///
-/// Client id and user name are places in the bytes that it was read from, so that reading allocates nothing.
+/// Client id and user name are positions in the bytes that it was read from, so that reading allocates nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connect {
     version: Version,
@@ -42,16 +42,16 @@ pub struct Connect {
     packet_end: usize,
 }
 
-/// Who is there instead of an MQTT client.
+/// A peer that is not an MQTT client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stranger {
     /// A TLS ClientHello (`16 03`) on a plain listener.
     Tls,
-    /// A PROXY protocol header, version 1 or 2, where none is expected.
+    /// An unexpected PROXY protocol header, version 1 or 2.
     Proxy,
     /// An HTTP request.
     Http,
-    /// A CONNECT of an unknown protocol, or one whose client id cannot be known because its lengths contradict.
+    /// A CONNECT with an unknown protocol name, or one whose client id cannot be read because its lengths contradict each other.
     Malformed,
     /// Anything else.
     Junk,
@@ -60,11 +60,11 @@ pub enum Stranger {
 /// The reader's verdict on the bytes so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As much as was needed has arrived.
+    /// Everything that is needed has arrived.
     Complete(Connect),
     /// The verdict cannot change before this many bytes (in all, from the first) have arrived.
     NeedMore(usize),
-    /// This is no MQTT client.
+    /// The peer is not an MQTT client.
     Stranger(Stranger),
 }
 
@@ -74,7 +74,7 @@ impl Connect {
         self.version
     }
 
-    /// Whether the client says that it is a bridge (the level's highest bit, a mosquitto extension).
+    /// Whether the client declares itself a bridge (the level's highest bit, a mosquitto extension).
     pub fn bridge(&self) -> bool {
         self.bridge
     }
@@ -84,27 +84,27 @@ impl Connect {
         self.clean_start
     }
 
-    /// Keep Alive in seconds; 0 means none.
+    /// Keep Alive in seconds; 0 turns it off.
     pub fn keep_alive(&self) -> u16 {
         self.keep_alive
     }
 
-    /// The client id out of `bytes`, which are those that the CONNECT was read from; empty for an anonymous client.
+    /// The client id in `bytes`, from which the CONNECT was read; empty for an anonymous client.
     pub fn client_id<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         self.client_id.of(bytes)
     }
 
-    /// The user name out of `bytes`, where it was needed and there is one.
+    /// The user name in `bytes`; `None` if it was not needed or the CONNECT has none.
     pub fn username<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
         self.username.map(|username| username.of(bytes))
     }
 
-    /// Session Expiry Interval in seconds (MQTT 5, 3.1.2.11.2), where the CONNECT names one.
+    /// Session Expiry Interval in seconds (MQTT 5, 3.1.2.11.2), if the CONNECT has one.
     pub fn session_expiry(&self) -> Option<u32> {
         self.session_expiry
     }
 
-    /// Where the packet ends, counted from its first byte; it may not all be here.
+    /// The length of the whole packet, which may not have arrived completely.
     pub fn packet_end(&self) -> usize {
         self.packet_end
     }
@@ -112,8 +112,8 @@ impl Connect {
 
 /// Reads `bytes`, everything that has arrived so far from the first byte on.
 ///
-/// A caller that waits for as many bytes as [`Verdict::NeedMore`] asks for calls this thirty times at most, however the
-/// packet is cut.
+/// A caller that waits for as many bytes as [`Verdict::NeedMore`] asks for calls this at most thirty times, however the packet is
+/// split.
 pub fn read_connect(bytes: &[u8], need: Need) -> Verdict {
     match bytes {
         [] => return Verdict::NeedMore(1),
@@ -129,7 +129,7 @@ pub fn read_connect(bytes: &[u8], need: Need) -> Verdict {
     }
 }
 
-/// The packet type, in the high nibble of the first byte. The low one is reserved, and not looked at.
+/// The packet type, in the high nibble of the first byte. The low nibble is reserved and ignored.
 const CONNECT: u8 = 1;
 
 const WILL: u8 = 0x04;
@@ -140,7 +140,7 @@ const BRIDGE: u8 = 0x80;
 fn read_packet(bytes: &[u8], need: Need) -> Result<Connect, Stop> {
     let mut cursor = Cursor::behind_fixed_header(bytes)?;
     let packet_end = cursor.end();
-    // Four or six letters: a length that fits neither name is not waited for.
+    // The name has four or six letters. With any other length, no more bytes are waited for.
     let mut length = cursor;
     if !matches!(length.two_bytes()?, 4 | 6) {
         return Err(Stop::Malformed);
@@ -190,12 +190,8 @@ fn read_packet(bytes: &[u8], need: Need) -> Result<Connect, Stop> {
     })
 }
 
-/// The user name, behind the will; none where lengths contradict, since the client id will do.
-fn read_username(
-    cursor: &mut Cursor<'_>,
-    version: Version,
-    flags: u8,
-) -> Result<Option<Span>, Stop> {
+/// The user name, which follows the will; `None` if lengths contradict each other, since the client id can be used instead.
+fn read_username(cursor: &mut Cursor<'_>, version: Version, flags: u8) -> Result<Option<Span>, Stop> {
     let mut read = || {
         if flags & WILL != 0 {
             if version == Version::V5 {
@@ -220,7 +216,7 @@ fn find_session_expiry(mut properties: Cursor<'_>) -> Option<u32> {
     })
 }
 
-/// The first bytes of those who come to an MQTT port by mistake, none longer than six.
+/// The first bytes of other protocols that arrive at an MQTT port by mistake, at most six of each.
 const STRANGERS: &[(&[u8], Stranger)] = &[
     (b"PROXY ", Stranger::Proxy),
     (b"\r\n\r\n", Stranger::Proxy),
@@ -236,7 +232,7 @@ const STRANGERS: &[(&[u8], Stranger)] = &[
     (b"CONNEC", Stranger::Http),
 ];
 
-/// Names who it is, waiting for as many bytes as that takes.
+/// Identifies the protocol, and asks for more bytes as long as that takes.
 fn name_stranger(bytes: &[u8]) -> Verdict {
     let mut like = STRANGERS
         .iter()

@@ -1,45 +1,43 @@
-//! The fields that MQTT packets are made of (MQTT 5, section 1.5 and 2.2.2): a cursor that never leaves its packet.
+//! Reads the fields of MQTT packets (MQTT 5, section 1.5 and 2.2.2) with a cursor that never leaves its packet.
 
 /// Why a field could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// The packet goes on behind what has arrived: nothing new can be said before this many bytes (in all) are here.
+pub(crate) enum Stop {
+    /// The packet is incomplete: the result cannot change before this many bytes (in all) have arrived.
     NeedMore(usize),
-    /// The field runs past the end of its packet, or is no such field.
+    /// The field extends past the end of its packet, or is invalid.
     Malformed,
 }
 
 /// Reads fields of one packet, which may still be arriving.
 #[derive(Clone, Copy, Debug)]
-pub struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
     end: usize,
 }
 
-/// Where a field of bytes stands, counted from the packet's first byte.
+/// The position of a field of bytes, counted from the packet's first byte.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Span {
+pub(crate) struct Span {
     start: u32,
     end: u32,
 }
 
 impl Span {
-    /// The field itself, out of the bytes it was read from.
-    pub fn of(self, bytes: &[u8]) -> &[u8] {
-        bytes
-            .get(self.start as usize..self.end as usize)
-            .unwrap_or_default()
+    /// The field in the bytes that it was read from.
+    pub(crate) fn of(self, bytes: &[u8]) -> &[u8] {
+        bytes.get(self.start as usize..self.end as usize).unwrap_or_default()
     }
 }
 
 impl<'a> Cursor<'a> {
-    /// A cursor behind the fixed header of the packet that begins with `bytes` (MQTT 5, 2.1).
-    pub fn behind_fixed_header(bytes: &'a [u8]) -> Result<Self, Stop> {
+    /// A cursor after the fixed header of the packet that begins with `bytes` (MQTT 5, 2.1).
+    pub(crate) fn behind_fixed_header(bytes: &'a [u8]) -> Result<Self, Stop> {
         let mut header = Self {
             bytes,
             at: 1,
-            // The remaining length takes four bytes at most, and says where the packet ends.
+            // The remaining length has at most four bytes and gives the end of the packet.
             end: 5,
         };
         let remaining = header.variable_integer()?;
@@ -50,37 +48,37 @@ impl<'a> Cursor<'a> {
     }
 
     /// Where the next field starts.
-    pub fn start(&self) -> usize {
+    pub(crate) fn start(&self) -> usize {
         self.at
     }
 
     /// Where the packet (or the block) ends.
-    pub fn end(&self) -> usize {
+    pub(crate) fn end(&self) -> usize {
         self.end
     }
 
-    /// Whether nothing is left to read.
-    pub fn is_at_end(&self) -> bool {
+    /// Whether everything has been read.
+    pub(crate) fn is_at_end(&self) -> bool {
         self.at >= self.end
     }
 
     /// One byte.
-    pub fn byte(&mut self) -> Result<u8, Stop> {
+    pub(crate) fn byte(&mut self) -> Result<u8, Stop> {
         self.take::<1>().map(|[byte]| byte)
     }
 
     /// A Two Byte Integer (1.5.2).
-    pub fn two_bytes(&mut self) -> Result<u16, Stop> {
+    pub(crate) fn two_bytes(&mut self) -> Result<u16, Stop> {
         self.take().map(u16::from_be_bytes)
     }
 
     /// A Four Byte Integer (1.5.3).
-    pub fn four_bytes(&mut self) -> Result<u32, Stop> {
+    pub(crate) fn four_bytes(&mut self) -> Result<u32, Stop> {
         self.take().map(u32::from_be_bytes)
     }
 
-    /// A Variable Byte Integer (1.5.5). One with more bytes than it needs is taken, as EMQX does.
-    pub fn variable_integer(&mut self) -> Result<usize, Stop> {
+    /// A Variable Byte Integer (1.5.5). One with more bytes than necessary is accepted, as in EMQX.
+    pub(crate) fn variable_integer(&mut self) -> Result<usize, Stop> {
         let mut value = 0;
         for shift in [0, 7, 14, 21] {
             let byte = self.byte()?;
@@ -92,14 +90,14 @@ impl<'a> Cursor<'a> {
         Err(Stop::Malformed)
     }
 
-    /// A string or Binary Data behind its two bytes of length (1.5.4, 1.5.6); whole, or not at all.
-    pub fn string(&mut self) -> Result<Span, Stop> {
+    /// A string or Binary Data after its two-byte length (1.5.4, 1.5.6), once it is complete.
+    pub(crate) fn string(&mut self) -> Result<Span, Stop> {
         let length = self.two_bytes()?;
         self.skip(length.into())
     }
 
-    /// A block of properties behind its length, whole (2.2.2): a cursor over it.
-    pub fn properties(&mut self) -> Result<Self, Stop> {
+    /// A cursor over a block of properties after its length (2.2.2), once it is complete.
+    pub(crate) fn properties(&mut self) -> Result<Self, Stop> {
         let length = self.variable_integer()?;
         let block = self.skip(length)?;
         Ok(Self {
@@ -109,8 +107,8 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    /// Passes over `length` bytes once all of them are here.
-    pub fn skip(&mut self, length: usize) -> Result<Span, Stop> {
+    /// Skips `length` bytes once all of them have arrived.
+    pub(crate) fn skip(&mut self, length: usize) -> Result<Span, Stop> {
         let start = self.at;
         let end = start + length;
         if end > self.end {
@@ -120,7 +118,7 @@ impl<'a> Cursor<'a> {
             return Err(Stop::NeedMore(end));
         }
         self.at = end;
-        // A packet ends within 268,435,460 bytes, so both numbers fit.
+        // A packet has at most 268,435,460 bytes, so both numbers fit.
         Ok(Span {
             start: start as u32,
             end: end as u32,
@@ -135,9 +133,9 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// One property of a block, as far as this program knows what to do with it.
+/// One property of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Property {
+pub(crate) enum Property {
     /// 0x11, in seconds.
     SessionExpiryInterval(u32),
     /// 0x12.
@@ -150,13 +148,13 @@ pub enum Property {
     ReceiveMaximum(u16),
     /// 0x27, in bytes.
     MaximumPacketSize(u32),
-    /// Any other known one.
+    /// Any other known property.
     Other,
 }
 
 impl Cursor<'_> {
-    /// The next property of a block; none at its end, or where it cannot be read any further.
-    pub fn property(&mut self) -> Option<Property> {
+    /// The next property of a block; `None` at its end, or if the rest is malformed.
+    pub(crate) fn property(&mut self) -> Option<Property> {
         if self.is_at_end() {
             return None;
         }
@@ -203,11 +201,7 @@ mod tests {
             (&[0x80], Err(Stop::NeedMore(2))),
         ];
         for (bytes, expected) in cases {
-            let mut cursor = Cursor {
-                bytes,
-                at: 0,
-                end: 4,
-            };
+            let mut cursor = Cursor { bytes, at: 0, end: 4 };
             assert_eq!(cursor.variable_integer(), *expected, "{bytes:02x?}");
         }
     }
@@ -231,10 +225,7 @@ mod tests {
             end: bytes.len(),
         };
         assert_eq!(cursor.property(), Some(Property::ReceiveMaximum(9)));
-        assert_eq!(
-            cursor.property(),
-            Some(Property::SessionExpiryInterval(256))
-        );
+        assert_eq!(cursor.property(), Some(Property::SessionExpiryInterval(256)));
         assert_eq!(cursor.property(), None);
     }
 }

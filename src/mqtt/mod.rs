@@ -1,11 +1,16 @@
-//! What MQTT packets say, as far as routing and greeting need it: pure readers over bytes, no IO, no allocation from a
-//! length that was only claimed. Packets are written elsewhere (mqttbytes), except the refusals.
+//! Reads the MQTT packets that routing and greeting need: pure functions of bytes, which never allocate by a length that a peer
+//! merely claims. Writes two packets: a refusing CONNACK, and a CONNECT of our own.
 
 mod connack;
 mod connect;
+mod connect_packet;
+mod expiry;
 pub(crate) mod fields;
 mod refusal;
 
-pub use connack::{Connack, ConnackVerdict, read_connack};
+pub use connack::{Connack, ConnackVerdict, connack_reason, read_connack};
 pub use connect::{Connect, Need, Stranger, Verdict, Version, read_connect};
-pub use refusal::refusal;
+pub use connect_packet::ConnectPacket;
+pub use expiry::session_expiry;
+pub(crate) use expiry::{expiry_interval, keep_alive, keep_alive_limit};
+pub use refusal::{malformed, refusal};

@@ -1,52 +1,52 @@
-//! Reads PROXY headers, of balancers before this one: strictly, and in pieces of any size.
+//! Reads PROXY headers from upstream proxies: strictly, and in pieces of any size.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{
-    CLIENT_CERT_CONN, CLIENT_CERT_SESS, CLIENT_SSL, FIXED_BYTES, INET_BYTES, INET6_BYTES,
-    LINE_BYTES_MAX, LOCAL, PROXY, SIGNATURE, SSL_CIPHER, SSL_CN, SSL_FIXED_BYTES, SSL_VERSION,
-    TCP4, TCP6, TLV_AUTHORITY, TLV_CRC32C, TLV_SSL, TLV_UNIQUE_ID, UDP4, UDP6, UNIX_BYTES,
-    UNIX_DGRAM, UNIX_STREAM, UNSPEC,
+    CLIENT_CERT_CONN, CLIENT_CERT_SESS, CLIENT_SSL, FIXED_BYTES, INET_BYTES, INET6_BYTES, LINE_BYTES_MAX, LOCAL, PROXY,
+    SIGNATURE, SSL_CIPHER, SSL_CN, SSL_FIXED_BYTES, SSL_VERSION, TCP4, TCP6, TLV_AUTHORITY, TLV_CRC32C, TLV_SSL,
+    TLV_UNIQUE_ID, UDP4, UDP6, UNIX_BYTES, UNIX_DGRAM, UNIX_STREAM, UNSPEC,
 };
 use crate::identity::{Certificate, Identity, Tls, is_plain};
 
-/// A header of more bytes is refused. Addresses, a server name and what TLS said take some 500; nginx, which many senders
-/// must please, takes as much as this.
+/// A longer header is refused. Addresses, a server name and TLS facts take some 500 bytes; nginx, with which most senders are
+/// compatible, has the same limit.
 pub const BYTES_MAX: usize = 4096;
 
-/// What a line begins with, its space included.
+/// The start of a version 1 header, including the space.
 const WORD: &[u8] = b"PROXY ";
 
-/// Bytes of a unique id at most (2.2.4).
+/// The most bytes of a unique id (2.2.4).
 const UNIQUE_ID_BYTES_MAX: usize = 128;
 
-/// What the first bytes of a connection are. The verdict on bytes stays the same when more follow, except for
-/// [`Verdict::NeedMore`].
+/// The result of reading the first bytes of a connection. Unless it is [`Verdict::NeedMore`], it stays the same when more bytes
+/// follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The beginning of a header.
+    /// The header is incomplete.
     NeedMore,
-    /// They begin with a header.
+    /// The bytes begin with a header.
     Header(Header),
-    /// They do not begin with a header that can be taken.
+    /// The bytes do not begin with a valid header.
     Wrong(Wrong),
 }
 
-/// A header that was read.
+/// A complete header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// How many bytes it has.
+    /// Its length.
     pub bytes: usize,
-    /// Who the client is; none where the sender does not say, or speaks for itself: then it is the client.
+    /// The client's address. `None` if the header has no address, or is for the sender's own connection: then the sender is the
+    /// client.
     pub client: Option<SocketAddr>,
-    /// What the client's TLS said to the sender.
+    /// Facts about the TLS between client and sender.
     pub identity: Option<Box<Identity>>,
 }
 
-/// Why a header is not taken.
+/// Why a header is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
-    /// It is none, or not as the specification has it; what is wrong.
+    /// It is missing or violates the specification; with the reason.
     Header(&'static str),
     /// The common name of the client's certificate is not plain text.
     CommonName,
@@ -69,7 +69,7 @@ pub fn read(bytes: &[u8]) -> Verdict {
     }
 }
 
-/// A line of version 1 (2.1); none while its end is not there.
+/// Reads a header of version 1 (2.1); `None` if it is incomplete.
 fn line(bytes: &[u8]) -> Result<Option<Header>, Wrong> {
     let wrong = |why| Err(Wrong::Header(why));
     let head = &bytes[..bytes.len().min(LINE_BYTES_MAX)];
@@ -91,15 +91,15 @@ fn line(bytes: &[u8]) -> Result<Option<Header>, Wrong> {
             identity: None,
         }))
     };
-    let said = text.strip_prefix(WORD).unwrap_or_default();
-    // Whatever stands behind it is to be ignored.
-    if said == b"UNKNOWN" || said.starts_with(b"UNKNOWN ") {
+    let rest = text.strip_prefix(WORD).unwrap_or_default();
+    // Everything after UNKNOWN is to be ignored.
+    if rest == b"UNKNOWN" || rest.starts_with(b"UNKNOWN ") {
         return header(None);
     }
-    let Ok(said) = std::str::from_utf8(said) else {
-        return wrong("a line that is not text");
+    let Ok(rest) = std::str::from_utf8(rest) else {
+        return wrong("a line that is not UTF-8");
     };
-    let mut words = said.split(' ');
+    let mut words = rest.split(' ');
     let mut next = || words.next().unwrap_or_default();
     let (family, from, to, from_port, to_port) = (next(), next(), next(), next(), next());
     if words.next().is_some() {
@@ -108,13 +108,13 @@ fn line(bytes: &[u8]) -> Result<Option<Header>, Wrong> {
     let ips = match family {
         "TCP4" => [ipv4(from), ipv4(to)],
         "TCP6" => [ipv6(from), ipv6(to)],
-        _ => return wrong("a line of another family than TCP4, TCP6 and UNKNOWN"),
+        _ => return wrong("a family other than TCP4, TCP6 and UNKNOWN"),
     };
     let [Some(client), Some(_)] = ips else {
-        return wrong("a line with an address that is none");
+        return wrong("an invalid address");
     };
     let (Some(port), Some(_)) = (port(from_port), port(to_port)) else {
-        return wrong("a line with a port that is none");
+        return wrong("an invalid port");
     };
     header(Some(SocketAddr::new(client.to_canonical(), port)))
 }
@@ -127,21 +127,21 @@ fn ipv6(text: &str) -> Option<IpAddr> {
     text.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
 }
 
-/// A port as it may be written: no sign, and no zero before another digit.
+/// Parses a port without a sign or leading zeros.
 fn port(text: &str) -> Option<u16> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.parse().ok().filter(|_| digits)?;
     (text == "0" || !text.starts_with('0')).then_some(port)
 }
 
-/// A header of version 2 (2.2); none while it is not whole.
+/// Reads a header of version 2 (2.2); `None` if it is incomplete.
 fn binary(bytes: &[u8]) -> Result<Option<Header>, Wrong> {
     let wrong = |why| Err(Wrong::Header(why));
-    // What is wrong is said as soon as it is there.
+    // Errors are reported as soon as their bytes have arrived.
     if let Some(command) = bytes.get(SIGNATURE.len())
         && ![LOCAL, PROXY].contains(command)
     {
-        return wrong("a version that is not 2, or a command that is not known");
+        return wrong("a version other than 2, or an unknown command");
     }
     let Some([.., command, family, high, low]) = bytes.first_chunk::<FIXED_BYTES>() else {
         return Ok(None);
@@ -152,16 +152,16 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Wrong> {
         return wrong("a header of more than 4096 bytes");
     }
     let address_bytes = match *family {
-        // The family of a LOCAL header is to be ignored like the rest of it.
+        // The family of a LOCAL header is to be ignored, like everything after it.
         _ if *command == LOCAL => 0,
         UNSPEC => 0,
         TCP4 | UDP4 => INET_BYTES,
         TCP6 | UDP6 => INET6_BYTES,
         UNIX_STREAM | UNIX_DGRAM => UNIX_BYTES,
-        _ => return wrong("a family that is not known"),
+        _ => return wrong("an unknown family"),
     };
     if length < address_bytes {
-        return wrong("no room for the addresses of its family");
+        return wrong("a length too short for the addresses");
     }
     let Some(header) = bytes.get(..end) else {
         return Ok(None);
@@ -175,8 +175,7 @@ fn binary(bytes: &[u8]) -> Result<Option<Header>, Wrong> {
         TCP6 => addresses
             .first_chunk()
             .map(|ip: &[u8; 16]| (IpAddr::from(*ip), port_at(addresses, 32))),
-        // Nothing that a TCP client could come from: taken as if the sender had not said it (2.2, "falls back to the
-        // UNSPEC mode").
+        // Not the address of a TCP client: treated as missing (2.2, "falls back to the UNSPEC mode").
         _ => None,
     };
     let identity = match client {
@@ -195,20 +194,18 @@ fn port_at(addresses: &[u8], at: usize) -> u16 {
     u16::from_be_bytes(bytes)
 }
 
-/// What stands behind the addresses of `header`.
+/// Reads the TLVs after the addresses of `header`.
 fn tlvs(header: &[u8], mut more: &[u8]) -> Result<Option<Box<Identity>>, Wrong> {
     let mut identity = Identity::default();
     let mut seen = [false; 256];
     while let Some((kind, value)) = next_tlv(&mut more)? {
         let is_known = [TLV_AUTHORITY, TLV_CRC32C, TLV_SSL].contains(&kind);
         if std::mem::replace(&mut seen[usize::from(kind)], true) && is_known {
-            return Err(Wrong::Header("the same thing said twice"));
+            return Err(Wrong::Header("a repeated TLV"));
         }
         match kind {
             TLV_AUTHORITY => {
-                let name = std::str::from_utf8(value)
-                    .ok()
-                    .filter(|name| is_plain(name));
+                let name = std::str::from_utf8(value).ok().filter(|name| is_plain(name));
                 identity.server_name = name.map(Into::into);
             }
             TLV_CRC32C => check_sum(header, value)?,
@@ -222,12 +219,12 @@ fn tlvs(header: &[u8], mut more: &[u8]) -> Result<Option<Box<Identity>>, Wrong> 
     Ok((identity != Identity::default()).then(|| Box::new(identity)))
 }
 
-/// The next type, length and value; none at the end.
+/// Splits the next TLV off `more`; `None` at the end.
 fn next_tlv<'a>(more: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, Wrong> {
     if more.is_empty() {
         return Ok(None);
     }
-    let past_end = Wrong::Header("a value past the end of the header");
+    let past_end = Wrong::Header("a TLV past the end of the header");
     let ([kind, high, low], rest) = more.split_first_chunk().ok_or(past_end)?;
     let length = usize::from(u16::from_be_bytes([*high, *low]));
     let (value, rest) = rest.split_at_checked(length).ok_or(past_end)?;
@@ -235,22 +232,21 @@ fn next_tlv<'a>(more: &mut &'a [u8]) -> Result<Option<(u8, &'a [u8])>, Wrong> {
     Ok(Some((*kind, value)))
 }
 
-/// What the client's TLS said (2.2.5); none for a client without TLS.
+/// Reads the facts about the client's TLS (2.2.5); `None` for a client without TLS.
 fn tls(value: &[u8]) -> Result<Option<Tls>, Wrong> {
-    let short = Wrong::Header("a value of TLS that is too short");
-    let ([flags, verify @ ..], mut more) =
-        value.split_first_chunk::<SSL_FIXED_BYTES>().ok_or(short)?;
+    let short = Wrong::Header("a TLS TLV that is too short");
+    let ([flags, verify @ ..], mut more) = value.split_first_chunk::<SSL_FIXED_BYTES>().ok_or(short)?;
     let is_verified = *verify == [0; 4];
     let (mut version, mut common_name, mut cipher) = (None, None, None);
     while let Some((kind, value)) = next_tlv(&mut more)? {
-        let said = match kind {
+        let field = match kind {
             SSL_VERSION => &mut version,
             SSL_CN => &mut common_name,
             SSL_CIPHER => &mut cipher,
             _ => continue,
         };
-        if said.replace(value).is_some() {
-            return Err(Wrong::Header("the same thing of TLS said twice"));
+        if field.replace(value).is_some() {
+            return Err(Wrong::Header("a repeated sub-TLV of TLS"));
         }
     }
     if flags & CLIENT_SSL == 0 {
@@ -259,9 +255,9 @@ fn tls(value: &[u8]) -> Result<Option<Tls>, Wrong> {
     let text = |value: Option<&[u8]>| {
         let text = value.map(std::str::from_utf8).transpose();
         let text = text.map(|text| text.filter(|text| is_plain(text)).map(Box::from));
-        text.map_err(|_| Wrong::Header("a version or a cipher that is not text"))
+        text.map_err(|_| Wrong::Header("a TLS version or cipher that is not UTF-8"))
     };
-    // A certificate that was not verified says nothing.
+    // A certificate that was not verified proves nothing.
     let certificate = match flags & (CLIENT_CERT_CONN | CLIENT_CERT_SESS) {
         0 => None,
         _ if !is_verified => None,
@@ -285,32 +281,30 @@ fn common_name_of(value: &[u8]) -> Result<Box<str>, Wrong> {
     }
 }
 
-/// Checks the checksum over the whole header, itself taken for zeros (2.2.3).
+/// Verifies the checksum of the whole header, in which the checksum itself counts as zeros (2.2.3).
 fn check_sum(header: &[u8], value: &[u8]) -> Result<(), Wrong> {
-    let said: [u8; 4] = value
+    let expected: [u8; 4] = value
         .try_into()
-        .map_err(|_| Wrong::Header("a checksum that is not of 4 bytes"))?;
-    // `value` is a part of `header`.
+        .map_err(|_| Wrong::Header("a checksum that is not 4 bytes long"))?;
+    // `value` is a slice of `header`.
     let at = value.as_ptr() as usize - header.as_ptr() as usize;
     let bytes = header.iter().enumerate();
     let sum = crc32c(bytes.map(|(i, byte)| match i.wrapping_sub(at) {
         0..4 => 0,
         _ => *byte,
     }));
-    match sum.to_be_bytes() == said {
+    match sum.to_be_bytes() == expected {
         true => Ok(()),
-        false => Err(Wrong::Header("a checksum of other bytes")),
+        false => Err(Wrong::Header("a wrong checksum")),
     }
 }
 
-/// CRC-32C (RFC 3720, B.4). Bit by bit: headers have some 100 bytes, and hardly any sender says it.
+/// CRC-32C (RFC 3720, B.4). Bit by bit, since headers have some 100 bytes and few senders include a checksum.
 fn crc32c(bytes: impl Iterator<Item = u8>) -> u32 {
-    /// The polynomial 0x1EDC6F41, its bits reversed.
+    /// The polynomial 0x1EDC6F41 with its bits reversed.
     const POLYNOMIAL: u32 = 0x82F6_3B78;
     !bytes.fold(u32::MAX, |sum, byte| {
-        (0..8).fold(sum ^ u32::from(byte), |sum, _| {
-            (sum >> 1) ^ (POLYNOMIAL * (sum & 1))
-        })
+        (0..8).fold(sum ^ u32::from(byte), |sum, _| (sum >> 1) ^ (POLYNOMIAL * (sum & 1)))
     })
 }
 
@@ -323,7 +317,7 @@ mod tests {
     enum Expected {
         /// A header of all of them, from this client.
         Client(&'static str),
-        /// A header of all of them that says nothing of the client.
+        /// A header of all of them without the client's address.
         Socket,
         NeedMore,
         Wrong,
@@ -357,10 +351,7 @@ mod tests {
     }
 
     fn ssl(flags: u8, verify: u32, more: &[u8]) -> Vec<u8> {
-        tlv(
-            TLV_SSL,
-            &[&[flags], &verify.to_be_bytes()[..], more].concat(),
-        )
+        tlv(TLV_SSL, &[&[flags], &verify.to_be_bytes()[..], more].concat())
     }
 
     fn line(text: &str) -> Vec<u8> {
@@ -376,7 +367,7 @@ mod tests {
         header
     }
 
-    // One line for each, so that it reads as a table.
+    // One line each, so that it reads as a table.
     #[rustfmt::skip]
     fn table() -> Vec<(&'static str, Vec<u8>, Expected)> {
         let padded = |bytes: usize| {
@@ -538,8 +529,7 @@ mod tests {
             for split in 0..bytes.len() {
                 let start = read(&bytes[..split]);
                 // What is wrong may be seen before all of it is there; a header only when it is.
-                let is_right = start == Verdict::NeedMore
-                    || (start == whole && matches!(start, Verdict::Wrong(_)));
+                let is_right = start == Verdict::NeedMore || (start == whole && matches!(start, Verdict::Wrong(_)));
                 assert!(is_right, "{name} at {split}: {start:?}");
             }
             if !matches!(expected, NeedMore) {

@@ -3,31 +3,31 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::{
-    CLIENT_CERT_CONN, CLIENT_CERT_SESS, CLIENT_SSL, FIXED_BYTES, LOCAL, PROXY, SIGNATURE,
-    SSL_CIPHER, SSL_CN, SSL_VERSION, TCP4, TCP6, TLV_AUTHORITY, TLV_SSL, UNSPEC, Version,
+    CLIENT_CERT_CONN, CLIENT_CERT_SESS, CLIENT_SSL, FIXED_BYTES, LOCAL, PROXY, SIGNATURE, SSL_CIPHER, SSL_CN,
+    SSL_VERSION, TCP4, TCP6, TLV_AUTHORITY, TLV_SSL, UNSPEC, Version,
 };
 use crate::identity::{Identity, Tls, is_plain};
 
-/// Verification went well: there is a certificate, and it was verified.
+/// The result of verification if there is a certificate, which was verified.
 const VERIFIED: u32 = 0;
 
-/// There is no certificate that was verified.
+/// The result of verification if there is no verified certificate.
 const NOT_VERIFIED: u32 = 1;
 
-/// Where a connection came from, and where it came in.
+/// The addresses of a client's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The client's true address.
     pub client: SocketAddr,
-    /// Where it came in: our listener's end of the connection.
+    /// The local address of the connection, on our listener.
     pub local: SocketAddr,
 }
 
-/// The header that says who a client is. A connection of our own, or one whose source is not known, is LOCAL (in version 1:
-/// UNKNOWN): EMQX closes what says PROXY and no address.
+/// Writes the header for a client's connection. One without `source`, such as a connection of our own, is LOCAL (in version 1:
+/// UNKNOWN), since EMQX closes a connection whose header is PROXY without an address.
 ///
-/// What the client's TLS said is told by version 2 alone. A server name that is not plain text is left out; the common
-/// name of a certificate never is, so whoever has one that is not plain may not come this far.
+/// Only version 2 carries facts about the client's TLS. A server name that is not plain text is left out. The common name of a
+/// certificate is never left out, so the caller must refuse a client whose common name is not plain text.
 pub fn write(version: Version, source: Option<Source>, identity: Option<&Identity>) -> Vec<u8> {
     match (version, source) {
         (Version::V1, None) => b"PROXY UNKNOWN\r\n".to_vec(),
@@ -61,13 +61,13 @@ fn binary(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
     header
 }
 
-/// Addresses of one family each, as a header wants them.
+/// Two addresses of the same family, as a header needs them.
 enum Family {
     Inet(std::net::Ipv4Addr, std::net::Ipv4Addr),
     Inet6(Ipv6Addr, Ipv6Addr),
 }
 
-/// IPv4 only where both ends are; else IPv4 addresses are mapped into IPv6 (RFC 4291, 2.5.5.2).
+/// IPv4 if both addresses are; otherwise an IPv4 address is mapped to IPv6 (RFC 4291, 2.5.5.2).
 fn one_family(source: Source) -> Family {
     let client = source.client.ip().to_canonical();
     let local = source.local.ip().to_canonical();
@@ -115,12 +115,12 @@ fn add_identity(block: &mut Vec<u8>, identity: &Identity) {
     }
     let mut ssl = vec![flags];
     ssl.extend(verified.to_be_bytes());
-    // A balancer before this one may not have said it.
+    // An upstream proxy may not have reported it.
     if !version.is_empty() {
         add_tlv(&mut ssl, SSL_VERSION, version.as_bytes());
     }
     if let Some(name) = identity.common_name() {
-        debug_assert!(is_plain(name), "such a client was turned away");
+        debug_assert!(is_plain(name), "such a client is refused before");
         add_tlv(&mut ssl, SSL_CN, name.as_bytes());
     }
     if let Some(cipher) = cipher {
@@ -138,7 +138,7 @@ fn add_tlv(block: &mut Vec<u8>, kind: u8, value: &[u8]) {
 fn length(bytes: usize) -> [u8; 2] {
     debug_assert!(
         bytes <= usize::from(u16::MAX),
-        "plain names have a bound, and there are few of them"
+        "plain names are short, and there are few of them"
     );
     (bytes as u16).to_be_bytes()
 }
@@ -255,20 +255,17 @@ mod tests {
             (
                 source("[2001:db8::7]:1", "[2001:db8::9]:65535"),
                 None,
-                "21 21 0024 20010DB8000000000000000000000007 20010DB8000000000000000000000009 0001 FFFF"
-                    .to_owned(),
+                "21 21 0024 20010DB8000000000000000000000007 20010DB8000000000000000000000009 0001 FFFF".to_owned(),
             ),
             (
                 source("192.0.2.7:1", "[2001:db8::9]:2"),
                 None,
-                "21 21 0024 00000000000000000000FFFFC0000207 20010DB8000000000000000000000009 0001 0002"
-                    .to_owned(),
+                "21 21 0024 00000000000000000000FFFFC0000207 20010DB8000000000000000000000009 0001 0002".to_owned(),
             ),
             (
                 source("[2001:db8::7]:1", "192.0.2.9:2"),
                 None,
-                "21 21 0024 20010DB8000000000000000000000007 00000000000000000000FFFFC0000209 0001 0002"
-                    .to_owned(),
+                "21 21 0024 20010DB8000000000000000000000007 00000000000000000000FFFFC0000209 0001 0002".to_owned(),
             ),
             (
                 v4(),

@@ -79,12 +79,16 @@ struct Demo {
     process: Child,
     /// Of its WebSocket listener.
     url: String,
+    /// Its folder for temporary files.
+    _files: TempDir,
 }
 
 impl Demo {
     fn start() -> Self {
+        let files = TempDir::new().expect("a folder");
         let mut process = Command::new(env!("CARGO_BIN_EXE_remora"))
             .args(["demo", "-a", "127.0.0.1:0", "--ws-address", "127.0.0.1:0"])
+            .env("TMPDIR", files.path())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program runs");
@@ -96,14 +100,25 @@ impl Demo {
         let url = format!("{}/mqtt", &line[begins..ends]);
         // What it logs must find its way.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { process, url }
+        Self {
+            process,
+            url,
+            _files: files,
+        }
+    }
+
+    /// Ends it, unless it has ended.
+    fn stop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            self.process.kill().expect("it runs");
+            self.process.wait().expect("an end");
+        }
     }
 }
 
 impl Drop for Demo {
     fn drop(&mut self) {
-        self.process.kill().expect("it runs");
-        self.process.wait().expect("an end");
+        self.stop();
     }
 }
 
@@ -183,42 +198,21 @@ fn every_workload(target: &[&str]) {
             &[messages],
         ),
         (
-            &[
-                "sub",
-                "-c",
-                "20",
-                "--publishers",
-                "2",
-                "-q",
-                "1",
-                "-d",
-                "0.2",
-            ],
+            &["sub", "-c", "20", "--publishers", "2", "-q", "1", "-d", "0.2"],
             "sub",
             &[messages],
         ),
-        (
-            &["echo", "-c", "10", "-V", "4", "-d", "0.2"],
-            "echo",
-            &[messages],
-        ),
+        (&["echo", "-c", "10", "-V", "4", "-d", "0.2"], "echo", &[messages]),
         (
             &["echo", "-c", "10", "-r", "500", "-d", "0.4s"],
             "echo",
             &[messages, "/runs/0/messages/latency_from_send_us/p99"],
         ),
-        (
-            &["bulk", "-d", "0.3"],
-            "bulk",
-            &["/runs/0/messages/received_bytes"],
-        ),
+        (&["bulk", "-d", "0.3"], "bulk", &["/runs/0/messages/received_bytes"]),
         (
             &["reconnect", "-c", "100", "--cuts", "2"],
             "reconnect",
-            &[
-                "/runs/0/returns/latency_us/p99",
-                "/runs/0/returns/all_back_ms/1",
-            ],
+            &["/runs/0/returns/latency_us/p99", "/runs/0/returns/all_back_ms/1"],
         ),
     ] {
         let result = result(&[arguments, target].concat());
@@ -232,7 +226,7 @@ fn every_workload(target: &[&str]) {
         }
         let errors = result.pointer("/runs/0/errors").and_then(Value::as_object);
         let errors = errors.expect("errors by kind");
-        assert_eq!(errors.len(), 15, "zero is visible");
+        assert_eq!(errors.len(), 17, "zero is visible");
         assert!(errors.values().all(|count| count == 0), "{errors:?}");
     }
 }
@@ -240,16 +234,7 @@ fn every_workload(target: &[&str]) {
 #[test]
 fn without_a_workload_the_canonical_runs_fill_one_screen() {
     let nodes = Nodes::serve(1);
-    let arguments = [
-        "-t",
-        nodes.address(),
-        "-c",
-        "50",
-        "-d",
-        "0.2",
-        "--warm-up",
-        "0",
-    ];
+    let arguments = ["-t", nodes.address(), "-c", "50", "-d", "0.2", "--warm-up", "0"];
     let output = output(&arguments);
     assert_eq!(output.status.code(), Some(0));
     let screen = text(&output.stdout);
@@ -260,7 +245,6 @@ fn without_a_workload_the_canonical_runs_fill_one_screen() {
         "return: 50 clients",
         "CONNACK    p50",
         "latency    p50",
-        "from send  p50",
         "same node  100.00 %",
         "nodes        node1",
     ] {
@@ -277,20 +261,14 @@ fn thresholds_set_the_exit_code() {
         let output = output(&[arguments, &common].concat());
         (output.status.code(), text(&output.stdout).to_owned())
     };
-    assert_eq!(
-        code(&["echo", "--max-p99", "30s", "--max-errors", "0"]).0,
-        Some(0)
-    );
+    assert_eq!(code(&["echo", "--max-p99", "30s", "--max-errors", "0"]).0, Some(0));
     let (failed, screen) = code(&["echo", "--max-p99", "1ns"]);
     assert_eq!(failed, Some(1));
     assert!(screen.contains("failed       echo: p99"), "{screen}");
     assert_eq!(code(&["connect", "--max-connack-p99", "1us"]).0, Some(1));
     assert_eq!(code(&["reconnect", "--min-same-node", "100"]).0, Some(0));
     // Without MQTT 5 nobody tells its name: nothing is claimed.
-    assert_eq!(
-        code(&["reconnect", "--min-same-node", "100", "-V", "4"]).0,
-        Some(1)
-    );
+    assert_eq!(code(&["reconnect", "--min-same-node", "100", "-V", "4"]).0, Some(1));
 }
 
 #[test]
@@ -300,7 +278,7 @@ fn a_target_that_refuses_fails_unless_that_is_allowed() {
     drop(listener);
     let failed = output(&["connect", "-t", &address, "-c", "7"]);
     assert_eq!(failed.status.code(), Some(1));
-    assert!(text(&failed.stdout).contains("error        refused: 7"));
+    assert!(text(&failed.stdout).contains("error        refused: 7 (the target's kernel refused the TCP connection"));
     // The canonical runs stop at the first that nobody takes.
     let failed = output(&["-t", &address, "-c", "7", "--max-errors", "7"]);
     assert_eq!(failed.status.code(), Some(1));
@@ -351,9 +329,119 @@ fn a_target_that_is_no_websocket_fails_by_kind_and_in_time() {
     let address = demo.url.replace("ws://", "").replace("/mqtt", "");
     let failed = connect(&["-t", &address]);
     assert_eq!(failed.iter().map(|(_, count)| count).sum::<u64>(), 7);
-    demo.process.kill().expect("it runs");
-    demo.process.wait().expect("an end");
+    demo.stop();
     assert_eq!(connect(&["-t", &demo.url]), seven("refused"));
+}
+
+/// A target that reads what a client sends, answers it in this way, and then closes or resets.
+fn answering(answer: &'static [u8], resets: bool) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let address = listener.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a client");
+            if resets {
+                let linger = Some(Duration::ZERO);
+                socket2::SockRef::from(&stream).set_linger(linger).expect("an option");
+            }
+            let mut said = [0; 4_096];
+            // Left unread, it would turn the close into a reset. The client may have gone already.
+            let _ = stream.read(&mut said);
+            let _ = stream.write_all(answer);
+        }
+    });
+    address
+}
+
+#[test]
+fn every_kind_of_failure_is_documented() {
+    let nodes = Nodes::serve(1);
+    let result = result(&["connect", "-c", "1", "-d", "0.1", "-t", nodes.address()]);
+    let errors = result.pointer("/runs/0/errors").and_then(Value::as_object);
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/bench.md");
+    let page = fs::read_to_string(page).expect("a page");
+    for (kind, _) in errors.expect("errors by kind") {
+        assert!(page.contains(&format!("`{kind}`")), "{kind}");
+    }
+}
+
+#[test]
+fn a_failure_says_who_caused_it_and_when() {
+    let refused = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n";
+    for (answer, resets, arguments, kind, says) in [
+        (
+            &b"\x20\x03\0\x97\0"[..],
+            false,
+            &[][..],
+            "not_accepted",
+            "CONNACK 0x97 quota exceeded",
+        ),
+        (
+            b"\x20\x02\0\x05",
+            false,
+            &["-V", "4"],
+            "not_accepted",
+            "CONNACK 0x05 not authorized",
+        ),
+        (b"", false, &[], "closed", "closed by the target before CONNACK"),
+        (b"", true, &[], "reset", "TCP reset before CONNACK"),
+        (
+            b"",
+            false,
+            &["--tls", "--insecure"],
+            "closed",
+            "closed by the target during the TLS handshake",
+        ),
+        (
+            b"no TLS",
+            false,
+            &["--tls", "--insecure"],
+            "tls_failed",
+            "TLS failed during the TLS handshake",
+        ),
+        (
+            b"",
+            true,
+            &["--ws"],
+            "reset",
+            "TCP reset before the answer to the WebSocket upgrade",
+        ),
+        (
+            refused,
+            false,
+            &["--ws"],
+            "not_upgraded",
+            "HTTP 503 Service Unavailable",
+        ),
+        (
+            b"\x20\x03\0\0\0\xE0\x01\x8E",
+            false,
+            &[],
+            "disconnected",
+            "DISCONNECT 0x8e session taken over",
+        ),
+        (
+            b"\x20\x03\0\0\0\x90\x04\0\x01\0\x87",
+            false,
+            &[],
+            "not_subscribed",
+            "SUBACK 0x87 not authorized",
+        ),
+    ] {
+        let target = answering(answer, resets);
+        let common = ["echo", "-c", "2", "-d", "0.1", "--json", "-t", &target];
+        let output = output(&[&common[..], arguments].concat());
+        assert_eq!(output.status.code(), Some(1), "{says}");
+        assert_eq!(errors(&output), [(kind.to_owned(), 2)], "{says}");
+        let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        let failures = result.pointer("/runs/0/failures").and_then(Value::as_array);
+        let [failure] = &failures.expect("failures")[..] else {
+            panic!("{says}: {failures:?}");
+        };
+        assert_eq!((&failure["kind"], &failure["count"]), (&kind.into(), &2.into()));
+        let what = failure["what"].as_str().expect("words");
+        assert!(what.contains(says), "{what}");
+    }
 }
 
 #[test]
@@ -406,10 +494,7 @@ fn an_interrupt_prints_what_was_measured_so_far() {
     pipe.read_to_string(&mut stdout).expect("UTF-8");
     assert_eq!(bench.wait().expect("an end").code(), Some(0), "{stdout}");
     let result: Value = serde_json::from_str(&stdout).expect("JSON");
-    assert_eq!(
-        result.pointer("/runs/0/interrupted"),
-        Some(&Value::from(true))
-    );
+    assert_eq!(result.pointer("/runs/0/interrupted"), Some(&Value::from(true)));
     let accepted = number(&result, "/runs/0/connections/accepted");
     assert_eq!(accepted, CLIENTS as f64);
     drop(came);
@@ -422,17 +507,28 @@ fn the_report_is_one_file_that_needs_no_network() {
     let path = directory.path().join("report.html");
     let path = path.to_str().expect("UTF-8");
     let common = ["echo", "-c", "10", "-d", "0.3", "-t", nodes.address()];
-    result(&[&common[..], &["--report", path]].concat());
+    let secret = ["-u", "user <b>", "-P", "hunter2"];
+    let result = result(&[&common[..], &secret, &["--report", path]].concat());
+    assert!(!result.to_string().contains("hunter2"));
     let page = fs::read_to_string(path).expect("a page");
     for part in [
-        "Latency in µs at percentiles",
+        "Latency at percentiles",
         "Messages per second",
-        "p99 in µs",
+        "p99 over time",
         "Connections per node",
         "node1",
+        "<table",
+        "prefers-color-scheme:dark",
+        ">date<",
+        ">host<",
+        "remora 0.",
+        "bench echo -c 10",
+        "closed loop, 1 in flight per client",
+        "user &lt;b&gt;",
     ] {
         assert!(page.contains(part), "{part}");
     }
+    assert!(!page.contains("<pre") && !page.contains("hunter2") && !page.contains("<b>"));
     assert_eq!(page.matches("<svg").count(), 4);
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
     for outside in [
@@ -443,26 +539,53 @@ fn the_report_is_one_file_that_needs_no_network() {
 }
 
 #[test]
-fn two_results_are_compared() {
+fn results_are_compared_over_several_runs() {
     let nodes = Nodes::serve(1);
     let directory = TempDir::new().expect("a directory");
-    let path = |name: &str| {
-        directory
-            .path()
-            .join(name)
-            .to_str()
-            .expect("UTF-8")
-            .to_owned()
-    };
-    for name in ["a.json", "b.json"] {
-        let result = result(&["echo", "-c", "5", "-d", "0.2", "-t", nodes.address()]);
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let echo = ["echo", "-c", "5", "-d", "0.1", "-t", nodes.address()];
+    for (name, more) in [
+        ("a.json", &["--runs", "4"][..]),
+        ("b1.json", &["--runs", "2"]),
+        ("b2.json", &["--runs", "2", "-s", "64"]),
+    ] {
+        let result = result(&[&echo[..], more].concat());
         fs::write(path(name), result.to_string()).expect("a file");
     }
-    let compared = output(&["--compare", &path("a.json"), &path("b.json")]);
-    assert_eq!(compared.status.code(), Some(0));
-    for words in ["echo", "messages/s", "latency p99 µs", "B to A"] {
-        assert!(text(&compared.stdout).contains(words), "{words}");
+    let compare = |a: &str, b: &str| {
+        let compared = output(&["--compare", a, b]);
+        assert_eq!(compared.status.code(), Some(0));
+        text(&compared.stdout).to_owned()
+    };
+    // Two files on one side.
+    let both = format!("{},{}", path("b1.json"), path("b2.json"));
+    let compared = compare(&path("a.json"), &both);
+    for words in [
+        "a.json; 20",
+        "b1.json, ",
+        "b2.json; 20",
+        "\necho\n",
+        "A: 4 runs",
+        "B: 4 runs",
+        "messages a second",
+        "latency p99",
+        "do not overlap",
+    ] {
+        assert!(compared.contains(words), "{words} in {compared}");
     }
+    // What is compared with itself has a median and a range, and does not differ.
+    let compared = compare(&path("a.json"), &path("a.json"));
+    let line = compared
+        .lines()
+        .find(|line| line.contains("messages a second"))
+        .expect("a line");
+    assert!(line.ends_with("  same"), "{line}");
+    let differs = |line: &str| line.ends_with("worse") || line.ends_with("better");
+    assert!(!compared.lines().any(differs), "{compared}");
+    let compared = compare(&path("b1.json"), &path("b2.json"));
+    assert!(compared.contains("payload is 100 B in A, 64 B in B"), "{compared}");
+    assert!(compared.contains("No verdict with fewer than 4 runs"), "{compared}");
+
     fs::write(path("c.json"), "{}").expect("a file");
     for wrong in ["c.json", "absent.json"] {
         let compared = output(&["--compare", &path("a.json"), &path(wrong)]);
@@ -471,6 +594,54 @@ fn two_results_are_compared() {
         assert_eq!(said.lines().count(), 1, "{said}");
         assert!(said.contains(wrong), "{said}");
     }
+}
+
+#[test]
+fn several_runs_are_printed_as_medians_with_ranges() {
+    let nodes = Nodes::serve(1);
+    let output = output(&[
+        "echo",
+        "-c",
+        "5",
+        "-d",
+        "0.1",
+        "--warm-up",
+        "0",
+        "--runs",
+        "3",
+        "-t",
+        nodes.address(),
+    ]);
+    assert_eq!(output.status.code(), Some(0));
+    let screen = text(&output.stdout);
+    for words in [
+        "echo: 3 runs against",
+        "median",
+        "range",
+        "messages a second",
+        "latency p99",
+        "errors",
+    ] {
+        assert!(screen.contains(words), "{words} in {screen}");
+    }
+}
+
+#[test]
+fn latency_from_send_is_shown_only_where_it_differs() {
+    let nodes = Nodes::serve(1);
+    let screen = |arguments: &[&str]| {
+        let common = ["echo", "-d", "0.3", "--warm-up", "0", "-t", nodes.address()];
+        text(&output(&[&common[..], arguments].concat()).stdout).to_owned()
+    };
+    // In a closed loop, each message is due when it is sent.
+    let closed = screen(&["-c", "5"]);
+    assert!(
+        closed.contains("latency    p50") && !closed.contains("from send"),
+        "{closed}"
+    );
+    // One at a time at a rate that is out of reach: each message waits for the one before.
+    let behind = screen(&["-c", "1", "-r", "200000", "-w", "1"]);
+    assert!(behind.contains("from send  p50"), "{behind}");
 }
 
 #[test]
@@ -492,16 +663,10 @@ fn wrong_options_are_bad_usage() {
         (&["echo", "--insecure"], "add --tls"),
         (&["echo", "--resume"], "add --tls"),
         (&["echo", "--tls", "--cafile", "/"], "--cafile /"),
-        (
-            &["echo", "--tls", "--cafile", "a", "--insecure"],
-            "--insecure",
-        ),
+        (&["echo", "--tls", "--cafile", "a", "--insecure"], "--insecure"),
         (&["echo", "--tls", "--insecure", "--cert", "/"], "--key /"),
         (&["echo", "--tls", "--insecure", "--key", "/"], "--cert"),
-        (
-            &["echo", "--tls", "--insecure", "--ciphers", "NULL"],
-            "--ciphers NULL",
-        ),
+        (&["echo", "--tls", "--insecure", "--ciphers", "NULL"], "--ciphers NULL"),
         (&["echo", "--tls", "--tls-version", "1.1"], "1.1"),
         (&["echo", "-t", "http://127.0.0.1:1"], "ws://"),
         (&["echo", "-t", "mqtt://127.0.0.1:1", "--ws"], "--ws"),
@@ -514,7 +679,7 @@ fn wrong_options_are_bad_usage() {
         (&["echo", "--roam", "--ifaddr", "127.0.0.0/8"], "--roam"),
         (&["dance"], "'dance'"),
         (&["echo", "--qos", "2"], "2"),
-        (&["echo", "--duration", "long"], "no duration"),
+        (&["echo", "--duration", "long"], "not a duration"),
         (&["echo", "--clients", "0"], "0"),
         (&["--stall-every", "10"], "--serve"),
     ] {

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
-use remora::tls::throwaway::{Authority, Pair};
+use remora::net::tls::throwaway::{Authority, Pair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection};
@@ -85,11 +85,11 @@ impl Balancer {
             .expect("the program runs");
         let stdout = BufReader::new(process.stdout.take().expect("a pipe"));
         let mut lines = stdout.lines().map(|line| line.expect("text"));
-        let line = lines.find(|line| line.contains("addresses=["));
+        let line = lines.find(|line| line.contains("listening addresses="));
         let line = line.expect("where it listens");
-        let (_, line) = line.split_once("addresses=[").expect("addresses");
-        let (addresses, _) = line.split_once(']').expect("their end");
-        let (mqtt, ws) = addresses.split_once(", ").expect("two of them");
+        let (_, line) = line.split_once("addresses=").expect("addresses");
+        let addresses = line.split(' ').next().unwrap_or_default();
+        let (mqtt, ws) = addresses.split_once(',').expect("two of them");
         let targets = [format!("mqtts://{mqtt}"), format!("wss://{ws}/mqtt")];
         // What it logs must find its way.
         thread::spawn(move || lines.for_each(drop));
@@ -131,11 +131,7 @@ fn seven(target: &[&str]) -> Seven {
     assert_eq!(text(&output.stderr), "", "{target:?}");
     let errors = errors(&output);
     let is_fine = errors.is_empty();
-    assert_eq!(
-        output.status.code(),
-        Some(i32::from(!is_fine)),
-        "{target:?}"
-    );
+    assert_eq!(output.status.code(), Some(i32::from(!is_fine)), "{target:?}");
     let result = serde_json::from_slice(&output.stdout).expect("JSON");
     Seven { errors, result }
 }
@@ -228,19 +224,10 @@ fn the_screen_tells_of_handshakes() {
     let shown = output(&[&arguments[..], &target].concat());
     assert_eq!(shown.status.code(), Some(0));
     let screen = text(&shown.stdout);
-    for words in [
-        "against wss://",
-        "5 full, 0 resumed; TLSv1.3",
-        "TLS        p50",
-    ] {
+    for words in ["against wss://", "5 full, 0 resumed; TLSv1.3", "TLS        p50"] {
         assert!(screen.contains(words), "{words} in:\n{screen}");
     }
-    let stranger = [
-        "-t",
-        &balancer.targets[1],
-        "--cafile",
-        &balancer.files.path("other"),
-    ];
+    let stranger = ["-t", &balancer.targets[1], "--cafile", &balancer.files.path("other")];
     let shown = output(&[&["connect", "-c", "5"], &stranger[..]].concat());
     let screen = text(&shown.stdout);
     assert!(screen.contains("not_trusted: 5"), "{screen}");
@@ -271,8 +258,7 @@ fn a_certificate_that_is_not_trusted_is_a_kind_of_its_own() {
 
 #[test]
 fn clients_show_their_certificate() {
-    let balancer =
-        Balancer::with("client_certificates = \"required\"\nclient_ca = \"FILES/ca.pem\"");
+    let balancer = Balancer::with("client_certificates = \"required\"\nclient_ca = \"FILES/ca.pem\"");
     let authority = balancer.files.path("ca");
     let target = ["--cafile", &authority];
     let with = |name: &str, version: &str| {
@@ -284,11 +270,7 @@ fn clients_show_their_certificate() {
         assert_eq!(with("client", version).errors, [], "{version}");
         let stranger = with("stranger", version);
         stranger.all_failed_as("tls_failed");
-        assert!(
-            stranger.problem().contains("alert"),
-            "{}",
-            stranger.problem()
-        );
+        assert!(stranger.problem().contains("alert"), "{}", stranger.problem());
         let nobody = balancer.seven(&[&target[..], &["--tls-version", version]].concat());
         nobody.all_failed_as("tls_failed");
         assert!(nobody.problem().contains("alert"), "{}", nobody.problem());
@@ -300,11 +282,7 @@ fn a_version_that_the_target_does_not_speak_fails() {
     let balancer = Balancer::with("tls_min = \"1.3\"");
     let old = balancer.seven(&["--insecure", "--tls-version", "1.2"]);
     old.all_failed_as("tls_failed");
-    assert!(
-        old.problem().contains("ProtocolVersion"),
-        "{}",
-        old.problem()
-    );
+    assert!(old.problem().contains("ProtocolVersion"), "{}", old.problem());
 }
 
 #[test]
@@ -411,22 +389,13 @@ fn a_handshake_that_stalls_or_breaks_is_counted_by_kind_and_in_time() {
             outlast(client);
         }
     };
-    let options = [
-        "--insecure",
-        "--tls-version",
-        "1.3",
-        "--connect-timeout",
-        "1",
-    ];
+    let options = ["--insecure", "--tls-version", "1.3", "--connect-timeout", "1"];
     for (target, kind) in [
         (fake(outlast), "timeout"),
         (fake(stalls), "timeout"),
         (fake(closes), "closed"),
         (fake(forges), "tls_failed"),
-        (
-            fake(says(b"HTTP/1.1 400 Bad Request\r\n\r\n")),
-            "tls_failed",
-        ),
+        (fake(says(b"HTTP/1.1 400 Bad Request\r\n\r\n")), "tls_failed"),
         // A CONNACK; and the alert for a name that nobody has.
         (fake(says(&[0x20, 2, 0, 0])), "tls_failed"),
         (fake(says(&[0x15, 3, 3, 0, 2, 2, 112])), "tls_failed"),

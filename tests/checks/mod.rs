@@ -1,26 +1,26 @@
-//! What must hold of any bytes whatever, written once: for the fuzz targets, for their corpus, and for the tests of the
+//! Properties that must hold for any bytes, written once: for the fuzz targets, for their corpus, and for the tests of the
 //! readers.
+
+pub(crate) mod framing;
+pub(crate) mod heads;
+pub(crate) mod held;
+pub(crate) mod hello;
 
 use remora::config;
 use remora::mqtt::{ConnackVerdict, Need, Verdict, Version, read_connack, read_connect};
+use remora::net::websocket::frames::{Control, Fault, Frames, Part, Sender};
 use remora::proxy_protocol;
-use remora::websocket::frames::{Control, Fault, Frames, Part, Sender};
 
-/// How far a CONNECT may have to be read.
-pub const NEEDS: [Need; 2] = [Need::ClientId, Need::Username];
+/// The two ways to read a CONNECT.
+pub(crate) const NEEDS: [Need; 2] = [Need::ClientId, Need::Username];
 
-/// How often a CONNECT is asked about at most, however it is cut.
-pub const ASKED_MAX: usize = 30;
+/// How often a CONNECT is read at most until it is complete, however it is split.
+pub(crate) const ASKED_MAX: usize = 30;
 
-const VERSIONS: [Version; 4] = [
-    Version::V31,
-    Version::V311,
-    Version::V5,
-    Version::Unknown(9),
-];
+const VERSIONS: [Version; 4] = [Version::V31, Version::V311, Version::V5, Version::Unknown(9)];
 
-/// The verdict on a client's first bytes does not depend on how they are cut, and names nothing that is not there.
-pub fn connect(bytes: &[u8]) {
+/// The verdict on a client's first bytes does not depend on how they are split, and refers only to bytes that are there.
+pub(crate) fn connect(bytes: &[u8]) {
     for need in NEEDS {
         check_all_prefixes(bytes, need);
         if let Verdict::Complete(connect) = read_connect(bytes, need) {
@@ -31,8 +31,8 @@ pub fn connect(bytes: &[u8]) {
     }
 }
 
-/// The verdict on a node's first bytes does not depend on how they are cut.
-pub fn connack(bytes: &[u8]) {
+/// The verdict on a node's first bytes does not depend on how they are split.
+pub(crate) fn connack(bytes: &[u8]) {
     for version in VERSIONS {
         let whole = read_connack(bytes, version);
         let mut not_before = 0;
@@ -44,10 +44,7 @@ pub fn connack(bytes: &[u8]) {
                     not_before = enough;
                 }
                 decided => {
-                    assert!(
-                        length >= not_before,
-                        "decided with {length}, asked for {not_before}"
-                    );
+                    assert!(length >= not_before, "decided with {length}, asked for {not_before}");
                     assert_eq!(decided, whole, "decided with {length} of {}", bytes.len());
                 }
             }
@@ -59,11 +56,11 @@ pub fn connack(bytes: &[u8]) {
     }
 }
 
-/// The verdict on what must be a PROXY header does not depend on how it is cut; what was read can be said again.
-pub fn proxy_header(bytes: &[u8]) {
+/// The verdict on a PROXY header does not depend on how it is split; what was read can be written again.
+pub(crate) fn proxy_header(bytes: &[u8]) {
     use proxy_protocol::{BYTES_MAX, Source, Verdict, read, write};
     let whole = read(bytes);
-    // Behind a header's bytes at most, nothing is looked at.
+    // Bytes after the longest possible header are not read.
     for length in 0..=bytes.len().min(BYTES_MAX + 1) {
         let verdict = read(&bytes[..length]);
         let is_there = match &verdict {
@@ -74,23 +71,23 @@ pub fn proxy_header(bytes: &[u8]) {
             Verdict::Header(header) => header.bytes <= length,
             Verdict::Wrong(_) => true,
         };
-        assert!(is_there, "decided by what is not there");
+        assert!(is_there, "decided before all bytes of the header were there");
         assert_eq!(verdict, whole, "decided with {length} of {}", bytes.len());
     }
     let Verdict::Header(header) = whole else {
         return;
     };
-    let source = header.client.map(|client| Source {
-        client,
-        local: client,
-    });
-    assert!(source.is_some() || header.identity.is_none(), "of nobody");
+    let source = header.client.map(|client| Source { client, local: client });
+    assert!(
+        source.is_some() || header.identity.is_none(),
+        "an identity without a client"
+    );
     for version in [proxy_protocol::Version::V1, proxy_protocol::Version::V2] {
-        let said = write(version, source, header.identity.as_deref());
-        let Verdict::Header(again) = read(&said) else {
-            panic!("{said:02x?} was said");
+        let written = write(version, source, header.identity.as_deref());
+        let Verdict::Header(again) = read(&written) else {
+            panic!("{written:02x?} was written");
         };
-        assert_eq!(again.bytes, said.len());
+        assert_eq!(again.bytes, written.len());
         assert_eq!(again.client, header.client);
         if version == proxy_protocol::Version::V2 {
             assert_eq!(again.identity, header.identity);
@@ -98,23 +95,19 @@ pub fn proxy_header(bytes: &[u8]) {
     }
 }
 
-/// What frames are taken for does not depend on how they are cut; nothing is taken that is not there.
-pub fn frames(bytes: &[u8]) {
+/// The result of parsing frames does not depend on how they are split, and has no more data than there was input.
+pub(crate) fn frames(bytes: &[u8]) {
     for sender in [Sender::Client, Sender::Node] {
         let whole = taken_apart([bytes], sender);
         for piece in [1, 2, 3, 7] {
-            assert_eq!(
-                taken_apart(bytes.chunks(piece), sender),
-                whole,
-                "in pieces of {piece}"
-            );
+            assert_eq!(taken_apart(bytes.chunks(piece), sender), whole, "in pieces of {piece}");
         }
         assert!(whole.0.len() <= bytes.len());
     }
 }
 
-/// Data, control frames, and the fault at which it ended, of frames that come in these pieces.
-pub fn taken_apart<'a>(
+/// The data and control frames in a stream that arrives in these pieces, and the fault at which parsing ended.
+pub(crate) fn taken_apart<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
     sender: Sender,
 ) -> (Vec<u8>, Vec<Control>, Option<Fault>) {
@@ -126,7 +119,7 @@ pub fn taken_apart<'a>(
                 Ok(taken) => taken,
                 Err(fault) => return (data, controls, Some(fault)),
             };
-            assert!(here > 0 && here <= piece.len(), "it goes on");
+            assert!(here > 0 && here <= piece.len(), "no progress");
             match part {
                 Part::Header | Part::Control(None) => {}
                 Part::Control(Some(control)) => controls.push(control),
@@ -142,11 +135,21 @@ pub fn taken_apart<'a>(
     (data, controls, None)
 }
 
-/// A configuration is accepted, or refused with problems that all stand in the text and can be shown.
-pub fn config(bytes: &[u8]) {
+/// A configuration is accepted, and means the same when it is printed and read again, or is refused with problems that all point
+/// into the text and can be shown.
+pub(crate) fn config(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
-    let Err(problems) = config::parse("any.toml", &text) else {
-        return;
+    let problems = match config::parse("any.toml", &text) {
+        Ok(mut accepted) => {
+            let printed = config::effective(&accepted, None);
+            let mut again = config::parse("printed.toml", &printed).unwrap_or_else(|problems| panic!("{problems}"));
+            // They point into their texts.
+            accepted.warnings.clear();
+            again.warnings.clear();
+            assert_eq!(again, accepted, "{printed}");
+            return;
+        }
+        Err(problems) => problems,
     };
     let mut count = 0;
     for problem in problems.iter() {
@@ -163,14 +166,14 @@ pub fn config(bytes: &[u8]) {
         let position = problems.position(problem);
         assert_eq!(position.is_some(), problem.span.is_some(), "{problem}");
     }
-    assert!(count > 0, "a refusal without a reason");
+    assert!(count > 0, "refused without a problem");
     let shown = problems.to_string();
     assert!(shown.contains(&format!("any.toml: {count} problem")));
     assert!(problems.coloured().len() >= shown.len());
 }
 
-/// `NeedMore` is told the truth about, and a verdict stays when more comes.
-pub fn check_all_prefixes(bytes: &[u8], need: Need) {
+/// `NeedMore` never asks for too many bytes, and a verdict does not change when more arrive.
+pub(crate) fn check_all_prefixes(bytes: &[u8], need: Need) {
     let whole = read_connect(bytes, need);
     let mut not_before = 0;
     for length in 0..=bytes.len() {
@@ -180,10 +183,7 @@ pub fn check_all_prefixes(bytes: &[u8], need: Need) {
                 not_before = not_before.max(enough);
             }
             decided => {
-                assert!(
-                    length >= not_before,
-                    "decided with {length}, asked for {not_before}"
-                );
+                assert!(length >= not_before, "decided with {length}, asked for {not_before}");
                 assert_eq!(decided, whole, "decided with {length} of {}", bytes.len());
             }
         }
@@ -191,8 +191,8 @@ pub fn check_all_prefixes(bytes: &[u8], need: Need) {
     assert_eq!(read_as_asked(bytes, need), whole);
 }
 
-/// The verdict on `bytes` that arrive as they are asked for: never a byte more than what `NeedMore` names.
-pub fn read_as_asked(bytes: &[u8], need: Need) -> Verdict {
+/// The verdict on `bytes` that arrive as they are asked for: never more than `NeedMore` asks for.
+pub(crate) fn read_as_asked(bytes: &[u8], need: Need) -> Verdict {
     let mut here = 0;
     for _ in 0..ASKED_MAX {
         match read_connect(&bytes[..here], need) {

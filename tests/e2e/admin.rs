@@ -49,11 +49,7 @@ fn livez_readyz_and_metrics_answer_get_and_head_and_nothing_else_is_there() {
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
             let refused = ask(admin, method, path, "Content-Length: 0\r\n");
             assert_eq!(refused.status, 405, "{method} {path}");
-            assert!(
-                refused.head.contains("allow: get, head"),
-                "{}",
-                refused.head
-            );
+            assert!(refused.head.contains("allow: get, head"), "{}", refused.head);
         }
     }
     for path in ["/", "/metrics/", "/livez2", "/../livez", "/metrics%00"] {
@@ -70,9 +66,7 @@ fn readyz_says_when_no_node_is_up() {
     assert_eq!(health_of(&program), 0);
     cluster.nodes[0].die();
     Client::to(program.address).offers(&Connect::new("finds out").bytes());
-    wait::until("it is not ready", || {
-        get(program.admin(), "/readyz").status == 503
-    });
+    wait::until("it is not ready", || get(program.admin(), "/readyz").status == 503);
     assert_eq!(get(program.admin(), "/readyz").body, "no node is up\n");
     assert_eq!(get(program.admin(), "/livez").status, 200);
     assert_eq!(health_of(&program), 1);
@@ -95,16 +89,11 @@ fn health_ends_with_0_only_where_clients_should_come() {
     let program = Program::start(&cluster, &format!("{ADMIN}\n[drain]\ndelay = \"20s\""));
     let address = program.admin().to_string();
     let ready = output(&["health", "--address", &address]);
-    assert_eq!(
-        (ready.status.code(), text(&ready.stdout)),
-        (Some(0), "ready\n")
-    );
+    assert_eq!((ready.status.code(), text(&ready.stdout)), (Some(0), "ready\n"));
 
-    // A configuration says where to ask.
-    let directory = TempDir::new().expect("a directory");
-    let path = directory.path().join("remora.toml");
-    let path = path.to_str().expect("UTF-8");
-    let write = |admin: &str| fs::write(path, toml(&cluster, "", admin)).expect("a file");
+    // A configuration says where to ask: its own, since another one's process is not this one.
+    let path = program.path().to_str().expect("UTF-8");
+    let write = |admin: &str| program.configure(&toml(&cluster, "", admin));
     write(&format!("[admin]\naddress = \"{address}\""));
     assert_eq!(output(&["health", "-c", path]).status.code(), Some(0));
     write("[admin]\nenabled = false");
@@ -128,10 +117,7 @@ fn health_ends_with_0_only_where_clients_should_come() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let began = Instant::now();
     let address = silent.local_addr().expect("an address").to_string();
-    assert_eq!(
-        output(&["health", "--address", &address]).status.code(),
-        Some(1)
-    );
+    assert_eq!(output(&["health", "--address", &address]).status.code(), Some(1));
     assert!(began.elapsed() < DEADLINE / 2);
 }
 
@@ -147,7 +133,7 @@ fn who_asks_and_does_not_read_blocks_nobody() {
             let said: &[u8] = match number % 3 {
                 0 => b"",
                 1 => b"GET /metrics HTTP/1.1\r\nHost",
-                _ => &b"GET /metrics HTTP/1.1\r\nHost: test\r\n\r\n".repeat(50),
+                _ => &b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50),
             };
             // The oldest are shown the door meanwhile.
             let _ = stream.write_all(said);
@@ -171,22 +157,14 @@ fn a_request_that_is_none_is_answered_or_closed() {
     let cluster = Cluster::of(1);
     let program = Program::start(&cluster, ADMIN);
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(64 * 1024));
-    for request in [
-        &b"\x16\x03\x01\x02\0\x01"[..],
-        b"\0\0\0\0\r\n\r\n",
-        long.as_bytes(),
-    ] {
+    for request in [&b"\x16\x03\x01\x02\0\x01"[..], b"\0\0\0\0\r\n\r\n", long.as_bytes()] {
         let mut stream = TcpStream::connect(program.admin()).expect("an admin listener");
         stream.set_read_timeout(Some(DEADLINE)).expect("an option");
         // It may be closed before it has said all.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
-        assert!(
-            !answer.starts_with(b"HTTP/1.1 200"),
-            "{}",
-            answer.escape_ascii()
-        );
+        assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
         assert_eq!(get(program.admin(), "/livez").status, 200);
     }
 }
@@ -219,12 +197,8 @@ fn a_taken_default_admin_address_is_a_warning_and_a_configured_one_an_error() {
     let _held = TcpListener::bind(remora::admin::ADDRESS_DEFAULT);
     let program = Program::start(&cluster, "[admin]\nenabled = true");
     assert_eq!(program.admin, None);
-    let warned = program.lines(|line| {
-        line["level"] == "WARN"
-            && line["message"]
-                .as_str()
-                .is_some_and(|m| m.contains("admin.address"))
-    });
+    let warned = program
+        .lines(|line| line["level"] == "WARN" && line["message"].as_str().is_some_and(|m| m.contains("admin.address")));
     assert_eq!(warned.len(), 1);
     Client::accepted(program.address, &Connect::new("in"));
 
@@ -250,22 +224,26 @@ fn systemd_hears_of_start_reload_and_end_in_order() {
     let path = directory.path().join("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");
     socket.set_read_timeout(Some(DEADLINE)).expect("an option");
+    // What is said beside the state, which is told again and again.
     let heard = || {
-        let mut buffer = [0; 1024];
-        let length = socket.recv(&mut buffer).expect("a message");
-        text(&buffer[..length]).trim_end().to_owned()
+        loop {
+            let mut buffer = [0; 1024];
+            let length = socket.recv(&mut buffer).expect("a message");
+            let said = text(&buffer[..length]);
+            let said: Vec<&str> = said.lines().filter(|line| !line.starts_with("STATUS=")).collect();
+            if !said.is_empty() {
+                return said.join("\n");
+            }
+        }
     };
     let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
     command.env("NOTIFY_SOCKET", &path);
     let config = toml(&cluster, "", "");
     let mut program = Program::by(command, &config);
     assert_eq!(heard(), "READY=1");
-    for reload in [
-        Program::reload_in_vain as fn(&Program, &str),
-        |program, _| {
-            program.reload(&toml(&Cluster::of(1), "", ""));
-        },
-    ] {
+    for reload in [Program::reload_in_vain as fn(&Program, &str), |program, _| {
+        program.reload(&toml(&Cluster::of(1), "", ""));
+    }] {
         let before = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         reload(&program, "listeners = 7");
         let reloading = heard();
@@ -273,15 +251,53 @@ fn systemd_hears_of_start_reload_and_end_in_order() {
             .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
             .expect(&reloading);
         let usec: i64 = usec.parse().expect("a number");
-        assert!(
-            usec >= before.tv_sec * 1_000_000 + before.tv_nsec / 1_000,
-            "{usec}"
-        );
+        assert!(usec >= before.tv_sec * 1_000_000 + before.tv_nsec / 1_000, "{usec}");
         assert_eq!(heard(), "READY=1");
     }
     program.signal(Signal::TERM);
     assert_eq!(heard(), "STOPPING=1");
     assert_eq!(program.exit_code(), Some(0));
     socket.set_nonblocking(true).expect("an option");
-    assert!(socket.recv(&mut [0; 64]).is_err(), "nothing else is said");
+    let mut buffer = [0; 1024];
+    while let Ok(length) = socket.recv(&mut buffer) {
+        assert!(buffer[..length].starts_with(b"STATUS="), "nothing else is said");
+    }
+}
+
+#[test]
+fn a_request_for_another_host_is_refused_with_the_way_out() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, &format!("{ADMIN}hosts = [\"remora.example.com\"]"));
+    let admin = program.admin();
+    let asked = |host: &str, path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\n{host}Connection: close\r\n\r\n");
+        let mut stream = TcpStream::connect(admin).expect("an admin listener");
+        stream.set_read_timeout(Some(DEADLINE)).expect("an option");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("an answer");
+        answer
+    };
+    let hosts = [
+        "Host: 127.0.0.1\r\n",
+        "Host: 10.0.0.7:9883\r\n",
+        "Host: [::1]:9883\r\n",
+        "Host: localhost\r\n",
+        "Host: remora.example.com:9883\r\n",
+        "",
+    ];
+    for host in hosts {
+        assert!(asked(host, "/livez").starts_with("HTTP/1.1 200 "), "{host}");
+    }
+    for path in ["/livez", "/readyz", "/metrics", "/"] {
+        let refused = asked("Host: evil.example:9883\r\nOrigin: http://evil.example\r\n", path);
+        assert!(refused.starts_with("HTTP/1.1 421 "), "{refused}");
+        assert!(
+            refused.contains("add the name to hosts in [admin]") && !refused.contains("remora_"),
+            "{refused}"
+        );
+    }
+    let both = asked("Host: localhost\r\nHost: evil.example\r\n", "/metrics");
+    assert!(!both.starts_with("HTTP/1.1 200 "), "{both}");
+    assert_eq!(health_of(&program), 0);
 }

@@ -8,7 +8,7 @@ use crate::wait::DEADLINE;
 
 /// What the admin listener answered.
 #[derive(Debug)]
-pub struct Response {
+pub(crate) struct Response {
     pub status: u16,
     /// Status line and headers, in lower case.
     pub head: String,
@@ -17,19 +17,15 @@ pub struct Response {
 
 /// Asks with this method for this path.
 #[track_caller]
-pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Response {
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n{headers}\r\n");
+pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Response {
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n");
     let mut stream = TcpStream::connect(address).expect("an admin listener");
     stream.set_read_timeout(Some(DEADLINE)).expect("an option");
     stream.write_all(request.as_bytes()).expect("it reads");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
-    let status = head
-        .split(' ')
-        .nth(1)
-        .and_then(|status| status.parse().ok());
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Response {
         status: status.expect("a status"),
         head: head.to_lowercase(),
@@ -38,20 +34,20 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) -> Resp
 }
 
 #[track_caller]
-pub fn get(address: SocketAddr, path: &str) -> Response {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Response {
     ask(address, "GET", path, "")
 }
 
 /// What `/metrics` says, by series.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     pub text: String,
     series: BTreeMap<String, f64>,
 }
 
 impl Metrics {
     #[track_caller]
-    pub fn of(address: SocketAddr) -> Self {
+    pub(crate) fn of(address: SocketAddr) -> Self {
         let response = get(address, "/metrics");
         assert_eq!(response.status, 200);
         let samples = response.body.lines().filter(|line| !line.starts_with('#'));
@@ -70,23 +66,29 @@ impl Metrics {
 
     /// The value of one series.
     #[track_caller]
-    pub fn value(&self, series: &str) -> f64 {
+    pub(crate) fn value(&self, series: &str) -> f64 {
         let value = self.series.get(series);
         *value.unwrap_or_else(|| panic!("no {series} in {}", self.text))
     }
 
     /// The sum of all series of one name.
-    pub fn sum(&self, name: &str) -> f64 {
+    pub(crate) fn sum(&self, name: &str) -> f64 {
         let of_name = |(series, _): &(&String, &f64)| series.split('{').next() == Some(name);
-        self.series
-            .iter()
-            .filter(of_name)
-            .map(|(_, value)| value)
-            .sum()
+        self.series.iter().filter(of_name).map(|(_, value)| value).sum()
+    }
+
+    /// The sum of all series of one name with this label.
+    pub(crate) fn sum_with(&self, name: &str, label: &str, value: &str) -> f64 {
+        let label = format!("{label}=\"{value}\"");
+        let has_label = |(series, _): &(&String, &f64)| {
+            let (of, labels) = series.split_once('{').unwrap_or_default();
+            of == name && labels.trim_end_matches('}').split(',').any(|other| other == label)
+        };
+        self.series.iter().filter(has_label).map(|(_, value)| value).sum()
     }
 
     /// The names of all series, labels included.
-    pub fn names(&self) -> Vec<&str> {
+    pub(crate) fn names(&self) -> Vec<&str> {
         self.series.keys().map(String::as_str).collect()
     }
 }

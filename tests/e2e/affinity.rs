@@ -53,10 +53,7 @@ fn come_back(name: &str, cut: Cut, connect: impl Fn(usize) -> Vec<u8>) {
     }
     assert_eq!(cluster.dials(), 2 * IDS, "{name}: no dial for nothing");
     let fewest = clients.values().min().copied().unwrap_or(0);
-    assert!(
-        clients.len() == 3 && fewest >= IDS / 6,
-        "{name}: {clients:?}"
-    );
+    assert!(clients.len() == 3 && fewest >= IDS / 6, "{name}: {clients:?}");
 }
 
 fn id(number: usize) -> String {
@@ -97,9 +94,7 @@ fn clients_come_back_with_a_will_of_20_kb() {
 #[test]
 fn clients_whose_ids_begin_alike_are_spread_and_come_back() {
     let prefix = "p".repeat(90);
-    come_back("prefix", Cut::Whole, |n| {
-        Connect::new(format!("{prefix}{n}")).bytes()
-    });
+    come_back("prefix", Cut::Whole, |n| Connect::new(format!("{prefix}{n}")).bytes());
 }
 
 #[test]
@@ -109,12 +104,8 @@ fn clients_of_mqtt_3_1_come_back() {
 
 #[test]
 fn bridges_come_back() {
-    come_back("bridge", Cut::Twice, |n| {
-        Connect::new(id(n)).bridge().bytes()
-    });
-    come_back("bridge of 3.1", Cut::Whole, |n| {
-        Connect::v31(id(n)).bridge().bytes()
-    });
+    come_back("bridge", Cut::Twice, |n| Connect::new(id(n)).bridge().bytes());
+    come_back("bridge of 3.1", Cut::Whole, |n| Connect::v31(id(n)).bridge().bytes());
 }
 
 #[test]
@@ -189,9 +180,7 @@ fn clients_are_tied_by_user_name_where_the_file_says_so() {
     for number in 0..40 {
         let user = format!("user-{number}");
         // In two parts: the client id alone must not decide.
-        let connect = Connect::new(format!("id-{number}"))
-            .will(b"t", b"w")
-            .username(&user);
+        let connect = Connect::new(format!("id-{number}")).will(b"t", b"w").username(&user);
         let bytes = connect.clone().password("p").bytes();
         let mut client = Client::to(balancer.address);
         client.send_cut(&bytes, &[bytes.len() - 5]);
@@ -201,11 +190,7 @@ fn clients_are_tied_by_user_name_where_the_file_says_so() {
         let nameless = Connect::new(format!("nameless-{number}"));
         Client::accepted(balancer.address, &nameless);
         let home = cluster.home(&nameless.client_id);
-        assert_eq!(
-            cluster.holders(&nameless.bytes()),
-            [home],
-            "the client id will do"
-        );
+        assert_eq!(cluster.holders(&nameless.bytes()), [home], "the client id will do");
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::admin_client::{self, Metrics};
 use crate::balancer::{ADMIN, Balancer, Program};
@@ -13,10 +16,10 @@ use crate::wait;
 use crate::websocket::Mesh;
 use crate::ws_client::WsClient;
 
-/// A node that failed once is down, until one client is tried there after 200 ms.
+/// A node that failed once, and then a probe, is down; probed every 200 ms.
 const QUICK: &str = "[health]\nfailures_max = 1\ndown_min = \"200ms\"\ndown_max = \"200ms\"";
 
-/// A node that failed once is down for longer than any test.
+/// A node that failed once, and then a probe, is down, and not probed again in any test.
 const FOR_GOOD: &str = "[health]\nfailures_max = 1\ndown_min = \"10m\"\ndown_max = \"10m\"";
 
 #[test]
@@ -87,37 +90,66 @@ fn clients_go_home_when_their_node_returns() {
 }
 
 #[test]
-fn three_failures_in_a_row_make_a_node_down_and_one_client_tries_it_later() {
+fn a_node_that_does_not_answer_is_down_until_it_does_whether_or_not_clients_come() {
     let cluster = Cluster::of(2);
-    let tables = "[timeouts]\ngreet = \"500ms\"\n[health]\nfailures_max = 3\ndown_min = \"2s\"\ndown_max = \"2s\"";
+    let tables = "[timeouts]\ngreet = \"300ms\"";
     let program = Program::start(&cluster, tables);
-    let id = cluster.id_at_home(0, "finds out");
+    let connect = Connect::new(cluster.id_at_home(0, "finds out")).bytes();
     cluster.nodes[0].answer(Answer::Stall);
-    for number in 1..=3 {
-        assert_eq!(cluster.nodes[0].dials(), number - 1);
-        Client::accepted(program.address, &Connect::new(&id));
-        assert_eq!(cluster.nodes[0].dials(), number);
-    }
+    // One client is enough: the rest are probes.
+    let mut client = Client::to(program.address);
+    client.send(&connect);
+    client.expect(&packets::connack(4, 0));
     program.until_said("node is down");
+    let line = &program.lines(|line| line["message"] == "node is down")[0];
+    let why = line["why"].as_str().expect("why");
+    assert!(why.starts_with("MQTT CONNECT: ") && why.contains("timed out"), "{why}");
     for _ in 0..5 {
-        Client::accepted(program.address, &Connect::new(&id));
-        assert_eq!(cluster.nodes[0].dials(), 3, "nobody waits for it any more");
+        Client::accepted(program.address, &Connect::new(cluster.id_at_home(0, "finds out")));
+        assert_eq!(cluster.nodes[0].asked(&connect), 1, "nobody waits for it any more");
     }
-    // One trial, which fails; the others go on elsewhere.
-    wait::until("a trial", || {
-        Client::accepted(program.address, &Connect::new(&id));
-        cluster.nodes[0].dials() == 4
-    });
-    Client::accepted(program.address, &Connect::new(&id));
-    assert_eq!(cluster.nodes[0].dials(), 4, "one trial at a time");
     cluster.nodes[0].answer(Answer::Accept);
-    wait::until("a trial that succeeds", || {
-        Client::accepted(program.address, &Connect::new(&id));
-        cluster.nodes[0].dials() == 5
-    });
+    // From here on no client comes.
+    let since = Instant::now();
     program.until_said("node is up again");
-    Client::accepted(program.address, &Connect::new(&id));
-    assert_eq!(cluster.nodes[0].dials(), 6);
+    assert!(since.elapsed() < Duration::from_secs(2), "{:?}", since.elapsed());
+    Client::accepted(program.address, &Connect::new(cluster.id_at_home(0, "finds out")));
+    assert_eq!(cluster.nodes[0].asked(&connect), 2);
+}
+
+#[test]
+fn a_client_that_no_node_answers_makes_none_look_dead() {
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, "[timeouts]\ngreet = \"1s\"\n[health]\nfailures_max = 1");
+    cluster.nodes[0].answer(Answer::StallAt("unlucky"));
+    for id in cluster.ids_at_home(0, "unlucky", 3) {
+        let connect = Connect::new(&id).bytes();
+        let mut client = Client::to(program.address);
+        client.send(&connect);
+        client.expect(&packets::connack(4, 0));
+        assert_eq!(cluster.nodes[0].asked(&connect), 1, "{id}");
+    }
+    let probed = || cluster.nodes[0].connections().iter().filter(|c| c.is_probe()).count();
+    wait::until("it is probed", || probed() > 0);
+    let connect = Connect::new(cluster.id_at_home(0, "lucky"));
+    Client::accepted(program.address, &connect);
+    assert_eq!(cluster.holders(&connect.bytes()), [0], "it is still its home");
+    assert!(program.lines(|line| line["message"] == "node is down").is_empty());
+}
+
+#[test]
+fn readiness_needs_a_node_that_has_answered_and_no_client() {
+    let mut cluster = Cluster::of(2);
+    cluster.nodes.iter_mut().for_each(FakeNode::die);
+    let program = Program::start(&cluster, ADMIN);
+    let ready = || admin_client::get(program.admin(), "/readyz");
+    // At the start, too: it asks before it says anything.
+    let first = ready();
+    assert_eq!(first.status, 503, "{}", first.body);
+    wait::until("both are down", || ready().body == "no node is up\n");
+    cluster.nodes[1].come_back();
+    wait::until("one is back", || ready().status == 200);
+    assert!(cluster.nodes[1].connections().iter().all(|c| c.is_probe()));
 }
 
 /// An address where nobody listens.
@@ -153,10 +185,7 @@ fn a_listener_of_a_node_that_is_dead_takes_its_other_listeners_no_client() {
         let by_ws = Connect::new(mesh.cluster.id_at_home(home, "ws"));
         let by_tcp = Connect::new(mesh.cluster.id_at_home(home, "tcp"));
         for round in 0..5 {
-            let (by_ws, by_tcp) = (
-                by_ws.clone().keep_alive(round),
-                by_tcp.clone().keep_alive(round),
-            );
+            let (by_ws, by_tcp) = (by_ws.clone().keep_alive(round), by_tcp.clone().keep_alive(round));
             let client = WsClient::accepted(ws, &by_ws);
             assert_eq!(mesh.holder(&by_ws.bytes()).0, 1, "home is {home}");
             let plain = Client::accepted(tcp, &by_tcp);
@@ -183,10 +212,10 @@ fn a_balancer_whose_clients_no_listener_of_a_node_can_take_is_not_ready() {
         (mesh.toml(&tables).replace(tcp_listener, ""), 503),
     ] {
         let program = Program::of(&config.replace(&at_ws, &nowhere().to_string()));
-        assert_eq!(admin_client::get(program.admin(), "/readyz").status, 200);
         WsClient::to(program.address).send(&Connect::new("id").bytes());
         wait::until("it is down", || state(&program, 0, "ws") == "down");
-        assert_eq!(admin_client::get(program.admin(), "/readyz").status, ready);
+        let answer = admin_client::get(program.admin(), "/readyz");
+        assert_eq!(answer.status, ready, "{}", answer.body);
     }
 }
 
@@ -203,10 +232,7 @@ fn when_every_node_is_down_home_is_dialled_anyway() {
     cluster.nodes.iter_mut().for_each(FakeNode::come_back);
     let connect = Connect::new("comes later");
     Client::accepted(balancer.address, &connect);
-    assert_eq!(
-        cluster.holders(&connect.bytes()),
-        [cluster.home("comes later")]
-    );
+    assert_eq!(cluster.holders(&connect.bytes()), [cluster.home("comes later")]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use remora::config;
@@ -20,56 +21,67 @@ use crate::wait::{self, Watched};
 
 /// Two workers on a free port; `listener` is added to the listener's table, `tables` to the rest. No admin listener where
 /// `tables` has none.
-pub fn toml(cluster: &Cluster, listener: &str, tables: &str) -> String {
+pub(crate) fn toml(cluster: &Cluster, listener: &str, tables: &str) -> String {
     let nodes = cluster.toml();
     let admin = match tables.contains("[admin]") {
         true => "",
         false => "[admin]\nenabled = false",
     };
-    format!(
-        "workers = 2\n\n{tables}\n\n{admin}\n\n{nodes}[[listeners]]\naddress = \"127.0.0.1:0\"\n{listener}\n"
-    )
+    format!("workers = 2\n\n{tables}\n\n{admin}\n\n{nodes}[[listeners]]\naddress = \"127.0.0.1:0\"\n{listener}\n")
 }
 
 /// A free port for the admin listener.
-pub const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
+pub(crate) const ADMIN: &str = "[admin]\naddress = \"127.0.0.1:0\"\n";
 
 /// A balancer in this process.
 #[derive(Debug)]
-pub struct Balancer {
+pub(crate) struct Balancer {
     pub running: Running,
     pub address: SocketAddr,
 }
 
 impl Balancer {
-    pub fn start(cluster: &Cluster) -> Self {
+    pub(crate) fn start(cluster: &Cluster) -> Self {
         Self::with(cluster, "")
     }
 
     /// With these further tables in its configuration.
-    pub fn with(cluster: &Cluster, tables: &str) -> Self {
+    pub(crate) fn with(cluster: &Cluster, tables: &str) -> Self {
         Self::with_listener(cluster, "", tables)
     }
 
     /// With these further keys of its listener.
-    pub fn with_listener(cluster: &Cluster, listener: &str, tables: &str) -> Self {
+    pub(crate) fn with_listener(cluster: &Cluster, listener: &str, tables: &str) -> Self {
         Self::of(&toml(cluster, listener, tables))
     }
 
-    pub fn of(toml: &str) -> Self {
-        let config =
-            config::parse("test.toml", toml).unwrap_or_else(|problems| panic!("{problems}"));
+    pub(crate) fn of(toml: &str) -> Self {
+        let config = config::parse("test.toml", toml).unwrap_or_else(|problems| panic!("{problems}"));
         let running = serve::start(config).expect("a free port");
         Self {
             address: running.addresses()[0],
             running,
         }
     }
+
+    /// Moves all relays of one worker to another one; says how many.
+    pub(crate) fn move_connections(&self, from: usize, to: usize) -> std::io::Result<usize> {
+        block_on(self.running.move_connections(from, to))
+    }
+}
+
+/// Waits for what a handle does.
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(work)
 }
 
 /// A balancer in a process of its own, whose log is read.
 #[derive(Debug)]
-pub struct Program {
+pub(crate) struct Program {
     pub address: SocketAddr,
     /// All of its listeners' addresses, in order.
     pub addresses: Vec<SocketAddr>,
@@ -79,21 +91,23 @@ pub struct Program {
     /// Whether it may end as one that failed.
     pub may_fail: bool,
     lines: Arc<Watched<Vec<Value>>>,
+    /// Reads the log until the program has ended.
+    reader: Option<JoinHandle<()>>,
     path: PathBuf,
     _directory: TempDir,
 }
 
 impl Program {
-    pub fn start(cluster: &Cluster, tables: &str) -> Self {
+    pub(crate) fn start(cluster: &Cluster, tables: &str) -> Self {
         Self::of(&toml(cluster, "", tables))
     }
 
-    pub fn of(toml: &str) -> Self {
+    pub(crate) fn of(toml: &str) -> Self {
         Self::by(Command::new(env!("CARGO_BIN_EXE_remora")), toml)
     }
 
     /// With so many descriptors at most.
-    pub fn with_descriptors(descriptors: u32, toml: &str) -> Self {
+    pub(crate) fn with_descriptors(descriptors: u32, toml: &str) -> Self {
         let mut shell = Command::new("sh");
         let limited = format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"");
         shell.args(["-c", &limited, env!("CARGO_BIN_EXE_remora")]);
@@ -101,7 +115,7 @@ impl Program {
     }
 
     /// Runs `command` with this configuration.
-    pub fn by(mut command: Command, toml: &str) -> Self {
+    pub(crate) fn by(mut command: Command, toml: &str) -> Self {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("remora.toml");
         write(&path, toml);
@@ -115,10 +129,11 @@ impl Program {
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         let lines = Arc::new(Watched::<Vec<Value>>::default());
         let written = Arc::clone(&lines);
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
-                let line = serde_json::from_str(&line).expect("a line of JSON");
-                written.change(|lines| lines.push(line));
+                let parsed = serde_json::from_str(&line).expect("a line of JSON");
+                check(&line, &parsed);
+                written.change(|lines| lines.push(parsed));
             }
         });
         let listening = lines.until_some("the program listens", |lines| {
@@ -128,46 +143,50 @@ impl Program {
         Self {
             address: addresses(&listening)[0],
             addresses: addresses(&listening),
-            admin: listening["admin"]
-                .as_str()
-                .and_then(|admin| admin.strip_prefix("Some(")?.strip_suffix(')')?.parse().ok()),
+            admin: listening["admin"].as_str().and_then(|admin| admin.parse().ok()),
             child,
             may_fail: false,
             lines,
+            reader: Some(reader),
             path,
             _directory: directory,
         }
     }
 
-    pub fn admin(&self) -> SocketAddr {
+    pub(crate) fn admin(&self) -> SocketAddr {
         self.admin.expect("an admin listener")
     }
 
-    pub fn process(&self) -> u32 {
+    pub(crate) fn process(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a process that runs");
     }
 
+    /// The file of its configuration.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Writes another configuration; a SIGHUP makes the program read it.
-    pub fn configure(&self, toml: &str) {
+    pub(crate) fn configure(&self, toml: &str) {
         write(&self.path, toml);
     }
 
     /// Goes on with another configuration; what it listens on then.
     #[track_caller]
-    pub fn reload(&self, toml: &str) -> Vec<SocketAddr> {
+    pub(crate) fn reload(&self, toml: &str) -> Vec<SocketAddr> {
         self.configure(toml);
         addresses(&self.hang_up("configuration reloaded"))
     }
 
     /// Tries another configuration, which it must not take.
     #[track_caller]
-    pub fn reload_in_vain(&self, toml: &str) {
+    pub(crate) fn reload_in_vain(&self, toml: &str) {
         self.configure(toml);
-        self.hang_up("the configuration has problems: nothing was changed");
+        self.hang_up("configuration rejected, nothing changed");
     }
 
     /// Sends a SIGHUP, and waits for the next line with this message.
@@ -181,48 +200,49 @@ impl Program {
         })
     }
 
-    /// Waits until the program has ended; its exit code.
+    /// Waits until the program has ended and its whole log was read; its exit code.
     #[track_caller]
-    pub fn exit_code(&mut self) -> Option<i32> {
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
         let child = RefCell::new(&mut self.child);
-        let status = wait::until_some("the program's end", || {
-            child.borrow_mut().try_wait().expect("a child")
-        });
+        let status = wait::until_some("the program's end", || child.borrow_mut().try_wait().expect("a child"));
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("lines of JSON");
+        }
         status.code()
     }
 
-    pub fn has_exited(&mut self) -> bool {
+    pub(crate) fn has_exited(&mut self) -> bool {
         self.child.try_wait().expect("a child").is_some()
     }
 
     /// The lines so far that `select` selects.
-    pub fn lines(&self, select: impl Fn(&Value) -> bool) -> Vec<Value> {
+    pub(crate) fn lines(&self, select: impl Fn(&Value) -> bool) -> Vec<Value> {
         let lines = self.lines.lock();
         lines.iter().filter(|line| select(line)).cloned().collect()
     }
 
     /// Waits for the line on the end of this client's connection, and takes it: another client may get the same port.
     #[track_caller]
-    pub fn ended(&self, client: SocketAddr) -> Value {
+    pub(crate) fn ended(&self, client: SocketAddr) -> Value {
         let find = |lines: &Vec<Value>| end_of(lines, client);
         let at = self.lines.until_some("the line on a connection", find);
         self.lines.change(|lines| lines.remove(at))
     }
 
     /// Whether the connection of this client has ended.
-    pub fn has_ended(&self, client: SocketAddr) -> bool {
+    pub(crate) fn has_ended(&self, client: SocketAddr) -> bool {
         end_of(&self.lines.lock(), client).is_some()
     }
 
     /// How many connections have ended with this cause.
-    pub fn ended_with(&self, cause: &str) -> usize {
+    pub(crate) fn ended_with(&self, cause: &str) -> usize {
         let lines = self.lines.lock();
         lines.iter().filter(|line| line["cause"] == cause).count()
     }
 
     /// Waits until so many connections have ended.
     #[track_caller]
-    pub fn until_ended(&self, count: usize) {
+    pub(crate) fn until_ended(&self, count: usize) {
         self.lines.until("ends of connections", |lines| {
             let ended = lines.iter().filter(|line| !line["cause"].is_null());
             ended.count() >= count
@@ -231,7 +251,7 @@ impl Program {
 
     /// Waits until so many connections have ended with this cause.
     #[track_caller]
-    pub fn until_ended_with(&self, cause: &str, count: usize) {
+    pub(crate) fn until_ended_with(&self, cause: &str, count: usize) {
         self.lines.until("ends of connections", |lines| {
             lines.iter().filter(|line| line["cause"] == cause).count() >= count
         });
@@ -239,19 +259,15 @@ impl Program {
 
     /// Waits for a line whose message begins so.
     #[track_caller]
-    pub fn until_said(&self, message: &str) {
+    pub(crate) fn until_said(&self, message: &str) {
         self.lines.until(message, |lines| {
-            let said = |line: &Value| {
-                line["message"]
-                    .as_str()
-                    .is_some_and(|m| m.starts_with(message))
-            };
+            let said = |line: &Value| line["message"].as_str().is_some_and(|m| m.starts_with(message));
             lines.iter().any(said)
         });
     }
 
     /// CPU time so far, of user and system.
-    pub fn cpu(&self) -> Duration {
+    pub(crate) fn cpu(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
         let stat = stat.expect("a process that runs");
         let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
@@ -264,7 +280,7 @@ impl Program {
     }
 
     /// Memory that is resident now, in bytes.
-    pub fn resident_bytes(&self) -> usize {
+    pub(crate) fn resident_bytes(&self) -> usize {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
         let status = status.expect("a process that runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -276,11 +292,32 @@ impl Program {
     }
 }
 
+/// Whether a line is JSON in earnest: each field once, and no value as Rust would print it.
+fn check(line: &str, parsed: &Value) {
+    let fields = parsed.as_object().expect("an object");
+    assert!(!line.contains(char::is_control), "{line:?}");
+    for name in ["timestamp", "level", "message"] {
+        assert!(fields[name].is_string(), "{name}: {line}");
+    }
+    for (name, value) in fields {
+        assert_eq!(line.matches(&format!("\"{name}\":")).count(), 1, "{name} twice: {line}");
+        let Some(text) = value.as_str().filter(|_| name != "client_id" && name != "message") else {
+            continue;
+        };
+        let is_printed = text.starts_with("Some(") || text == "None" || text.starts_with('[') && !text.contains("]:");
+        assert!(!is_printed, "{name}: {line}");
+    }
+}
+
 fn write(path: &Path, toml: &str) {
-    // Lines are read as JSON; a level belongs to the test.
+    // Lines are read as JSON; a level belongs to the test. Every end is waited for in the log.
+    let mut keys = "[log]\nformat = \"json\"\n".to_owned();
+    if !toml.contains("unrouted_rate") {
+        keys += "unrouted_rate = 1000000\n";
+    }
     let toml = match toml.contains("[log]") {
-        true => toml.replace("[log]", "[log]\nformat = \"json\""),
-        false => format!("{toml}\n[log]\nformat = \"json\"\n"),
+        true => toml.replace("[log]", &keys),
+        false => format!("{toml}\n{keys}"),
     };
     // Whole or not at all: a reload may be reading.
     let new = path.with_extension("new");
@@ -290,9 +327,9 @@ fn write(path: &Path, toml: &str) {
 
 /// What a line says about where the program listens.
 fn addresses(line: &Value) -> Vec<SocketAddr> {
-    let addresses = line["addresses"].as_str().expect("addresses");
-    let addresses = addresses.trim_matches(['[', ']']).split(", ");
-    addresses.map(|a| a.parse().expect("an address")).collect()
+    let addresses = line["addresses"].as_array().expect("addresses").iter();
+    let addresses = addresses.map(|address| address.as_str().and_then(|address| address.parse().ok()));
+    addresses.map(|address| address.expect("an address")).collect()
 }
 
 /// Where the line on the end of this client's connection is.

@@ -12,21 +12,21 @@ use crate::wait::{self, DEADLINE};
 
 /// A connection to the balancer.
 #[derive(Debug)]
-pub struct Client {
+pub(crate) struct Client {
     pub stream: TcpStream,
     local: SocketAddr,
     balancer: SocketAddr,
 }
 
 impl Client {
-    pub fn to(balancer: SocketAddr) -> Self {
+    pub(crate) fn to(balancer: SocketAddr) -> Self {
         // Not bound: a bound port could not be used again for a minute, and thousands of clients come and go.
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         Self::connected(socket, balancer)
     }
 
     /// A client that comes from this address of 127.0.0.0/8.
-    pub fn from(source: IpAddr, balancer: SocketAddr) -> Self {
+    pub(crate) fn from(source: IpAddr, balancer: SocketAddr) -> Self {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         socket
             .bind(&SocketAddr::new(source, 0).into())
@@ -40,7 +40,7 @@ impl Client {
     }
 
     /// A client with this connection.
-    pub fn of(stream: TcpStream) -> Self {
+    pub(crate) fn of(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("an option");
         stream.set_read_timeout(Some(DEADLINE)).expect("an option");
         stream.set_write_timeout(Some(DEADLINE)).expect("an option");
@@ -53,25 +53,25 @@ impl Client {
 
     /// A client whose CONNECT was accepted.
     #[track_caller]
-    pub fn accepted(balancer: SocketAddr, connect: &Connect) -> Self {
+    pub(crate) fn accepted(balancer: SocketAddr, connect: &Connect) -> Self {
         let mut client = Self::to(balancer);
         client.send(&connect.bytes());
         client.expect(&packets::connack(connect.level, 0));
         client
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.local
     }
 
     #[track_caller]
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).expect("a balancer that reads");
     }
 
     /// Sends `bytes` and waits until the balancer has read them, so that what comes next is a segment of its own.
     #[track_caller]
-    pub fn send_alone(&mut self, bytes: &[u8]) {
+    pub(crate) fn send_alone(&mut self, bytes: &[u8]) {
         self.send(bytes);
         self.sent_all();
         wait::until("the balancer reads", || {
@@ -80,7 +80,7 @@ impl Client {
     }
 
     /// Sends `bytes` as [`Client::send_alone`] does, to a balancer that may close meanwhile; whether it took them.
-    pub fn offers(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn offers(&mut self, bytes: &[u8]) -> bool {
         if self.stream.write_all(bytes).is_err() {
             return false;
         }
@@ -92,7 +92,7 @@ impl Client {
 
     /// Sends `bytes` cut at these places, each part once the balancer has read the one before.
     #[track_caller]
-    pub fn send_cut(&mut self, bytes: &[u8], cuts: &[usize]) {
+    pub(crate) fn send_cut(&mut self, bytes: &[u8], cuts: &[usize]) {
         let mut start = 0;
         for cut in cuts {
             self.send_alone(&bytes[start..*cut]);
@@ -102,7 +102,7 @@ impl Client {
     }
 
     #[track_caller]
-    pub fn read(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         let mut read = 0;
         while read < count {
@@ -116,7 +116,7 @@ impl Client {
 
     /// Reads up to the first of these bytes, and no further.
     #[track_caller]
-    pub fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
+    pub(crate) fn read_until(&mut self, end: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
         while !bytes.ends_with(end) {
             bytes.extend(self.read(1));
@@ -126,14 +126,14 @@ impl Client {
 
     /// Reads exactly these bytes.
     #[track_caller]
-    pub fn expect(&mut self, bytes: &[u8]) {
+    pub(crate) fn expect(&mut self, bytes: &[u8]) {
         let read = self.read(bytes.len());
         assert!(read == bytes, "other bytes than those expected");
     }
 
     /// Waits for the end, before which nothing may come.
     #[track_caller]
-    pub fn end(&mut self) -> End {
+    pub(crate) fn end(&mut self) -> End {
         let mut byte = [0];
         match self.stream.read(&mut byte) {
             Ok(1) => panic!("a byte before the end: {byte:02x?}"),
@@ -142,7 +142,7 @@ impl Client {
     }
 
     /// Reads to the end: what came, and how it ended.
-    pub fn rest(&mut self) -> (Vec<u8>, End) {
+    pub(crate) fn rest(&mut self) -> (Vec<u8>, End) {
         let mut all = Vec::new();
         let mut buffer = [0; 64 * 1024];
         loop {
@@ -155,20 +155,19 @@ impl Client {
 
     /// Waits until the balancer's kernel has all that was sent.
     #[track_caller]
-    pub fn sent_all(&self) {
+    pub(crate) fn sent_all(&self) {
         wait::until("all is acknowledged", || {
-            kernel::queues(self.local, self.balancer)
-                .is_none_or(|queues| queues.unacknowledged == 0)
+            kernel::queues(self.local, self.balancer).is_none_or(|queues| queues.unacknowledged == 0)
         });
     }
 
     /// Sends a FIN, and reads on.
-    pub fn fin(&self) {
+    pub(crate) fn fin(&self) {
         self.stream.shutdown(Shutdown::Write).expect("a connection");
     }
 
     /// Resets: what was sent and not acknowledged is thrown away.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         node::reset(&self.stream);
     }
 }

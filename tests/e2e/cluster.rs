@@ -9,7 +9,7 @@ use crate::wait;
 
 /// The nodes behind one balancer.
 #[derive(Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     pub nodes: Vec<FakeNode>,
     weights: Vec<u16>,
     ring: Ring,
@@ -17,18 +17,15 @@ pub struct Cluster {
 
 impl Cluster {
     /// So many nodes of one weight.
-    pub fn of(count: usize) -> Self {
+    pub(crate) fn of(count: usize) -> Self {
         Self::weighted(&vec![100; count])
     }
 
     /// A node of each weight.
-    pub fn weighted(weights: &[u16]) -> Self {
+    pub(crate) fn weighted(weights: &[u16]) -> Self {
         let nodes = (0..weights.len()).map(|number| FakeNode::start(format!("node{number}")));
         let nodes: Vec<FakeNode> = nodes.collect();
-        let members = nodes
-            .iter()
-            .map(|node| &*node.name)
-            .zip(weights.iter().copied());
+        let members = nodes.iter().map(|node| &*node.name).zip(weights.iter().copied());
         Self {
             ring: Ring::build(SEED_DEFAULT, &members.collect::<Vec<_>>()),
             nodes,
@@ -37,46 +34,49 @@ impl Cluster {
     }
 
     /// The nodes as they stand in a configuration.
-    pub fn toml(&self) -> String {
+    pub(crate) fn toml(&self) -> String {
         let nodes = self.nodes.iter().zip(&self.weights);
         nodes.map(|(node, weight)| node.toml(*weight)).collect()
     }
 
     /// From now on, all nodes answer so.
-    pub fn answer(&self, answer: &Answer) {
-        self.nodes
-            .iter()
-            .for_each(|node| node.answer(answer.clone()));
+    pub(crate) fn answer(&self, answer: &Answer) {
+        self.nodes.iter().for_each(|node| node.answer(answer.clone()));
     }
 
-    /// How many connections ever came, to any node.
-    pub fn dials(&self) -> usize {
+    /// How many connections ever began with `bytes`, to any node.
+    pub(crate) fn asked(&self, bytes: &[u8]) -> usize {
+        self.nodes.iter().map(|node| node.asked(bytes)).sum()
+    }
+
+    /// How many connections ever came, to any node, those of probes included.
+    pub(crate) fn dials(&self) -> usize {
         self.nodes.iter().map(FakeNode::dials).sum()
     }
 
     /// The nodes in the order in which a client prefers them, home first.
-    pub fn choices(&self, key: impl AsRef<[u8]>) -> Vec<usize> {
+    pub(crate) fn choices(&self, key: impl AsRef<[u8]>) -> Vec<usize> {
         let hash = self.ring.hash(key.as_ref());
         self.ring.choices(hash).collect()
     }
 
-    pub fn home(&self, key: impl AsRef<[u8]>) -> usize {
+    pub(crate) fn home(&self, key: impl AsRef<[u8]>) -> usize {
         self.choices(key)[0]
     }
 
     /// So many client ids that begin with `prefix` and are at home on one node.
-    pub fn ids_at_home(&self, node: usize, prefix: &str, count: usize) -> Vec<String> {
+    pub(crate) fn ids_at_home(&self, node: usize, prefix: &str, count: usize) -> Vec<String> {
         let ids = (0..).map(|number| format!("{prefix}-{number}"));
         ids.filter(|id| self.home(id) == node).take(count).collect()
     }
 
     /// A client id that begins with `prefix` and is at home on one node.
-    pub fn id_at_home(&self, node: usize, prefix: &str) -> String {
+    pub(crate) fn id_at_home(&self, node: usize, prefix: &str) -> String {
         self.ids_at_home(node, prefix, 1).remove(0)
     }
 
     /// The nodes that received exactly `bytes` on some connection: one for each, in the nodes' order.
-    pub fn holders(&self, bytes: &[u8]) -> Vec<usize> {
+    pub(crate) fn holders(&self, bytes: &[u8]) -> Vec<usize> {
         let held = |node: &FakeNode| {
             let connections = node.connections();
             let exact = connections.iter().filter(|c| c.received() == bytes);
@@ -90,7 +90,7 @@ impl Cluster {
 
     /// Waits until one connection that began with `bytes` still goes, and no other; which node it came to.
     #[track_caller]
-    pub fn holder(&self, bytes: &[u8]) -> (usize, Arc<Connection>) {
+    pub(crate) fn holder(&self, bytes: &[u8]) -> (usize, Arc<Connection>) {
         wait::until_some("the one node that has the client", || {
             let nodes = self.nodes.iter().enumerate();
             let mut found = nodes.flat_map(|(number, node)| {

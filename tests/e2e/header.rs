@@ -4,17 +4,17 @@ use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
 /// What version 2 begins with.
-pub const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
+pub(crate) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
 /// The version that a node expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     V1,
     V2,
 }
 
 impl Version {
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::V1 => "v1",
             Self::V2 => "v2",
@@ -24,7 +24,7 @@ impl Version {
 
 /// A header that a node was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
+pub(crate) struct Header {
     /// From where, and to where; none for LOCAL and UNKNOWN.
     pub addresses: Option<(SocketAddr, SocketAddr)>,
     /// What is behind the addresses: types and values.
@@ -34,7 +34,7 @@ pub struct Header {
 impl Header {
     /// Takes the header that a connection must begin with off it; none for one that was closed before. The first bytes must
     /// be there with it.
-    pub fn take(mut stream: &TcpStream, version: Version) -> Option<Self> {
+    pub(crate) fn take(mut stream: &TcpStream, version: Version) -> Option<Self> {
         let mut seen = [0; 4096];
         let count = stream.peek(&mut seen).ok().filter(|count| *count > 0)?;
         let seen = &seen[..count];
@@ -47,12 +47,12 @@ impl Header {
         Some(header)
     }
 
-    pub fn client(&self) -> SocketAddr {
+    pub(crate) fn client(&self) -> SocketAddr {
         self.addresses.expect("a header with addresses").0
     }
 
     /// The one value of this type.
-    pub fn tlv(&self, kind: u8) -> Option<&[u8]> {
+    pub(crate) fn tlv(&self, kind: u8) -> Option<&[u8]> {
         let mut found = self.tlvs.iter().filter(|(is, _)| *is == kind);
         let one = found.next().map(|(_, value)| &value[..]);
         assert!(found.next().is_none(), "type {kind} is there once");
@@ -113,17 +113,14 @@ fn binary(seen: &[u8]) -> (Header, usize) {
     let port = |at: usize| u16::from_be_bytes([block[at], block[at + 1]]);
     let ports = 2 * ip_bytes;
     let header = Header {
-        addresses: Some((
-            SocketAddr::new(from, port(ports)),
-            SocketAddr::new(to, port(ports + 2)),
-        )),
+        addresses: Some((SocketAddr::new(from, port(ports)), SocketAddr::new(to, port(ports + 2)))),
         tlvs: tlvs(&block[ports + 4..]),
     };
     (header, end)
 }
 
 /// All of these bytes as types and values.
-pub fn tlvs(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
+pub(crate) fn tlvs(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
         let length = usize::from(u16::from_be_bytes([bytes[1], bytes[2]]));
@@ -133,7 +130,7 @@ pub fn tlvs(mut bytes: &[u8]) -> Vec<(u8, Vec<u8>)> {
     all
 }
 
-pub fn v1(client: &str) -> Vec<u8> {
+pub(crate) fn v1(client: &str) -> Vec<u8> {
     let client: SocketAddr = client.parse().expect("an address");
     let (family, to) = match client {
         SocketAddr::V4(_) => ("TCP4", "198.51.100.9"),
@@ -143,7 +140,7 @@ pub fn v1(client: &str) -> Vec<u8> {
     format!("PROXY {family} {ip} {to} {port} 1883\r\n").into_bytes()
 }
 
-pub fn v2(client: &str, tlvs: &[u8]) -> Vec<u8> {
+pub(crate) fn v2(client: &str, tlvs: &[u8]) -> Vec<u8> {
     let client: SocketAddr = client.parse().expect("an address");
     let (family, mut block) = match client.ip() {
         IpAddr::V4(ip) => (0x11, [ip.octets(), [198, 51, 100, 9]].concat()),
@@ -155,21 +152,21 @@ pub fn v2(client: &str, tlvs: &[u8]) -> Vec<u8> {
     raw(0x21, family, &block)
 }
 
-pub fn local() -> Vec<u8> {
+pub(crate) fn local() -> Vec<u8> {
     raw(0x20, 0, &[])
 }
 
-pub fn raw(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
+pub(crate) fn raw(command: u8, family: u8, block: &[u8]) -> Vec<u8> {
     let length = (block.len() as u16).to_be_bytes();
     [&SIGNATURE[..], &[command, family], &length, block].concat()
 }
 
-pub fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
+pub(crate) fn tlv(kind: u8, value: &[u8]) -> Vec<u8> {
     [&[kind], &(value.len() as u16).to_be_bytes()[..], value].concat()
 }
 
 /// What a balancer says of a client with a verified certificate of this common name.
-pub fn ssl(common_name: &[u8]) -> Vec<u8> {
+pub(crate) fn ssl(common_name: &[u8]) -> Vec<u8> {
     let mut value = vec![7, 0, 0, 0, 0];
     value.extend(tlv(0x21, b"TLSv1.3"));
     value.extend(tlv(0x22, common_name));

@@ -2,12 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The queues of one connection, in bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Queues {
+pub(crate) struct Queues {
     /// Received, and not read by the socket's owner yet.
     pub unread: u32,
     /// Written by the owner, and not acknowledged by the peer's kernel yet.
@@ -15,7 +16,7 @@ pub struct Queues {
 }
 
 /// The queues of the socket at `local` that is connected to `peer`; none where there is no such socket.
-pub fn queues(local: SocketAddr, peer: SocketAddr) -> Option<Queues> {
+pub(crate) fn queues(local: SocketAddr, peer: SocketAddr) -> Option<Queues> {
     /// `struct inet_diag_msg`: four bytes, a socket's identity of 48, the expiry, then both queues.
     const QUEUES_AT: usize = 4 + 48 + 4;
     let (message_type, body) = ask(local, peer);
@@ -27,6 +28,46 @@ pub fn queues(local: SocketAddr, peer: SocketAddr) -> Option<Queues> {
         unread: number(QUEUES_AT),
         unacknowledged: number(QUEUES_AT + 4),
     })
+}
+
+/// The keepalive timer of a socket.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probing {
+    /// Probes sent that were not answered.
+    pub unanswered: u8,
+    /// Until the next one.
+    pub next: Duration,
+}
+
+/// How the socket at `local` probes `peer`; none where there is no such socket, or where it does not.
+pub(crate) fn probing(local: SocketAddr, peer: SocketAddr) -> Option<Probing> {
+    /// Behind the family and the state, `struct inet_diag_msg` has the kind of the timer that runs and its count; behind a
+    /// socket's identity, when it expires.
+    const TIMER_AT: usize = 2;
+    const KEEPALIVE: u8 = 2;
+    const EXPIRES_AT: usize = 4 + 48;
+    let (message_type, body) = ask(local, peer);
+    let expires = body.get(EXPIRES_AT..EXPIRES_AT + 4)?;
+    (message_type == SOCK_DIAG_BY_FAMILY && body[TIMER_AT] == KEEPALIVE).then(|| Probing {
+        unanswered: body[TIMER_AT + 1],
+        next: Duration::from_millis(u32::from_ne_bytes(expires.try_into().expect("four bytes")).into()),
+    })
+}
+
+/// How many ports of this machine are in TIME_WAIT after connections to `peer`, which were closed from here first.
+pub(crate) fn time_waits(peer: SocketAddr) -> usize {
+    const TIME_WAIT: &str = "06";
+    let SocketAddr::V4(peer) = peer else {
+        panic!("the tests speak IPv4");
+    };
+    let address = u32::from_ne_bytes(peer.ip().octets());
+    let peer = format!("{address:08X}:{:04X}", peer.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    let is_one = |line: &&str| {
+        let mut fields = line.split_whitespace().skip(2);
+        fields.next() == Some(&peer) && fields.next() == Some(TIME_WAIT)
+    };
+    table.lines().filter(is_one).count()
 }
 
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

@@ -3,12 +3,14 @@
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::balancer::{Balancer, Program};
+use crate::admin_client::Metrics;
+use crate::balancer::{ADMIN, Balancer, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::node::{Answer, End};
 use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
+use crate::wait;
 
 #[test]
 fn networks_decide_who_comes_in() {
@@ -54,6 +56,42 @@ fn a_full_listener_takes_nobody_until_one_leaves() {
 }
 
 #[test]
+fn a_limit_that_is_nearly_reached_is_said_once_and_once_when_it_is_not_any_more() {
+    let cluster = Cluster::of(1);
+    let tables = format!("{ADMIN}[limits]\nconnections = 20\n");
+    let program = Program::of(&toml(&cluster, "name = \"mqtt\"\nconnections_max = 10", &tables));
+    let metric = |series: &str| Metrics::of(program.admin()).value(series) as usize;
+    assert_eq!(metric("remora_connections_max"), 20);
+    assert_eq!(metric("remora_listener_connections_max{listener=\"mqtt\"}"), 10);
+    let said = |words: &str| {
+        let about = |line: &serde_json::Value| line["message"].as_str().is_some_and(|message| message.contains(words));
+        program.lines(about)
+    };
+    let mut clients: Vec<Client> = (0..9)
+        .map(|number| Client::accepted(program.address, &Connect::new(format!("in-{number}"))))
+        .collect();
+    wait::until("a warning", || !said("nine tenths").is_empty());
+    // More of them than there is room for, and none of these is a line of its own.
+    for _ in 0..3 {
+        clients.push(Client::accepted(program.address, &Connect::new("the last")));
+        Client::to(program.address).end();
+        clients.pop().expect("the last").reset();
+        wait::until("room", || metric("remora_connections{listener=\"mqtt\"}") == 9);
+    }
+    for client in clients.drain(7..) {
+        client.reset();
+    }
+    wait::until("a line", || !said("less than eight tenths").is_empty());
+    let warned = said("nine tenths");
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    let expected = serde_json::json!(["WARN", "mqtt", 10]);
+    assert_eq!(
+        serde_json::json!([warned[0]["level"], warned[0]["listener"], warned[0]["limit"]]),
+        expected
+    );
+}
+
+#[test]
 fn a_thousand_claims_of_the_largest_packet_cost_next_to_nothing() {
     raise_descriptor_limit();
     const CLIENTS: usize = 1_000;
@@ -61,9 +99,7 @@ fn a_thousand_claims_of_the_largest_packet_cost_next_to_nothing() {
     let program = Program::start(&cluster, "[timeouts]\nconnect = \"10s\"");
     Client::accepted(program.address, &Connect::new("warm"));
     // A remaining length of 268,435,455, and a client id of 65,535 bytes of which ten are here.
-    let mut claim = vec![
-        0x10, 0xFF, 0xFF, 0xFF, 0x7F, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60,
-    ];
+    let mut claim = vec![0x10, 0xFF, 0xFF, 0xFF, 0x7F, 0, 4, b'M', b'Q', b'T', b'T', 4, 2, 0, 60];
     claim.extend([0xFF, 0xFF]);
     claim.extend([b'i'; 10]);
     let before = program.resident_bytes();
@@ -75,11 +111,7 @@ fn a_thousand_claims_of_the_largest_packet_cost_next_to_nothing() {
         })
         .collect();
     let grown = program.resident_bytes().saturating_sub(before);
-    assert_eq!(
-        program.ended_with("connect_timeout"),
-        0,
-        "all are still there"
-    );
+    assert_eq!(program.ended_with("connect_timeout"), 0, "all are still there");
     assert!(grown <= 8 << 20, "grown by {grown} bytes");
     for client in &mut clients {
         client.end();
@@ -89,7 +121,7 @@ fn a_thousand_claims_of_the_largest_packet_cost_next_to_nothing() {
 }
 
 #[test]
-fn when_too_much_is_held_the_largest_holder_is_closed() {
+fn when_too_much_is_held_the_oldest_holder_is_closed_not_the_largest() {
     let cluster = Cluster::of(1);
     let program = Program::start(
         &cluster,
@@ -97,8 +129,8 @@ fn when_too_much_is_held_the_largest_holder_is_closed() {
     );
     // Each claims a client id that never becomes whole.
     let unfinished = |bytes: usize| Connect::new([b'i'; 65_535]).bytes()[..bytes].to_vec();
-    let mut largest = Client::to(program.address);
-    largest.send_alone(&unfinished(60_000));
+    let mut oldest = Client::to(program.address);
+    oldest.send_alone(&unfinished(2_000));
     let mut others = Vec::new();
     while program.ended_with("held_bytes_full") == 0 {
         let mut other = Client::to(program.address);
@@ -106,10 +138,11 @@ fn when_too_much_is_held_the_largest_holder_is_closed() {
         others.push(other);
         assert!(others.len() <= 40, "far beyond the limit");
     }
-    largest.end();
-    assert_eq!(program.ended(largest.address())["cause"], "held_bytes_full");
-    drop(others);
+    oldest.end();
+    assert_eq!(program.ended(oldest.address())["cause"], "held_bytes_full");
+    // Full as it is.
     Client::accepted(program.address, &Connect::new("small"));
+    drop(others);
 }
 
 #[test]
@@ -118,9 +151,7 @@ fn live_relays_move_between_workers_and_lose_no_byte() {
     const MESSAGES: u32 = 300;
     let cluster = Cluster::of(1);
     let balancer = Balancer::start(&cluster);
-    let connects: Vec<Connect> = (0..CLIENTS)
-        .map(|n| Connect::new(format!("moves-{n}")))
-        .collect();
+    let connects: Vec<Connect> = (0..CLIENTS).map(|n| Connect::new(format!("moves-{n}"))).collect();
     let pairs: Vec<_> = connects
         .iter()
         .map(|connect| {
@@ -133,8 +164,8 @@ fn live_relays_move_between_workers_and_lose_no_byte() {
         let moving = scope.spawn(|| {
             let mut moved = Vec::new();
             while !done.load(Ordering::Relaxed) {
-                let there = balancer.running.move_connections(0, 1).expect("both run");
-                let back = balancer.running.move_connections(1, 0).expect("both run");
+                let there = balancer.move_connections(0, 1).expect("both run");
+                let back = balancer.move_connections(1, 0).expect("both run");
                 moved.push(there.max(back));
             }
             moved
@@ -153,9 +184,7 @@ fn live_relays_move_between_workers_and_lose_no_byte() {
                 })
             })
             .collect();
-        talking
-            .into_iter()
-            .for_each(|thread| thread.join().expect("no panic"));
+        talking.into_iter().for_each(|thread| thread.join().expect("no panic"));
         done.store(true, Ordering::Relaxed);
         moving.join().expect("no panic")
     });
@@ -187,18 +216,13 @@ fn a_relay_moves_with_bulk_in_flight() {
         fastrand::Rng::with_seed(5).fill(&mut bytes);
         let moved = std::thread::scope(|scope| {
             let sending = scope.spawn(|| {
-                (&client.stream)
-                    .write_all(&bytes)
-                    .expect("a balancer that reads");
+                (&client.stream).write_all(&bytes).expect("a balancer that reads");
                 client.fin();
             });
             let mut moved = 0;
             let mut turn = || {
                 for (from, to) in [(0, 1), (1, 0)] {
-                    moved += balancer
-                        .running
-                        .move_connections(from, to)
-                        .expect("both run");
+                    moved += balancer.move_connections(from, to).expect("both run");
                 }
             };
             // The node takes a little now and then, so that what is in our hands is partly sent when it is moved.
@@ -226,9 +250,7 @@ fn stop_ends_everything() {
     let cluster = Cluster::of(2);
     let balancer = Balancer::start(&cluster);
     let mut relayed: Vec<Client> = (0..20)
-        .map(|number| {
-            Client::accepted(balancer.address, &Connect::new(format!("relayed-{number}")))
-        })
+        .map(|number| Client::accepted(balancer.address, &Connect::new(format!("relayed-{number}"))))
         .collect();
     cluster.answer(&Answer::Stall);
     let connect = Connect::new("being greeted");
@@ -247,8 +269,5 @@ fn stop_ends_everything() {
             connection.end();
         }
     }
-    assert!(
-        std::net::TcpStream::connect(address).is_err(),
-        "nobody listens"
-    );
+    assert!(std::net::TcpStream::connect(address).is_err(), "nobody listens");
 }

@@ -1,5 +1,6 @@
 //! A line for each end, whatever clients call themselves, and no worker that waits for whoever reads them.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -15,6 +16,7 @@ use crate::certificates::{BOTH, Certificates};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::header::{local, v1, v2};
+use crate::node::own_address;
 use crate::packets::{self, Connect};
 use crate::tls_client::TlsClient;
 use crate::wait;
@@ -146,34 +148,28 @@ fn hostile_ids_make_as_many_lines_as_ends_and_each_parses() {
     }
     let rest = program.rest();
     let mut ids = [0, 0];
-    let mut longest = 0;
+    let (mut longest, mut told) = (0, HashSet::new());
     for line in rest.split_terminator('\n') {
         assert!(is_harmless(line), "{line:?}");
         let value: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
-        for (place, message) in ["connection relayed", "connection ended"]
-            .iter()
-            .enumerate()
-        {
+        for (place, message) in ["connection relayed", "connection ended"].iter().enumerate() {
             ids[place] += usize::from(value["message"] == *message);
         }
         if let Some(id) = value["client_id"].as_str() {
-            assert!(
-                is_harmless(id) && !id.contains(char::is_whitespace),
-                "{id:?}"
-            );
             assert!(id.len() <= 1_500, "{} bytes of an id", id.len());
+            told.insert(id.as_bytes().to_vec());
             longest += usize::from(id.contains("...(65535B,"));
-            assert!(
-                value["cause"]
-                    .as_str()
-                    .is_none_or(|cause| cause != "internal")
-            );
+            assert!(value["cause"].as_str().is_none_or(|cause| cause != "internal"));
         }
         for secret in [USERNAME, PASSWORD, PAYLOAD, "will/topic"] {
             assert!(!line.contains(secret), "{line}");
         }
     }
     assert_eq!(ids, [IDS, IDS]);
+    // Once it is read, JSON has each id as its client has it, but for what is cut and what JSON has no word for.
+    let is_whole = |id: &Vec<u8>| id.len() <= 128 && std::str::from_utf8(id).is_ok();
+    let whole: Vec<_> = (0..IDS).map(hostile).filter(is_whole).collect();
+    assert!(whole.len() > IDS / 2 && whole.iter().all(|id| told.contains(id)));
     assert_eq!(longest, 2 * IDS / 50, "the length is told of what is cut");
 }
 
@@ -192,10 +188,7 @@ fn hostile_ids_forge_neither_a_line_nor_a_field_of_text() {
         assert!(is_harmless(line), "{line:?}");
         // Lines begin with a time and a level, and each field is there once.
         let mut words = line.split_ascii_whitespace();
-        assert!(
-            words.next().is_some_and(|time| time.ends_with('Z')),
-            "{line}"
-        );
+        assert!(words.next().is_some_and(|time| time.ends_with('Z')), "{line}");
         assert!(words.next().is_some_and(|level| level == "INFO"), "{line}");
         if line.contains("connection ended") {
             ended += 1;
@@ -308,13 +301,9 @@ fn whoever_looks_in_and_says_nothing_is_counted_and_makes_no_line() {
     client.tcp.fin();
     client.tcp.rest();
     let lines = spoken.len() + 1;
-    wait::until("all to be counted", || {
-        ended("client_closed") == silent.len() + lines
-    });
+    wait::until("all to be counted", || ended("client_closed") == silent.len() + lines);
     let rest = program.rest();
-    let ended = rest
-        .lines()
-        .filter(|line| line.contains("connection ended"));
+    let ended = rest.lines().filter(|line| line.contains("connection ended"));
     assert_eq!(ended.count(), lines, "{rest}");
     assert_eq!(cluster.dials(), 0);
 }
@@ -323,7 +312,7 @@ fn whoever_looks_in_and_says_nothing_is_counted_and_makes_no_line() {
 fn a_reader_that_does_not_read_stops_no_worker_and_the_lost_lines_are_counted() {
     const PER_THREAD: usize = 9_000;
     let cluster = Cluster::of(2);
-    let program = Raw::start(&toml(&cluster, "", ADMIN));
+    let program = Raw::start(&toml(&cluster, "", &format!("{ADMIN}[log]\nunrouted_rate = 1000000\n")));
     let (address, admin) = (program.addresses()[0], program.addresses()[1]);
     let dropped = || Metrics::of(admin).value("remora_log_lines_dropped_total");
     // Strangers cost the fewest steps for each line. The pipe holds a thousand lines and the queue 32 thousand.
@@ -352,9 +341,111 @@ fn a_reader_that_does_not_read_stops_no_worker_and_the_lost_lines_are_counted() 
 
     // Read again, it has every line but those: whole ones.
     let rest = program.rest();
-    let ended = rest
-        .lines()
-        .filter(|line| line.contains("not_mqtt_http"))
-        .count();
+    let ended = rest.lines().filter(|line| line.contains("not_mqtt_http")).count();
     assert_eq!(ended + lost as usize, 4 * PER_THREAD);
+}
+
+/// Each of so many clients makes a line.
+#[track_caller]
+fn comes_and_is_no_client(address: std::net::SocketAddr, times: usize) {
+    for _ in 0..times {
+        let mut client = Client::to(address);
+        client.send(b"GET / HTTP/1.1\r\n\r\n");
+        client.rest();
+    }
+}
+
+#[test]
+fn lines_that_cannot_be_written_are_counted() {
+    const LINES: usize = 20;
+    let unwritten = |admin| Metrics::of(admin).value("remora_log_lines_unwritten_total") as usize;
+    let cluster = Cluster::of(1);
+    // Whoever reads the pipe is gone.
+    let mut program = Raw::start(&toml(&cluster, "", ADMIN));
+    let (address, admin) = (program.addresses()[0], program.addresses()[1]);
+    assert_eq!(unwritten(admin), 0);
+    program.output = None;
+    comes_and_is_no_client(address, LINES);
+    wait::until("all lines to be counted", || unwritten(admin) >= LINES);
+    program.signal(Signal::INT);
+    assert!(program.child.wait().expect("a child").success());
+
+    // The disk is full.
+    let free = || {
+        let bound = std::net::TcpListener::bind((own_address(), 0)).expect("a free port");
+        bound.local_addr().expect("an address")
+    };
+    let (address, admin) = (free(), free());
+    let config = toml(&cluster, "", &format!("[admin]\naddress = \"{admin}\"\n"));
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("remora.toml");
+    fs::write(&path, config.replace("127.0.0.1:0", &address.to_string())).expect("a file");
+    let full = fs::File::options().write(true).open("/dev/full").expect("a device");
+    let child = Command::new(env!("CARGO_BIN_EXE_remora"))
+        .args(["run", "-c"])
+        .arg(&path)
+        .stdout(full)
+        .spawn()
+        .expect("the program");
+    let mut program = Raw {
+        child,
+        output: None,
+        listening: String::new(),
+        _directory: directory,
+    };
+    for address in [admin, address] {
+        wait::until("the program listens", || std::net::TcpStream::connect(address).is_ok());
+    }
+    comes_and_is_no_client(address, LINES);
+    wait::until("all lines to be counted", || unwritten(admin) >= LINES);
+    program.signal(Signal::INT);
+    assert!(program.child.wait().expect("a child").success());
+}
+
+#[test]
+fn hostile_connections_have_a_rate_of_lines_and_routed_ones_have_none() {
+    const HOSTILE: usize = 400;
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, &format!("{ADMIN}[log]\nunrouted_rate = 2\n"));
+    let ended = |cause: &str| Metrics::of(program.admin()).value(&format!("remora_ends_total{{cause=\"{cause}\"}}"));
+    for _ in 0..HOSTILE {
+        let mut client = Client::to(program.address);
+        client.send(b"junk junk junk");
+        client.reset();
+    }
+    wait::until("all of them have ended", || {
+        ended("not_mqtt_junk") + ended("client_reset") >= HOSTILE as f64
+    });
+    for number in 0..HOSTILE {
+        Client::accepted(program.address, &Connect::new(format!("routed-{number}"))).reset();
+    }
+    program.until_said("too many connections ended before they were routed");
+    wait::until("the lines of the routed ones", || {
+        program
+            .lines(|line| line["client_id"].as_str().is_some_and(|id| id.starts_with("routed-")))
+            .len()
+            == HOSTILE
+    });
+    let kept_back = Metrics::of(program.admin()).value("remora_log_lines_kept_back_total");
+    let unrouted = program
+        .lines(|line| line["message"] == "connection ended" && line["version"] == "-")
+        .len();
+    // A minute's worth at once, and two in each second that this took.
+    assert!((1..=200).contains(&unrouted), "{unrouted} lines");
+    assert_eq!(unrouted + kept_back as usize, HOSTILE);
+    let told = program.lines(|line| !line["kept_back"].is_null());
+    assert!(
+        told[0]["level"] == "WARN" && told[0]["kept_back"].as_u64() >= Some(1),
+        "{told:?}"
+    );
+
+    program.reload(&toml(&cluster, "", &format!("{ADMIN}[log]\nunrouted_rate = 0\n")));
+    let before = kept_back;
+    let mut client = Client::to(program.address);
+    client.send(b"junk junk junk");
+    client.reset();
+    wait::until("it is counted", || {
+        Metrics::of(program.admin()).value("remora_log_lines_kept_back_total") == before + 1.0
+    });
+    assert!(!program.has_ended(client.address()), "it has no line");
 }

@@ -25,6 +25,7 @@ mod affinity;
 mod away;
 mod drain;
 mod greeting;
+mod handle;
 mod introductions;
 mod limits;
 mod logs;
@@ -33,6 +34,8 @@ mod placements;
 mod relaying;
 mod reload;
 mod room;
+mod service;
+mod signals;
 mod slow;
 mod strangers;
 mod tls;
@@ -40,8 +43,14 @@ mod tls_nodes;
 mod tls_pass;
 mod tls_relay;
 mod tls_reload;
+mod vanished;
 mod websocket;
+mod why;
+mod ws_closing;
+mod ws_requests;
+mod ws_sections;
 mod ws_set_up;
+mod ws_streaming;
 
 /// Takes as many descriptors as the system allows: a test may hold two thousand.
 fn raise_descriptor_limit() {

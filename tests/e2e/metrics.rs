@@ -25,31 +25,41 @@ const TABLE: &[(&str, &[&str])] = &[
     ("process_start_time_seconds", &[]),
     ("process_virtual_memory_bytes", &[]),
     ("remora_accepts_total", &["listener"]),
-    ("remora_build_info", &["version"]),
+    ("remora_build_info", &["version", "commit", "tls", "target"]),
     ("remora_bytes_total", &["listener", "direction", "method"]),
     ("remora_config_last_reload_success_timestamp_seconds", &[]),
     ("remora_config_last_reload_successful", &[]),
     ("remora_config_reloads_total", &["result"]),
-    ("remora_connacks_total", &["code"]),
+    ("remora_connacks_total", &["node", "code"]),
     ("remora_connections", &["listener"]),
+    ("remora_connections_max", &[]),
     ("remora_connects_total", &["version", "result"]),
     ("remora_draining", &[]),
     ("remora_ends_total", &["cause"]),
     ("remora_held_bytes", &[]),
+    ("remora_listener_connections_max", &["listener"]),
     ("remora_log_lines_dropped_total", &[]),
+    ("remora_log_lines_kept_back_total", &[]),
+    ("remora_log_lines_unwritten_total", &[]),
+    ("remora_node_bytes_total", &["node", "direction"]),
     ("remora_node_connections", &["node"]),
+    ("remora_node_failures_total", &["node", "reason"]),
+    ("remora_node_source_ports", &["node"]),
     ("remora_node_state", &["node", "endpoint", "state"]),
     ("remora_panics_total", &[]),
     ("remora_placements", &[]),
     ("remora_placements_evicted_total", &[]),
-    ("remora_retries_total", &["reason"]),
+    ("remora_retries_total", &["node", "reason"]),
     ("remora_routes_total", &["decision"]),
-    ("remora_step_duration_seconds_bucket", &["step", "le"]),
-    ("remora_step_duration_seconds_count", &["step"]),
-    ("remora_step_duration_seconds_sum", &["step"]),
+    ("remora_source_ports_max", &[]),
+    ("remora_step_duration_seconds_bucket", &["node", "step", "le"]),
+    ("remora_step_duration_seconds_count", &["node", "step"]),
+    ("remora_step_duration_seconds_sum", &["node", "step"]),
+    ("remora_thread_silence_seconds", &["thread"]),
     ("remora_turned_away_total", &[]),
     ("remora_tls_handshakes_pending", &[]),
     ("remora_undecided_connections", &[]),
+    ("remora_waiting_bytes", &[]),
 ];
 
 /// The series of the labels that the program chooses, without those of listeners, nodes and steps.
@@ -58,7 +68,7 @@ fn closed_series() -> Vec<String> {
         let series = |value: &&str| format!("{name}{{{label}=\"{value}\"}}");
         values.iter().map(series).collect()
     };
-    let causes: Vec<&str> = remora::ended::Ended::ALL
+    let causes: Vec<&str> = remora::path::ended::Ended::ALL
         .iter()
         .map(|cause| cause.name())
         .collect();
@@ -69,25 +79,24 @@ fn closed_series() -> Vec<String> {
             "decision",
             &["home", "placement", "spill", "anonymous"],
         ),
-        of(
-            "remora_retries_total",
-            "reason",
-            &["dial", "refused", "busy", "silent", "late"],
-        ),
-        of(
-            "remora_config_reloads_total",
-            "result",
-            &["success", "failure"],
-        ),
-        of(
-            "remora_connacks_total",
-            "code",
-            &[
-                "0", "1", "2", "3", "4", "5", "0x80", "0x88", "0x9C", "0x9F", "other",
-            ],
-        ),
+        of("remora_config_reloads_total", "result", &["success", "failure"]),
     ]
     .concat();
+    for node in ["node0", "node1"] {
+        let mut of_node = |name: &str, label: &str, values: &[&str]| {
+            let series = values
+                .iter()
+                .map(|value| format!("{name}{{node=\"{node}\",{label}=\"{value}\"}}"));
+            all.extend(series);
+        };
+        let codes = ["0", "1", "2", "3", "4", "5", "0x80", "0x88", "0x9C", "0x9F", "other"];
+        of_node("remora_connacks_total", "code", &codes);
+        let retries = ["dial", "refused", "busy", "silent", "late"];
+        of_node("remora_retries_total", "reason", &retries);
+        let failures = ["dial", "tls", "upgrade", "silent", "not_mqtt", "late"];
+        of_node("remora_node_failures_total", "reason", &failures);
+        of_node("remora_node_bytes_total", "direction", &["to_node", "to_client"]);
+    }
     for version in ["3.1", "3.1.1", "5", "unknown"] {
         for result in ["accepted", "refused", "unread", "failed"] {
             all.push(format!(
@@ -106,9 +115,7 @@ fn shape(series: &str) -> (&str, Vec<&str>) {
     let labels = labels.trim_end_matches('}').split(',');
     (
         name,
-        labels
-            .map(|label| label.split('=').next().expect("a name"))
-            .collect(),
+        labels.map(|label| label.split('=').next().expect("a name")).collect(),
     )
 }
 
@@ -124,17 +131,11 @@ fn every_series_is_there_from_the_start_and_at_zero() {
         assert_eq!(metrics.value(&series), 0.0, "{series}");
     }
     for name in metrics.names() {
-        let is_count =
-            name.starts_with("remora_") && (name.contains("_total") || name.contains("_bucket"));
+        let is_count = name.starts_with("remora_") && (name.contains("_total") || name.contains("_bucket"));
         assert!(!is_count || metrics.value(name) == 0.0, "{name}");
     }
-    for (node, state, value) in [
-        ("node0", "up", 1.0),
-        ("node0", "down", 0.0),
-        ("node1", "draining", 0.0),
-    ] {
-        let series =
-            format!("remora_node_state{{node=\"{node}\",endpoint=\"mqtt\",state=\"{state}\"}}");
+    for (node, state, value) in [("node0", "up", 1.0), ("node0", "down", 0.0), ("node1", "draining", 0.0)] {
+        let series = format!("remora_node_state{{node=\"{node}\",endpoint=\"mqtt\",state=\"{state}\"}}");
         assert_eq!(metrics.value(&series), value, "{series}");
     }
     // Each family says what it is, once.
@@ -143,10 +144,7 @@ fn every_series_is_there_from_the_start_and_at_zero() {
         .lines()
         .filter(|line| line.starts_with("# TYPE "))
         .collect();
-    let helps = metrics
-        .text
-        .lines()
-        .filter(|line| line.starts_with("# HELP "));
+    let helps = metrics.text.lines().filter(|line| line.starts_with("# HELP "));
     assert_eq!(types.len(), helps.count());
     assert_eq!(types.len(), types.iter().collect::<BTreeSet<_>>().len());
 }
@@ -157,9 +155,7 @@ fn the_scraper_chooses_between_two_formats() {
     let program = Program::start(&cluster, ADMIN);
     let plain = get(program.admin(), "/metrics");
     assert!(
-        plain
-            .head
-            .contains("content-type: text/plain; version=0.0.4"),
+        plain.head.contains("content-type: text/plain; version=0.0.4"),
         "{}",
         plain.head
     );
@@ -188,11 +184,7 @@ fn the_scraper_chooses_between_two_formats() {
     };
     assert_eq!(samples(&plain.body), samples(&open.body));
     let other = ask(program.admin(), "GET", "/metrics", "Accept: text/plain\r\n");
-    assert!(
-        other.head.contains("content-type: text/plain"),
-        "{}",
-        other.head
-    );
+    assert!(other.head.contains("content-type: text/plain"), "{}", other.head);
 }
 
 #[test]
@@ -248,11 +240,7 @@ fn the_numbers_are_those_of_the_traffic() {
 
     let metrics = Metrics::of(admin);
     let expect = |series: &str, value: u32| {
-        assert_eq!(
-            metrics.value(&format!("remora_{series}")),
-            f64::from(value),
-            "{series}"
-        );
+        assert_eq!(metrics.value(&format!("remora_{series}")), f64::from(value), "{series}");
     };
     expect("connects_total{version=\"3.1.1\",result=\"accepted\"}", 3);
     expect("connects_total{version=\"3.1\",result=\"accepted\"}", 1);
@@ -264,17 +252,26 @@ fn the_numbers_are_those_of_the_traffic() {
     expect("routes_total{decision=\"placement\"}", 1);
     expect("routes_total{decision=\"spill\"}", 2);
     expect("routes_total{decision=\"home\"}", 5);
-    expect("connacks_total{code=\"0\"}", 8);
-    expect("connacks_total{code=\"0x9C\"}", 1);
-    expect("connacks_total{code=\"5\"}", 1);
-    expect("connacks_total{code=\"3\"}", 2);
+    let connacks = |code: &str| metrics.sum_with("remora_connacks_total", "code", code);
+    assert_eq!(
+        [connacks("0"), connacks("0x9C"), connacks("5"), connacks("3")],
+        [8.0, 1.0, 1.0, 2.0]
+    );
+    expect("connacks_total{node=\"node0\",code=\"0x9C\"}", 1);
+    expect("connacks_total{node=\"node1\",code=\"5\"}", 1);
     expect("placements", 1);
-    expect("step_duration_seconds_count{step=\"greet\"}", 9);
-    expect("step_duration_seconds_bucket{step=\"peek\",le=\"+Inf\"}", 9);
-    let retries = metrics.value("remora_retries_total{reason=\"refused\"}");
+    let steps = |step: &str| metrics.sum_with("remora_step_duration_seconds_count", "step", step);
+    assert_eq!([steps("peek"), steps("dial"), steps("greet")], [9.0; 3]);
+    let retries = metrics.sum_with("remora_retries_total", "reason", "refused");
     assert!((2.0..=3.0).contains(&retries), "{retries}");
-    assert!(metrics.value("remora_retries_total{reason=\"dial\"}") >= 1.0);
-    expect("ends_total{cause=\"client_reset\"}", 9);
+    assert!(metrics.value("remora_retries_total{node=\"node2\",reason=\"dial\"}") >= 1.0);
+    assert!(metrics.value("remora_node_failures_total{node=\"node2\",reason=\"dial\"}") >= 1.0);
+    for node in ["node0", "node1"] {
+        expect(&format!("node_failures_total{{node=\"{node}\",reason=\"dial\"}}"), 0);
+    }
+    expect("ends_total{cause=\"client_reset\"}", 8);
+    expect("ends_total{cause=\"refused_by_node\"}", 1);
+    expect("ends_total{cause=\"refused\"}", 1);
     expect("ends_total{cause=\"not_mqtt_http\"}", 1);
     assert_eq!(metrics.sum("remora_ends_total"), 11.0);
     assert_eq!(metrics.sum("remora_accepts_total"), 11.0);
@@ -285,21 +282,45 @@ fn the_numbers_are_those_of_the_traffic() {
 }
 
 #[test]
+fn a_node_has_series_until_it_has_left_and_its_last_connection_is_gone() {
+    let cluster = Cluster::of(2);
+    let config = toml(&cluster, "", ADMIN);
+    let program = Program::of(&config);
+    let client = Client::accepted(program.address, &Connect::new(cluster.id_at_home(0, "stays")));
+    let of = |name: &str| {
+        let label = format!("node=\"{name}\"");
+        let metrics = Metrics::of(program.admin());
+        metrics.names().iter().filter(|series| series.contains(&label)).count()
+    };
+    let all = of("node0");
+    assert!(all > 50 && all == of("node1"), "{all}");
+    let without = config.replace(&cluster.nodes[0].toml(100), "");
+    program.reload(&without);
+    // It has no state any more, and all that was counted.
+    assert_eq!(of("node0"), all - 3);
+    client.reset();
+    wait::until("the end", || of("node0") == 0);
+    program.reload(&config);
+    let accepted = "remora_connacks_total{node=\"node0\",code=\"0\"}";
+    assert_eq!(Metrics::of(program.admin()).value(accepted), 1.0, "its counters go on");
+}
+
+#[test]
 fn a_failed_dial_is_retried_only_if_another_node_is_dialled() {
     let mut cluster = Cluster::of(2);
     let program = Program::of(&toml(&cluster, "", ADMIN));
-    let dial = "remora_retries_total{reason=\"dial\"}";
+    let dial = |program: &Program| Metrics::of(program.admin()).sum_with("remora_retries_total", "reason", "dial");
     let homeless = |cluster: &Cluster| Connect::new(cluster.id_at_home(0, "homeless"));
     cluster.nodes[0].die();
     Client::accepted(program.address, &homeless(&cluster));
-    assert_eq!(Metrics::of(program.admin()).value(dial), 1.0);
+    assert_eq!(dial(&program), 1.0);
     cluster.nodes[1].die();
     let mut client = Client::to(program.address);
     client.send(&homeless(&cluster).bytes());
     client.rest();
     assert_eq!(program.ended(client.address())["cause"], "no_node");
     // From the one to the other, and from there to none.
-    assert_eq!(Metrics::of(program.admin()).value(dial), 2.0);
+    assert_eq!(dial(&program), 2.0);
 }
 
 #[test]
@@ -327,19 +348,21 @@ fn bytes_are_exact_after_the_end_by_listener_direction_and_method() {
         let metrics = Metrics::of(program.admin());
         let moved = |direction: &str| {
             let by = |method: &str| {
-                let labels =
-                    format!("listener=\"mqtt\",direction=\"{direction}\",method=\"{method}\"");
+                let labels = format!("listener=\"mqtt\",direction=\"{direction}\",method=\"{method}\"");
                 metrics.value(&format!("remora_bytes_total{{{labels}}}")) as usize
             };
-            assert!(
-                splice || by("splice") == 0,
-                "nothing is spliced where that is off"
-            );
+            assert!(splice || by("splice") == 0, "nothing is spliced where that is off");
             by("copy") + by("splice")
         };
         let sent = connect.bytes().len() + BYTES;
         let received = packets::connack(4, 0).len() + BYTES / 2;
         assert_eq!((moved("to_node"), moved("to_client")), (sent, received));
+        let of_node = |direction: &str| {
+            metrics.value(&format!(
+                "remora_node_bytes_total{{node=\"node0\",direction=\"{direction}\"}}"
+            )) as usize
+        };
+        assert_eq!((of_node("to_node"), of_node("to_client")), (sent, received));
         assert_eq!(
             (&line["from_client"], &line["from_node"]),
             (&sent.into(), &received.into())
@@ -401,10 +424,7 @@ fn gauges_are_what_the_kernel_counts_and_every_connection_ends_once() {
         let metrics = Metrics::of(program.admin());
         assert_eq!(kernel_connections(program.address), open);
         assert_eq!(metrics.sum("remora_node_connections"), open as f64);
-        let (accepted, ended) = (
-            metrics.sum("remora_accepts_total"),
-            metrics.sum("remora_ends_total"),
-        );
+        let (accepted, ended) = (metrics.sum("remora_accepts_total"), metrics.sum("remora_ends_total"));
         assert_eq!(ended, accepted - open as f64);
     };
     let mut clients = Vec::new();
@@ -425,10 +445,8 @@ fn gauges_are_what_the_kernel_counts_and_every_connection_ends_once() {
     }
     clients.drain(..).for_each(|client| client.reset());
     check(0);
-    assert_eq!(
-        program
-            .lines(|line| line["message"] == "connection ended")
-            .len(),
-        COMING
-    );
+    // The log is written by another thread than the one that counts.
+    program.until_ended(COMING);
+    let ended = program.lines(|line| line["message"] == "connection ended");
+    assert_eq!(ended.len(), COMING);
 }

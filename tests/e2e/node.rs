@@ -14,7 +14,7 @@ use crate::wait::{self, Watched};
 
 /// What a node does with a connection.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// Accepts every CONNECT.
     Accept,
     /// Answers each CONNECT with this code.
@@ -29,13 +29,15 @@ pub enum Answer {
     Reset,
     /// Says nothing; the test may speak for it.
     Stall,
+    /// Says nothing to a CONNECT that contains this, and accepts every other.
+    StallAt(&'static str),
     /// Accepts the CONNECT and reads nothing more, until the connection is told to [`Connection::listen`].
     AcceptDeaf,
 }
 
 /// A node that is no broker.
 #[derive(Debug)]
-pub struct FakeNode {
+pub(crate) struct FakeNode {
     pub name: String,
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -53,7 +55,7 @@ struct Shared {
 
 /// A connection that came to a node.
 #[derive(Debug)]
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     local: SocketAddr,
     peer: SocketAddr,
@@ -66,18 +68,28 @@ struct Heard {
     end: Option<End>,
     listens: bool,
     header: Option<Header>,
+    /// The node has done with the CONNECT what it was told to.
+    is_answered: bool,
+}
+
+impl Heard {
+    /// All of a CONNECT is here, and its answer is due.
+    fn owes_answer(&self) -> bool {
+        let is_complete = packets::packet_end(&self.bytes).is_some_and(|end| self.bytes.len() >= end);
+        is_complete && !self.is_answered && self.end.is_none()
+    }
 }
 
 /// How a connection ended, as one side saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
+pub(crate) enum End {
     Fin,
     Reset,
 }
 
 impl End {
     /// What a read that brought nothing means.
-    pub fn of(read: std::io::Result<usize>) -> Self {
+    pub(crate) fn of(read: std::io::Result<usize>) -> Self {
         match read {
             Ok(_) => Self::Fin,
             // Not connected: this side dissolved it. A broken pipe: what came behind a FIN was reset.
@@ -95,7 +107,7 @@ impl End {
 }
 
 /// An address for one listener alone. A port that a dead node gave up cannot be taken by anybody else.
-pub fn own_address() -> Ipv4Addr {
+pub(crate) fn own_address() -> Ipv4Addr {
     static NEXT: AtomicU16 = AtomicU16::new(1);
     let [high, low] = NEXT.fetch_add(1, Ordering::Relaxed).to_be_bytes();
     let process = std::process::id() % 100;
@@ -104,11 +116,11 @@ pub fn own_address() -> Ipv4Addr {
 
 impl FakeNode {
     /// A node on a free port, which accepts every CONNECT.
-    pub fn start(name: impl Into<String>) -> Self {
+    pub(crate) fn start(name: impl Into<String>) -> Self {
         Self::start_at(name, (own_address(), 0).into())
     }
 
-    pub fn start_at(name: impl Into<String>, address: SocketAddr) -> Self {
+    pub(crate) fn start_at(name: impl Into<String>, address: SocketAddr) -> Self {
         let shared = Arc::new(Shared {
             answer: Watched::new(Answer::Accept),
             expects: Watched::default(),
@@ -127,7 +139,7 @@ impl FakeNode {
     }
 
     /// The node as it stands in a configuration.
-    pub fn toml(&self, weight: u16) -> String {
+    pub(crate) fn toml(&self, weight: u16) -> String {
         let Self { name, address, .. } = self;
         let proxy_protocol = self.shared.expects.lock().map_or("off", Version::name);
         format!(
@@ -137,19 +149,17 @@ impl FakeNode {
     }
 
     /// From now on, connections are answered so.
-    pub fn answer(&self, answer: Answer) {
+    pub(crate) fn answer(&self, answer: Answer) {
         self.shared.answer.change(|told| *told = answer);
     }
 
     /// From now on, connections must begin with this PROXY header, and are not heard without it.
-    pub fn expect_header(&self, version: Version) {
-        self.shared
-            .expects
-            .change(|expects| *expects = Some(version));
+    pub(crate) fn expect_header(&self, version: Version) {
+        self.shared.expects.change(|expects| *expects = Some(version));
     }
 
     /// Dies like a killed process: the port refuses, every connection is closed.
-    pub fn die(&mut self) {
+    pub(crate) fn die(&mut self) {
         let (listener, thread) = self.alive.take().expect("a node dies once");
         // Wakes the thread that accepts.
         rustix::net::shutdown(listener.as_fd(), rustix::net::Shutdown::Both).expect("it listened");
@@ -161,23 +171,32 @@ impl FakeNode {
     }
 
     /// Comes back on the port it had.
-    pub fn come_back(&mut self) {
+    pub(crate) fn come_back(&mut self) {
         assert!(self.alive.is_none(), "only the dead come back");
         self.serve(TcpListener::bind(self.address).expect("its own port"));
     }
 
-    /// How many connections ever came.
-    pub fn dials(&self) -> usize {
+    /// How many connections ever began with `bytes`: those of clients, without probes.
+    pub(crate) fn asked(&self, bytes: &[u8]) -> usize {
+        let connections = self.shared.connections.lock();
+        connections
+            .iter()
+            .filter(|connection| connection.begins_with(bytes))
+            .count()
+    }
+
+    /// How many connections ever came, those of probes included.
+    pub(crate) fn dials(&self) -> usize {
         self.shared.connections.lock().len()
     }
 
-    pub fn connections(&self) -> Vec<Arc<Connection>> {
+    pub(crate) fn connections(&self) -> Vec<Arc<Connection>> {
         self.shared.connections.lock().clone()
     }
 
     /// The `number`th connection that came, counted from 0.
     #[track_caller]
-    pub fn connection(&self, number: usize) -> Arc<Connection> {
+    pub(crate) fn connection(&self, number: usize) -> Arc<Connection> {
         let what = format!("connection {number} to {}", self.name);
         let connections = &self.shared.connections;
         connections.until_some(&what, |connections| connections.get(number).cloned())
@@ -238,14 +257,20 @@ impl Connection {
         };
         let level = packets::level(&connect);
         match answer {
-            Answer::Accept | Answer::AcceptDeaf => self.send(&packets::connack(level, 0)),
-            Answer::Code(code) => self.send(&packets::connack(level, *code)),
-            Answer::Bytes(bytes) => self.send(bytes),
+            Answer::Accept | Answer::AcceptDeaf => self.write(&packets::connack(level, 0)),
+            Answer::Code(code) => self.write(&packets::connack(level, *code)),
+            Answer::Bytes(bytes) => self.write(bytes),
             Answer::Close => self.close(),
             Answer::Reset => self.reset(),
             Answer::Stall => {}
+            Answer::StallAt(text) => {
+                if !contains(&connect, text.as_bytes()) {
+                    self.write(&packets::connack(level, 0));
+                }
+            }
             Answer::CloseAtOnce => unreachable!("nothing was read"),
         }
+        self.heard.change(|heard| heard.is_answered = true);
         if let Answer::AcceptDeaf = answer {
             self.heard.until("told to listen", |heard| heard.listens);
         }
@@ -253,7 +278,7 @@ impl Connection {
     }
 
     /// Reads so much, on a connection that does not listen.
-    pub fn take(&self, count: usize) {
+    pub(crate) fn take(&self, count: usize) {
         let mut buffer = vec![0; count];
         (&self.stream).read_exact(&mut buffer).expect("bytes");
         self.heard.change(|heard| heard.bytes.extend(buffer));
@@ -277,56 +302,65 @@ impl Connection {
 
     /// The PROXY header that came before everything.
     #[track_caller]
-    pub fn header(&self) -> Header {
-        self.heard
-            .until_some("a PROXY header", |heard| heard.header.clone())
+    pub(crate) fn header(&self) -> Header {
+        self.heard.until_some("a PROXY header", |heard| heard.header.clone())
     }
 
     /// Every byte that came so far, behind the header.
-    pub fn received(&self) -> Vec<u8> {
+    pub(crate) fn received(&self) -> Vec<u8> {
         self.heard.lock().bytes.clone()
     }
 
-    pub fn begins_with(&self, bytes: &[u8]) -> bool {
+    /// Whether its CONNECT is of a probe.
+    pub(crate) fn is_probe(&self) -> bool {
+        contains(&self.heard.lock().bytes, b"remora-probe-")
+    }
+
+    pub(crate) fn begins_with(&self, bytes: &[u8]) -> bool {
         self.heard.lock().bytes.starts_with(bytes)
     }
 
     /// Waits until `bytes` and no others have come.
     #[track_caller]
-    pub fn expect(&self, bytes: &[u8]) {
+    pub(crate) fn expect(&self, bytes: &[u8]) {
         let what = format!("{} bytes at a node", bytes.len());
-        self.heard
-            .until(&what, |heard| heard.bytes.len() >= bytes.len());
+        self.heard.until(&what, |heard| heard.bytes.len() >= bytes.len());
         let heard = self.heard.lock();
         assert!(heard.bytes == bytes, "other bytes than those expected");
     }
 
     /// Waits until so many bytes have come.
     #[track_caller]
-    pub fn expect_count(&self, count: usize) {
+    pub(crate) fn expect_count(&self, count: usize) {
         let what = format!("{count} bytes at a node");
         self.heard.until(&what, |heard| heard.bytes.len() >= count);
     }
 
     /// Waits for the end of what comes.
     #[track_caller]
-    pub fn end(&self) -> End {
+    pub(crate) fn end(&self) -> End {
         self.heard.until_some("a node's end", |heard| heard.end)
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.heard.lock().end.is_some()
     }
 
-    pub fn send(&self, bytes: &[u8]) {
-        (&self.stream)
-            .write_all(bytes)
-            .expect("a balancer that reads");
+    /// Sends `bytes`, behind the node's answer where a CONNECT is here.
+    #[track_caller]
+    pub(crate) fn send(&self, bytes: &[u8]) {
+        self.heard
+            .until("the answer to a CONNECT", |heard| !heard.owes_answer());
+        self.write(bytes);
+    }
+
+    fn write(&self, bytes: &[u8]) {
+        (&self.stream).write_all(bytes).expect("a balancer that reads");
     }
 
     /// Sends `bytes`, and waits until the balancer has read them, so that what comes next is a segment of its own.
     #[track_caller]
-    pub fn send_alone(&self, bytes: &[u8]) {
+    pub(crate) fn send_alone(&self, bytes: &[u8]) {
         self.send(bytes);
         self.sent_all();
         wait::until("the balancer reads", || {
@@ -336,42 +370,46 @@ impl Connection {
 
     /// Waits until the balancer's kernel has all that was sent.
     #[track_caller]
-    pub fn sent_all(&self) {
+    pub(crate) fn sent_all(&self) {
         wait::until("all is acknowledged", || {
             kernel::queues(self.local, self.peer).is_none_or(|queues| queues.unacknowledged == 0)
         });
     }
 
     /// Reads on.
-    pub fn listen(&self) {
+    pub(crate) fn listen(&self) {
         self.heard.change(|heard| heard.listens = true);
     }
 
-    pub fn stream(&self) -> &TcpStream {
+    pub(crate) fn stream(&self) -> &TcpStream {
         &self.stream
     }
 
     /// Sends a FIN, and reads on.
-    pub fn fin(&self) {
+    pub(crate) fn fin(&self) {
         // A connection that is gone has nothing left to end.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Ends both directions without a reset.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.listen();
         // As above.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
     /// Resets: what was sent and not acknowledged is thrown away.
-    pub fn reset(&self) {
+    pub(crate) fn reset(&self) {
         reset(&self.stream);
     }
 }
 
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|bytes| bytes == part)
+}
+
 /// Ends a connection by a reset, although others still hold its descriptor (connect(2): AF_UNSPEC dissolves).
-pub fn reset(stream: &TcpStream) {
+pub(crate) fn reset(stream: &TcpStream) {
     // A connection that is gone already needs none.
     let _ = rustix::net::connect_unspec(stream);
 }

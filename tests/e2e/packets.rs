@@ -3,7 +3,7 @@
 
 /// A CONNECT in the making.
 #[derive(Clone, Debug)]
-pub struct Connect {
+pub(crate) struct Connect {
     /// 3, 4 or 5; with `0x80` for a bridge.
     pub level: u8,
     pub client_id: Vec<u8>,
@@ -19,7 +19,7 @@ pub struct Connect {
 
 impl Connect {
     /// MQTT 3.1.1, a clean session, no keep alive.
-    pub fn new(client_id: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn new(client_id: impl AsRef<[u8]>) -> Self {
         Self {
             level: 4,
             client_id: client_id.as_ref().to_vec(),
@@ -33,7 +33,7 @@ impl Connect {
     }
 
     /// MQTT 5.
-    pub fn v5(client_id: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn v5(client_id: impl AsRef<[u8]>) -> Self {
         Self {
             level: 5,
             ..Self::new(client_id)
@@ -41,7 +41,7 @@ impl Connect {
     }
 
     /// MQTT 3.1, whose protocol name is another one.
-    pub fn v31(client_id: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn v31(client_id: impl AsRef<[u8]>) -> Self {
         Self {
             level: 3,
             ..Self::new(client_id)
@@ -49,28 +49,28 @@ impl Connect {
     }
 
     /// The client says that it is a bridge.
-    pub fn bridge(mut self) -> Self {
+    pub(crate) fn bridge(mut self) -> Self {
         self.level |= 0x80;
         self
     }
 
-    pub fn persistent(mut self) -> Self {
+    pub(crate) fn persistent(mut self) -> Self {
         self.clean_start = false;
         self
     }
 
-    pub fn keep_alive(mut self, seconds: u16) -> Self {
+    pub(crate) fn keep_alive(mut self, seconds: u16) -> Self {
         self.keep_alive = seconds;
         self
     }
 
-    pub fn session_expiry(mut self, seconds: u32) -> Self {
+    pub(crate) fn session_expiry(mut self, seconds: u32) -> Self {
         self.properties.push(0x11);
         self.properties.extend(seconds.to_be_bytes());
         self
     }
 
-    pub fn user_property(mut self, name: &[u8], value: &[u8]) -> Self {
+    pub(crate) fn user_property(mut self, name: &[u8], value: &[u8]) -> Self {
         self.properties.push(0x26);
         self.properties.extend(string(name));
         self.properties.extend(string(value));
@@ -78,29 +78,29 @@ impl Connect {
     }
 
     /// Enhanced authentication (MQTT 5, 4.12).
-    pub fn authentication(mut self, method: &[u8]) -> Self {
+    pub(crate) fn authentication(mut self, method: &[u8]) -> Self {
         self.properties.push(0x15);
         self.properties.extend(string(method));
         self
     }
 
-    pub fn will(mut self, topic: &[u8], payload: &[u8]) -> Self {
+    pub(crate) fn will(mut self, topic: &[u8], payload: &[u8]) -> Self {
         self.will = Some((topic.to_vec(), payload.to_vec()));
         self
     }
 
-    pub fn username(mut self, username: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn username(mut self, username: impl AsRef<[u8]>) -> Self {
         self.username = Some(username.as_ref().to_vec());
         self
     }
 
-    pub fn password(mut self, password: impl AsRef<[u8]>) -> Self {
+    pub(crate) fn password(mut self, password: impl AsRef<[u8]>) -> Self {
         self.password = Some(password.as_ref().to_vec());
         self
     }
 
     /// The packet.
-    pub fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let is_v5 = self.level & 0x7F == 5;
         let name: &[u8] = match self.level & 0x7F {
             3 => b"MQIsdp",
@@ -134,7 +134,7 @@ impl Connect {
     }
 
     /// The packet with as many user properties, or with a user name as long, as make its remaining length `remaining`.
-    pub fn with_remaining_length(self, remaining: usize) -> Vec<u8> {
+    pub(crate) fn with_remaining_length(self, remaining: usize) -> Vec<u8> {
         let without = self.clone().username("");
         let missing = remaining - remaining_length(&without.bytes());
         let bytes = self.username(vec![b'u'; missing]).bytes();
@@ -144,7 +144,7 @@ impl Connect {
 }
 
 /// A CONNACK with this code, for a client of this level.
-pub fn connack(level: u8, code: u8) -> Vec<u8> {
+pub(crate) fn connack(level: u8, code: u8) -> Vec<u8> {
     match level & 0x7F {
         5 => connack_5(code, &[]),
         _ => vec![0x20, 2, 0, code],
@@ -152,7 +152,7 @@ pub fn connack(level: u8, code: u8) -> Vec<u8> {
 }
 
 /// A CONNACK of MQTT 5 with these properties.
-pub fn connack_5(code: u8, properties: &[u8]) -> Vec<u8> {
+pub(crate) fn connack_5(code: u8, properties: &[u8]) -> Vec<u8> {
     let mut body = vec![0, code];
     body.extend(variable_integer(properties.len()));
     body.extend(properties);
@@ -160,25 +160,25 @@ pub fn connack_5(code: u8, properties: &[u8]) -> Vec<u8> {
 }
 
 /// The property Assigned Client Identifier.
-pub fn assigned_client_id(id: &[u8]) -> Vec<u8> {
+pub(crate) fn assigned_client_id(id: &[u8]) -> Vec<u8> {
     [vec![0x12], string(id)].concat()
 }
 
-pub fn subscribe() -> Vec<u8> {
+pub(crate) fn subscribe() -> Vec<u8> {
     [vec![0x82, 6, 0, 1], string(b"#"), vec![0]].concat()
 }
 
 /// A PUBLISH of QoS 0.
-pub fn publish(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn publish(payload: &[u8]) -> Vec<u8> {
     packet(0x30, &[string(b"a/b"), payload.to_vec()].concat())
 }
 
-pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     [vec![first], variable_integer(body.len()), body.to_vec()].concat()
 }
 
 /// Where the packet ends that begins with `bytes`; none where that cannot be known yet.
-pub fn packet_end(bytes: &[u8]) -> Option<usize> {
+pub(crate) fn packet_end(bytes: &[u8]) -> Option<usize> {
     let length = bytes.get(1..)?.iter().take(4);
     let bytes_of_length = length.clone().position(|byte| byte & 0x80 == 0)? + 1;
     let remaining = length.take(bytes_of_length).rev();
@@ -187,7 +187,7 @@ pub fn packet_end(bytes: &[u8]) -> Option<usize> {
 }
 
 /// The level of a CONNECT, bridge bit included.
-pub fn level(connect: &[u8]) -> u8 {
+pub(crate) fn level(connect: &[u8]) -> u8 {
     let header = connect[1..].iter().take_while(|byte| *byte & 0x80 != 0);
     let name_at = 2 + header.count();
     let name_length = usize::from(connect[name_at + 1]);

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::balancer::Program;
+use crate::admin_client::Metrics;
+use crate::balancer::{ADMIN, Program};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::node::{Answer, Connection, FakeNode};
-use crate::packets::Connect;
+use crate::packets::{Connect, assigned_client_id, connack_5};
 use crate::wait;
 
 /// A client, and its connection at the node that accepted it.
@@ -121,11 +122,7 @@ fn while_it_is_connected_a_refused_client_is_followed_by_its_next_connection() {
     cluster.answer(&Answer::Accept);
     let _newer = Client::accepted(program.address, &connect);
     let second = &cluster.nodes[choices[1]];
-    assert_eq!(
-        second.dials(),
-        2,
-        "the newer connection comes to the same node"
-    );
+    assert_eq!(second.dials(), 2, "the newer connection comes to the same node");
     // The older one ends; the newer one's entry stays.
     older.leave(&program);
     let _newest = Client::accepted(program.address, &connect);
@@ -171,4 +168,34 @@ fn a_client_that_was_busy_is_not_remembered() {
     wait::until("its second connection", || cluster.nodes[home].dials() == 2);
     let others = cluster.nodes.iter().map(FakeNode::dials).sum::<usize>();
     assert_eq!(others, 2);
+}
+
+#[test]
+fn clients_without_an_id_cannot_displace_those_that_have_one() {
+    let cluster = Cluster::of(3);
+    let limit = "[affinity]\nplacements_max = 40\n";
+    let program = Program::start(&cluster, &format!("{ADMIN}{limit}"));
+    let placements = || Metrics::of(program.admin()).value("remora_placements");
+    for number in 0..60 {
+        let assigned = assigned_client_id(format!("assigned-{number}").as_bytes());
+        let connack = connack_5(0, &assigned);
+        cluster.answer(&Answer::Bytes(connack.clone()));
+        let mut client = Client::to(program.address);
+        client.send(&Connect::v5("").session_expiry(3_600).bytes());
+        client.expect(&connack);
+        client.reset();
+        program.ended(client.address());
+    }
+    assert_eq!(placements(), 4.0, "a tenth of the map");
+
+    let connect = Connect::v5("of its own").session_expiry(3_600);
+    let choices = cluster.choices("of its own");
+    cluster.answer(&Answer::Accept);
+    cluster.nodes[choices[0]].answer(Answer::Code(0x9C));
+    let placed = Placed::accepted(&cluster, &program, &connect);
+    assert_eq!(placed.node, choices[1]);
+    placed.leave(&program);
+    assert_eq!(placements(), 5.0);
+    cluster.answer(&Answer::Accept);
+    assert_eq!(Placed::accepted(&cluster, &program, &connect).node, choices[1]);
 }

@@ -5,15 +5,17 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balancer::{Balancer, Program, toml};
+use crate::admin_client::Metrics;
+use crate::balancer::{ADMIN, Balancer, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::kernel::time_waits;
 use crate::node::{Answer, Connection, End};
 use crate::packets::{self, Connect};
 use crate::wait;
 
 /// Bytes whose order shows: no two places of a longer stream look alike.
-pub struct Stream {
+pub(crate) struct Stream {
     block: Vec<u8>,
     at: usize,
 }
@@ -22,7 +24,7 @@ impl Stream {
     /// A prime, so that no chunk that is lost or comes twice fits into it.
     const BLOCK_BYTES: usize = 1_000_003;
 
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         Self {
             block: std::iter::repeat_with(|| random.u8(..))
@@ -33,12 +35,12 @@ impl Stream {
     }
 
     /// How far it has come.
-    pub fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.at
     }
 
     /// The next bytes, at most `count`.
-    pub fn next(&mut self, count: usize) -> &[u8] {
+    pub(crate) fn next(&mut self, count: usize) -> &[u8] {
         let start = self.at % Self::BLOCK_BYTES;
         let end = (start + count).min(Self::BLOCK_BYTES);
         self.at += end - start;
@@ -46,7 +48,7 @@ impl Stream {
     }
 
     /// Whether `bytes` are what comes next.
-    pub fn takes(&mut self, mut bytes: &[u8]) -> bool {
+    pub(crate) fn takes(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let expected = self.next(bytes.len());
             let count = expected.len();
@@ -67,10 +69,10 @@ fn pair(cluster: &Cluster, balancer: std::net::SocketAddr, id: &str) -> (Client,
     (client, connection)
 }
 
-pub const BULK_BYTES: usize = 24 << 20;
+pub(crate) const BULK_BYTES: usize = 24 << 20;
 
 /// Writes a whole stream.
-pub fn in_random_chunks(seed: u64, mut write: impl FnMut(&[u8])) {
+pub(crate) fn in_random_chunks(seed: u64, mut write: impl FnMut(&[u8])) {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut stream = Stream::new(seed);
     while stream.at < BULK_BYTES {
@@ -119,6 +121,34 @@ fn bulk(splice: bool) {
 }
 
 #[test]
+fn after_a_disconnect_the_balancer_keeps_no_port() {
+    const DISCONNECT: [u8; 2] = [0xE0, 0];
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, ADMIN);
+    let address = cluster.nodes[0].address;
+    let in_use = || Metrics::of(program.admin()).value("remora_node_source_ports{node=\"node0\"}");
+    for number in 0..20 {
+        let id = format!("polite-{number}");
+        let (mut client, node) = pair(&cluster, program.address, &id);
+        client.send(&DISCONNECT);
+        client.fin();
+        node.expect(&[&Connect::new(&id).bytes()[..], &DISCONNECT].concat());
+        node.close();
+        assert_eq!(client.end(), End::Fin);
+        assert_eq!(program.ended(client.address())["cause"], "client_closed");
+    }
+    assert_eq!(time_waits(address), 0);
+    wait::until("no port in use", || in_use() == 0.0);
+    // Without a DISCONNECT, the node learns of the end from the balancer.
+    let (client, node) = pair(&cluster, program.address, "impolite");
+    client.fin();
+    assert_eq!(node.end(), End::Fin);
+    node.close();
+    assert_eq!(program.ended(client.address())["cause"], "client_closed");
+    wait::until("one port in TIME_WAIT", || time_waits(address) == 1 && in_use() == 1.0);
+}
+
+#[test]
 fn every_byte_arrives_once_and_in_order_spliced() {
     bulk(true);
 }
@@ -145,7 +175,7 @@ fn small_messages_arrive_as_they_come() {
 }
 
 /// Offers more than all buffers between here and the reader can hold; how much was taken before the writer stalled.
-pub fn write_until_stalled(mut sending: &TcpStream, stream: &mut Stream) -> usize {
+pub(crate) fn write_until_stalled(mut sending: &TcpStream, stream: &mut Stream) -> usize {
     const OFFERED_BYTES: usize = 96 << 20;
     // A write that brings nothing for so long is one that waits for the reader.
     let patience = Some(Duration::from_millis(500));
@@ -162,7 +192,7 @@ pub fn write_until_stalled(mut sending: &TcpStream, stream: &mut Stream) -> usiz
 }
 
 /// What the balancer's memory may grow by, whatever waits in it: the allocator takes memory in steps of 2 MiB.
-pub const GROWTH_BYTES_MAX: usize = 4 << 20;
+pub(crate) const GROWTH_BYTES_MAX: usize = 4 << 20;
 
 /// A reader that does not read: its sender stalls, and the balancer's memory stays where it was.
 fn stalled(splice: bool) {
@@ -173,10 +203,7 @@ fn stalled(splice: bool) {
     let before = program.resident_bytes();
     let sent = write_until_stalled(&client.stream, &mut Stream::new(3));
     let grown = program.resident_bytes().saturating_sub(before);
-    assert!(
-        grown < GROWTH_BYTES_MAX,
-        "grown by {grown} bytes for {sent} sent"
-    );
+    assert!(grown < GROWTH_BYTES_MAX, "grown by {grown} bytes for {sent} sent");
     // Others go on meanwhile.
     cluster.answer(&Answer::Accept);
     let (mut other, its_node) = pair(&cluster, program.address, "other");
@@ -198,6 +225,38 @@ fn a_reader_that_does_not_read_stalls_its_sender_and_nobody_else() {
 }
 
 #[test]
+fn what_waits_for_slow_readers_is_bounded_and_the_largest_are_closed() {
+    const READERS: usize = 5;
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, &format!("{ADMIN}\n[limits]\nwaiting_bytes = \"1MiB\"\n"));
+    let waiting = || Metrics::of(program.admin()).value("remora_waiting_bytes");
+    let (mut other, its_node) = pair(&cluster, program.address, "other");
+    let readers: Vec<_> = (0..READERS)
+        .map(|number| pair(&cluster, program.address, &format!("reader-{number}")))
+        .collect();
+    for (_, node) in &readers {
+        write_until_stalled(node.stream(), &mut Stream::new(3));
+    }
+    wait::until("a sweep", || waiting() > f64::from(1 << 20));
+    program.until_ended_with("waiting_bytes_full", 2);
+    wait::until("less waits", || waiting() <= f64::from(1 << 20));
+    // Those that are not too many stay, and get what waits for them.
+    let closed = program.ended_with("waiting_bytes_full");
+    assert!(closed < READERS, "all are closed");
+    let left = readers
+        .iter()
+        .filter(|(client, _)| !program.has_ended(client.address()));
+    let mut left = left.map(|(client, _)| client);
+    let mut reading = &left.next().expect("a reader").stream;
+    let mut received = vec![0; 1 << 20];
+    reading.read_exact(&mut received).expect("what waits");
+    assert!(Stream::new(3).takes(&received));
+    assert_eq!(left.count(), READERS - closed - 1);
+    its_node.send(b"hello");
+    other.expect(b"hello");
+}
+
+#[test]
 fn a_client_that_does_not_read_stalls_its_node() {
     let cluster = Cluster::of(1);
     let program = Program::start(&cluster, "");
@@ -205,10 +264,7 @@ fn a_client_that_does_not_read_stalls_its_node() {
     let before = program.resident_bytes();
     let sent = write_until_stalled(node.stream(), &mut Stream::new(4));
     let grown = program.resident_bytes().saturating_sub(before);
-    assert!(
-        grown < GROWTH_BYTES_MAX,
-        "grown by {grown} bytes for {sent} sent"
-    );
+    assert!(grown < GROWTH_BYTES_MAX, "grown by {grown} bytes for {sent} sent");
     node.fin();
     let (received, end) = client.rest();
     assert_eq!((received.len(), end), (sent, End::Fin));
@@ -226,11 +282,7 @@ fn pipe_ends(program: &Program) -> usize {
 }
 
 /// Bulk to more clients than there are pipes, each of which reads only after all of it was offered: what each was sent.
-fn bulk_to_many(
-    cluster: &Cluster,
-    program: &Program,
-    name: &str,
-) -> Vec<(Client, Arc<Connection>, usize)> {
+fn bulk_to_many(cluster: &Cluster, program: &Program, name: &str) -> Vec<(Client, Arc<Connection>, usize)> {
     const CLIENTS: u64 = 24;
     std::thread::scope(|scope| {
         let started = (0..CLIENTS).map(|number| {
@@ -261,10 +313,7 @@ fn bulk_to_many_slow_clients_takes_no_more_descriptors_than_are_reserved() {
     for round in ["first", "second"] {
         let stalled = bulk_to_many(&cluster, &program, round);
         let held = pipe_ends(&program) - before;
-        assert_eq!(
-            held, RESERVED,
-            "all that there may be, in the {round} round"
-        );
+        assert_eq!(held, RESERVED, "all that there may be, in the {round} round");
         // Fewer stay than there are pipes, so some take along a pipe that has bytes in it.
         let numbered = stalled.into_iter().enumerate();
         let (staying, going): (Vec<_>, Vec<_>) = numbered.partition(|(number, _)| number % 4 == 0);
@@ -287,7 +336,7 @@ fn bulk_to_many_slow_clients_takes_no_more_descriptors_than_are_reserved() {
     wait::until("no relay, no pipe", || pipe_ends(&program) == before);
 }
 
-pub static IN_FLIGHT: [u8; 64 * 1024] = [0x5A; 64 * 1024];
+pub(crate) static IN_FLIGHT: [u8; 64 * 1024] = [0x5A; 64 * 1024];
 
 #[test]
 fn a_client_that_has_said_all_still_hears_the_answer() {
@@ -428,14 +477,79 @@ fn a_client_silent_for_longer_than_its_keep_alive_is_closed() {
     });
     let took = started.elapsed();
     assert_eq!(ended, End::Fin);
-    assert!(
-        took >= Duration::from_millis(1_500),
-        "closed after {took:?}"
-    );
+    assert!(took >= Duration::from_millis(1_500), "closed after {took:?}");
     assert_eq!(program.ended(silent.address())["cause"], "idle");
     unlimited.send(&packets::publish(b"still here"));
     let all = [lasting.bytes(), packets::publish(b"still here")].concat();
     cluster.holder(&all).1.expect(&all);
+}
+
+#[test]
+fn a_keep_alive_that_the_node_has_granted_unseen_is_not_cut_short() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "[timeouts]\nidle_slack = \"0s\"");
+    let ten_minutes = [0x13, 2, 0x58];
+    // Enhanced authentication: the CONNACK comes later, and nobody reads it.
+    let auth = packets::packet(0xF0, &[0x18, 0]);
+    cluster.answer(&Answer::Bytes(auth.clone()));
+    let connect = Connect::v5("authenticating").keep_alive(1).authentication(b"SCRAM");
+    let mut authenticating = Client::to(program.address);
+    authenticating.send(&connect.bytes());
+    authenticating.expect(&auth);
+    authenticating.send(&auth);
+    let (_, node) = cluster.holder(&[connect.bytes(), auth].concat());
+    let connack = packets::connack_5(0, &ten_minutes);
+    node.send(&connack);
+    authenticating.expect(&connack);
+    // A CONNACK that is larger than what is kept of one.
+    let note = [&[0x26, 0, 1, b'a', 0x40, 0][..], &[b'x'; 0x4000], &ten_minutes].concat();
+    let connack = packets::connack_5(0, &note);
+    cluster.answer(&Answer::Bytes(connack.clone()));
+    let mut lengthy = Client::to(program.address);
+    lengthy.send(&Connect::v5("lengthy").keep_alive(1).bytes());
+    lengthy.expect(&connack);
+    // A client that began last and has one second is closed before them.
+    cluster.answer(&Answer::Accept);
+    let mut other = Client::accepted(program.address, &Connect::v5("not").keep_alive(1));
+    other.rest();
+    assert_eq!(program.ended(other.address())["cause"], "idle");
+    for client in [&mut authenticating, &mut lengthy] {
+        client.send(&packets::publish(b"still here"));
+    }
+    wait::until("both messages", || {
+        let connections = cluster.nodes[0].connections();
+        let arrived = connections.iter().filter(|c| c.received().ends_with(b"still here"));
+        arrived.count() == 2
+    });
+}
+
+#[test]
+fn a_client_whose_node_does_not_read_is_not_idle() {
+    const BYTES: usize = 16 << 20;
+    let cluster = Cluster::of(1);
+    cluster.answer(&Answer::AcceptDeaf);
+    let program = Program::start(&cluster, "[timeouts]\nidle_slack = \"0s\"");
+    let connect = Connect::new("sending").keep_alive(1);
+    let mut sending = Client::accepted(program.address, &connect);
+    let node = cluster.nodes[0].connection(0);
+    cluster.answer(&Answer::Accept);
+    std::thread::scope(|scope| {
+        // Fills every buffer on the way, and waits.
+        let sent = scope.spawn(|| sending.send(&vec![0; BYTES]));
+        // Two limits pass, one after the other.
+        for id in ["one", "two"] {
+            let mut silent = Client::accepted(program.address, &Connect::new(id).keep_alive(1));
+            silent.rest();
+            assert_eq!(program.ended(silent.address())["cause"], "idle");
+        }
+        assert!(!sent.is_finished(), "{BYTES} bytes fit into the buffers");
+        node.listen();
+        sent.join().expect("all was taken");
+    });
+    node.expect_count(connect.bytes().len() + BYTES);
+    // And now it is silent.
+    sending.rest();
+    assert_eq!(program.ended(sending.address())["cause"], "idle");
 }
 
 #[test]
@@ -463,8 +577,6 @@ fn the_nodes_own_keep_alive_wins() {
     granted.send(&packets::publish(b"still here"));
     wait::until("the message", || {
         let connections = cluster.nodes[0].connections();
-        connections
-            .iter()
-            .any(|c| c.received().ends_with(b"still here"))
+        connections.iter().any(|c| c.received().ends_with(b"still here"))
     });
 }

@@ -10,6 +10,7 @@ use crate::admin_client::{self, Metrics};
 use crate::balancer::{ADMIN, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::header::v1;
 use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
 
@@ -29,6 +30,13 @@ fn is_refused(program: &Program, source: [u8; 4], cause: &str) {
     assert_eq!(bytes, b"");
     assert!(told <= TOLD_WITHIN, "{cause} was told after {told:?}");
     assert_eq!(program.ended(client.address())["cause"], cause);
+}
+
+/// A client that says this, and then the beginning of its CONNECT.
+fn begins(program: &Program, source: [u8; 4], header: &[u8]) -> Client {
+    let mut client = Client::from(source.into(), program.address);
+    client.send_alone(&[header, &Connect::new("slow").bytes()[..5]].concat());
+    client
 }
 
 #[track_caller]
@@ -101,6 +109,39 @@ fn the_surplus_of_undecided_clients_is_told_at_once_and_has_room_when_one_is_dec
 }
 
 #[test]
+fn an_address_that_has_all_places_of_undecided_clients_gives_up_its_oldest_for_another() {
+    let cluster = Cluster::of(1);
+    let limits = "[limits]\nundecided = 8\n[timeouts]\nconnect = \"10s\"";
+    let program = Program::start(&cluster, limits);
+    let undecided: Vec<Client> = (0..8).map(|_| begins(&program, LOCALHOST, b"")).collect();
+    is_refused(&program, LOCALHOST, "limit_undecided");
+    let other = comes_in(&program, [127, 0, 0, 2]);
+    assert_eq!(program.ended(undecided[0].address())["cause"], "limit_undecided");
+    leaves(&program, other);
+    assert_eq!(program.ended_with("limit_undecided"), 0, "nobody else");
+    drop(undecided);
+}
+
+#[test]
+fn behind_a_proxy_the_address_in_the_header_has_the_share() {
+    let cluster = Cluster::of(1);
+    let limits = "[limits]\nundecided = 8\n[timeouts]\nconnect = \"10s\"";
+    let listener = "proxy_protocol_from = [\"127.0.0.0/8\"]";
+    let program = Program::of(&toml(&cluster, listener, limits));
+    let old = begins(&program, LOCALHOST, &v1("192.0.2.1:1"));
+    let many: Vec<Client> = (1..8)
+        .map(|port| begins(&program, LOCALHOST, &v1(&format!("192.0.2.2:{port}"))))
+        .collect();
+    let mut other = Client::to(program.address);
+    other.send(&[v1("192.0.2.3:1"), Connect::new("other").bytes()].concat());
+    other.expect(&packets::connack(4, 0));
+    let gone = "192.0.2.2:1".parse().expect("an address");
+    assert_eq!(program.ended(gone)["cause"], "limit_undecided");
+    assert_eq!(program.ended_with("limit_undecided"), 0, "nobody else");
+    drop((old, many));
+}
+
+#[test]
 fn limits_below_the_present_count_refuse_only_new_clients() {
     for (limits, listener, cause) in [
         ("connections = 2", "", "limit_total"),
@@ -140,10 +181,7 @@ fn crowd(address: SocketAddr, count: usize) -> (Vec<Client>, usize) {
             Ok(1) => clients.push(client),
             _ => {
                 let after = came.elapsed();
-                assert!(
-                    after <= TOLD_WITHIN,
-                    "client {number} was told after {after:?}"
-                );
+                assert!(after <= TOLD_WITHIN, "client {number} was told after {after:?}");
                 told += 1;
             }
         }
@@ -164,27 +202,15 @@ fn a_thousand_clients_and_256_descriptors_cost_nothing_and_change_nothing() {
     raise_descriptor_limit();
     const CLIENTS: usize = 1_000;
     let cluster = Cluster::of(2);
-    let config = toml(
-        &cluster,
-        "",
-        &format!("{ADMIN}\n[limits]\nconnections = 5000"),
-    );
+    let config = toml(&cluster, "", &format!("{ADMIN}\n[limits]\nconnections = 5000"));
     let program = Program::with_descriptors(256, &config);
-    let warned = |line: &serde_json::Value| line["wished"] == 5000;
-    assert_eq!(
-        program.lines(warned).len(),
-        1,
-        "the limit is lowered, aloud"
-    );
+    let warned = |line: &serde_json::Value| line["configured"] == 5000;
+    assert_eq!(program.lines(warned).len(), 1, "the limit is lowered, aloud");
     let room = Metrics::of(program.admin()).value("process_max_fds");
     assert_eq!(room, 256.0);
     let (mut clients, told) = crowd(program.address, CLIENTS);
     assert_eq!(clients.len() + told, CLIENTS);
-    assert!(
-        (40..=110).contains(&clients.len()),
-        "{} came in",
-        clients.len()
-    );
+    assert!((40..=110).contains(&clients.len()), "{} came in", clients.len());
     program.until_ended(told);
     assert_eq!(program.ended_with("limit_total"), told);
 
@@ -230,11 +256,7 @@ fn where_no_descriptor_is_left_clients_are_told_and_nothing_spins() {
     };
     rustix::process::prlimit(process, rustix::process::Resource::Nofile, few).expect("our child");
     let (mut clients, told) = crowd(program.address, 180);
-    assert!(
-        told > 80 && clients.len() > 30,
-        "{told} told, {} in",
-        clients.len()
-    );
+    assert!(told > 80 && clients.len() > 30, "{told} told, {} in", clients.len());
     // The descriptor that is one too few for a client and a node: to the last one.
     let undecided = (0..4).map(|_| {
         let mut client = Client::to(program.address);
@@ -250,7 +272,7 @@ fn where_no_descriptor_is_left_clients_are_told_and_nothing_spins() {
     // A file cannot even be opened, or can: it has a problem either way.
     program.configure("listeners = 7");
     program.signal(Signal::HUP);
-    program.until_said("the configuration has problems: nothing was changed");
+    program.until_said("configuration rejected, nothing changed");
     let mut late = 0;
     while began.elapsed() < STAY {
         // Now and then a place is free, for whoever comes then.

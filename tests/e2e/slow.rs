@@ -15,16 +15,16 @@ use crate::raise_descriptor_limit;
 use crate::tls_client::TlsClient;
 
 /// How long honest clients waited for their CONNACK.
-pub struct Waits(Vec<Duration>);
+pub(crate) struct Waits(Vec<Duration>);
 
 impl Waits {
     /// Some as `come` makes them, while nobody is slow.
-    pub fn quiet<C: Honest>(come: impl Fn(usize) -> C) -> Self {
+    pub(crate) fn quiet<C: Honest>(come: impl Fn(usize) -> C) -> Self {
         Self::while_so(|waits| waits < QUIET, come)
     }
 
     /// One after the other as `come` makes them, until `done`.
-    pub fn of<C: Honest>(done: &AtomicBool, come: impl Fn(usize) -> C) -> Self {
+    pub(crate) fn of<C: Honest>(done: &AtomicBool, come: impl Fn(usize) -> C) -> Self {
         Self::while_so(|_| !done.load(Ordering::Relaxed), come)
     }
 
@@ -40,18 +40,18 @@ impl Waits {
         Self(waits)
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    pub fn p90(&mut self) -> Duration {
+    pub(crate) fn p90(&mut self) -> Duration {
         self.0.sort_unstable();
         self.0[self.0.len() * 90 / 100]
     }
 }
 
 /// Who comes and goes among those that are not honest.
-pub trait Honest {
+pub(crate) trait Honest {
     fn leave(&self);
 }
 
@@ -71,7 +71,7 @@ impl Honest for TlsClient {
 const DRIP: Duration = Duration::from_millis(400);
 
 /// Sends one byte of each client, not all at the same moment, and takes as long as there is between two.
-pub fn drip(slow: &mut [Client], byte: u8) {
+pub(crate) fn drip(slow: &mut [Client], byte: u8) {
     const PARTS: usize = 40;
     let part = slow.len().div_ceil(PARTS);
     for clients in slow.chunks_mut(part) {
@@ -88,7 +88,7 @@ const QUIET: usize = 30;
 
 /// Honest p90 at most, on a machine where it was `quiet` before: less is promised of their p99 where nothing else runs, and here
 /// tests do.
-pub fn p90_max(quiet: Duration) -> Duration {
+pub(crate) fn p90_max(quiet: Duration) -> Duration {
     Duration::from_millis(400).max(quiet * 5)
 }
 
@@ -144,10 +144,7 @@ fn five_thousand_drippers_are_closed_by_the_deadline_and_honest_clients_are_serv
         "closed after {longest} s"
     );
     let quiet_p90 = quiet.p90();
-    assert!(
-        p90 <= p90_max(quiet_p90),
-        "{p90:?}, and {quiet_p90:?} before"
-    );
+    assert!(p90 <= p90_max(quiet_p90), "{p90:?}, and {quiet_p90:?} before");
     let honest = quiet.len() + waits.len();
     assert_eq!(cluster.dials(), honest, "nothing is dialled for a dripper");
 }

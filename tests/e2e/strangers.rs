@@ -13,10 +13,7 @@ fn strangers_are_closed_without_a_dial_each_with_its_cause() {
     let mut odd = Connect::new("id").bytes();
     odd[4..8].copy_from_slice(b"AMQP");
     let cases: &[(&[u8], &str)] = &[
-        (
-            b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-            "not_mqtt_http",
-        ),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", "not_mqtt_http"),
         (b"POST /mqtt HTTP/1.1\r\n\r\n", "not_mqtt_http"),
         (b"OPTIONS * HTTP/1.1\r\n\r\n", "not_mqtt_http"),
         (b"CONNECT example.com:443 HTTP/1.1\r\n\r\n", "not_mqtt_http"),
@@ -48,19 +45,36 @@ fn strangers_are_closed_without_a_dial_each_with_its_cause() {
                 }
             }
             let line = program.ended(address);
-            assert_eq!(
-                line["cause"],
-                *cause,
-                "{:?}",
-                bytes.escape_ascii().to_string()
-            );
-            assert_eq!(
-                client.rest().0,
-                b"",
-                "{cause}: nothing is said to a stranger"
-            );
+            assert_eq!(line["cause"], *cause, "{:?}", bytes.escape_ascii().to_string());
+            assert_eq!(client.rest().0, b"", "{cause}: nothing is said to a stranger");
             assert_eq!(line["node"], "-");
         }
+    }
+    assert_eq!(cluster.dials(), 0);
+}
+
+#[test]
+fn a_malformed_connect_of_mqtt_5_is_answered_only_where_that_is_wished() {
+    // Properties that go on behind the end of the packet.
+    let malformed = |connect: Connect| {
+        let mut bytes = connect.bytes();
+        bytes[12] = 0x7F;
+        bytes
+    };
+    let cluster = Cluster::of(1);
+    let mute = Program::start(&cluster, "");
+    let telling = Program::start(&cluster, "[greet]\nrefuse = \"connack\"\n");
+    for (program, connect, expected) in [
+        (&telling, malformed(Connect::v5("id")), &packets::connack(5, 0x81)[..]),
+        (&telling, malformed(Connect::new("id")), b""),
+        (&mute, malformed(Connect::v5("id")), b""),
+    ] {
+        let mut client = Client::to(program.address);
+        client.send(&connect);
+        assert_eq!(client.rest().0, expected);
+        let address = client.address();
+        drop(client);
+        assert_eq!(program.ended(address)["cause"], "malformed");
     }
     assert_eq!(cluster.dials(), 0);
 }
@@ -104,7 +118,7 @@ fn the_line_of_a_connection_says_who_where_and_how() {
     let line = program.ended(client.address());
     let sent = connect.bytes().len() + packets::publish(b"hello").len();
     assert_eq!(line["cause"], "client_closed");
-    assert_eq!(line["client_id"], "some\\u{22}one\\u{a}");
+    assert_eq!(line["client_id"], "some\"one\n");
     assert_eq!(line["version"], "5");
     assert_eq!(line["node"], cluster.nodes[node].name.as_str());
     assert_eq!(line["route"], "home");

@@ -13,14 +13,14 @@ use crate::node::End;
 use crate::packets::{self, Connect};
 
 #[derive(Debug)]
-pub struct TlsClient {
+pub(crate) struct TlsClient {
     pub tcp: Client,
     pub tls: ClientConnection,
 }
 
 /// How TLS ended, as the client saw it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsEnd {
+pub(crate) enum TlsEnd {
     /// The other side said that it says no more (`close_notify`).
     Said,
     /// TCP ended and TLS had not.
@@ -32,23 +32,19 @@ pub enum TlsEnd {
 
 /// A connection on which there was no handshake.
 #[derive(Debug)]
-pub struct Failed {
+pub(crate) struct Failed {
     pub client: SocketAddr,
     pub end: TlsEnd,
 }
 
 impl TlsClient {
     #[track_caller]
-    pub fn to(balancer: SocketAddr, config: &Arc<ClientConfig>) -> Self {
+    pub(crate) fn to(balancer: SocketAddr, config: &Arc<ClientConfig>) -> Self {
         Self::on(Client::to(balancer), config, NAME).expect("a handshake")
     }
 
     /// A handshake on this connection, which asks for this server name.
-    pub fn on(
-        mut tcp: Client,
-        config: &Arc<ClientConfig>,
-        name: &'static str,
-    ) -> Result<Self, Failed> {
+    pub(crate) fn on(mut tcp: Client, config: &Arc<ClientConfig>, name: &'static str) -> Result<Self, Failed> {
         let mut tls = connection(config, name);
         while tls.is_handshaking() {
             if let Err(error) = tls.complete_io(&mut tcp.stream) {
@@ -63,19 +59,19 @@ impl TlsClient {
 
     /// A client whose CONNECT was accepted.
     #[track_caller]
-    pub fn accepted(balancer: SocketAddr, config: &Arc<ClientConfig>, connect: &Connect) -> Self {
+    pub(crate) fn accepted(balancer: SocketAddr, config: &Arc<ClientConfig>, connect: &Connect) -> Self {
         let mut client = Self::to(balancer, config);
         client.connect(connect);
         client
     }
 
     #[track_caller]
-    pub fn connect(&mut self, connect: &Connect) {
+    pub(crate) fn connect(&mut self, connect: &Connect) {
         self.send(&connect.bytes());
         self.expect(&packets::connack(connect.level, 0));
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.tcp.address()
     }
 
@@ -84,12 +80,12 @@ impl TlsClient {
     }
 
     #[track_caller]
-    pub fn send(&mut self, bytes: &[u8]) {
+    pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.try_send(bytes).expect("a balancer that reads");
     }
 
     /// Sends `bytes`. What the kernel has no room for in its time waits in TLS, and only of the last record.
-    pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
         for chunk in bytes.chunks(16 * 1024) {
             self.tls.writer().write_all(chunk)?;
             self.flush()?;
@@ -105,7 +101,7 @@ impl TlsClient {
     }
 
     #[track_caller]
-    pub fn read(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn read(&mut self, count: usize) -> Vec<u8> {
         let mut bytes = vec![0; count];
         let read = self.stream().read_exact(&mut bytes);
         read.unwrap_or_else(|error| panic!("{error} before {count} bytes"));
@@ -113,13 +109,19 @@ impl TlsClient {
     }
 
     #[track_caller]
-    pub fn expect(&mut self, bytes: &[u8]) {
+    pub(crate) fn expect(&mut self, bytes: &[u8]) {
         let read = self.read(bytes.len());
         assert!(read == bytes, "other bytes than those expected");
     }
 
+    /// Whether these bytes come, before an end.
+    pub(crate) fn hears(&mut self, bytes: &[u8]) -> bool {
+        let mut read = vec![0; bytes.len()];
+        self.stream().read_exact(&mut read).is_ok() && read == bytes
+    }
+
     /// Reads to the end: what came, and how it ended.
-    pub fn rest(&mut self) -> (Vec<u8>, TlsEnd) {
+    pub(crate) fn rest(&mut self) -> (Vec<u8>, TlsEnd) {
         let mut all = Vec::new();
         let mut buffer = [0; 64 * 1024];
         loop {
@@ -133,25 +135,25 @@ impl TlsClient {
 
     /// Waits for the end, before which nothing may come.
     #[track_caller]
-    pub fn end(&mut self) -> TlsEnd {
+    pub(crate) fn end(&mut self) -> TlsEnd {
         let (bytes, end) = self.rest();
         assert!(bytes.is_empty(), "bytes before the end: {bytes:02x?}");
         end
     }
 
     /// Says the end in TLS, and sends a FIN; reads on.
-    pub fn fin(&mut self) {
+    pub(crate) fn fin(&mut self) {
         self.tls.send_close_notify();
         self.flush().expect("a balancer that reads");
         self.tcp.fin();
     }
 
-    pub fn kind(&self) -> HandshakeKind {
+    pub(crate) fn kind(&self) -> HandshakeKind {
         self.tls.handshake_kind().expect("a handshake")
     }
 
     /// The certificate that the balancer has shown.
-    pub fn shown(&self) -> CertificateDer<'static> {
+    pub(crate) fn shown(&self) -> CertificateDer<'static> {
         let chain = self.tls.peer_certificates().expect("a certificate");
         chain[0].clone().into_owned()
     }
@@ -159,9 +161,7 @@ impl TlsClient {
 
 impl TlsEnd {
     fn of(error: &io::Error) -> Self {
-        let tls = error
-            .get_ref()
-            .and_then(|error| error.downcast_ref::<rustls::Error>());
+        let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
         match (tls, error.kind()) {
             (Some(rustls::Error::AlertReceived(alert)), _) => Self::Alert(*alert),
             (Some(rustls::Error::InvalidCertificate(_)), _) => Self::Refused,
@@ -173,14 +173,14 @@ impl TlsEnd {
 }
 
 /// The client's side of a handshake that has not begun.
-pub fn connection(config: &Arc<ClientConfig>, name: &'static str) -> ClientConnection {
+pub(crate) fn connection(config: &Arc<ClientConfig>, name: &'static str) -> ClientConnection {
     let name = ServerName::try_from(name).expect("a name");
     ClientConnection::new(Arc::clone(config), name).expect("a client")
 }
 
 /// Says the hello on this connection, and hears the answer: what the client says next, of which there are so many bytes at
 /// least.
-pub fn second_flight(
+pub(crate) fn second_flight(
     tcp: &mut Client,
     config: &Arc<ClientConfig>,
     bytes_min: usize,
@@ -200,7 +200,7 @@ pub fn second_flight(
 }
 
 /// Puts `content` in a record behind `records`.
-pub fn seal(tls: &mut ClientConnection, content: &[u8], records: &mut Vec<u8>) {
+pub(crate) fn seal(tls: &mut ClientConnection, content: &[u8], records: &mut Vec<u8>) {
     tls.writer().write_all(content).expect("room");
     while tls.wants_write() {
         tls.write_tls(records).expect("room");
@@ -208,10 +208,8 @@ pub fn seal(tls: &mut ClientConnection, content: &[u8], records: &mut Vec<u8>) {
 }
 
 /// A ClientHello.
-pub fn hello(config: &Arc<ClientConfig>, name: &'static str) -> Vec<u8> {
+pub(crate) fn hello(config: &Arc<ClientConfig>, name: &'static str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    connection(config, name)
-        .write_tls(&mut bytes)
-        .expect("a hello");
+    connection(config, name).write_tls(&mut bytes).expect("a hello");
     bytes
 }

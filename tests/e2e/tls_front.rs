@@ -15,7 +15,7 @@ use crate::node::own_address;
 use crate::wait::Watched;
 
 #[derive(Debug)]
-pub struct TlsFront {
+pub(crate) struct TlsFront {
     pub address: SocketAddr,
     listener: TcpListener,
     seen: Arc<Watched<Vec<Seen>>>,
@@ -23,7 +23,7 @@ pub struct TlsFront {
 
 /// A connection that came to a node's TLS.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Why there was no handshake.
     pub error: Option<String>,
     pub server_name: Option<String>,
@@ -35,7 +35,7 @@ pub struct Seen {
 
 impl TlsFront {
     /// Before this node; PROXY headers come first where `headers`.
-    pub fn before(node: SocketAddr, config: ServerConfig, headers: bool) -> Self {
+    pub(crate) fn before(node: SocketAddr, config: ServerConfig, headers: bool) -> Self {
         let listener = TcpListener::bind((own_address(), 0)).expect("a free port");
         let address = listener.local_addr().expect("an address");
         let accepting = listener.try_clone().expect("a descriptor");
@@ -57,8 +57,7 @@ impl TlsFront {
                     });
                     let (known, acceptor) = (Arc::clone(&known), acceptor.clone());
                     tokio::spawn(async move {
-                        let see =
-                            |see: &dyn Fn(&mut Seen)| known.change(|seen| see(&mut seen[number]));
+                        let see = |see: &dyn Fn(&mut Seen)| known.change(|seen| see(&mut seen[number]));
                         if let Err(error) = serve(client, node, acceptor, headers, &see).await {
                             see(&|seen| seen.error = Some(error.to_string()));
                         }
@@ -75,13 +74,12 @@ impl TlsFront {
 
     /// Waits until the `number`th connection is as `find` wants it.
     #[track_caller]
-    pub fn until<T>(&self, number: usize, what: &str, find: impl Fn(&Seen) -> Option<T>) -> T {
-        self.seen
-            .until_some(what, |seen| seen.get(number).and_then(&find))
+    pub(crate) fn until<T>(&self, number: usize, what: &str, find: impl Fn(&Seen) -> Option<T>) -> T {
+        self.seen.until_some(what, |seen| seen.get(number).and_then(&find))
     }
 
     /// How many connections ever came.
-    pub fn dials(&self) -> usize {
+    pub(crate) fn dials(&self) -> usize {
         self.seen.lock().len()
     }
 }

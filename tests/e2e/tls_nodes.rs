@@ -3,11 +3,11 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use remora::tls::throwaway::Pair;
+use remora::net::tls::throwaway::Pair;
 
 use crate::admin_client::Metrics;
 use crate::balancer::{ADMIN, Program, toml};
-use crate::certificates::{BOTH, Certificates, both, der};
+use crate::certificates::{BOTH, Certificates, both, chains_out_of_bounds, der};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::header::Version;
@@ -46,11 +46,7 @@ fn a_node_is_reached_with_tls_and_told_of_the_client_before() {
     let (cluster, certificates) = (Cluster::of(1), Certificates::new());
     let home = &cluster.nodes[0];
     home.expect_header(Version::V2);
-    let front = TlsFront::before(
-        home.address,
-        certificates.node(&node(&certificates), false),
-        true,
-    );
+    let front = TlsFront::before(home.address, certificates.node(&node(&certificates), false), true);
     let tables = format!("{ADMIN}{}", trust(&certificates));
     let program = Program::of(&site(&cluster, front.address, "", &tables));
     for number in 0..2 {
@@ -82,17 +78,50 @@ fn a_node_is_reached_with_tls_and_told_of_the_client_before() {
 }
 
 #[test]
+fn nodes_are_believed_by_what_openssl_believes_and_by_their_common_name_where_that_is_asked_for() {
+    let certificates = Certificates::new();
+    let listed = Certificates::self_signed("listed", &[NODE], true, None);
+    let other_name = Certificates::self_signed(NODE, &["other.example"], true, None);
+    let old = certificates.version_one(NODE);
+    let old_wildcard = certificates.version_one("*.example");
+    let own = Certificates::self_signed("own", &[NODE], true, None);
+    let files = [&certificates.authority.pem(), &listed.chain, &other_name.chain];
+    certificates.write("ca.pem", &files.map(|pem| &**pem).concat());
+    for (pair, common_names, expected) in [
+        (&listed, false, None),
+        (&old, true, None),
+        (&old, false, Some("nodes_tls.common_names")),
+        // Another name besides, so the common name does not count; and a wildcard of a whole domain of the root.
+        (&other_name, true, Some("not valid for name")),
+        (&old_wildcard, true, Some("NotValidForName")),
+        (&own, false, Some("not itself in the trusted file")),
+    ] {
+        let cluster = Cluster::of(2);
+        let home = &cluster.nodes[cluster.home("id")];
+        let front = TlsFront::before(home.address, certificates.node(pair, false), false);
+        let tables = format!("{}common_names = {common_names}\n", trust(&certificates));
+        let program = Program::of(&site(&cluster, front.address, "", &tables));
+        let client = Client::accepted(program.address, &Connect::new("id"));
+        let is_there = home.asked(&Connect::new("id").bytes()) == 1;
+        assert_eq!(is_there, expected.is_none(), "{expected:?}");
+        drop(client);
+        if let Some(why) = expected {
+            wait::until("the reason in the log", || {
+                let lines = program.lines(|line| line.to_string().contains(why));
+                !lines.is_empty()
+            });
+        }
+    }
+}
+
+#[test]
 fn bulk_through_tls_on_both_sides_or_one_is_exact_and_never_spliced() {
     let certificates = Certificates::new();
     let config = Arc::new(certificates.trusting(BOTH, None));
     for secured in [false, true] {
         let cluster = Cluster::of(1);
         let home = &cluster.nodes[0];
-        let front = TlsFront::before(
-            home.address,
-            certificates.node(&node(&certificates), false),
-            false,
-        );
+        let front = TlsFront::before(home.address, certificates.node(&node(&certificates), false), false);
         let listener = match secured {
             true => certificates.listener(),
             false => String::new(),
@@ -101,11 +130,7 @@ fn bulk_through_tls_on_both_sides_or_one_is_exact_and_never_spliced() {
         let program = Program::of(&site(&cluster, front.address, &listener, &tables));
         let connect = Connect::new("id");
         let mut client = match secured {
-            true => Either::Tls(Box::new(TlsClient::accepted(
-                program.address,
-                &config,
-                &connect,
-            ))),
+            true => Either::Tls(Box::new(TlsClient::accepted(program.address, &config, &connect))),
             false => Either::Plain(Client::accepted(program.address, &connect)),
         };
         let node = home.connection(0);
@@ -168,22 +193,15 @@ impl Either {
 fn a_node_that_is_not_who_it_should_be_gets_no_client_and_the_next_one_does() {
     let certificates = Certificates::new();
     let stranger = Certificates::new();
-    let expired =
-        certificates.odd_client("x", &[NODE], 1, Some(crate::certificates::Flaw::Expired));
+    let expired = certificates.odd_client("x", &[NODE], 1, Some(crate::certificates::Flaw::Expired));
     let cases = [
         (
             "another name",
-            certificates
-                .authority
-                .server(&["other.example"])
-                .expect("a pair"),
+            certificates.authority.server(&["other.example"]).expect("a pair"),
         ),
         (
             "an address",
-            certificates
-                .authority
-                .server(&["127.0.0.1"])
-                .expect("a pair"),
+            certificates.authority.server(&["127.0.0.1"]).expect("a pair"),
         ),
         ("another authority", node(&stranger)),
         ("expired", expired),
@@ -201,11 +219,33 @@ fn a_node_that_is_not_who_it_should_be_gets_no_client_and_the_next_one_does() {
         // It was told why.
         let error = front.until(0, "no handshake", |seen| seen.error.clone());
         assert!(error.contains("alert"), "{what}: {error}");
-        program.until_said("no TLS with a node");
-        let warned = program.lines(|line| line["message"] == "no TLS with a node");
+        program.until_said("TLS handshake with node failed");
+        let warned = program.lines(|line| line["message"] == "TLS handshake with node failed");
         assert_eq!(warned[0]["level"], "WARN");
         let error = warned[0]["error"].as_str().expect("why");
         assert!(error.contains("ertificate"), "{what}: {error}");
+        client.reset();
+    }
+}
+
+#[test]
+fn a_node_whose_chain_is_out_of_bounds_gets_no_client_and_the_log_says_why() {
+    let certificates = Certificates::new();
+    let pair = node(&certificates);
+    for (others, why) in chains_out_of_bounds(&pair) {
+        let cluster = Cluster::of(2);
+        let choices = cluster.choices("id");
+        let (first, second) = (&cluster.nodes[choices[0]], &cluster.nodes[choices[1]]);
+        let config = certificates.node_behind(&pair, &others, false);
+        let front = TlsFront::before(first.address, config, false);
+        let program = Program::of(&site(&cluster, front.address, "", &trust(&certificates)));
+        let client = Client::accepted(program.address, &Connect::new("id"));
+        second.connection(0).expect(&Connect::new("id").bytes());
+        assert_eq!(first.dials(), 0, "{why}");
+        program.until_said("TLS handshake with node failed");
+        let warned = program.lines(|line| line["message"] == "TLS handshake with node failed");
+        let error = warned[0]["error"].as_str().expect("why");
+        assert!(error.contains(why), "{why}: {error}");
         client.reset();
     }
 }
@@ -216,11 +256,7 @@ fn a_storm_of_clients_warns_of_a_node_once_a_worker() {
     let (certificates, stranger) = (Certificates::new(), Certificates::new());
     let cluster = Cluster::of(1);
     let pair = node(&stranger);
-    let front = TlsFront::before(
-        cluster.nodes[0].address,
-        certificates.node(&pair, false),
-        false,
-    );
+    let front = TlsFront::before(cluster.nodes[0].address, certificates.node(&pair, false), false);
     let tables = format!("[log]\nlevel = \"debug\"\n{}", trust(&certificates));
     let program = Program::of(&site(&cluster, front.address, "", &tables));
     let began = tokio::time::Instant::now();
@@ -232,13 +268,10 @@ fn a_storm_of_clients_warns_of_a_node_once_a_worker() {
     program.until_ended(CLIENTS);
     // Nearly always the first.
     let tens_of_seconds = began.elapsed().as_secs() as usize / 10 + 1;
-    let said = program.lines(|line| line["message"] == "no TLS with a node");
+    let said = program.lines(|line| line["message"] == "TLS handshake with node failed");
     let warned = said.iter().filter(|line| line["level"] == "WARN").count();
     // There are two workers.
-    assert!(
-        (1..=2 * tens_of_seconds).contains(&warned),
-        "{warned} warnings"
-    );
+    assert!((1..=2 * tens_of_seconds).contains(&warned), "{warned} warnings");
     assert!(said.len() > 2, "each attempt is said to whoever looks");
 }
 
@@ -261,7 +294,7 @@ fn whoever_is_at_the_address_of_a_node_and_speaks_no_tls_gets_no_client() {
     let program = Program::of(&site(&cluster, address, "", &trust(&certificates)));
     Client::accepted(program.address, &Connect::new("id"));
     second.connection(0).expect(&Connect::new("id").bytes());
-    program.until_said("no TLS with a node");
+    program.until_said("TLS handshake with node failed");
 }
 
 #[test]
@@ -301,17 +334,10 @@ fn a_node_that_asks_is_shown_the_certificate() {
         let cluster = Cluster::of(2);
         let choices = cluster.choices("id");
         let (first, second) = (&cluster.nodes[choices[0]], &cluster.nodes[choices[1]]);
-        let front = TlsFront::before(
-            first.address,
-            certificates.node(&node(&certificates), true),
-            false,
-        );
+        let front = TlsFront::before(first.address, certificates.node(&node(&certificates), true), false);
         let mut tables = trust(&certificates);
         if shows {
-            tables += &format!(
-                "certificate = {{ chain = \"{}\" }}\n",
-                certificates.path("remora.pem")
-            );
+            tables += &format!("certificate = {{ chain = \"{}\" }}\n", certificates.path("remora.pem"));
         }
         let program = Program::of(&site(&cluster, front.address, "", &tables));
         Client::accepted(program.address, &Connect::new("id"));
@@ -337,18 +363,14 @@ fn whoever_asks_for_it_by_its_full_name_believes_everyone_and_is_warned() {
         .authority
         .server(&["other.example"])
         .expect("a pair");
-    let front = TlsFront::before(
-        cluster.nodes[0].address,
-        certificates.node(&pair, false),
-        false,
-    );
+    let front = TlsFront::before(cluster.nodes[0].address, certificates.node(&pair, false), false);
     let tables = "[nodes_tls]\ninsecure_skip_verify = true\n";
     let config = site(&cluster, front.address, "", tables);
     let program = Program::of(&config);
     program.until_said("nodes_tls.insecure_skip_verify");
     let warned = program.lines(|line| line["level"] == "WARN");
     assert_eq!(warned.len(), 1);
-    assert_eq!(warned[0]["nodes"], "[\"node0\"]");
+    assert_eq!(warned[0]["nodes"], serde_json::json!(["node0"]));
     Client::accepted(program.address, &Connect::new("id"));
     program.reload(&config);
     assert_eq!(program.lines(|line| line["level"] == "WARN").len(), 2);
@@ -366,21 +388,12 @@ fn a_refused_client_is_taken_from_one_node_with_tls_to_another() {
     let fronts: Vec<_> = cluster
         .nodes
         .iter()
-        .map(|fake| {
-            TlsFront::before(
-                fake.address,
-                certificates.node(&node(&certificates), false),
-                false,
-            )
-        })
+        .map(|fake| TlsFront::before(fake.address, certificates.node(&node(&certificates), false), false))
         .collect();
     let mut config = toml(&cluster, &certificates.listener(), &trust(&certificates));
     for (fake, front) in cluster.nodes.iter().zip(&fronts) {
         let plain = format!("address = \"{}\"", fake.address);
-        let secured = format!(
-            "address = \"mqtts://{}\"\nserver_name = \"{NODE}\"",
-            front.address
-        );
+        let secured = format!("address = \"mqtts://{}\"\nserver_name = \"{NODE}\"", front.address);
         config = config.replace(&plain, &secured);
     }
     let program = Program::of(&config);
@@ -391,9 +404,7 @@ fn a_refused_client_is_taken_from_one_node_with_tls_to_another() {
     let connect = Connect::new("id");
     let mut client = TlsClient::accepted(program.address, &config, &connect);
     for choice in &choices {
-        cluster.nodes[*choice]
-            .connection(0)
-            .expect(&connect.bytes());
+        cluster.nodes[*choice].connection(0).expect(&connect.bytes());
     }
     // Those that were left are told so in TLS.
     for choice in &choices[..2] {
@@ -411,14 +422,8 @@ fn a_wrong_certificate_of_a_websocket_listener_takes_that_listener_down_and_no_m
     let other = certificates.authority.server(&["other.example"]);
     let pair = other.expect("a pair");
     let front = TlsFront::before(ws.address, certificates.node(&pair, false), false);
-    let home = format!(
-        "address = \"{}\"",
-        cluster.nodes[cluster.home("id")].address
-    );
-    let with_ws = format!(
-        "{home}\nws = \"wss://{}\"\nserver_name = \"{NODE}\"",
-        front.address
-    );
+    let home = format!("address = \"{}\"", cluster.nodes[cluster.home("id")].address);
+    let with_ws = format!("{home}\nws = \"wss://{}\"\nserver_name = \"{NODE}\"", front.address);
     let listeners = "transport = \"ws\"\n[[listeners]]\naddress = \"127.0.0.1:0\"";
     let tables = format!(
         "[health]\ndown_min = \"10m\"\ndown_max = \"10m\"\n{}",
@@ -427,31 +432,26 @@ fn a_wrong_certificate_of_a_websocket_listener_takes_that_listener_down_and_no_m
     let config = toml(&cluster, listeners, &tables);
     assert!(config.contains(&home));
     let program = Program::of(&config.replace(&home, &with_ws));
-    for number in 0..6 {
-        let (by_ws, by_tcp) = (Connect::new("id"), Connect::new("id").keep_alive(7));
+    drop(WsClient::accepted(program.addresses[0], &Connect::new("id")));
+    front.until(0, "no handshake", |seen| seen.error.clone());
+    program.until_said("node is down");
+    let dials = front.dials();
+    for keep_alive in 1..=6 {
+        let (by_ws, by_tcp) = (Connect::new("id"), Connect::new("id").keep_alive(keep_alive));
         drop(WsClient::accepted(program.addresses[0], &by_ws));
-        // After three of them, nobody tries any more.
-        front.until(number.min(2), "no handshake", |seen| seen.error.clone());
-        if number == 2 {
-            program.until_said("node is down");
-        }
         let client = Client::accepted(program.addresses[1], &by_tcp);
         let (holder, _) = cluster.holder(&by_tcp.bytes());
         assert_eq!(holder, cluster.home("id"));
         drop(client);
     }
-    assert_eq!(front.dials(), 3);
+    assert_eq!(front.dials(), dials, "nobody tries any more");
 }
 
 #[test]
 fn a_websocket_node_is_reached_with_tls() {
     let certificates = Certificates::new();
     let (cluster, ws) = (Cluster::of(1), WsNode::start());
-    let front = TlsFront::before(
-        ws.address,
-        certificates.node(&node(&certificates), false),
-        false,
-    );
+    let front = TlsFront::before(ws.address, certificates.node(&node(&certificates), false), false);
     let node = format!(
         "{}\nws = \"wss://{}/there\"\nserver_name = \"{NODE}\"",
         cluster.toml().trim_end(),

@@ -74,10 +74,7 @@ fn a_wrong_new_file_keeps_the_old_certificate_and_is_told_with_its_place() {
         (String::new(), "no certificate"),
         ("junk".to_owned(), "no certificate"),
         (good.chain.clone(), "no private key"),
-        (
-            format!("{}{}", good.chain, other.key),
-            "another certificate",
-        ),
+        (format!("{}{}", good.chain, other.key), "another certificate"),
         (good.chain[..good.chain.len() / 2].to_owned(), "not PEM"),
     ] {
         certificates.write("mqtt.pem", &text);
@@ -119,10 +116,7 @@ fn whoever_is_revoked_by_a_reload_does_not_come_in_with_an_old_session() {
             // It may be gone already.
             let _ = client.try_send(&Connect::new("again").bytes());
             let (bytes, end) = client.rest();
-            assert!(
-                bytes.is_empty() && matches!(end, TlsEnd::Alert(_)),
-                "{end:?}"
-            );
+            assert!(bytes.is_empty() && matches!(end, TlsEnd::Alert(_)), "{end:?}");
         }
         assert_eq!(program.ended(address)["cause"], "certificate_refused");
         // Nobody who is in is cut.
@@ -166,8 +160,7 @@ fn a_listener_turns_to_tls_and_back_for_new_clients_only() {
     let port = std::net::TcpListener::bind((address, 0)).expect("a free port");
     let at = port.local_addr().expect("an address");
     drop(port);
-    let with =
-        |listener: &str| toml(&cluster, listener, "").replace("127.0.0.1:0", &at.to_string());
+    let with = |listener: &str| toml(&cluster, listener, "").replace("127.0.0.1:0", &at.to_string());
     let (plain, secured) = (with(""), with(&certificates.listener()));
     let program = Program::of(&plain);
     let trusting = Arc::new(certificates.trusting(BOTH, None));
@@ -182,4 +175,71 @@ fn a_listener_turns_to_tls_and_back_for_new_clients_only() {
     first.expect(b"first");
     second_node.send(b"second");
     second.expect(b"second");
+}
+
+/// A list that has expired is warned of and used; where it must be current, it keeps out everybody of its authority, whoever
+/// resumes a session included.
+#[test]
+fn an_expired_list_is_warned_of_and_refuses_where_it_must_be_current() {
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    let now = SystemTime::now();
+    let minute = Duration::from_secs(60);
+    certificates.revoke("crl.pem", &[13]);
+    let listener = |more: &str| {
+        let crl = certificates.path("crl.pem");
+        let asking = certificates.asking_listener("required");
+        toml(
+            &cluster,
+            &format!("name = \"mqtts\"\n{asking}\nclient_crl = \"{crl}\"\n{more}"),
+            ADMIN,
+        )
+    };
+    let program = Program::of(&listener(""));
+    let expiry = || {
+        let metrics = Metrics::of(program.admin());
+        metrics.value("remora_revocation_list_expiry_timestamp_seconds{listener=\"mqtts\"}")
+    };
+    let seconds = |time: SystemTime| {
+        let since = time.duration_since(std::time::UNIX_EPOCH);
+        since.expect("after 1970").as_secs() as f64
+    };
+    assert!(expiry() > seconds(now));
+    let warnings = || program.lines(|line| line["message"] == "client_crl: a list of revoked certificates has expired");
+    assert!(warnings().is_empty());
+
+    let pair = certificates.odd_client("gauge", &[], 7, None);
+    let revoked = certificates.odd_client("revoked", &[], 13, None);
+    let config = |pair| Arc::new(certificates.trusting(TLS13, Some(pair)));
+    let comes_in = |config: &Arc<_>| {
+        let tcp = Client::to(program.address);
+        let address = tcp.address();
+        let (mut is_in, mut kind) = (false, None);
+        if let Ok(mut client) = TlsClient::on(tcp, config, NAME) {
+            // It may be gone already.
+            let _ = client.try_send(&Connect::new("again").bytes());
+            is_in = client.hears(&packets::connack(4, 0));
+            kind = Some(client.kind());
+            client.tcp.reset();
+        }
+        let cause = program.ended(address)["cause"].as_str().expect("a cause").to_owned();
+        assert_eq!(is_in, cause != "certificate_refused", "{cause}");
+        (is_in, kind)
+    };
+    certificates.revoke_until("crl.pem", &[13], now - minute);
+    program.reload(&listener(""));
+    program.until_said("client_crl: a list of revoked certificates has expired");
+    assert_eq!(warnings()[0]["listener"], "mqtts");
+    assert_eq!(expiry(), seconds(now - minute));
+    assert!(comes_in(&config(&pair)).0, "the list is old");
+    assert!(!comes_in(&config(&revoked)).0, "and still says who is revoked");
+
+    // One that is current lets them in; it expires while they have tickets.
+    let until = SystemTime::now() + Duration::from_secs(4);
+    certificates.revoke_until("crl.pem", &[13], until);
+    program.reload(&listener("client_crl_expired = \"refuse\""));
+    let returning = config(&pair);
+    assert!(comes_in(&returning).0);
+    wait::until("it expires, and is warned of again", || warnings().len() == 2);
+    assert_eq!(comes_in(&returning), (false, Some(HandshakeKind::Resumed)));
+    assert!(!comes_in(&config(&pair)).0, "without a ticket");
 }

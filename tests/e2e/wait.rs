@@ -6,20 +6,20 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How long anything may take; only a failure takes as long.
-pub const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 /// How often a condition is looked at that nobody announces.
 const LOOK: Duration = Duration::from_micros(200);
 
 /// Waits until `condition` holds.
 #[track_caller]
-pub fn until(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, condition: impl Fn() -> bool) {
     until_some(what, || condition().then_some(()));
 }
 
 /// Waits until `find` finds something.
 #[track_caller]
-pub fn until_some<T>(what: &str, find: impl Fn() -> Option<T>) -> T {
+pub(crate) fn until_some<T>(what: &str, find: impl Fn() -> Option<T>) -> T {
     let due = Instant::now() + DEADLINE;
     loop {
         if let Some(found) = find() {
@@ -32,26 +32,26 @@ pub fn until_some<T>(what: &str, find: impl Fn() -> Option<T>) -> T {
 
 /// A value that others wait for.
 #[derive(Debug, Default)]
-pub struct Watched<T> {
+pub(crate) struct Watched<T> {
     value: Mutex<T>,
     changed: Condvar,
 }
 
 impl<T> Watched<T> {
-    pub fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self {
             value: Mutex::new(value),
             changed: Condvar::new(),
         }
     }
 
-    pub fn lock(&self) -> MutexGuard<'_, T> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
         // What a failed test left behind is still what was seen.
         self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the value, and tells everyone who waits.
-    pub fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         let result = change(&mut self.lock());
         self.changed.notify_all();
         result
@@ -59,7 +59,7 @@ impl<T> Watched<T> {
 
     /// Waits until `find` finds something in the value.
     #[track_caller]
-    pub fn until_some<R>(&self, what: &str, find: impl Fn(&T) -> Option<R>) -> R {
+    pub(crate) fn until_some<R>(&self, what: &str, find: impl Fn(&T) -> Option<R>) -> R {
         let due = Instant::now() + DEADLINE;
         let mut value = self.lock();
         loop {
@@ -74,7 +74,7 @@ impl<T> Watched<T> {
     }
 
     #[track_caller]
-    pub fn until(&self, what: &str, condition: impl Fn(&T) -> bool) {
+    pub(crate) fn until(&self, what: &str, condition: impl Fn(&T) -> bool) {
         self.until_some(what, |value| condition(value).then_some(()));
     }
 }

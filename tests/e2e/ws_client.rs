@@ -9,35 +9,35 @@ use crate::client::Client;
 use crate::packets::{self, Connect};
 use crate::ws_frames::{self, BINARY};
 
-pub const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// A right request.
-pub const REQUEST: &str = "GET /mqtt?x=1 HTTP/1.1\r\nHost: mqtt.example:8083\r\nUpgrade: websocket\r\n\
+pub(crate) const REQUEST: &str = "GET /mqtt?x=1 HTTP/1.1\r\nHost: mqtt.example:8083\r\nUpgrade: websocket\r\n\
     Connection: keep-alive, Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Protocol: mqtt\r\nSec-WebSocket-Extensions: permessage-deflate\r\nOrigin: https://page.example\r\n\
     Cookie: a=b; c=d\r\nUser-Agent: by hand\r\nX-Forwarded-For: 1.2.3.4\r\nX-Forwarded-Port: 5\r\n\
     X-Forwarded-Proto: https\r\n\r\n";
 
 #[derive(Debug)]
-pub struct WsClient {
+pub(crate) struct WsClient {
     pub tcp: Client,
 }
 
 impl WsClient {
     /// A client that was upgraded.
     #[track_caller]
-    pub fn to(balancer: SocketAddr) -> Self {
+    pub(crate) fn to(balancer: SocketAddr) -> Self {
         Self::with(balancer, REQUEST)
     }
 
     #[track_caller]
-    pub fn with(balancer: SocketAddr, request: &str) -> Self {
+    pub(crate) fn with(balancer: SocketAddr, request: &str) -> Self {
         Self::on(Client::to(balancer), request)
     }
 
     /// A client that asks for its upgrade on this connection.
     #[track_caller]
-    pub fn on(tcp: Client, request: &str) -> Self {
+    pub(crate) fn on(tcp: Client, request: &str) -> Self {
         let mut client = Self { tcp };
         client.tcp.send(request.as_bytes());
         let head = client.tcp.read_until(b"\r\n\r\n");
@@ -52,7 +52,7 @@ impl WsClient {
 
     /// A client whose CONNECT was accepted.
     #[track_caller]
-    pub fn accepted(balancer: SocketAddr, connect: &Connect) -> Self {
+    pub(crate) fn accepted(balancer: SocketAddr, connect: &Connect) -> Self {
         let mut client = Self::to(balancer);
         client.send(&connect.bytes());
         client.expect(BINARY, &packets::connack(connect.level, 0));
@@ -61,19 +61,18 @@ impl WsClient {
 
     /// Sends MQTT in one frame.
     #[track_caller]
-    pub fn send(&mut self, mqtt: &[u8]) {
+    pub(crate) fn send(&mut self, mqtt: &[u8]) {
         self.frame(BINARY, mqtt);
     }
 
     #[track_caller]
-    pub fn frame(&mut self, first: u8, payload: &[u8]) {
-        self.tcp
-            .send(&ws_frames::masked(first, payload, [1, 2, 3, 4]));
+    pub(crate) fn frame(&mut self, first: u8, payload: &[u8]) {
+        self.tcp.send(&ws_frames::masked(first, payload, [1, 2, 3, 4]));
     }
 
     /// The next frame: its first byte, and its payload. It must not be masked.
     #[track_caller]
-    pub fn read_frame(&mut self) -> (u8, Vec<u8>) {
+    pub(crate) fn read_frame(&mut self) -> (u8, Vec<u8>) {
         let mut bytes = self.tcp.read(2);
         assert_eq!(bytes[1] & 0x80, 0, "a server does not mask: {bytes:02x?}");
         let more = match bytes[1] {
@@ -83,16 +82,14 @@ impl WsClient {
         };
         bytes.extend(self.tcp.read(more));
         let length = match bytes[1] {
-            126 | 127 => bytes[2..]
-                .iter()
-                .fold(0, |all, byte| all << 8 | usize::from(*byte)),
+            126 | 127 => bytes[2..].iter().fold(0, |all, byte| all << 8 | usize::from(*byte)),
             short => usize::from(short),
         };
         (bytes[0], self.tcp.read(length))
     }
 
     #[track_caller]
-    pub fn expect(&mut self, first: u8, payload: &[u8]) {
+    pub(crate) fn expect(&mut self, first: u8, payload: &[u8]) {
         let frame = self.read_frame();
         assert!(
             frame == (first, payload.to_vec()),
@@ -104,14 +101,14 @@ impl WsClient {
 
     /// Waits for a close frame with this code, and nothing before or behind it but the end.
     #[track_caller]
-    pub fn closed(&mut self, code: u16) {
+    pub(crate) fn closed(&mut self, code: u16) {
         self.expect(ws_frames::CLOSE, &code.to_be_bytes());
         self.tcp.end();
     }
 
     /// MQTT out of so many payload bytes of data frames, all whole.
     #[track_caller]
-    pub fn read_mqtt(&mut self, count: usize) -> Vec<u8> {
+    pub(crate) fn read_mqtt(&mut self, count: usize) -> Vec<u8> {
         let mut all = Vec::new();
         while all.len() < count {
             let (first, payload) = self.read_frame();
@@ -123,7 +120,7 @@ impl WsClient {
     }
 
     /// What can be read now and here, however little.
-    pub fn read_some(&mut self, buffer: &mut [u8]) -> usize {
+    pub(crate) fn read_some(&mut self, buffer: &mut [u8]) -> usize {
         self.tcp.stream.read(buffer).expect("bytes")
     }
 }

@@ -1,17 +1,17 @@
 //! WebSocket frames by hand, right ones and wrong ones: what the balancer reads is not checked with what it reads with.
 
-pub const CONTINUED: u8 = 0x00;
-pub const LAST: u8 = 0x80;
-pub const TEXT: u8 = 0x81;
-pub const BINARY: u8 = 0x82;
+pub(crate) const CONTINUED: u8 = 0x00;
+pub(crate) const LAST: u8 = 0x80;
+pub(crate) const TEXT: u8 = 0x81;
+pub(crate) const BINARY: u8 = 0x82;
 /// A binary message that goes on in the next frame.
-pub const BEGUN: u8 = 0x02;
-pub const CLOSE: u8 = 0x88;
-pub const PING: u8 = 0x89;
-pub const PONG: u8 = 0x8A;
+pub(crate) const BEGUN: u8 = 0x02;
+pub(crate) const CLOSE: u8 = 0x88;
+pub(crate) const PING: u8 = 0x89;
+pub(crate) const PONG: u8 = 0x8A;
 
 /// A frame of a client.
-pub fn masked(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
+pub(crate) fn masked(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
     let mut frame = head(first, payload.len(), 0x80);
     frame.extend(key);
     let keys = key.iter().cycle();
@@ -20,12 +20,12 @@ pub fn masked(first: u8, payload: &[u8], key: [u8; 4]) -> Vec<u8> {
 }
 
 /// A frame of a node.
-pub fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn plain(first: u8, payload: &[u8]) -> Vec<u8> {
     [head(first, payload.len(), 0), payload.to_vec()].concat()
 }
 
 /// `payload` as binary messages of random sizes up to `longest`, with random masks.
-pub fn messages(payload: &[u8], longest: usize, random: &mut fastrand::Rng) -> Vec<u8> {
+pub(crate) fn messages(payload: &[u8], longest: usize, random: &mut fastrand::Rng) -> Vec<u8> {
     let mut frames = Vec::new();
     let mut rest = payload;
     while !rest.is_empty() {
@@ -45,17 +45,11 @@ fn head(first: u8, length: usize, mask: u8) -> Vec<u8> {
 }
 
 /// The first frame of `bytes`: its first byte, its payload unmasked, and its length; none where it is not whole.
-pub fn first(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
+pub(crate) fn first(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
     let (first, second) = (*bytes.first()?, *bytes.get(1)?);
     let (length, mut at) = match second & 0x7F {
-        126 => (
-            usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)),
-            4,
-        ),
-        127 => (
-            u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize,
-            10,
-        ),
+        126 => (usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
+        127 => (u64::from_be_bytes(bytes.get(2..10)?.try_into().ok()?) as usize, 10),
         short => (usize::from(short), 2),
     };
     let mut key = [0; 4];
@@ -64,15 +58,12 @@ pub fn first(bytes: &[u8]) -> Option<(u8, Vec<u8>, usize)> {
         at += 4;
     }
     let payload = bytes.get(at..at + length)?;
-    let payload = payload
-        .iter()
-        .zip(key.iter().cycle())
-        .map(|(byte, key)| byte ^ key);
+    let payload = payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key);
     Some((first, payload.collect(), at + length))
 }
 
 /// The payload of all whole data frames.
-pub fn opened(mut bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn opened(mut bytes: &[u8]) -> Vec<u8> {
     let mut all = Vec::new();
     while let Some((kind, payload, length)) = first(bytes) {
         if kind & 0x08 == 0 {

@@ -15,7 +15,7 @@ use crate::ws_frames::{self, BINARY};
 
 /// What a node does with a client.
 #[derive(Clone, Debug)]
-pub enum WsAnswer {
+pub(crate) enum WsAnswer {
     /// Upgrades, and accepts the CONNECT.
     Accept,
     /// Upgrades, and answers the CONNECT with these bytes as they are.
@@ -31,7 +31,7 @@ pub enum WsAnswer {
 }
 
 #[derive(Debug)]
-pub struct WsNode {
+pub(crate) struct WsNode {
     pub address: SocketAddr,
     shared: Arc<Shared>,
     listener: TcpListener,
@@ -47,7 +47,7 @@ struct Shared {
 
 /// A connection that came to a node.
 #[derive(Debug)]
-pub struct WsConnection {
+pub(crate) struct WsConnection {
     pub stream: TcpStream,
     heard: Watched<Heard>,
 }
@@ -58,20 +58,28 @@ struct Heard {
     head: String,
     frames: Vec<u8>,
     end: Option<End>,
+    /// The node has done with the CONNECT what it was told to.
+    is_answered: bool,
+}
+
+impl Heard {
+    /// All of a CONNECT is here, and its answer is due.
+    fn owes_answer(&self) -> bool {
+        let mqtt = ws_frames::opened(&self.frames);
+        let is_complete = packets::packet_end(&mqtt).is_some_and(|end| mqtt.len() >= end);
+        is_complete && !self.is_answered && self.end.is_none()
+    }
 }
 
 impl WsNode {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let listener = TcpListener::bind((own_address(), 0)).expect("a free port");
         let shared = Arc::new(Shared {
             answer: Watched::new(WsAnswer::Accept),
             expects: Watched::default(),
             connections: Watched::default(),
         });
-        let accepting = (
-            listener.try_clone().expect("a descriptor"),
-            Arc::clone(&shared),
-        );
+        let accepting = (listener.try_clone().expect("a descriptor"), Arc::clone(&shared));
         std::thread::spawn(move || {
             let (listener, shared) = accepting;
             while let Ok((stream, _)) = listener.accept() {
@@ -91,23 +99,21 @@ impl WsNode {
         }
     }
 
-    pub fn answer(&self, answer: WsAnswer) {
+    pub(crate) fn answer(&self, answer: WsAnswer) {
         self.shared.answer.change(|told| *told = answer);
     }
 
     /// From now on, connections must begin with this PROXY header.
-    pub fn expect_header(&self, version: Version) {
-        self.shared
-            .expects
-            .change(|expects| *expects = Some(version));
+    pub(crate) fn expect_header(&self, version: Version) {
+        self.shared.expects.change(|expects| *expects = Some(version));
     }
 
-    pub fn connections(&self) -> Vec<Arc<WsConnection>> {
+    pub(crate) fn connections(&self) -> Vec<Arc<WsConnection>> {
         self.shared.connections.lock().clone()
     }
 
     #[track_caller]
-    pub fn connection(&self, number: usize) -> Arc<WsConnection> {
+    pub(crate) fn connection(&self, number: usize) -> Arc<WsConnection> {
         let what = format!("connection {number} to a WebSocket node");
         let connections = &self.shared.connections;
         connections.until_some(&what, |all| all.get(number).cloned())
@@ -140,17 +146,19 @@ impl WsConnection {
             WsAnswer::Wrong(from, to) => {
                 let wrong = right.replacen(from, to, 1);
                 assert_ne!(wrong, right, "{from}");
-                self.send(wrong.as_bytes());
+                self.write(wrong.as_bytes());
+                self.heard.change(|heard| heard.is_answered = true);
                 while self.read_once() {}
                 return;
             }
             WsAnswer::Head(head) => {
-                self.send(head.as_bytes());
+                self.write(head.as_bytes());
+                self.heard.change(|heard| heard.is_answered = true);
                 while self.read_once() {}
                 return;
             }
-            WsAnswer::First(bytes) => self.send(&[right.as_bytes(), bytes].concat()),
-            WsAnswer::Accept | WsAnswer::Bytes(_) | WsAnswer::Stall => self.send(right.as_bytes()),
+            WsAnswer::First(bytes) => self.write(&[right.as_bytes(), bytes].concat()),
+            WsAnswer::Accept | WsAnswer::Bytes(_) | WsAnswer::Stall => self.write(right.as_bytes()),
         }
         let level = loop {
             let mqtt = self.mqtt();
@@ -162,10 +170,11 @@ impl WsConnection {
             }
         };
         match answer {
-            WsAnswer::Bytes(bytes) => self.send(bytes),
+            WsAnswer::Bytes(bytes) => self.write(bytes),
             WsAnswer::Stall => {}
-            _ => self.send(&ws_frames::plain(BINARY, &packets::connack(level, 0))),
+            _ => self.write(&ws_frames::plain(BINARY, &packets::connack(level, 0))),
         }
+        self.heard.change(|heard| heard.is_answered = true);
         while self.read_once() {}
     }
 
@@ -210,54 +219,57 @@ impl WsConnection {
 
     /// The PROXY header that came before everything.
     #[track_caller]
-    pub fn header(&self) -> Header {
-        self.heard
-            .until_some("a PROXY header", |heard| heard.header.clone())
+    pub(crate) fn header(&self) -> Header {
+        self.heard.until_some("a PROXY header", |heard| heard.header.clone())
     }
 
     /// The balancer's request.
-    pub fn head(&self) -> String {
+    pub(crate) fn head(&self) -> String {
         self.heard.lock().head.clone()
     }
 
     /// Every byte behind it.
-    pub fn frames(&self) -> Vec<u8> {
+    pub(crate) fn frames(&self) -> Vec<u8> {
         self.heard.lock().frames.clone()
     }
 
-    pub fn mqtt(&self) -> Vec<u8> {
+    pub(crate) fn mqtt(&self) -> Vec<u8> {
         ws_frames::opened(&self.heard.lock().frames)
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         self.heard.lock().end.is_some()
     }
 
     #[track_caller]
-    pub fn end(&self) -> End {
+    pub(crate) fn end(&self) -> End {
         self.heard.until_some("a node's end", |heard| heard.end)
     }
 
-    pub fn send(&self, bytes: &[u8]) {
+    /// Sends `bytes`, behind the node's answer where a CONNECT is here.
+    #[track_caller]
+    pub(crate) fn send(&self, bytes: &[u8]) {
+        self.heard
+            .until("the answer to a CONNECT", |heard| !heard.owes_answer());
+        self.write(bytes);
+    }
+
+    fn write(&self, bytes: &[u8]) {
         // A balancer that has given up this node does not read.
         let _ = (&self.stream).write_all(bytes);
     }
 
     /// Waits until these frames and no others have come.
     #[track_caller]
-    pub fn expect(&self, frames: &[u8]) {
+    pub(crate) fn expect(&self, frames: &[u8]) {
         let what = format!("{} bytes at a WebSocket node", frames.len());
-        self.heard
-            .until(&what, |heard| heard.frames.len() >= frames.len());
-        assert!(
-            self.heard.lock().frames == frames,
-            "other frames than those expected"
-        );
+        self.heard.until(&what, |heard| heard.frames.len() >= frames.len());
+        assert!(self.heard.lock().frames == frames, "other frames than those expected");
     }
 }
 
 /// A field of a head.
-pub fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn field<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     head.lines().find_map(|line| {
         let (given, value) = line.split_once(':')?;
         given.eq_ignore_ascii_case(name).then(|| value.trim())

@@ -34,6 +34,8 @@ class Remora:
     def configure(self, nodes):
         """Writes the configuration; the next start reads it."""
         tables = [f'[admin]\naddress = "127.0.0.1:{self.admin}"\n']
+        # Every end is looked for in the log.
+        tables += ["[log]\nunrouted_rate = 1000000\n"]
         introduced = f"proxy_protocol_from = {self.proxy_protocol_from}\n"
         tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n{introduced}']
         tables += [f'[[listeners]]\naddress = "127.0.0.1:{self.ws_port}"\ntransport = "ws"\n{introduced}']

@@ -111,30 +111,45 @@ def a_big_will_passes(lab):
 
 
 def a_mosquitto_bridge_works(lab):
-    """A mosquitto joins itself to a node as a bridge, protocol level 0x83 or 0x84; messages cross once, both ways."""
+    """A mosquitto joins itself to a node as a bridge, protocol level 0x83 or 0x84, or with MQTT 5; messages cross once, both ways."""
     brokers = lab.mosquittos()
     port = lab.balancer(brokers).port
-    for version in ("mqttv31", "mqttv311"):
-        edge = lab.mosquitto(
-            f"edge-{version}",
-            f"connection bridge\naddress 127.0.0.1:{port}\nremote_clientid bridge-{version}\ntopic # both 1\n"
-            f"try_private true\nbridge_protocol_version {version}\nnotifications false\nrestart_timeout 1\n",
-        )
-        node = _wait_for_arrival(brokers, f"bridge-{version}")
-        kinds = {arrival.kind for arrival in node.arrivals() if arrival.client_id == f"bridge-{version}"}
-        assert kinds == {"bridge"}, f"the node took it for a plain client: the bridge bit got lost in {version}"
-        up = lab.mosquitto_sub(node.port, "-q", 1, "-t", f"up/{version}")
-        down = lab.mosquitto_sub(edge.port, "-q", 1, "-t", f"+/{version}")
-        _wait_for_subscription([node], f"up/{version}")
-        _wait_for_subscription([edge], f"+/{version}")
-        wait_until(lambda: "SUBACK" in edge.log(), "the bridge to have subscribed")
-        mosquitto_pub(edge.port, "-q", 1, "-t", f"up/{version}", payload=b"from the edge")
-        wait_until(lambda: up.received.read_bytes() == b"from the edge\n", "a message to cross to the node")
-        mosquitto_pub(node.port, "-q", 1, "-t", f"down/{version}", payload=b"from the node")
-        # A node returns none of a bridge's own messages to it. A returning one would have come first, on the same way.
-        wait_until(lambda: b"from the node\n" in down.received.read_bytes(), "a message to cross to the edge")
-        assert down.received.read_bytes() == b"from the edge\nfrom the node\n", "messages came back over the bridge"
-        edge.process.stop()
+    for version in ("mqttv31", "mqttv311", "mqttv50"):
+        _bridges(lab, brokers, port, version)
+
+
+def a_mosquitto_bridge_works_over_tls(lab):
+    """The same with TLS up to the balancer, in MQTT 3.1.1 and 5."""
+    authority = lab.authority()
+    brokers = lab.mosquittos()
+    port = lab.balancer(brokers, authority=authority).tls_port
+    for version in ("mqttv311", "mqttv50"):
+        _bridges(lab, brokers, port, version, f"bridge_cafile {authority.ca}\n")
+
+
+def _bridges(lab, brokers, port, version, extra=""):
+    edge = lab.mosquitto(
+        f"edge-{version}",
+        f"connection bridge\naddress 127.0.0.1:{port}\nremote_clientid bridge-{version}\ntopic # both 1\n"
+        f"try_private true\nbridge_protocol_version {version}\nnotifications false\nrestart_timeout 1\n{extra}",
+    )
+    node = _wait_for_arrival(brokers, f"bridge-{version}")
+    kinds = {arrival.kind for arrival in node.arrivals() if arrival.client_id == f"bridge-{version}"}
+    # MQTT 5 has an option of subscriptions instead of the bit.
+    expected = "client" if version == "mqttv50" else "bridge"
+    assert kinds == {expected}, f"the node took it for another kind of client: the bridge bit got lost in {version}"
+    up = lab.mosquitto_sub(node.port, "-q", 1, "-t", f"up/{version}")
+    down = lab.mosquitto_sub(edge.port, "-q", 1, "-t", f"+/{version}")
+    _wait_for_subscription([node], f"up/{version}")
+    _wait_for_subscription([edge], f"+/{version}")
+    wait_until(lambda: "SUBACK" in edge.log(), "the bridge to have subscribed")
+    mosquitto_pub(edge.port, "-q", 1, "-t", f"up/{version}", payload=b"from the edge")
+    wait_until(lambda: up.received.read_bytes() == b"from the edge\n", "a message to cross to the node")
+    mosquitto_pub(node.port, "-q", 1, "-t", f"down/{version}", payload=b"from the node")
+    # A node returns none of a bridge's own messages to it. A returning one would have come first, on the same way.
+    wait_until(lambda: b"from the node\n" in down.received.read_bytes(), "a message to cross to the edge")
+    assert down.received.read_bytes() == b"from the edge\nfrom the node\n", "messages came back over the bridge"
+    edge.process.stop()
 
 
 def _neighbours(lab, brokers, port):

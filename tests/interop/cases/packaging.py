@@ -31,7 +31,9 @@ def the_unit_file_leaves_time_to_drain(lab):
     drain = tomllib.loads((_CONFIG / "full.toml").read_text())["drain"]
     needed = _seconds(drain["delay"]) + _seconds(drain["grace"])
     assert _seconds(unit["TimeoutStopSec"]) > needed, f"a drain may take {needed} s"
-    assert unit["ExecReload"] == "/bin/kill -HUP $MAINPID"
+    reload = re.findall(r"^ExecReload=(.*)$", _UNIT.read_text(), re.MULTILINE)
+    program, _, options = unit["ExecStart"].partition(" run ")
+    assert reload == [f"{program} check {options}", "/bin/kill -HUP $MAINPID"]
     assert unit["Type"] == "notify"
 
 

@@ -66,7 +66,7 @@ def an_ejabberd_with_another_name_gets_nobody(lab):
     guest.client.connect("127.0.0.1", balancer.ws_port, **guest.on_connect)
     guest.client.loop_start()
     assert _ends(balancer, 2)[1]["cause"] == "no_node", balancer.ends()
-    assert any("no TLS with a node" in warning for warning in balancer.warnings()), balancer.warnings()
+    assert any("TLS handshake with node failed" in warning for warning in balancer.warnings()), balancer.warnings()
     assert "Accepted MQTT authentication" not in node.process.output()
     node.server_name = right
     balancer.configure(cluster.nodes)

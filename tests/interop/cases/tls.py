@@ -14,6 +14,8 @@ from process import Process, wait_until
 
 TO = "to/secured"
 
+CONNACK = b"\x20\x02\0\0"
+
 # What testssl.sh says of something that is as it should be, or says nothing of how it should be.
 FINE = {"OK", "INFO", "WARN", "DEBUG"}
 
@@ -49,6 +51,57 @@ def openssl_resumes_its_session(lab):
         again = _s_client(balancer.tls_port, authority, version, "-sess_in", session)
         assert "Reused, TLS" in again, again
     assert b'kind="resumed"} 2' in balancer.metrics("text/plain"), "two handshakes were resumed"
+
+
+def openssl_comes_in_with_any_server_name_and_old_certificates(lab):
+    """-servername with what no host is called, with certificates of version 1 and self-signed ones: a CONNACK, with both versions.
+
+    In TLS 1.3 also after a HelloRetryRequest, since X448 is not had here: the ClientHello then comes twice, with a ticket in it as well.
+    """
+    authority = lab.authority()
+    shown = [authority.client("new"), authority.old_client("old"), authority.trusted_client("own")]
+    balancer = lab.balancer(lab.mosquittos(), authority=authority, demands=True)
+    for version, *groups in (("-tls1_2",), ("-tls1_3",), ("-tls1_3", "-groups", "X448:P-256")):
+        for number, name in enumerate(("broker:8883", "[::1]", "a..b", "my broker", "b\u00fccher.example", "10.0.0.7")):
+            chain, key = shown[number % len(shown)]
+            options = ("-servername", name, "-cert", chain, "-key", key, *groups)
+            assert _answer(balancer.tls_port, version, *options) == CONNACK, f"{version} {name} {chain}"
+            # A session of such a client is resumed.
+            session = lab.folder / f"odd{version}-{len(groups)}-{number}"
+            _s_client(balancer.tls_port, authority, version, *options, "-sess_out", session, says=connect("one"), until=session)
+            again = _s_client(balancer.tls_port, authority, version, *options, "-sess_in", session)
+            assert "Reused, TLS" in again, again
+    names = re.findall(r'certificate_cn="?(\w+)', balancer.process.output())
+    assert set(names) == {"new", "old", "own"}, names
+
+
+def openssl_gets_records_as_small_as_it_asks_for(lab):
+    """-maxfraglen: no record of the handshake is larger, which a device with small buffers could not read."""
+    authority = lab.authority()
+    balancer = lab.balancer(lab.mosquittos(), authority=authority)
+    for version in ("-tls1_2", "-tls1_3"):
+        said = _s_client(balancer.tls_port, authority, version, "-maxfraglen", "512", "-msg")
+        assert "Verify return code: 0 (ok)" in said, said
+        headers = re.findall(r"<<< [^\n]*RecordHeader[^\n]*\n\s+(?:[0-9a-f]{2} ){3}([0-9a-f]{2}) ([0-9a-f]{2})", said)
+        sizes = [int(high + low, 16) for high, low in headers]
+        assert sum(sizes) > 600 and max(sizes) <= 512 + 24, sizes
+
+
+def gnutls_comes_in_and_hears_what_is_too_old(lab):
+    """gnutls-cli, which asks for records of a size of its own: both versions; RSA key exchange and CBC are refused by name."""
+    authority = lab.authority()
+    balancer = lab.balancer(lab.mosquittos(), authority=authority)
+    for version in ("TLS1.2", "TLS1.3"):
+        said = _gnutls_cli(balancer.tls_port, authority, f"NORMAL:-VERS-ALL:+VERS-{version}")
+        assert "Status: The certificate is trusted." in said and f"({version}" in said, said
+    for old in ("-KX-ALL:+RSA", "-CIPHER-ALL:+AES-128-CBC"):
+        before = len(balancer.causes())
+        said = _gnutls_cli(balancer.tls_port, authority, f"NORMAL:-VERS-ALL:+VERS-TLS1.2:{old}")
+        assert "alert" in said, said
+        wait_until(lambda: len(balancer.causes()) > before, "an end")
+        assert balancer.causes()[before] == "tls_incompatible", balancer.causes()[before:]
+    said = re.findall(r'why="(no key exchange|no cipher suite) in common', balancer.process.output())
+    assert said == ["no key exchange", "no cipher suite"], said
 
 
 def openssl_may_not_renegotiate_and_harms_nobody(lab):
@@ -112,7 +165,7 @@ def mosquittos_tools_come_in_with_a_certificate(lab):
         payload = bytes(range(256)) * 4_000
         mosquitto_pub(balancer.tls_port, *ours, "-t", TO, version=version, payload=payload)
         assert subscriber.payload() == payload
-    assert 'certificate_cn="gauge"' in balancer.process.output()
+    assert 'certificate_cn=gauge' in balancer.process.output()
     for options, cause in (
         (("--cafile", authority.ca), "certificate_refused"),
         (shows(stranger.client("gauge")), "certificate_refused"),
@@ -236,6 +289,25 @@ def _shown(port, authority):
     trusting = ssl.create_default_context(cafile=authority.ca)
     with socket.create_connection(("127.0.0.1", port)) as tcp, trusting.wrap_socket(tcp, server_hostname="localhost") as tls:
         return tls.getpeercert(binary_form=True)
+
+
+def _answer(port, *options):
+    """What a CONNECT is answered through s_client."""
+    words = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}", "-quiet", "-ign_eof", *map(str, options)]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        child.stdin.write(connect("odd"))
+        child.stdin.flush()
+        answer = child.stdout.read(len(CONNACK))
+        child.kill()
+    return answer
+
+
+def _gnutls_cli(port, authority, priority):
+    """What gnutls-cli prints of a connection that it closes at once."""
+    words = ["gnutls-cli", "--x509cafile", authority.ca, "--priority", priority, "--sni-hostname", "localhost"]
+    words += ["--verify-hostname", "localhost", "--port", port, "127.0.0.1"]
+    done = subprocess.run(list(map(str, words)), stdin=subprocess.DEVNULL, capture_output=True, timeout=15)
+    return (done.stdout + done.stderr).decode(errors="replace")
 
 
 def _s_client_words(port, authority, *options):

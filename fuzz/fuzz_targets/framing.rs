@@ -1,0 +1,8 @@
+//! MQTT on its way through a relay that opens or makes WebSocket frames, whatever it is.
+#![no_main]
+
+#[path = "../../tests/checks/mod.rs"]
+#[allow(dead_code, reason = "each target checks one reader")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::framing::framing(bytes));

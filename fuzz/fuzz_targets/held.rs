@@ -1,0 +1,8 @@
+//! The account of held bytes, whatever is asked of it.
+#![no_main]
+
+#[path = "../../tests/checks/mod.rs"]
+#[allow(dead_code, reason = "each target checks one reader")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::held::held(bytes));

@@ -1,0 +1,8 @@
+//! A node's answer to a request for a WebSocket, whatever it is.
+#![no_main]
+
+#[path = "../../tests/checks/mod.rs"]
+#[allow(dead_code, reason = "each target checks one reader")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::heads::response(bytes));

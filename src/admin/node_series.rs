@@ -1,0 +1,163 @@
+//! The metrics with the label `node`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus_client::encoding::NoLabelSet;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
+
+use super::page::Page;
+use crate::cluster::{Cluster, NodeId, NodeLoad, NodeState};
+use crate::path::counters::{BOUNDS_US, CODES, Count, Counters, Fault, NodeCounters, Retry, Step};
+
+/// Writes what there is to say of each node of `cluster`: states, gauges, and what `workers` have counted.
+pub(super) fn encode(page: &mut Page<'_>, cluster: &Cluster, workers: &[Arc<Counters>]) -> fmt::Result {
+    page.gauges(
+        "node_state",
+        "1 for the current state of the node's endpoint, 0 for the others",
+        cluster.nodes().iter().flat_map(|node| {
+            node.endpoints.iter().flat_map(move |(kind, endpoint)| {
+                let now = node.state_of(endpoint);
+                NodeState::ALL.iter().map(move |state| {
+                    let labels = [
+                        ("node", &*node.name),
+                        ("endpoint", kind.name()),
+                        ("state", state.name()),
+                    ];
+                    (labels, u64::from(now == *state))
+                })
+            })
+        }),
+    )?;
+    let nodes = ShownNode::all(cluster, workers);
+    page.gauges(
+        "node_connections",
+        "Connections to the node, including those being set up",
+        nodes.iter().map(|node| {
+            let connections = node.load.connections.load(Ordering::Relaxed);
+            ([("node", node.name)], connections as u64)
+        }),
+    )?;
+    page.gauges(
+        "node_source_ports",
+        "Source ports towards the node that are in use, by connections and in TIME_WAIT",
+        nodes
+            .iter()
+            .map(|node| ([("node", node.name)], node.load.ports() as u64)),
+    )?;
+    counted(page, &nodes)
+}
+
+/// What the workers have counted of each node.
+fn counted(page: &mut Page<'_>, nodes: &[ShownNode<'_>]) -> fmt::Result {
+    type Moved = (&'static str, fn(&NodeCounters) -> &Count);
+    const MOVED: [Moved; 2] = [
+        ("to_node", |counters| &counters.to_node),
+        ("to_client", |counters| &counters.to_client),
+    ];
+    page.counters(
+        "node_bytes",
+        "Bytes relayed to and from the node, a second late at most",
+        nodes.iter().flat_map(|node| {
+            MOVED.map(|(direction, count)| ([("node", node.name), ("direction", direction)], node.sum(count)))
+        }),
+    )?;
+    page.counters(
+        "node_failures",
+        "Clients that met a failure of the node, by what it was",
+        nodes.iter().flat_map(|node| {
+            Fault::ALL.iter().map(|fault| {
+                let labels = [("node", node.name), ("reason", fault.name())];
+                (labels, node.sum(|counters| counters.faults(*fault)))
+            })
+        }),
+    )?;
+    let codes: Vec<String> = CODES.iter().map(|code| code_name(*code)).collect();
+    let codes: Vec<&str> = codes.iter().map(String::as_str).chain(["other"]).collect();
+    page.counters(
+        "connacks",
+        "CONNACK packets read from the node, by code, whether passed on or not",
+        nodes.iter().flat_map(|node| {
+            codes.iter().enumerate().map(|(place, code)| {
+                let labels = [("node", node.name), ("code", *code)];
+                (labels, node.sum(|counters| counters.connacks_at(place)))
+            })
+        }),
+    )?;
+    page.counters(
+        "retries",
+        "CONNECT packets sent again after the node, to another one or to itself, by reason",
+        nodes.iter().flat_map(|node| {
+            Retry::ALL.iter().map(|reason| {
+                let labels = [("node", node.name), ("reason", reason.name())];
+                (labels, node.sum(|counters| counters.retries(*reason)))
+            })
+        }),
+    )?;
+    let mut family = page.0.encode_descriptor(
+        "step_duration",
+        "Duration of the steps of a connection's setup, for clients that were connected to the node",
+        Some(&Unit::Seconds),
+        MetricType::Histogram,
+    )?;
+    for node in nodes {
+        for step in Step::ALL {
+            let (counts, sum) = node.durations(*step);
+            let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
+            family
+                .encode_family(&[("node", node.name), ("step", step.name())])?
+                .encode_histogram::<NoLabelSet>(sum.as_secs_f64(), counts.iter().sum(), &buckets, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// A node with series: one of the cluster, or a removed one as long as it has connections.
+struct ShownNode<'a> {
+    name: &'a str,
+    load: &'a NodeLoad,
+    /// What the workers have counted of it that have counted anything.
+    counters: Vec<Arc<NodeCounters>>,
+}
+
+impl<'a> ShownNode<'a> {
+    fn all(cluster: &'a Cluster, workers: &[Arc<Counters>]) -> Vec<Self> {
+        let shown = (0..)
+            .map(NodeId)
+            .zip(cluster.all_known())
+            .filter(|(id, known)| cluster.node(*id).is_some() || known.load.connections.load(Ordering::Relaxed) > 0);
+        let shown = shown.map(|(id, known)| Self {
+            name: &known.name,
+            load: &known.load,
+            counters: workers.iter().filter_map(|counters| counters.node(id)).collect(),
+        });
+        shown.collect()
+    }
+
+    fn sum(&self, count: impl Fn(&NodeCounters) -> &Count) -> u64 {
+        self.counters.iter().map(|counters| count(counters).get()).sum()
+    }
+
+    fn durations(&self, step: Step) -> ([u64; BOUNDS_US.len() + 1], Duration) {
+        let mut counts = [0; BOUNDS_US.len() + 1];
+        let mut sum = Duration::ZERO;
+        for counters in &self.counters {
+            let (more, more_sum) = counters.steps(step).read();
+            counts.iter_mut().zip(more).for_each(|(a, b)| *a += b);
+            sum += more_sum;
+        }
+        (counts, sum)
+    }
+}
+
+/// A code as a label: decimal as in MQTT 3, hexadecimal as in MQTT 5.
+fn code_name(code: u8) -> String {
+    match code {
+        0..0x80 => code.to_string(),
+        _ => format!("0x{code:02X}"),
+    }
+}

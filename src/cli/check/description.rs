@@ -1,0 +1,399 @@
+//! What `remora run` would do with a configuration, in words.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
+use std::time::SystemTime;
+
+use remora::admin;
+use remora::cluster::{EndpointKind, Endpoints, Member, SEED_DEFAULT};
+use remora::config::{Config, Problem, Severity, duration_text as text, size_text};
+use remora::net::dial;
+use remora::net::held;
+use remora::net::tls::{Certificate, Clients, Offer, Revocations, Version};
+use remora::net::websocket;
+use remora::path::accept::{self, Listener, Tls, Transport};
+use remora::path::greet::Refuse;
+use remora::path::peek;
+use remora::path::relay;
+use remora::serve::drain;
+
+use super::super::{columns, key_text, ring};
+
+/// What `remora run` would do with this configuration, which has these problems all the same.
+pub(super) fn description(config: &Config, problems: &[Problem]) -> String {
+    let shares = ring(config).shares();
+    let nodes = config.nodes.iter().zip(shares);
+    let faults = problems.iter().filter(|problem| problem.severity != Severity::Warning);
+    let first = match (problems.len(), faults.count()) {
+        (0, _) => "No problems; this is what `remora run` would do.",
+        (_, 0) => "No problems, but warnings, which follow; this is what `remora run` would do.",
+        _ => "There are PROBLEMS, which follow; this is what `remora run` would do.",
+    };
+    [
+        first.to_owned(),
+        section("listeners", config.listeners.iter().map(listener)),
+        section("nodes, and their shares of the clients", nodes.map(node)),
+        section("settings", settings(config).into_iter()),
+    ]
+    .into_iter()
+    .chain(suggestions(config))
+    .collect::<Vec<_>>()
+    .join("\n\n")
+}
+
+/// What would be better, although nothing is wrong with it.
+fn suggestions(config: &Config) -> Option<String> {
+    if config.affinity.seed != SEED_DEFAULT {
+        return None;
+    }
+    // From the randomness of the system, and no more than a TOML integer holds.
+    let seed = RandomState::new().hash_one(0) >> 1;
+    Some(format!(
+        "suggestions\n  affinity.seed: it is the one of every Remora that has none of its own, and who knows the seed can choose client ids \
+         that all\n  belong to one node. One of this site's own would be\n\n  [affinity]\n  seed = {seed:#x}\n\n  Give all balancers of the \
+         site the same. Each client moves once, to its new home."
+    ))
+}
+
+fn section(title: &str, rows: impl Iterator<Item = Vec<String>>) -> String {
+    let rows: Vec<_> = rows.collect();
+    format!("{title}\n{}", columns("  ", &rows))
+}
+
+fn listener(listener: &Listener) -> Vec<String> {
+    let Listener {
+        name,
+        address,
+        freebind,
+        transport,
+        tls,
+        allow,
+        deny,
+        proxy_protocol_from,
+        connections_max,
+        connect_timeout,
+    } = listener;
+    let list = |networks: &[_]| {
+        let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
+        networks.join(", ")
+    };
+    let mut who = match &allow[..] {
+        [] => "from any address".to_owned(),
+        allow => format!("from {}", list(allow)),
+    };
+    if !deny.is_empty() {
+        who += &format!(", except {}", list(deny));
+    }
+    if !proxy_protocol_from.is_empty() {
+        who += &format!(", PROXY headers trusted from {}", list(proxy_protocol_from));
+    }
+    if let Some(max) = connections_max {
+        who += &format!(", up to {max} connections");
+    }
+    if let Some(timeout) = connect_timeout {
+        who += &format!(", CONNECT within {}", text(*timeout));
+    }
+    let called = match *name == address.to_string() {
+        true => String::new(),
+        false => format!("called {name}"),
+    };
+    let secured = match tls {
+        None => String::new(),
+        Some(Tls::Pass) => "TLS passed on to the node".to_owned(),
+        Some(Tls::End(acceptor)) => offer(acceptor.offer()),
+    };
+    let place = match transport {
+        Transport::Tcp => format!("tcp {address}"),
+        Transport::Ws(websocket::AcceptPolicy { paths, origins, .. }) => {
+            if !origins.is_empty() {
+                who += &format!(", origins {}", origins.join(", "));
+            }
+            format!("ws {address} {}", paths.join(" "))
+        }
+    };
+    let place = match freebind {
+        true => format!("{place} (even if this machine does not have it)"),
+        false => place,
+    };
+    vec![place, who, called, secured]
+}
+
+/// The certificates and the TLS settings of a listener with `tls = "end"`.
+fn offer(offer: &Offer) -> String {
+    let Offer {
+        certificates,
+        version_min,
+        clients,
+        protocol: _,
+        record_max,
+    } = offer;
+    let records = record_max.map_or(String::new(), |bytes| {
+        format!(", records of {} at most", size_text(bytes))
+    });
+    let version = match version_min {
+        Version::Tls12 => "1.2",
+        Version::Tls13 => "1.3",
+    };
+    let (clients, revoked) = match clients {
+        Clients::Off => ("", &None),
+        Clients::Optional(_, revoked) => (", asks for a certificate", revoked),
+        Clients::Required(_, revoked) => (", requires a certificate", revoked),
+    };
+    let revoked = revoked.as_ref().and_then(Revocations::expires);
+    let revoked = revoked.map_or(String::new(), |expires| {
+        format!(", list of revoked certificates {}", expiry(expires))
+    });
+    let certificates: Vec<String> = certificates.iter().map(certificate).collect();
+    format!(
+        "TLS {version} up{records}{clients}{revoked}; {}",
+        certificates.join("; ")
+    )
+}
+
+fn certificate(certificate: &Certificate) -> String {
+    let names = match certificate.names() {
+        [] => "a certificate without names".to_owned(),
+        names => format!("certificate for {}", names.join(", ")),
+    };
+    format!("{names}, {}", expiry(certificate.expires()))
+}
+
+fn expiry(expires: SystemTime) -> String {
+    const DAY: u64 = 86_400;
+    match expires.duration_since(SystemTime::now()) {
+        Ok(left) => format!("expires in {} days", left.as_secs() / DAY),
+        Err(past) => format!("expired {} days ago", past.duration().as_secs() / DAY),
+    }
+}
+
+fn node((node, share): (&Member, f64)) -> Vec<String> {
+    let Member {
+        name,
+        endpoints,
+        weight,
+    } = node;
+    let share = format!("{:.2} %", share * 100.0);
+    let unverified = node.is_unverified();
+    let Endpoints { mqtt, ws, pass } = endpoints;
+    vec![
+        name.clone(),
+        mqtt.shown(EndpointKind::Mqtt).to_string(),
+        format!("weight {weight}"),
+        share,
+        [
+            ws.as_ref().map(|ws| ws.shown(EndpointKind::Ws).to_string()),
+            pass.as_ref()
+                .map(|pass| format!("TLS passed to {}", pass.shown(EndpointKind::Pass))),
+            unverified.then(|| "CERTIFICATES ARE NOT VERIFIED".to_owned()),
+        ]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(", "),
+    ]
+}
+
+fn settings(config: &Config) -> Vec<Vec<String>> {
+    let Config {
+        workers,
+        affinity,
+        peek: peek::Limits { deadline },
+        held,
+        dial,
+        greet,
+        relay,
+        control,
+        limits,
+        drain: drain::Settings { delay, rate, grace },
+        watchdog,
+        admin,
+        // Listeners and nodes have sections of their own; the log settings need no explanation.
+        listeners: _,
+        nodes: _,
+        nodes_tls: _,
+        log: _,
+        // Files are named where they are read, warnings are printed with their lines.
+        files: _,
+        warnings: _,
+    } = config;
+    let rows = [
+        ("threads", threads(*workers)),
+        ("connections", connections(limits, held)),
+        (
+            "affinity",
+            format!("{}, ring seed {:#x}", key_text(affinity.key), affinity.seed),
+        ),
+        (
+            "placements",
+            format!(
+                "up to {}, each kept for {} after its client has disconnected",
+                affinity.placements_max,
+                text(affinity.placement_age_max)
+            ),
+        ),
+        (
+            "CONNECT",
+            format!(
+                "read within {}; up to {} held for all unfinished ones",
+                text(*deadline),
+                size_text(held.bytes_max)
+            ),
+        ),
+        (
+            "nodes answer",
+            format!(
+                "dial within {}, CONNACK within {}; accepted within {} in all",
+                text(dial.timeout),
+                text(greet.timeout),
+                text(greet.deadline)
+            ),
+        ),
+        ("refused", refused(greet.refuse)),
+        ("sources", sources(dial)),
+        ("source ports", ports(dial)),
+        ("silent clients", idle(relay)),
+        ("slow peers", slow(relay, dial)),
+        ("vanished peers", vanished(dial)),
+        (
+            "nodes down",
+            format!(
+                "after {} failures, one of them of a probe; then probed every {} to {}",
+                control.failures_max,
+                text(control.down_min),
+                text(control.down_max)
+            ),
+        ),
+        (
+            "at SIGTERM",
+            format!(
+                "accepts for {} more, then closes {rate} connections a second, for {} at most",
+                text(*delay),
+                text(*grace)
+            ),
+        ),
+        (
+            "stuck threads",
+            format!(
+                "reported by /livez, /readyz and to systemd after {}",
+                text(watchdog.stuck_after)
+            ),
+        ),
+        ("admin", admin_text(admin)),
+    ];
+    let row = |(what, how): (&str, String)| vec![what.to_owned(), how];
+    rows.into_iter().map(row).collect()
+}
+
+fn threads(workers: Option<NonZeroUsize>) -> String {
+    workers.map_or("one for each core".to_owned(), |workers| workers.to_string())
+}
+
+fn connections(limits: &accept::Limits, held: &held::Limits) -> String {
+    let accept::Limits {
+        connections_max,
+        connections_per_source_max,
+    } = limits;
+    let held::Limits {
+        undecided_max,
+        handshakes_max,
+        source_share,
+        ..
+    } = held;
+    let all = match connections_max {
+        Some(max) => format!("up to {max}"),
+        None => "as many as the limit of open files allows".to_owned(),
+    };
+    let source = connections_per_source_max
+        .map(|max| format!(", {max} of one source"))
+        .unwrap_or_default();
+    format!(
+        "{all}{source}, {undecided_max} that have not sent their CONNECT, {handshakes_max} in a TLS handshake; when that is \
+         reached, {source_share} % of it for one source"
+    )
+}
+
+fn admin_text(admin: &admin::Settings) -> String {
+    let admin::Settings {
+        address,
+        hosts,
+        configuration: _,
+    } = admin;
+    let also = match &hosts[..] {
+        [] => String::new(),
+        hosts => format!(", also called {}", hosts.join(", ")),
+    };
+    match address {
+        admin::Address::Default => format!("http://{}, if that is free{also}", admin::ADDRESS_DEFAULT),
+        admin::Address::At(address) => format!("http://{address}{also}"),
+        admin::Address::Off => "nowhere".to_owned(),
+    }
+}
+
+fn refused(refuse: Refuse) -> String {
+    let answer = match refuse {
+        Refuse::Close => "closed, so that it reconnects by itself",
+        Refuse::Connack => "sent the last node's CONNACK, then closed",
+    };
+    format!("a client that every node refused is {answer}")
+}
+
+fn sources(dial: &dial::Settings) -> String {
+    if dial.sources.is_empty() {
+        return "chosen by the kernel".to_owned();
+    }
+    let sources: Vec<String> = dial.sources.iter().map(ToString::to_string).collect();
+    sources.join(", ")
+}
+
+fn ports(dial: &dial::Settings) -> String {
+    let ports = dial.source_ports();
+    let rate = dial::ports_rate(ports);
+    format!("{ports} towards each node, enough for {rate} connections a second that Remora closes first")
+}
+
+fn slow(relay: &relay::Settings, dial: &dial::Settings) -> String {
+    let rate = match relay.rate_min {
+        0 => "take what they want".to_owned(),
+        rate => format!(
+            "closed if they take less than {} a second for a minute",
+            size_text(rate as usize)
+        ),
+    };
+    format!(
+        "{rate}; buffers of {} for each client and {} for each node; up to {} wait in all",
+        size_text(dial.client_buffer),
+        size_text(dial.node_buffer),
+        size_text(relay.waiting_bytes_max)
+    )
+}
+
+fn idle(relay: &relay::Settings) -> String {
+    let slack = text(relay.idle_slack);
+    let ceiling = relay.idle_max.map(|max| format!(", {} at most", text(max)));
+    format!(
+        "closed after 1.5 times their Keep Alive and {slack}{}",
+        ceiling.unwrap_or_default()
+    )
+}
+
+fn vanished(dial: &dial::Settings) -> String {
+    let dial::Keepalive { idle, interval, count } = &dial.keepalive;
+    let times = dial.watch_times(None);
+    let (idle_text, all) = (text(times.idle), text(times.user_timeout));
+    let interval = text(*interval);
+    // The kernel applies the longer one to both.
+    let when = match times.user_timeout > times.idle + dial.keepalive.probing() {
+        true => format!(
+            "{all} without an answer to keepalive probes, sent every {interval} after {idle_text} of silence, or without an \
+             acknowledgement"
+        ),
+        false => format!(
+            "{count} keepalive probes {interval} apart that follow {idle_text} of silence, or after {all} without an acknowledgement"
+        ),
+    };
+    let clients = match idle {
+        Some(_) => "",
+        None => "; clients not before 1.5 times their Keep Alive",
+    };
+    format!("closed after {when}{clients}")
+}

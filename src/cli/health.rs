@@ -1,0 +1,91 @@
+//! `remora health`: asks the balancer that runs a configuration whether it is ready.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::ExitCode;
+
+use remora::admin::{self, Address, Health, Identity};
+use remora::config::Loaded;
+
+use super::locate::{File, Located};
+use super::{bad_usage, print, reachable, with_config};
+
+/// Asks at `address`, or else the process of the configuration.
+pub(super) fn command(file: &File, address: Option<SocketAddr>) -> ExitCode {
+    if let Some(address) = address {
+        return say(ask(address), address, None);
+    }
+    let path = match file.locate() {
+        Ok(Located::File(path, _)) => path,
+        Ok(Located::Input) => {
+            return bad_usage(
+                &"health knows a process by its file: give it the file instead of standard input; see --help",
+            );
+        }
+        // The default for a balancer without a configuration file, such as the demo.
+        Err(none) => {
+            let address = admin::ADDRESS_DEFAULT;
+            let code = say(ask(address), address, None);
+            if code != ExitCode::SUCCESS {
+                eprintln!("remora: {none}, so {address} was asked");
+            }
+            return code;
+        }
+    };
+    with_config(file.locate(), |Loaded { config, .. }| match config.admin.address {
+        Address::Default => say(ask(admin::ADDRESS_DEFAULT), admin::ADDRESS_DEFAULT, Some(&path)),
+        Address::At(address) if address.port() == 0 => fail(
+            "admin.address has port 0, so the kernel has chosen the port: give the one that the log says with --address",
+        ),
+        Address::At(address) => say(ask(address), address, Some(&path)),
+        Address::Off => fail("this configuration has no admin listener (admin.enabled = false)"),
+    })
+}
+
+/// The answer at `address`.
+pub(super) fn ask(address: SocketAddr) -> io::Result<Health> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .and_then(|runtime| runtime.block_on(admin::health(reachable(address))))
+}
+
+/// Prints an answer, if it is that of the process of the configuration at `file`, or if any will do.
+fn say(answer: io::Result<Health>, address: SocketAddr, file: Option<&Path>) -> ExitCode {
+    let Health { ready, text, identity } = match answer {
+        Ok(health) => health,
+        Err(error) => return fail(&format!("no answer from {address}: {error}")),
+    };
+    if let Some(file) = file.filter(|file| !identity.as_ref().is_some_and(|identity| identity.is_of(file))) {
+        return fail(&format!(
+            "{} answers at {address}, not the one of {}: give each an admin.address of its own",
+            other(identity.as_ref()),
+            file.display()
+        ));
+    }
+    match ready {
+        true => print(&text),
+        false => fail(&format!("not ready: {text}")),
+    }
+}
+
+/// Another process that answers.
+fn other(identity: Option<&Identity>) -> String {
+    match identity {
+        Some(Identity {
+            pid,
+            configuration: Some(file),
+        }) => format!("another Remora (configuration {}, pid {pid})", file.display()),
+        Some(Identity {
+            pid,
+            configuration: None,
+        }) => format!("another Remora (without a configuration file, pid {pid})"),
+        None => "a program that is no Remora, or an older one,".to_owned(),
+    }
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("remora: {message}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,130 @@
+//! A snapshot of the cluster, and where the newest one is published.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::base::clock::Seconds;
+use crate::cluster::endpoint::EndpointKind;
+use crate::cluster::node::{KnownNode, Node, NodeId, NodeState};
+use crate::cluster::ring::Ring;
+
+/// Nodes, their states and the ring: one value, so that they agree.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    nodes: Arc<[Node]>,
+    ring: Arc<Ring>,
+    known: Arc<[KnownNode]>,
+}
+
+impl Cluster {
+    /// A snapshot of `nodes` with a ring built for their names and weights, and every node ever `known` by id.
+    ///
+    /// The order of `nodes` does not matter: they are sorted by name. Building the ring takes milliseconds and does not
+    /// belong on a worker.
+    pub fn new(mut nodes: Vec<Node>, known: Arc<[KnownNode]>, seed: u64) -> Self {
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        let members: Vec<(&str, u16)> = nodes.iter().map(|n| (&*n.name, n.weight)).collect();
+        let ring = Arc::new(Ring::build(seed, &members));
+        Self::on_ring(ring, nodes, known)
+    }
+
+    /// A snapshot of `nodes`, which are sorted by name, on the `ring` that was built for their names and weights.
+    pub(crate) fn on_ring(ring: Arc<Ring>, nodes: Vec<Node>, known: Arc<[KnownNode]>) -> Self {
+        debug_assert!(nodes.is_sorted_by(|a, b| a.name < b.name), "in the order of the ring");
+        Self {
+            nodes: nodes.into(),
+            ring,
+            known,
+        }
+    }
+
+    /// The nodes that can take clients of `kind` now.
+    pub fn up(&self, kind: EndpointKind) -> impl Iterator<Item = &Node> {
+        let is_up = move |node: &&Node| node.state_for(kind) == Some(NodeState::Up);
+        self.nodes.iter().filter(is_up)
+    }
+
+    /// Whether a node has answered that can take clients of `kind` now.
+    pub(crate) fn is_answering(&self, kind: EndpointKind) -> bool {
+        let answers = |node: &Node| {
+            node.endpoint_for(kind)
+                .is_some_and(|(_, endpoint)| endpoint.is_answering())
+        };
+        self.up(kind).any(answers)
+    }
+
+    /// Whether another node than `but` that can take clients of `kind` now has answered CONNECTs within `most` lately.
+    pub(crate) fn has_faster(&self, kind: EndpointKind, but: NodeId, most: Duration, now: Seconds) -> bool {
+        let is_fast = |node: &Node| {
+            let endpoint = node.endpoint_for(kind);
+            endpoint.is_some_and(|(_, endpoint)| endpoint.passive.pace.is_within(most, now))
+        };
+        self.up(kind).any(|node| node.id != but && is_fast(node))
+    }
+
+    /// The same nodes on the same ring, each passed through `change` (states, addresses; never name or weight).
+    pub fn with(&self, mut change: impl FnMut(&mut Node)) -> Self {
+        let mut nodes = self.nodes.to_vec();
+        nodes.iter_mut().for_each(&mut change);
+        debug_assert!(
+            nodes
+                .iter()
+                .zip(self.nodes.iter())
+                .all(|(a, b)| a.name == b.name && a.weight == b.weight),
+            "the ring belongs to names and weights"
+        );
+        Self {
+            nodes: nodes.into(),
+            ring: Arc::clone(&self.ring),
+            known: Arc::clone(&self.known),
+        }
+    }
+
+    /// What `id` stands for, also after the node was removed.
+    pub fn known(&self, id: NodeId) -> Option<&KnownNode> {
+        self.known.get(usize::from(id.0))
+    }
+
+    /// Every node that this process has known, by id.
+    pub fn all_known(&self) -> &[KnownNode] {
+        &self.known
+    }
+
+    /// The node with this id, if it is in the cluster now.
+    pub fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.id == id)
+    }
+
+    /// The nodes, sorted by name; the ring's choices are indices into this slice.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The ring over these nodes.
+    pub fn ring(&self) -> &Ring {
+        &self.ring
+    }
+}
+
+/// Where control publishes the newest cluster and the path reads it, without a lock.
+#[derive(Debug)]
+pub struct Clusters(ArcSwap<Cluster>);
+
+impl Clusters {
+    /// A cell that holds `first`.
+    pub fn new(first: Cluster) -> Arc<Self> {
+        Arc::new(Self(ArcSwap::from_pointee(first)))
+    }
+
+    /// The newest cluster.
+    pub fn current(&self) -> Arc<Cluster> {
+        self.0.load_full()
+    }
+
+    /// Replaces the cluster. Only control does.
+    pub fn publish(&self, cluster: Cluster) {
+        self.0.store(Arc::new(cluster));
+    }
+}

@@ -1,0 +1,38 @@
+//! The files that a configuration names.
+
+use std::collections::BTreeMap;
+use std::path::{self, Path, PathBuf};
+
+use super::file;
+use super::reader::{Field, Spanned};
+use super::tls::{CertificateFiles, NodesTls};
+
+/// The files that the keys of listeners and of `[nodes_tls]` name, by key.
+pub(super) fn named(
+    listeners: &Field<Vec<Spanned<file::Listener>>>,
+    nodes_tls: &Field<NodesTls>,
+    base: &Path,
+) -> BTreeMap<String, PathBuf> {
+    let of_pair = |pair: &CertificateFiles| [pair.chain.as_set().cloned(), pair.key.as_set().cloned()];
+    let mut named: Vec<Option<Spanned<String>>> = Vec::new();
+    for Spanned { value, .. } in listeners.as_set().into_iter().flat_map(|listeners| &listeners.value) {
+        let certificates = value.certificates.as_set().into_iter().flat_map(|given| &given.value);
+        named.extend(certificates.flat_map(|pair| of_pair(&pair.value)));
+        named.extend([&value.client_ca, &value.client_crl].map(|given| given.as_set().cloned()));
+    }
+    if let Some(Spanned { value, .. }) = nodes_tls.as_set() {
+        named.push(value.ca.as_set().cloned());
+        named.extend(
+            value
+                .certificate
+                .as_set()
+                .into_iter()
+                .flat_map(|pair| of_pair(&pair.value)),
+        );
+    }
+    let absolute = |Spanned { value, place }| {
+        let file = base.join(value);
+        (place.path, path::absolute(&file).unwrap_or(file))
+    };
+    named.into_iter().flatten().map(absolute).collect()
+}

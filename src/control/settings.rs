@@ -1,0 +1,32 @@
+//! The settings of control.
+
+use std::time::Duration;
+
+use super::probe::ProbeDepth;
+
+/// When a node counts as down, and how often names are resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Failures that make an endpoint down, of different clients and of probes, at least one of a probe.
+    pub failures_max: u32,
+    /// How far a probe goes.
+    pub probe: ProbeDepth,
+    /// From the start of the probe that took an endpoint down to the start of the next; doubles each time that one fails.
+    pub down_min: Duration,
+    /// The longest time between two probes of an endpoint that is down.
+    pub down_max: Duration,
+    /// The interval between two look-ups of a node's host name.
+    pub resolve_interval: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            failures_max: 3,
+            probe: ProbeDepth::default(),
+            down_min: Duration::from_secs(1),
+            down_max: Duration::from_secs(1),
+            resolve_interval: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,537 @@
+//! What control knows about the nodes: configuration, addresses, health, and the operator's wishes. No I/O: the time
+//! and every answer are passed in, and a snapshot is a pure function of the state.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::cluster::{
+    Cluster, Endpoint, EndpointKind, Endpoints, KnownNode, Member, MemberEndpoint, Node, NodeAddress, NodeId, NodeLoad,
+    Observed, PassiveHealth, Report, Ring, WEIGHT_MAX, WEIGHT_MIN, WEIGHTS_MAX,
+};
+
+use super::health::{Change, Health, Probed, Rules};
+use super::probe::{Target, Unanswered};
+use super::settings::Settings;
+
+/// A node that has just failed is looked up again, but not more often than this.
+const LOOKUP_AFTER_FAILURE_MIN: Duration = Duration::from_secs(1);
+
+/// What the operator wishes for a node, in addition to the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// It takes new clients.
+    Up,
+    /// It keeps its clients and gets no new ones.
+    Draining,
+    /// It has this weight instead of the configured one; `None` resets it.
+    Weight(Option<u16>),
+}
+
+/// Why a wish was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WishError {
+    /// The node is not in the cluster.
+    UnknownNode,
+    /// The weight is out of range.
+    Weight,
+    /// With this weight, all of them would add up to more than a ring is built for.
+    WeightSum,
+}
+
+impl fmt::Display for WishError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::UnknownNode => f.write_str("no such node"),
+            Self::Weight => write!(f, "a weight must be {WEIGHT_MIN} to {WEIGHT_MAX}"),
+            Self::WeightSum => write!(f, "all weights would add up to more than {WEIGHTS_MAX}"),
+        }
+    }
+}
+
+impl std::error::Error for WishError {}
+
+/// The nodes, and everything that a snapshot is made of.
+#[derive(Debug)]
+pub(super) struct State {
+    /// Sorted by name: their places are those of the ring.
+    nodes: Vec<NodeControl>,
+    /// By id.
+    known: Arc<[KnownNode]>,
+    seed: u64,
+    /// Built from the names and weights of `nodes`, and kept while those stay the same, since building it takes
+    /// milliseconds.
+    ring: Arc<Ring>,
+}
+
+/// One node of the cluster.
+#[derive(Debug)]
+struct NodeControl {
+    id: NodeId,
+    name: Arc<str>,
+    endpoints: Endpoints<EndpointControl>,
+    /// As configured.
+    weight: u16,
+    wishes: Wishes,
+    load: Arc<NodeLoad>,
+}
+
+/// The operator's wishes for one node. They last for as long as the node is in the cluster, also across reloads.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wishes {
+    draining: bool,
+    /// Instead of the configured weight.
+    weight: Option<u16>,
+}
+
+/// One endpoint of a node.
+#[derive(Clone, Debug)]
+struct EndpointControl {
+    /// As configured.
+    member: MemberEndpoint,
+    /// Where it is, as far as is known.
+    addresses: Arc<[SocketAddr]>,
+    /// When its host name is looked up next; `None` for a plain address.
+    lookup_at: Option<Instant>,
+    looked_up: Option<Instant>,
+    /// A look-up is under way, and no second one is started beside it.
+    is_looking_up: bool,
+    health: Health,
+    /// Why the last probe that failed has failed.
+    unanswered: Option<Arc<Unanswered>>,
+    /// The last look-up has failed.
+    is_unresolved: bool,
+    passive: Arc<PassiveHealth>,
+}
+
+/// A change of an endpoint's state.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Changed {
+    pub(super) node: Arc<str>,
+    pub(super) kind: EndpointKind,
+    pub(super) change: Change,
+    /// Why the last probe that failed has failed.
+    pub(super) unanswered: Option<Arc<Unanswered>>,
+    /// Where the endpoint is, if it has one address.
+    pub(super) address: Option<SocketAddr>,
+}
+
+/// The changes that a reload has made.
+#[derive(Debug, Default)]
+pub(super) struct Reconfigured {
+    pub(super) added: Vec<(Arc<str>, NodeAddress)>,
+    /// Endpoints that have another address than before.
+    pub(super) moved: Vec<(Arc<str>, EndpointKind, NodeAddress)>,
+    pub(super) removed: Vec<(NodeId, Arc<str>)>,
+}
+
+/// What the answer to a look-up has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Resolved {
+    /// The node has other addresses than before.
+    Changed,
+    /// The look-up succeeds again, and the addresses are those from before it failed.
+    Again,
+    /// The look-up fails now, and the node keeps the addresses that it had.
+    Kept,
+    /// The look-up fails now, and an endpoint of the node has no address yet.
+    Nowhere,
+}
+
+impl State {
+    /// The state at the start: every node is up, and no host name is resolved. Builds the ring.
+    pub(super) fn new(members: &[Member], seed: u64, now: Instant) -> Self {
+        let mut state = Self {
+            nodes: Vec::new(),
+            known: Arc::new([]),
+            seed,
+            ring: Arc::new(Ring::build(seed, &[])),
+        };
+        state.reconfigure(members, now);
+        state
+    }
+
+    /// The cluster as the path should see it.
+    pub(super) fn snapshot(&self) -> Cluster {
+        let nodes = self.nodes.iter().map(NodeControl::node).collect();
+        Cluster::on_ring(Arc::clone(&self.ring), nodes, Arc::clone(&self.known))
+    }
+
+    /// Replaces the nodes. One whose name is in the cluster keeps its id, its clients and the operator's wishes, and
+    /// each of its endpoints that is at the same address keeps its health.
+    pub(super) fn reconfigure(&mut self, members: &[Member], now: Instant) -> Reconfigured {
+        let mut changes = Reconfigured::default();
+        let mut known = self.known.to_vec();
+        let mut before = std::mem::take(&mut self.nodes);
+        for member in members {
+            let staying = before.iter().position(|node| *node.name == *member.name);
+            let node = match staying.map(|place| before.swap_remove(place)) {
+                Some(node) => node.reconfigured(member, now, &mut changes),
+                None => {
+                    let id = id_of(&member.name, &mut known);
+                    let known = known[usize::from(id.0)].clone();
+                    let address = member.endpoints.mqtt.address.clone();
+                    changes.added.push((Arc::clone(&known.name), address));
+                    NodeControl::new(member, id, known, now)
+                }
+            };
+            self.nodes.push(node);
+        }
+        changes.removed = before.into_iter().map(|node| (node.id, node.name)).collect();
+        self.known = known.into();
+        self.nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        self.build_ring();
+        changes
+    }
+
+    fn build_ring(&mut self) {
+        let members: Vec<(&str, u16)> = self.nodes.iter().map(|n| (&*n.name, n.weight())).collect();
+        self.ring = Arc::new(Ring::build(self.seed, &members));
+    }
+
+    /// Sets the operator's wish for a node. Returns the node's name.
+    pub(super) fn wish(&mut self, node: NodeId, wish: Wish) -> Result<Arc<str>, WishError> {
+        let weights: usize = self.nodes.iter().map(|node| usize::from(node.weight())).sum();
+        let node = self.nodes.iter_mut().find(|known| known.id == node);
+        let node = node.ok_or(WishError::UnknownNode)?;
+        let before = node.weight();
+        match wish {
+            Wish::Up => node.wishes.draining = false,
+            Wish::Draining => node.wishes.draining = true,
+            Wish::Weight(weight) => {
+                let others = weights - usize::from(before);
+                check_weight(weight.unwrap_or(node.weight), others)?;
+                node.wishes.weight = weight;
+            }
+        }
+        let (name, after) = (Arc::clone(&node.name), node.weight());
+        if after != before {
+            self.build_ring();
+        }
+        Ok(name)
+    }
+
+    /// Takes an observation of the path. Returns how the endpoint's state has changed, if it has.
+    pub(super) fn observe(&mut self, report: &Report, settings: &Settings, now: Instant) -> Option<Changed> {
+        self.change(&report.passive, settings, |node, health, rules| {
+            if let Observed::Failed { .. } = report.observed {
+                node.look_up_soon(now);
+            }
+            health.observe(report.observed, rules, now)
+        })
+    }
+
+    /// Takes the result of the probe of an endpoint that began at `began`. Returns how the endpoint's state has changed, if it has.
+    pub(super) fn probed(
+        &mut self,
+        passive: &Arc<PassiveHealth>,
+        answer: &Result<(), Unanswered>,
+        began: Instant,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<Changed> {
+        let probed = match answer {
+            Ok(()) => Probed::Answered,
+            Err(Unanswered { was_asked: true, .. }) => Probed::Failed,
+            Err(Unanswered { was_asked: false, .. }) => Probed::NotAsked,
+        };
+        if let Some(endpoint) = self
+            .endpoints_mut()
+            .find(|endpoint| Arc::ptr_eq(&endpoint.passive, passive))
+            && let Err(unanswered) = answer
+            && unanswered.was_asked
+        {
+            endpoint.unanswered = Some(Arc::new(unanswered.clone()));
+        }
+        self.change(passive, settings, |node, health, rules| {
+            match probed {
+                Probed::Answered => {
+                    passive.has_answered.store(true, Ordering::Relaxed);
+                    passive.has_failed.store(false, Ordering::Relaxed);
+                }
+                Probed::Failed => node.look_up_soon(now),
+                Probed::NotAsked => {}
+            }
+            health.probed(probed, began, rules, now)
+        })
+    }
+
+    /// Applies `change` to the node and the health of the endpoint with this `passive` health, if the cluster still has it.
+    fn change(
+        &mut self,
+        passive: &Arc<PassiveHealth>,
+        settings: &Settings,
+        change: impl FnOnce(&mut NodeControl, &mut Health, Rules<'_>) -> Option<Change>,
+    ) -> Option<Changed> {
+        let is_it = |(_, endpoint): &(_, &EndpointControl)| Arc::ptr_eq(&endpoint.passive, passive);
+        let (place, kind) = self.nodes.iter().enumerate().find_map(|(place, node)| {
+            let (kind, _) = node.endpoints.iter().find(is_it)?;
+            Some((place, kind))
+        })?;
+        let of_kind = self.nodes.iter().filter_map(|node| node.endpoints.get(kind));
+        let (count, down) = of_kind.fold((0, 0), |(count, down), endpoint| {
+            (count + 1, down + usize::from(endpoint.health.is_down()))
+        });
+        let rules = Rules {
+            settings,
+            only_probes_count: (down + 1) * 2 > count,
+        };
+        let node = &mut self.nodes[place];
+        // Out of the node while both are changed.
+        let mut health = std::mem::take(&mut node.endpoints.get_mut(kind)?.health);
+        let change = change(node, &mut health, rules);
+        let endpoint = node.endpoints.get_mut(kind)?;
+        endpoint.health = health;
+        Some(Changed {
+            unanswered: endpoint.unanswered.clone(),
+            address: match *endpoint.addresses {
+                [address] => Some(address),
+                _ => None,
+            },
+            node: Arc::clone(&node.name),
+            kind,
+            change: change?,
+        })
+    }
+
+    /// Has every endpoint probed that has never answered and is not down.
+    pub(super) fn ask_unknown(&mut self, now: Instant) {
+        let unknown = self.endpoints_mut().filter(|endpoint| endpoint.is_unknown());
+        for endpoint in unknown.filter(|endpoint| !endpoint.health.is_in_question()) {
+            endpoint.health.suspect(now);
+        }
+    }
+
+    /// Whether the answer of an endpoint that has never answered is to come.
+    pub(super) fn has_unknown_in_question(&self) -> bool {
+        let mut endpoints = self.nodes.iter().flat_map(|node| node.endpoints.iter());
+        endpoints.any(|(_, endpoint)| {
+            endpoint.is_unknown() && !endpoint.addresses.is_empty() && endpoint.health.is_in_question()
+        })
+    }
+
+    /// Returns the probes that are due, and counts them as under way.
+    pub(super) fn due_probes(&mut self, now: Instant) -> Vec<Target> {
+        let mut due = Vec::new();
+        for node in &mut self.nodes {
+            for (kind, endpoint) in node.endpoints.iter_mut() {
+                if !endpoint.addresses.is_empty() && endpoint.health.probe_is_due(now) {
+                    due.push(Target {
+                        node: Arc::clone(&node.name),
+                        kind,
+                        endpoint: endpoint.endpoint(),
+                    });
+                }
+            }
+        }
+        due
+    }
+
+    /// Returns the look-ups that are due, and counts them as begun.
+    pub(super) fn due_lookups(&mut self, interval: Duration, now: Instant) -> Vec<(NodeId, NodeAddress)> {
+        let mut due = Vec::new();
+        for node in &mut self.nodes {
+            for (_, endpoint) in node.endpoints.iter_mut() {
+                if endpoint.next_lookup().is_some_and(|at| at <= now) {
+                    due.push((node.id, endpoint.member.address.clone()));
+                    endpoint.looked_up = Some(now);
+                    endpoint.is_looking_up = true;
+                    endpoint.lookup_at = Some(now + interval);
+                }
+            }
+        }
+        due
+    }
+
+    /// Takes the answer to a look-up of `asked`: its addresses, or `None` if the look-up failed. Returns the node's name and what
+    /// has changed, if anything has.
+    pub(super) fn resolved(
+        &mut self,
+        node: NodeId,
+        asked: &NodeAddress,
+        addresses: Option<&[SocketAddr]>,
+    ) -> Option<(Arc<str>, Resolved)> {
+        let node = self.nodes.iter_mut().find(|known| known.id == node)?;
+        let name = Arc::clone(&node.name);
+        // Several of its endpoints may have the same host and port.
+        let endpoints = node.endpoints.iter_mut().map(|(_, endpoint)| endpoint);
+        let mut asking: Vec<_> = endpoints.filter(|e| e.member.address == *asked).collect();
+        asking.iter_mut().for_each(|endpoint| endpoint.is_looking_up = false);
+        let (fails, failed) = (addresses.is_none(), asking.iter().any(|e| e.is_unresolved));
+        let resolved = match addresses {
+            _ if asking.is_empty() => return None,
+            Some(addresses) if asking.iter().all(|e| *e.addresses == *addresses) => failed.then_some(Resolved::Again),
+            Some(addresses) => {
+                let addresses: Arc<[SocketAddr]> = addresses.into();
+                for endpoint in &mut asking {
+                    endpoint.addresses = Arc::clone(&addresses);
+                }
+                Some(Resolved::Changed)
+            }
+            // Said when it failed first.
+            None if asking.iter().all(|e| e.is_unresolved) => None,
+            None if asking.iter().any(|e| e.addresses.is_empty()) => Some(Resolved::Nowhere),
+            None => Some(Resolved::Kept),
+        };
+        asking.iter_mut().for_each(|endpoint| endpoint.is_unresolved = fails);
+        Some((name, resolved?))
+    }
+
+    /// When the next probe or look-up is due.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.nodes
+            .iter()
+            .flat_map(|node| node.endpoints.iter())
+            .flat_map(|(_, endpoint)| [endpoint.next_lookup(), endpoint.next_probe()])
+            .flatten()
+            .min()
+    }
+
+    fn endpoints_mut(&mut self) -> impl Iterator<Item = &mut EndpointControl> {
+        let endpoints = self.nodes.iter_mut().flat_map(|node| node.endpoints.iter_mut());
+        endpoints.map(|(_, endpoint)| endpoint)
+    }
+}
+
+/// Checks the weight of a node, beside others that add up to `others`.
+fn check_weight(weight: u16, others: usize) -> Result<(), WishError> {
+    if !(WEIGHT_MIN..=WEIGHT_MAX).contains(&weight) {
+        return Err(WishError::Weight);
+    }
+    if others + usize::from(weight) > WEIGHTS_MAX {
+        return Err(WishError::WeightSum);
+    }
+    Ok(())
+}
+
+/// The id of the node with this name: a new one, if no node ever had the name.
+fn id_of(name: &str, known: &mut Vec<KnownNode>) -> NodeId {
+    let place = known.iter().position(|known| *known.name == *name);
+    let place = place.unwrap_or_else(|| {
+        known.push(KnownNode {
+            name: name.into(),
+            load: Arc::default(),
+        });
+        known.len() - 1
+    });
+    NodeId(place as u16)
+}
+
+impl NodeControl {
+    fn new(member: &Member, id: NodeId, known: KnownNode, now: Instant) -> Self {
+        Self {
+            id,
+            name: known.name,
+            endpoints: member.endpoints.map(|_, member| EndpointControl::new(member, now)),
+            weight: member.weight,
+            wishes: Wishes::default(),
+            load: known.load,
+        }
+    }
+
+    /// The same node with another configuration.
+    fn reconfigured(self, member: &Member, now: Instant, changes: &mut Reconfigured) -> Self {
+        let endpoints = member.endpoints.map(|kind, member| match self.endpoints.get(kind) {
+            Some(before) if before.member.address == member.address => EndpointControl {
+                member: member.clone(),
+                ..before.clone()
+            },
+            before => {
+                if before.is_some() {
+                    let name = Arc::clone(&self.name);
+                    changes.moved.push((name, kind, member.address.clone()));
+                }
+                EndpointControl::new(member, now)
+            }
+        });
+        Self {
+            endpoints,
+            weight: member.weight,
+            ..self
+        }
+    }
+
+    /// The weight in force.
+    fn weight(&self) -> u16 {
+        self.wishes.weight.unwrap_or(self.weight)
+    }
+
+    fn node(&self) -> Node {
+        Node {
+            id: self.id,
+            name: Arc::clone(&self.name),
+            endpoints: self.endpoints.map(|_, endpoint| endpoint.endpoint()),
+            weight: self.weight(),
+            is_draining: self.wishes.draining,
+            load: Arc::clone(&self.load),
+        }
+    }
+
+    /// The node may have another address: brings its next look-up forward.
+    fn look_up_soon(&mut self, now: Instant) {
+        for (_, endpoint) in self.endpoints.iter_mut() {
+            if let (Some(at), Some(last)) = (endpoint.lookup_at, endpoint.looked_up) {
+                endpoint.lookup_at = Some(at.min(now.max(last + LOOKUP_AFTER_FAILURE_MIN)));
+            }
+        }
+    }
+}
+
+impl EndpointControl {
+    /// Whether it has never answered and is not down.
+    fn is_unknown(&self) -> bool {
+        !self.health.is_down() && !self.passive.has_answered.load(Ordering::Relaxed)
+    }
+
+    /// When it is probed next: not before it has an address.
+    fn next_probe(&self) -> Option<Instant> {
+        self.health.next_probe().filter(|_| !self.addresses.is_empty())
+    }
+
+    /// When its host name is to be looked up next: not while a look-up is under way.
+    fn next_lookup(&self) -> Option<Instant> {
+        self.lookup_at.filter(|_| !self.is_looking_up)
+    }
+
+    fn new(member: &MemberEndpoint, now: Instant) -> Self {
+        let (addresses, lookup_at): (Arc<[_]>, _) = match &member.address {
+            NodeAddress::Socket(address) => (Arc::new([*address]), None),
+            NodeAddress::Host(..) => (Arc::new([]), Some(now)),
+        };
+        Self {
+            member: member.clone(),
+            addresses,
+            lookup_at,
+            looked_up: None,
+            is_looking_up: false,
+            health: Health::default(),
+            unanswered: None,
+            is_unresolved: false,
+            passive: Arc::default(),
+        }
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        let MemberEndpoint {
+            address: _,
+            path,
+            proxy_protocol,
+            tls,
+        } = &self.member;
+        Endpoint {
+            addresses: Arc::clone(&self.addresses),
+            path: path.clone(),
+            proxy_protocol: *proxy_protocol,
+            tls: tls.clone(),
+            is_down: self.health.is_down(),
+            passive: Arc::clone(&self.passive),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,10 @@
+//! Connections to peers: sockets, dialing, TLS, WebSocket handshakes, and the limits on descriptors and held bytes.
+
+pub mod descriptors;
+pub mod dial;
+pub mod held;
+pub mod node;
+pub mod reports;
+pub mod socket;
+pub mod tls;
+pub mod websocket;

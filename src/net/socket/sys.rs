@@ -1,0 +1,69 @@
+//! The system calls that no crate wraps safely: all `unsafe` code of this library, each use with its reason. Every other system
+//! call goes through rustix or socket2.
+
+#![expect(
+    unsafe_code,
+    reason = "a registration, a socket option and an ioctl that are unsafe, or missing, in tokio, rustix and socket2"
+)]
+
+use std::ffi::c_int;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use tokio::io::unix::AsyncFd;
+
+/// Registers a nonblocking socket with this thread's runtime.
+///
+/// # Errors
+/// epoll refuses the descriptor.
+pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: tokio needs the descriptor to stay open and the same while it is registered. An `OwnedFd` is open and never
+    // changes, the `AsyncFd` owns it from here on, and lends it only by shared reference, which cannot replace it.
+    // `AsyncFd::get_mut` could; it is not called in this crate.
+    unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
+}
+
+/// Keeps a connection in the kernel until the client has sent something (TCP_DEFER_ACCEPT): one wake-up instead of two, and a
+/// scanner that sends nothing takes no descriptor and no memory here until `seconds` have passed. 0 turns the option off.
+///
+/// # Errors
+/// The kernel refuses the option.
+pub(crate) fn defer_accept(listener: BorrowedFd<'_>, seconds: c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is borrowed, so it is open; the kernel reads one int of this length through the pointer, and
+    // keeps neither.
+    let result = unsafe {
+        libc::setsockopt(
+            listener.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of_val(&seconds) as libc::socklen_t,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(())
+}
+
+/// Lets the kernel choose the source port at `connect`, not at `bind` (IP_BIND_ADDRESS_NO_PORT): a port that is chosen at `bind`
+/// cannot be used for other nodes at the same time (envoyproxy/envoy#44747).
+///
+/// # Errors
+/// The kernel refuses the option.
+pub(crate) fn choose_port_when_connecting(socket: &socket2::Socket) -> io::Result<()> {
+    Ok(setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?)
+}
+
+/// Bytes given to the kernel that the peer has not acknowledged yet (SIOCOUTQ, tcp(7)).
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> usize {
+    // For sockets, `TIOCOUTQ` is called `SIOCOUTQ`.
+    const SIOCOUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
+    // SAFETY: SIOCOUTQ writes one `int` through its argument, which is what the getter provides.
+    let queued = unsafe {
+        let getter = rustix::ioctl::Getter::<SIOCOUTQ, c_int>::new();
+        rustix::ioctl::ioctl(socket, getter)
+    };
+    // A closed socket has nothing in flight.
+    queued.map_or(0, |bytes| usize::try_from(bytes).unwrap_or(0))
+}

@@ -1,0 +1,115 @@
+//! The listening sockets of one worker: accepts clients, and closes a socket without losing a waiting client.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::base::failpoint::{self, Place};
+use crate::base::supervise::{Supervisor, Task};
+use crate::net::dial;
+use crate::path::accept::{Accepted, ListenSocket};
+use crate::path::connection::Path;
+use crate::path::record::ListenerId;
+
+/// Clients accepted before other tasks get a turn.
+const ACCEPTED_AT_ONCE: usize = 8;
+
+/// How long a closing listener goes on accepting. The kernel keeps back a client that has completed its handshake and
+/// sent nothing, until it sends, or until the kernel repeats its SYN-ACK after a second.
+const LAST_CALL: Duration = Duration::from_millis(1_100);
+
+/// How long a closing listener then waits for TCP handshakes that have begun.
+const HANDSHAKES: Duration = Duration::from_millis(200);
+
+/// The sockets of a worker, by listener, and the tasks that accept on them.
+pub(super) struct ListenSockets {
+    path: Rc<Path>,
+    supervisor: Supervisor,
+    open: RefCell<HashMap<ListenerId, Accepting>>,
+    /// The number of the last connection.
+    numbers: Cell<u64>,
+}
+
+struct Accepting {
+    socket: Rc<ListenSocket>,
+    task: JoinHandle<()>,
+}
+
+impl ListenSockets {
+    /// No sockets yet. Connections are numbered from `first` on.
+    pub(super) fn new(path: Rc<Path>, supervisor: Supervisor, first: u64) -> Rc<Self> {
+        Rc::new(Self {
+            path,
+            supervisor,
+            open: RefCell::default(),
+            numbers: Cell::new(first),
+        })
+    }
+
+    /// Accepts clients on this socket from now on.
+    pub(super) fn open(self: &Rc<Self>, id: ListenerId, socket: OwnedFd) -> io::Result<()> {
+        let socket = Rc::new(ListenSocket::new(socket)?);
+        let accept = accept(Rc::clone(&socket), id, Rc::clone(self));
+        let task = tokio::task::spawn_local(self.supervisor.clone().guard(Task::Accept, accept));
+        let accepting = Accepting { socket, task };
+        self.open.borrow_mut().insert(id, accepting);
+        Ok(())
+    }
+
+    /// Accepts the clients that are already waiting, then closes the socket.
+    pub(super) async fn close(self: Rc<Self>, id: ListenerId, closed: oneshot::Sender<()>) {
+        let accepting = self.open.borrow_mut().remove(&id);
+        if let Some(Accepting { socket, task }) = accepting {
+            socket.last_call();
+            tokio::time::sleep(LAST_CALL).await;
+            socket.drop_new_syns();
+            failpoint::pass(Place::NoMore);
+            tokio::time::sleep(HANDSHAKES).await;
+            task.abort();
+            while let Some(accepted) = socket.accept_waiting() {
+                self.serve(accepted, id);
+            }
+        }
+        // The receiver may have been dropped, which changes nothing.
+        let _ = closed.send(());
+    }
+
+    /// Sets keepalive and user timeout for the clients accepted from now on.
+    pub(super) fn apply(&self, settings: &dial::Settings) {
+        for accepting in self.open.borrow().values() {
+            if let Err(error) = accepting.socket.apply(settings) {
+                tracing::warn!(%error, "keepalive and user_timeout not changed for new clients");
+            }
+        }
+    }
+
+    /// Closes all sockets at once.
+    pub(super) fn close_all(&self) {
+        for (_, accepting) in self.open.borrow_mut().drain() {
+            accepting.task.abort();
+        }
+    }
+
+    fn serve(&self, accepted: Accepted, id: ListenerId) {
+        self.numbers.set(self.numbers.get() + 1);
+        let path = Rc::clone(&self.path);
+        // Boxed, since a task is copied where it is spawned and where it ends, and this one has several kilobytes.
+        tokio::task::spawn_local(Box::pin(path.serve(accepted, id, self.numbers.get())));
+    }
+}
+
+async fn accept(socket: Rc<ListenSocket>, id: ListenerId, sockets: Rc<ListenSockets>) {
+    loop {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            let accepted = socket.accept(&sockets.path.counters).await;
+            sockets.serve(accepted, id);
+        }
+        tokio::task::yield_now().await;
+    }
+}

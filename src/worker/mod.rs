@@ -1,0 +1,314 @@
+//! One worker: a thread with a single-threaded runtime, a socket for each listener, and the table of its relays. It
+//! carries out orders.
+
+mod listening;
+mod sweep;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::base::failpoint::{self, Place};
+use crate::base::heartbeat::Heartbeat;
+use crate::base::supervise::{Supervisor, Task};
+use crate::cluster::NodeId;
+use crate::net::socket::Detached;
+use crate::path::connection::{Path, Settings};
+use crate::path::ended::Ended;
+use crate::path::record::{KeptId, ListenerId, Record};
+use crate::path::relay::{Owner, Relayed};
+
+use listening::ListenSockets;
+
+/// The capacity of a worker's queue of orders.
+const ORDERS_MAX: usize = 64;
+
+/// How long a stopping worker waits for its relays to end.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// How often a stopping worker checks whether all relays have ended.
+const STOP_CHECK: Duration = Duration::from_millis(1);
+
+/// An order to a worker.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Accept clients of this listener, which is in the published list, on this socket; the answer is whether that was possible.
+    Listen(ListenerId, OwnedFd, oneshot::Sender<io::Result<()>>),
+    /// Accept the clients that are already waiting, close the socket, then answer.
+    Unlisten(ListenerId, oneshot::Sender<()>),
+    /// Apply other settings.
+    Reconfigure(Box<Settings>),
+    /// End relays; the answer is how many were ordered to end.
+    Close(Close, oneshot::Sender<usize>),
+    /// Detach these relays so that another worker can adopt them.
+    Detach(Selector, oneshot::Sender<Vec<Relayed<Detached>>>),
+    /// Resume relays that another worker has detached.
+    Adopt(Vec<Relayed<Detached>>),
+}
+
+/// Which relays are to end, and how.
+#[derive(Clone, Debug)]
+pub struct Close {
+    /// Which relays. Those already ordered to end are skipped.
+    pub selector: Selector,
+    /// The cause.
+    pub cause: Ended,
+    /// The round that this is part of, if relays end at a pace; `None` ends all of them now.
+    pub round: Option<Round>,
+}
+
+/// One worker's part of a round of closing.
+#[derive(Clone, Copy, Debug)]
+pub struct Round {
+    /// The most relays to end.
+    pub most: usize,
+    /// Only those with no byte in flight.
+    pub at_rest: bool,
+}
+
+/// Which connections an order applies to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Selector {
+    /// All of them.
+    All,
+    /// Those on this node.
+    Node(NodeId),
+    /// The one with this number ([`Record::number`]).
+    Connection(u64),
+    /// Those of the client with this id.
+    ClientId(KeptId),
+}
+
+impl Selector {
+    /// The connections of the client with exactly this id.
+    pub fn client_id(id: &[u8]) -> Self {
+        Self::ClientId(KeptId::of(id))
+    }
+
+    fn includes(&self, node: NodeId, record: &Record) -> bool {
+        match self {
+            Self::All => true,
+            Self::Node(id) => node == *id,
+            Self::Connection(number) => record.number == *number,
+            Self::ClientId(id) => record.connect.as_ref().is_some_and(|connect| connect.client_id == *id),
+        }
+    }
+}
+
+/// A running worker, and its thread.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    handle: WorkerHandle,
+    thread: Option<std::thread::JoinHandle<()>>,
+    supervisor: Supervisor,
+}
+
+/// Sends orders to a worker.
+#[derive(Clone, Debug)]
+pub(crate) struct WorkerHandle(mpsc::Sender<Order>);
+
+impl WorkerHandle {
+    /// Sends the worker an order, waiting for room in its queue.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub(crate) async fn send(&self, order: Order) -> io::Result<()> {
+        self.0.send(order).await.map_err(|_| has_ended())
+    }
+
+    /// Waits for room in the worker's queue of orders, and keeps it for one order.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub(crate) async fn reserve(&self) -> io::Result<mpsc::Permit<'_, Order>> {
+        self.0.reserve().await.map_err(|_| has_ended())
+    }
+
+    /// Sends the worker an order, and waits for its answer.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub(crate) async fn request<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(order(reply)).await?;
+        answer.await.map_err(|_| has_ended())
+    }
+}
+
+fn has_ended() -> io::Error {
+    io::Error::other("the worker has ended")
+}
+
+impl Worker {
+    /// Starts the worker with this number, which ends once `stop` is true. Its path is made on its thread; its critical tasks are
+    /// guarded by `supervisor`; `heartbeat` shows that it runs.
+    ///
+    /// # Errors
+    /// The thread or its runtime cannot be made.
+    pub(crate) fn start(
+        number: u16,
+        supervisor: Supervisor,
+        stop: watch::Receiver<bool>,
+        heartbeat: Arc<Heartbeat>,
+        path: impl FnOnce() -> Path + Send + 'static,
+    ) -> io::Result<Self> {
+        let (handle, orders) = mpsc::channel(ORDERS_MAX);
+        let (started, is_started) = std::sync::mpsc::sync_channel(1);
+        let guard = supervisor.clone();
+        let thread = std::thread::Builder::new()
+            .name(format!("remora-{number}"))
+            .spawn(move || {
+                let runtime = Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(LocalOptions::default());
+                match runtime {
+                    Ok(runtime) => {
+                        let work = work(number, guard.clone(), path, heartbeat, orders, stop, started);
+                        runtime.block_on(guard.guard(Task::Orders, work));
+                    }
+                    // The caller of `start` gets the error, unless it has panicked.
+                    Err(e) => drop(started.send(Err::<(), _>(e))),
+                }
+            })?;
+        is_started
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("a worker ended while it started")))?;
+        Ok(Self {
+            handle: WorkerHandle(handle),
+            thread: Some(thread),
+            supervisor,
+        })
+    }
+
+    /// A handle to send it orders.
+    pub(crate) fn handle(&self) -> WorkerHandle {
+        self.handle.clone()
+    }
+
+    /// Waits until the worker has ended.
+    pub(crate) fn join(&mut self) {
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a worker panicked");
+            self.supervisor.report_panic(Task::Orders);
+        }
+    }
+}
+
+async fn work(
+    number: u16,
+    supervisor: Supervisor,
+    path: impl FnOnce() -> Path,
+    heartbeat: Arc<Heartbeat>,
+    mut orders: mpsc::Receiver<Order>,
+    mut stop: watch::Receiver<bool>,
+    started: std::sync::mpsc::SyncSender<io::Result<()>>,
+) {
+    let path = Rc::new(path());
+    path.clock.tick();
+    let sockets = ListenSockets::new(Rc::clone(&path), supervisor.clone(), u64::from(number) << 48);
+    let sweep = sweep::sweep(Rc::clone(&path), heartbeat);
+    let sweeping = tokio::task::spawn_local(supervisor.clone().guard(Task::Sweep, sweep));
+    // If the caller of `start` is gone, so is the other end of `stop`, which ends the loop below.
+    let _ = started.send(Ok(()));
+    let mut stopping = false;
+    loop {
+        let order = tokio::select! {
+            biased;
+            // Also if the sender was dropped: no order to stop could come any more.
+            _ = stop.wait_for(|stop| *stop), if !stopping => {
+                // Orders sent before are still carried out.
+                orders.close();
+                stopping = true;
+                continue;
+            }
+            order = orders.recv() => order,
+        };
+        match order {
+            Some(order) => execute(order, &path, &sockets, &supervisor),
+            None => break,
+        }
+    }
+    sockets.close_all();
+    let all = Close {
+        selector: Selector::All,
+        cause: Ended::Shutdown,
+        round: None,
+    };
+    close(&path, &all);
+    let empty = async {
+        while !path.table.borrow().is_empty() {
+            tokio::time::sleep(STOP_CHECK).await;
+        }
+    };
+    // Relays that are left are dropped with the runtime, and report their end.
+    let _ = tokio::time::timeout(STOP_MAX, empty).await;
+    sweeping.abort();
+}
+
+fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, supervisor: &Supervisor) {
+    // In all of these, the receiver may have been dropped, which changes nothing.
+    match order {
+        Order::Listen(id, socket, reply) => {
+            let _ = reply.send(sockets.open(id, socket));
+        }
+        Order::Unlisten(id, reply) => {
+            let close = Rc::clone(sockets).close(id, reply);
+            tokio::task::spawn_local(supervisor.clone().guard(Task::Unlisten, close));
+        }
+        Order::Reconfigure(settings) => {
+            sockets.apply(&settings.dial);
+            path.reconfigure(*settings);
+        }
+        Order::Close(order, reply) => {
+            failpoint::pass(Place::Close);
+            let _ = reply.send(close(path, &order));
+        }
+        Order::Detach(selector, reply) => {
+            if let Err(relayed) = reply.send(detach(path, &selector)) {
+                // The receiver was dropped: the connections stay on this worker.
+                resume(path, relayed);
+            }
+        }
+        Order::Adopt(relayed) => resume(path, relayed),
+    }
+}
+
+fn close(path: &Path, order: &Close) -> usize {
+    let Close { selector, cause, round } = order;
+    let Round { most, at_rest } = round.unwrap_or(Round {
+        most: usize::MAX,
+        at_rest: false,
+    });
+    let now = path.clock.now();
+    let mut table = path.table.borrow_mut();
+    table.close(now, most, at_rest, *cause, |node, record| {
+        selector.includes(node, record)
+    })
+}
+
+fn detach(path: &Path, selector: &Selector) -> Vec<Relayed<Detached>> {
+    let mut table = path.table.borrow_mut();
+    let ids = table.select(|node, record| selector.includes(node, record));
+    ids.into_iter()
+        .filter_map(|id| match table.detach(id)? {
+            Ok(relayed) => Some(relayed),
+            Err(lost) => {
+                path.finished(lost);
+                None
+            }
+        })
+        .collect()
+}
+
+fn resume(path: &Rc<Path>, relayed: Vec<Relayed<Detached>>) {
+    for relayed in relayed {
+        Rc::clone(path).resume(relayed);
+    }
+}
