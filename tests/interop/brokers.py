@@ -57,8 +57,9 @@ class Mosquitto:
         return self.process.output()
 
     def arrivals(self, after=0):
-        """The clients whose CONNECT was accepted, in order, from the log behind its first `after` characters."""
-        lines = re.findall(r"New (client|bridge) connected from \S+ as (.*) \(p(\d), c\d, k\d+", self.log()[after:])
+        """The clients whose CONNECT was accepted, in order, from the log behind its first `after` characters; Remora's
+        probe of a node that is down comes with a CONNECT as well, whenever it is due, and is no client."""
+        lines = re.findall(r"New (client|bridge) connected from \S+ as (?!remora-probe-)(.*) \(p(\d), c\d, k\d+", self.log()[after:])
         return [Arrival(kind, client_id, self.VERSIONS[version]) for kind, client_id, version in lines]
 
     def knows(self, client_id, after=0):

@@ -101,7 +101,10 @@ def _connect_all(brokers, port, version="3.1.1", source="127.0.0.1", ids=IDS):
     for client_id in random.sample(ids, len(ids)):
         mosquitto_pub(port, "-A", source, "-i", client_id, "-t", "hello", version=version)
     arrivals = [(arrival, broker) for broker in brokers for arrival in broker.arrivals(marks[broker])]
-    assert Counter(arrival.client_id for arrival, _ in arrivals) == Counter(ids), "not each id arrived exactly once"
+    arrived = Counter(arrival.client_id for arrival, _ in arrivals)
+    wrong = [(broker.name, arrival.client_id) for arrival, broker in arrivals if arrived[arrival.client_id] != 1]
+    missing, strangers = sorted(set(ids) - set(arrived)), sorted(set(arrived) - set(ids))
+    assert arrived == Counter(ids), f"not each id arrived exactly once: {wrong} more than once, {missing} nowhere, strangers {strangers}"
     assert {arrival.version for arrival, _ in arrivals} == {version}, f"not all in MQTT {version}"
     return {arrival.client_id: broker.name for arrival, broker in arrivals}
 
