@@ -17,12 +17,12 @@ COPY config config
 # Printed by --version; there is no repository in here.
 ARG REMORA_COMMIT=""
 ARG REMORA_COMMIT_DATE=""
-RUN cargo build --release --locked --bin remora
+RUN cargo build --profile dist --locked --bin remora
 
 FROM debian:bookworm-slim
 # An unused number instead of a name, so that Kubernetes' runAsNonRoot can tell that it is not root.
 USER 65532:65532
-COPY --from=build /src/target/release/remora /usr/local/bin/remora
+COPY --from=build /src/target/dist/remora /usr/local/bin/remora
 EXPOSE 1883 8083 8084 8883
 # Drains, as drain.delay, drain.rate and drain.grace say; give the container more time to stop than delay and grace together. HAProxy's
 # image has SIGUSR1 here, which is its graceful end: there and here it waits for clients to leave, which those of MQTT do not.
