@@ -359,6 +359,7 @@ fn member(name: &str, port: u16, weight: u16) -> Member {
             port,
         ))))),
         weight,
+        connects_per_second: None,
     }
 }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::sync::Ordering;
+use crate::cluster::connect_rate::ConnectRate;
 use crate::cluster::endpoint::{Endpoint, EndpointKind, PassiveHealth};
 use crate::cluster::node::{Node, NodeId, NodeLoad};
 
@@ -46,6 +47,8 @@ pub struct Choice {
     pub endpoint: Endpoint,
     /// Why it was chosen.
     pub decision: Decision,
+    /// How many CONNECTs the node gets in a second; `None` means no limit.
+    pub connect_rate: Option<ConnectRate>,
     /// What changes at every connection.
     pub load: Arc<NodeLoad>,
 }
@@ -60,6 +63,7 @@ impl Choice {
             kind,
             endpoint: endpoint.clone(),
             decision,
+            connect_rate: node.connect_rate,
             load: Arc::clone(&node.load),
         })
     }

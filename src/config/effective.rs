@@ -173,7 +173,7 @@ impl Page<'_> {
         self.limits(limits, held, relay);
         self.timeouts(peek, dial, greet, relay);
         self.dial(dial);
-        self.relay(greet, relay);
+        self.relay(greet, &control.pacing, relay);
         self.buffers(dial);
         self.health(control);
         self.drain(drain);
@@ -287,6 +287,7 @@ impl Page<'_> {
             name,
             endpoints,
             weight,
+            connects_per_second,
         } = node;
         let Endpoints { mqtt, ws, pass } = endpoints;
         let proxy = |endpoint: Option<&MemberEndpoint>| {
@@ -318,6 +319,11 @@ impl Page<'_> {
         self.optional("pass", pass_address, "none (default)");
         self.key("pass_proxy_protocol", proxy(pass.as_ref()), DEFAULT);
         self.key("weight", plain(weight), DEFAULT);
+        self.optional(
+            "connects_per_second",
+            connects_per_second.map(plain),
+            "derived: pacing.connects_per_second",
+        );
     }
 
     fn nodes_tls(&mut self, nodes: Option<&Nodes>) {
@@ -424,7 +430,7 @@ impl Page<'_> {
         self.key("sources", list(sources), "default: chosen by the kernel");
     }
 
-    fn relay(&mut self, greet: &greet::Settings, relay: &relay::Settings) {
+    fn relay(&mut self, greet: &greet::Settings, pacing: &control::Pacing, relay: &relay::Settings) {
         let greet::Settings {
             // Among the timeouts.
             timeout: _,
@@ -449,6 +455,18 @@ impl Page<'_> {
             greet::Refuse::Connack => "connack",
         };
         self.key("refuse", string(word), DEFAULT);
+        let control::Pacing {
+            connects_per_second,
+            slow_start,
+        } = pacing;
+        self.table("pacing", "[pacing]");
+        self.optional(
+            "connects_per_second",
+            connects_per_second.map(plain),
+            "no limit (default)",
+        );
+        // Without a rate, the key is no more than its default.
+        self.key("slow_start", duration(*slow_start), DEFAULT);
         self.table("relay", "[relay]");
         self.key("splice", plain(splice), DEFAULT);
         self.key(
@@ -471,6 +489,8 @@ impl Page<'_> {
             down_min,
             down_max,
             resolve_interval,
+            // A table of its own.
+            pacing: _,
         } = control;
         self.table("health", "[health]");
         self.key("failures_max", plain(failures_max), DEFAULT);

@@ -24,6 +24,9 @@ type Timeout = Time<1, { 500 * HOUR }>;
 /// A duration that may be zero.
 type Slack = Time<0, { 500 * HOUR }>;
 
+/// Something in a second.
+type Rate = Whole<u32, 1, 1_000_000>;
+
 /// When a thread is stuck. Threads show once a second that they run.
 type StuckAfter = Time<{ 2 * SECOND }, HOUR>;
 
@@ -49,6 +52,7 @@ table! {
         keepalive: Keepalive,
         dial: Dial,
         greet: Greet,
+        pacing: Pacing,
         relay: Relay,
         buffers: Buffers,
         health: Health,
@@ -97,6 +101,7 @@ table! {
         pass: NodePass,
         pass_proxy_protocol: ProxyWord,
         weight: Weight,
+        connects_per_second: Rate,
     }
 }
 
@@ -157,6 +162,14 @@ table! {
     /// `[greet]`
     Greet {
         refuse: greet::Refuse,
+    }
+}
+
+table! {
+    /// `[pacing]`
+    Pacing {
+        connects_per_second: Rate,
+        slow_start: Slack,
     }
 }
 

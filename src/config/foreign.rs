@@ -257,9 +257,14 @@ impl Unknown<'_, '_> {
                 convert::<Whole<u32, 1, 1_000_000>>(self.value, "3"),
             ),
             "fail_timeout" | "inter" | "interval" | "check_interval" => self.time(Some("health"), "down_max", "\"1s\""),
-            "check" | "rise" | "health_check" | "slowstart" => {
-                out("nodes are probed when clients fail there, see [health]")
+            "slowstart" | "slow_start" => {
+                out("with connects_per_second of [pacing], the rate of a node that has come back rises for slow_start")
             }
+            "max_conn_rate" | "maxconnrate" | "connect_rate" | "conn_rate" | "rate" => write(
+                "connects_per_second",
+                convert::<Whole<u32, 1, 1_000_000>>(self.value, "500"),
+            ),
+            "check" | "rise" | "health_check" => out("nodes are probed when clients fail there, see [health]"),
             "timeout" | "connect_timeout" | "dial_timeout" => self.time(Some("timeouts"), "dial", "\"2s\""),
             _ => return None,
         })

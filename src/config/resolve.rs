@@ -51,6 +51,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         keepalive,
         dial,
         greet,
+        pacing,
         relay,
         buffers,
         health,
@@ -85,6 +86,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         _ => Some(SECURE_CONNECT_TIMEOUT),
     };
     let listeners = all_listeners(listeners, secure, base, problems);
+    let pacing = pacing_settings(pacing.or_default(), &nodes, problems);
     let (nodes, nodes_tls) = all_nodes(nodes, nodes_tls, base, problems);
     let peek = peek::Limits {
         deadline: connect.or(peek::Limits::default().deadline),
@@ -113,7 +115,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         greet: greet_settings(greet_timeout, greet_total, greet.or_default()),
         relay: relay_settings(linger, idle_slack, idle_max, waiting_bytes, relay.or_default()),
         dial,
-        control: control_settings(health),
+        control: control_settings(health, pacing),
         drain: drain_settings(drain.or_default()),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default()),
@@ -307,6 +309,7 @@ fn all_nodes(
                 pass,
                 pass_proxy_protocol,
                 weight,
+                connects_per_second,
             } = value;
             note_no_listener(&ws_proxy_protocol, &ws, "ws", problems);
             note_no_listener(&pass_proxy_protocol, &pass, "pass", problems);
@@ -341,6 +344,7 @@ fn all_nodes(
                     }),
                 },
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
+                connects_per_second: connects_per_second.value(),
             })
         })
         .collect();
@@ -469,7 +473,35 @@ fn relay_settings(
     }
 }
 
-fn control_settings(written: file::Health) -> control::Settings {
+/// A slow start is of a rate: without one, it has no effect.
+fn pacing_settings(
+    written: file::Pacing,
+    nodes: &Field<Vec<Spanned<file::Node>>>,
+    problems: &mut Vec<Problem>,
+) -> control::Pacing {
+    let file::Pacing {
+        connects_per_second,
+        slow_start,
+    } = written;
+    let default = control::Pacing::default();
+    let nodes = nodes.as_set().map_or(&[][..], |nodes| &nodes.value);
+    let has_rate = |node: &Spanned<file::Node>| !matches!(node.value.connects_per_second, Field::Absent);
+    if matches!(connects_per_second, Field::Absent)
+        && !nodes.iter().any(has_rate)
+        && let Some(written) = slow_start
+            .as_set()
+            .filter(|written| written.value != default.slow_start)
+    {
+        let problem = written.place.problem("has no effect without connects_per_second");
+        problems.push(problem.hint("add connects_per_second = 500, or leave the key out"));
+    }
+    control::Pacing {
+        connects_per_second: connects_per_second.value(),
+        slow_start: slow_start.or(default.slow_start),
+    }
+}
+
+fn control_settings(written: file::Health, pacing: control::Pacing) -> control::Settings {
     let file::Health {
         failures_max,
         probe,
@@ -484,6 +516,7 @@ fn control_settings(written: file::Health) -> control::Settings {
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
         resolve_interval: resolve_interval.or(default.resolve_interval),
+        pacing,
     }
 }
 

@@ -108,6 +108,8 @@ labels! {
         Silent = "silent",
         /// The node did not answer in time.
         Late = "late",
+        /// Too many CONNECTs waited for their turn at the node.
+        Pace = "pace",
     }
 }
 
@@ -173,6 +175,10 @@ pub struct NodeCounters {
     retries: [Count; Retry::ALL.len()],
     faults: [Count; Fault::ALL.len()],
     steps: [Histogram; Step::ALL.len()],
+    /// Clients that waited for their turn at the node, whether or not it came.
+    pub waits: Count,
+    /// How long they waited together, in microseconds.
+    pub wait_us: Count,
     /// Bytes from clients to the node.
     pub to_node: Count,
     /// Bytes from the node to clients.

@@ -30,6 +30,7 @@ mod introductions;
 mod limits;
 mod logs;
 mod metrics;
+mod pacing;
 mod placements;
 mod relaying;
 mod reload;

@@ -43,9 +43,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_log_lines_unwritten_total", &[]),
     ("remora_node_bytes_total", &["node", "direction"]),
     ("remora_node_connections", &["node"]),
+    ("remora_node_connects_waiting", &["node"]),
     ("remora_node_failures_total", &["node", "reason"]),
     ("remora_node_source_ports", &["node"]),
     ("remora_node_state", &["node", "endpoint", "state"]),
+    ("remora_pace_wait_seconds_total", &["node"]),
+    ("remora_pace_waits_total", &["node"]),
     ("remora_panics_total", &[]),
     ("remora_placements", &[]),
     ("remora_placements_evicted_total", &[]),
@@ -91,7 +94,7 @@ fn closed_series() -> Vec<String> {
         };
         let codes = ["0", "1", "2", "3", "4", "5", "0x80", "0x88", "0x9C", "0x9F", "other"];
         of_node("remora_connacks_total", "code", &codes);
-        let retries = ["dial", "refused", "busy", "silent", "late"];
+        let retries = ["dial", "refused", "busy", "silent", "late", "pace"];
         of_node("remora_retries_total", "reason", &retries);
         let failures = ["dial", "tls", "upgrade", "silent", "not_mqtt", "late"];
         of_node("remora_node_failures_total", "reason", &failures);

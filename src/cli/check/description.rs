@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use remora::admin;
 use remora::cluster::{EndpointKind, Endpoints, Member, SEED_DEFAULT};
 use remora::config::{Config, Problem, Severity, duration_text as text, size_text};
+use remora::control;
 use remora::net::dial;
 use remora::net::held;
 use remora::net::tls::{Certificate, Clients, Offer, Revocations, Version};
@@ -171,6 +172,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
         name,
         endpoints,
         weight,
+        connects_per_second,
     } = node;
     let share = format!("{:.2} %", share * 100.0);
     let unverified = node.is_unverified();
@@ -184,6 +186,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
             ws.as_ref().map(|ws| ws.shown(EndpointKind::Ws).to_string()),
             pass.as_ref()
                 .map(|pass| format!("TLS passed to {}", pass.shown(EndpointKind::Pass))),
+            connects_per_second.map(|rate| format!("{rate} CONNECTs a second")),
             unverified.then(|| "CERTIFICATES ARE NOT VERIFIED".to_owned()),
         ]
         .into_iter()
@@ -263,6 +266,7 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
                 text(control.down_max)
             ),
         ),
+        ("pacing", pacing(&control.pacing, &config.nodes)),
         (
             "at SIGTERM",
             format!(
@@ -310,6 +314,25 @@ fn connections(limits: &accept::Limits, held: &held::Limits) -> String {
         "{all}{source}, {undecided_max} that have not sent their CONNECT, {handshakes_max} in a TLS handshake; when that is \
          reached, {source_share} % of it for one source"
     )
+}
+
+fn pacing(pacing: &control::Pacing, nodes: &[Member]) -> String {
+    let control::Pacing {
+        connects_per_second,
+        slow_start,
+    } = pacing;
+    let start = match slow_start.is_zero() {
+        true => "at once".to_owned(),
+        false => format!("within {}", text(*slow_start)),
+    };
+    let start = format!("the whole rate {start} after a node has come back");
+    let has_own = nodes.iter().any(|node| node.connects_per_second.is_some());
+    match (connects_per_second, has_own) {
+        (Some(rate), false) => format!("each node gets {rate} CONNECTs a second; {start}"),
+        (Some(rate), true) => format!("each node gets {rate} CONNECTs a second, or its own rate; {start}"),
+        (None, true) => format!("nodes with a rate get as many CONNECTs a second; {start}"),
+        (None, false) => "nodes get CONNECTs as fast as clients send them".to_owned(),
+    }
 }
 
 fn admin_text(admin: &admin::Settings) -> String {

@@ -8,6 +8,7 @@ mod budget;
 mod client;
 mod exchange;
 mod failures;
+mod pace;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -43,6 +44,7 @@ pub use budget::Budget;
 use client::PendingClient;
 use exchange::{Answer, Answered, exchange};
 use failures::Warning;
+use pace::Turn;
 
 /// Retries per second, over all workers, that need no accepted CONNECT.
 const FREE_RETRIES_PER_SECOND: u64 = 10;
@@ -116,8 +118,10 @@ impl ClientInfo<'_> {
 /// What a greeting did, whether or not a node accepted the client.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct GreetReport {
-    /// The node that was tried last, and why.
+    /// The node that was tried last, or waited for, and why.
     pub tried: Option<(NodeId, Decision)>,
+    /// How long the client waited for its turn at nodes.
+    pub pace: Duration,
     /// Replays to another node, including one that a limit prevented.
     pub retries: u8,
     /// Connecting to the node that accepted the client; zero if none did.
@@ -241,12 +245,16 @@ impl Greeter {
         let mut report = GreetReport::default();
         let mut next = route.next();
         while let Some(choice) = next {
-            report.tried = Some((choice.id, choice.decision));
             let permit = choice.permit();
+            let before = report.tried.replace((choice.id, choice.decision));
             let outcome = match self
-                .attempt(&mut client, &choice, info, clock, attempts.deadline())
+                .attempt(&mut client, &choice, info, clock, attempts.deadline(), &mut report.pace)
                 .await
             {
+                Err(Failed::Attempt(Outcome::NoTurn)) => {
+                    report.tried = before;
+                    Outcome::NoTurn
+                }
                 Ok(accepted) => {
                     self.note_accepted(&choice, &accepted, info, clock.now());
                     (report.dial, report.greet) = (accepted.dial, accepted.greet);
@@ -292,9 +300,20 @@ impl Greeter {
         let mut report = GreetReport::default();
         let mut next = route.next();
         while let Some(choice) = next {
-            report.tried = Some((choice.id, choice.decision));
             let permit = choice.permit();
+            let came = Instant::now();
+            // What it sends meanwhile is not read, so neither is its end.
+            let turn = self
+                .await_turn(&choice, attempts.deadline(), std::future::pending())
+                .await;
             let started = Instant::now();
+            report.pace += started - came;
+            if turn == Ok(Turn::Never) {
+                let decided = attempts.note(Outcome::NoTurn, started, || false);
+                next = self.follow(decided, choice, &mut route).await;
+                continue;
+            }
+            report.tried = Some((choice.id, choice.decision));
             let header = header(&choice.endpoint, &client, info);
             let dial = self.dialer.dial(&choice.endpoint, &header, &received, None);
             let outcome = match tokio::time::timeout_at(attempts.deadline(), dial).await {
@@ -334,10 +353,10 @@ impl Greeter {
         match next {
             Next::GiveUp => None,
             // Nothing was sent, so this is a retry only if there is another node.
-            Next::OtherNode(Retry::Dial) => {
+            Next::OtherNode(reason @ (Retry::Dial | Retry::Pace)) => {
                 let next = route.next();
                 let count = next.is_some().into();
-                let counted = |node: &NodeCounters| node.retries(Retry::Dial).add(count);
+                let counted = |node: &NodeCounters| node.retries(reason).add(count);
                 self.counters.of_node(choice.id, counted);
                 next
             }
@@ -354,7 +373,7 @@ impl Greeter {
         }
     }
 
-    /// Dials one node and asks it to accept the client.
+    /// Waits for the client's turn at one node, dials it and asks it to accept the client. The wait is added to `paced`.
     async fn attempt(
         &self,
         client: &mut PendingClient,
@@ -362,7 +381,16 @@ impl Greeter {
         info: ClientInfo<'_>,
         clock: &Clock,
         due: Instant,
+        paced: &mut Duration,
     ) -> Result<Accepted, Failed> {
+        if choice.connect_rate.is_some() {
+            let came = Instant::now();
+            let turn = self.await_turn(choice, due, client.until_left()).await;
+            *paced += came.elapsed();
+            if turn? == Turn::Never {
+                return Err(Outcome::NoTurn.into());
+            }
+        }
         let started = Instant::now();
         let witness = info.witness(Some(client.id()));
         let node = self.dial(client, choice, witness, info, due).await?;
