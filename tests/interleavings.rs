@@ -173,6 +173,7 @@ fn choice(load: &Arc<NodeLoad>) -> Choice {
         endpoint: Endpoint::plain(Arc::new([(CLIENT, 1883).into()])),
         decision: Decision::Home,
         connect_rate: None,
+        connections_max: None,
         load: Arc::clone(load),
     }
 }

@@ -360,6 +360,7 @@ fn member(name: &str, port: u16, weight: u16) -> Member {
         ))))),
         weight,
         connects_per_second: None,
+        connections_max: None,
     }
 }
 

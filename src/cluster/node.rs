@@ -17,6 +17,8 @@ pub struct Member {
     pub weight: u16,
     /// CONNECTs that it gets in a second at most; `None` means as many as every node.
     pub connects_per_second: Option<u32>,
+    /// Connections that it may have at a time; `None` means no limit.
+    pub connections_max: Option<usize>,
 }
 
 impl Member {
@@ -146,6 +148,8 @@ pub struct Node {
     pub is_draining: bool,
     /// How many CONNECTs it gets in a second; `None` means no limit.
     pub connect_rate: Option<ConnectRate>,
+    /// Connections that it may have at a time; `None` means no limit.
+    pub connections_max: Option<usize>,
     /// What changes at every connection.
     pub load: Arc<NodeLoad>,
 }

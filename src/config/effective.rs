@@ -288,6 +288,7 @@ impl Page<'_> {
             endpoints,
             weight,
             connects_per_second,
+            connections_max,
         } = node;
         let Endpoints { mqtt, ws, pass } = endpoints;
         let proxy = |endpoint: Option<&MemberEndpoint>| {
@@ -324,6 +325,7 @@ impl Page<'_> {
             connects_per_second.map(plain),
             "derived: pacing.connects_per_second",
         );
+        self.optional("connections_max", connections_max.map(plain), "no limit (default)");
     }
 
     fn nodes_tls(&mut self, nodes: Option<&Nodes>) {
@@ -343,6 +345,7 @@ impl Page<'_> {
         let affinity::Settings {
             key,
             seed,
+            load_max,
             placements_max,
             placement_age_max,
         } = affinity;
@@ -355,6 +358,7 @@ impl Page<'_> {
         };
         self.key("key", string(word), DEFAULT);
         self.key("seed", Toml(format!("{seed:#x}")), DEFAULT);
+        self.optional("load_max", load_max.map(plain), "no bound (default)");
         self.key("placements_max", plain(placements_max), DEFAULT);
         self.key("placement_age_max", duration(*placement_age_max), DEFAULT);
     }

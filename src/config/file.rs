@@ -102,6 +102,7 @@ table! {
         pass_proxy_protocol: ProxyWord,
         weight: Weight,
         connects_per_second: Rate,
+        connections_max: Whole<usize, 1, 100_000_000>,
     }
 }
 
@@ -110,6 +111,7 @@ table! {
     Affinity {
         key: affinity::Key,
         seed: Whole<u64, 0, { u64::MAX }>,
+        load_max: Whole<u32, 101, 10_000>,
         placements_max: Whole<usize, 0, 100_000_000>,
         placement_age_max: Timeout,
     }

@@ -248,8 +248,8 @@ impl Unknown<'_, '_> {
             "backup" | "down" | "disabled" | "enabled" | "enable" | "drain" | "state" => {
                 self.enabled("[[nodes]]", "every node in the file gets clients")
             }
-            "maxconn" | "max_conns" | "max_connections" | "connections_max" | "connections" => {
-                out("a node has no limit here: when it refuses a client, the client is taken to another node")
+            "maxconn" | "max_conns" | "max_connections" | "max_conn" | "connections" => {
+                write("connections_max", convert::<Connections>(self.value, "10000"))
             }
             "max_fails" | "fall" | "failures_max" => elsewhere(
                 "health",
@@ -295,6 +295,9 @@ impl Unknown<'_, '_> {
         Some(match (table, self.key) {
             ("limits", "maxconn" | "max_connections" | "max_conn" | "connections_max" | "worker_connections") => {
                 write("connections", convert::<Connections>(self.value, "100000"))
+            }
+            ("affinity", "hash_balance_factor" | "balance_factor" | "bounded_load") => {
+                write("load_max", convert::<Whole<u32, 101, 10_000>>(self.value, "125"))
             }
             ("limits", "max_conn_per_ip" | "per_ip" | "per_source" | "limit_conn") => {
                 write("connections_per_source", convert::<Connections>(self.value, "1000"))

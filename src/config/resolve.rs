@@ -310,6 +310,7 @@ fn all_nodes(
                 pass_proxy_protocol,
                 weight,
                 connects_per_second,
+                connections_max,
             } = value;
             note_no_listener(&ws_proxy_protocol, &ws, "ws", problems);
             note_no_listener(&pass_proxy_protocol, &pass, "pass", problems);
@@ -345,6 +346,7 @@ fn all_nodes(
                 },
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
                 connects_per_second: connects_per_second.value(),
+                connections_max: connections_max.value(),
             })
         })
         .collect();
@@ -368,6 +370,7 @@ fn affinity_settings(written: file::Affinity) -> affinity::Settings {
     let file::Affinity {
         key,
         seed,
+        load_max,
         placements_max,
         placement_age_max,
     } = written;
@@ -375,6 +378,7 @@ fn affinity_settings(written: file::Affinity) -> affinity::Settings {
     affinity::Settings {
         key: key.or(default.key),
         seed: seed.or(default.seed),
+        load_max: load_max.value(),
         placements_max: placements_max.or(default.placements_max),
         placement_age_max: placement_age_max.or(default.placement_age_max),
     }

@@ -80,6 +80,7 @@ struct NodeControl {
     weight: u16,
     /// As configured, if not as for every node.
     connects_per_second: Option<u32>,
+    connections_max: Option<usize>,
     /// When it began to take clients again; `None` if it did from the start of the process.
     came_back: Option<Instant>,
     wishes: Wishes,
@@ -458,6 +459,7 @@ impl NodeControl {
             endpoints: member.endpoints.map(|_, member| EndpointControl::new(member, now)),
             weight: member.weight,
             connects_per_second: member.connects_per_second,
+            connections_max: member.connections_max,
             came_back: Some(now),
             wishes: Wishes::default(),
             load: known.load,
@@ -483,6 +485,7 @@ impl NodeControl {
             endpoints,
             weight: member.weight,
             connects_per_second: member.connects_per_second,
+            connections_max: member.connections_max,
             ..self
         }
     }
@@ -511,6 +514,7 @@ impl NodeControl {
             weight: self.weight(),
             is_draining: self.wishes.draining,
             connect_rate: self.connect_rate(pacing),
+            connections_max: self.connections_max,
             load: Arc::clone(&self.load),
         }
     }

@@ -41,6 +41,8 @@ pub struct Settings {
     pub key: Key,
     /// Seed of the ring; the same in every balancer of a site. Changing it moves every client once.
     pub seed: u64,
+    /// The most that a node has of its share of all connections, in percent; `None` means no bound.
+    pub load_max: Option<u32>,
     /// The most placements remembered.
     pub placements_max: usize,
     /// A placement of a disconnected client is forgotten after this long, even if its session lives longer.
@@ -52,6 +54,7 @@ impl Default for Settings {
         Self {
             key: Key::default(),
             seed: cluster::SEED_DEFAULT,
+            load_max: None,
             placements_max: 100_000,
             placement_age_max: Duration::from_secs(24 * 60 * 60),
         }

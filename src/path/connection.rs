@@ -65,7 +65,7 @@ impl Path {
         let clusters = &shared.clusters;
         Self {
             opener,
-            router: Router::new(Arc::clone(clusters), Arc::clone(&shared.placements)),
+            router: Router::new(Arc::clone(clusters), Arc::clone(&shared.placements), shared.load_max),
             reporter: Reporter::new(Arc::clone(&counters), Arc::clone(clusters), settings.log.clone()),
             worker,
             clock: Clock::default(),

@@ -110,6 +110,8 @@ labels! {
         Late = "late",
         /// Too many CONNECTs waited for their turn at the node.
         Pace = "pace",
+        /// Others had taken the node's last connections meanwhile.
+        Full = "full",
     }
 }
 

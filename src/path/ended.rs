@@ -99,6 +99,8 @@ causes! {
     LimitUndecided = "limit_undecided",
     /// The limit on connections in a TLS handshake was reached: this one was evicted for another one, or refused.
     LimitHandshakes = "limit_handshakes",
+    /// Every node that was left for the client had as many connections as it may have.
+    LimitNode = "limit_node",
     /// Every node that was left for the client had too many CONNECTs waiting for their turn.
     LimitPace = "limit_pace",
     /// No node could be reached, or none answered in time.

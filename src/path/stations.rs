@@ -37,6 +37,8 @@ pub struct Shared {
     pub reports: Reports,
     /// What ties a client to a node.
     pub key: Key,
+    /// The most that a node has of its share of all connections, in percent; `None` means no bound.
+    pub load_max: Option<u32>,
     /// The remembered placements.
     pub placements: Arc<Placements>,
     /// How many workers there are.

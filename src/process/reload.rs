@@ -108,11 +108,13 @@ fn without_restart(old: &Config, mut new: Config) -> (Config, Vec<&'static str>)
     let affinity::Settings {
         key,
         seed,
+        load_max,
         placements_max,
         placement_age_max,
     } = &old.affinity;
     keep("affinity.key", new.affinity.key != *key);
     keep("affinity.seed", new.affinity.seed != *seed);
+    keep("affinity.load_max", new.affinity.load_max != *load_max);
     keep(
         "affinity.placements_max",
         new.affinity.placements_max != *placements_max,

@@ -80,7 +80,7 @@ fn closed_series() -> Vec<String> {
         of(
             "remora_routes_total",
             "decision",
-            &["home", "placement", "spill", "anonymous"],
+            &["home", "placement", "spill", "full", "anonymous"],
         ),
         of("remora_config_reloads_total", "result", &["success", "failure"]),
     ]
@@ -94,7 +94,7 @@ fn closed_series() -> Vec<String> {
         };
         let codes = ["0", "1", "2", "3", "4", "5", "0x80", "0x88", "0x9C", "0x9F", "other"];
         of_node("remora_connacks_total", "code", &codes);
-        let retries = ["dial", "refused", "busy", "silent", "late", "pace"];
+        let retries = ["dial", "refused", "busy", "silent", "late", "pace", "full"];
         of_node("remora_retries_total", "reason", &retries);
         let failures = ["dial", "tls", "upgrade", "silent", "not_mqtt", "late"];
         of_node("remora_node_failures_total", "reason", &failures);

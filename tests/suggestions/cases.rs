@@ -370,7 +370,7 @@ const NODES: Cases = &[
     ("weight = 2000", &["weight = 1", "weight = 1000"]),
     ("weight = -1", &["weight = 1", "weight = 1000"]),
     ("weight = \"50\"", &["weight = 50"]),
-    ("max_conns = 100", &["name = \"emqx9\""]),
+    ("max_conns = 100", &["connections_max = 100"]),
     ("slowstart = \"60s\"", &["name = \"emqx9\""]),
     ("max_conn_rate = 200", &["connects_per_second = 200"]),
     ("max_conn_rate = \"1000/s\"", &["connects_per_second = 500"]),
@@ -432,6 +432,7 @@ const TABLES: Cases = &[
     ("[limits]\nheld_bytes = true", &["held_bytes = \"1MiB\""]),
     ("[limits]\nmaxconn = 5000", &["connections = 5000"]),
     ("[limits]\nconnections_max = 5000", &["connections = 5000"]),
+    ("[affinity]\nhash-balance-factor = 130", &["load_max = 130"]),
     ("[limits]\nper_ip = 50", &["connections_per_source = 50"]),
     ("[admin]\naddress = \"127.0.0.1\"", &["address = \"127.0.0.1:9883\""]),
     (

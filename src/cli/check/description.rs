@@ -173,6 +173,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
         endpoints,
         weight,
         connects_per_second,
+        connections_max,
     } = node;
     let share = format!("{:.2} %", share * 100.0);
     let unverified = node.is_unverified();
@@ -186,6 +187,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
             ws.as_ref().map(|ws| ws.shown(EndpointKind::Ws).to_string()),
             pass.as_ref()
                 .map(|pass| format!("TLS passed to {}", pass.shown(EndpointKind::Pass))),
+            connections_max.map(|max| format!("up to {max} connections")),
             connects_per_second.map(|rate| format!("{rate} CONNECTs a second")),
             unverified.then(|| "CERTIFICATES ARE NOT VERIFIED".to_owned()),
         ]
@@ -224,7 +226,14 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         ("connections", connections(limits, held)),
         (
             "affinity",
-            format!("{}, ring seed {:#x}", key_text(affinity.key), affinity.seed),
+            format!(
+                "{}, ring seed {:#x}{}",
+                key_text(affinity.key),
+                affinity.seed,
+                affinity.load_max.map_or(String::new(), |percent| format!(
+                    ", no node above {percent} % of its share of the connections"
+                ))
+            ),
         ),
         (
             "placements",

@@ -17,6 +17,7 @@ fn member(name: &str, address: NodeAddress, weight: u16) -> Member {
         endpoints: Endpoints::only(MemberEndpoint::plain(address)),
         weight,
         connects_per_second: None,
+        connections_max: None,
     }
 }
 

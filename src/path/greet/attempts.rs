@@ -19,6 +19,8 @@ const SILENT_CLOSES_MAX: u8 = 2;
 /// How an attempt to take a client to a node failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// The node has as many connections as it may have. Nothing was sent.
+    Full,
     /// Too many CONNECTs wait for their turn at the node. Nothing was sent.
     NoTurn,
     /// The node could not be reached.
@@ -80,6 +82,7 @@ pub struct Attempts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Failure {
     NoTurn,
+    Full,
     Unreachable,
     SourcePortsExhausted,
     Refused,
@@ -106,6 +109,12 @@ impl Attempts {
             Outcome::NoTurn => {
                 self.worst = self.worst.max(Some(Failure::NoTurn));
                 Next::OtherNode(Retry::Pace)
+            }
+            // As if it had refused the client, and that costs nothing either.
+            Outcome::Full => {
+                self.worst = self.worst.max(Some(Failure::Full));
+                self.refusals += 1;
+                Next::OtherNode(Retry::Full)
             }
             Outcome::Unreachable => self.not_sent(Failure::Unreachable, now, take),
             Outcome::SourcePortsExhausted => self.not_sent(Failure::SourcePortsExhausted, now, take),
@@ -161,6 +170,7 @@ impl Attempts {
         match self.worst {
             None | Some(Failure::Unreachable) => Ended::NoNode,
             Some(Failure::NoTurn) => Ended::LimitPace,
+            Some(Failure::Full) => Ended::LimitNode,
             Some(Failure::SourcePortsExhausted) => Ended::SourcePortsExhausted,
             Some(Failure::Refused) => Ended::Refused,
         }
@@ -315,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_has_no_turn_for_the_client_costs_it_no_try() {
+    fn a_node_that_has_no_turn_or_no_room_for_the_client_costs_it_no_try() {
         let now = Instant::now();
         let mut attempts = Attempts::new(now + Duration::from_secs(12));
         for _ in 0..10 {
@@ -327,6 +337,12 @@ mod tests {
         assert_eq!(attempts.ended(), Ended::LimitPace);
         assert_eq!(attempts.retries(), 0);
         assert!(!attempts.was_refused(), "as if the node were away");
+        assert_eq!(
+            attempts.note(Outcome::Full, now, || false),
+            Next::OtherNode(Retry::Full)
+        );
+        assert_eq!(attempts.ended(), Ended::LimitNode);
+        assert!(attempts.was_refused(), "the client is to stay where it goes instead");
         assert_eq!(
             attempts.note(Outcome::Unreachable, now, || true),
             Next::OtherNode(Retry::Dial)

@@ -152,7 +152,7 @@ pub struct Greeted {
 impl Greeted {
     /// Whether the client is on another node than its home for a reason that may last.
     pub fn is_exception(&self) -> bool {
-        self.refused_elsewhere || self.choice.decision == Decision::Placement
+        self.refused_elsewhere || matches!(self.choice.decision, Decision::Placement | Decision::Full)
     }
 }
 
@@ -245,7 +245,11 @@ impl Greeter {
         let mut report = GreetReport::default();
         let mut next = route.next();
         while let Some(choice) = next {
-            let permit = choice.permit();
+            let Some(permit) = choice.try_permit() else {
+                let decided = attempts.note(Outcome::Full, Instant::now(), || false);
+                next = self.follow(decided, choice, &mut route).await;
+                continue;
+            };
             let before = report.tried.replace((choice.id, choice.decision));
             let outcome = match self
                 .attempt(&mut client, &choice, info, clock, attempts.deadline(), &mut report.pace)
@@ -300,7 +304,11 @@ impl Greeter {
         let mut report = GreetReport::default();
         let mut next = route.next();
         while let Some(choice) = next {
-            let permit = choice.permit();
+            let Some(permit) = choice.try_permit() else {
+                let decided = attempts.note(Outcome::Full, Instant::now(), || false);
+                next = self.follow(decided, choice, &mut route).await;
+                continue;
+            };
             let came = Instant::now();
             // What it sends meanwhile is not read, so neither is its end.
             let turn = self
@@ -353,7 +361,7 @@ impl Greeter {
         match next {
             Next::GiveUp => None,
             // Nothing was sent, so this is a retry only if there is another node.
-            Next::OtherNode(reason @ (Retry::Dial | Retry::Pace)) => {
+            Next::OtherNode(reason @ (Retry::Dial | Retry::Pace | Retry::Full)) => {
                 let next = route.next();
                 let count = next.is_some().into();
                 let counted = |node: &NodeCounters| node.retries(reason).add(count);
