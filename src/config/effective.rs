@@ -343,7 +343,13 @@ impl Page<'_> {
 
     fn affinity(&mut self, affinity: &affinity::Settings) {
         let affinity::Settings {
-            key,
+            rule:
+                affinity::Rule {
+                    key,
+                    group,
+                    anonymous,
+                    clean_sessions,
+                },
             seed,
             load_max,
             placements_max,
@@ -357,6 +363,10 @@ impl Page<'_> {
             affinity::Key::CertificateCn => "certificate_cn",
         };
         self.key("key", string(word), DEFAULT);
+        let group = group.as_ref().map(|group| string(group.as_str()));
+        self.optional("group", group, "none: the whole key counts (default)");
+        self.key("anonymous", string(anonymous.name()), DEFAULT);
+        self.key("clean_sessions", string(clean_sessions.name()), DEFAULT);
         self.key("seed", Toml(format!("{seed:#x}")), DEFAULT);
         self.optional("load_max", load_max.map(plain), "no bound (default)");
         self.key("placements_max", plain(placements_max), DEFAULT);

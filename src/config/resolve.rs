@@ -369,6 +369,9 @@ fn note_no_listener<T>(
 fn affinity_settings(written: file::Affinity) -> affinity::Settings {
     let file::Affinity {
         key,
+        group,
+        anonymous,
+        clean_sessions,
         seed,
         load_max,
         placements_max,
@@ -376,7 +379,12 @@ fn affinity_settings(written: file::Affinity) -> affinity::Settings {
     } = written;
     let default = affinity::Settings::default();
     affinity::Settings {
-        key: key.or(default.key),
+        rule: affinity::Rule {
+            key: key.or(default.rule.key),
+            group: group.value(),
+            anonymous: anonymous.or(default.rule.anonymous),
+            clean_sessions: clean_sessions.or(default.rule.clean_sessions),
+        },
         seed: seed.or(default.seed),
         load_max: load_max.value(),
         placements_max: placements_max.or(default.placements_max),

@@ -10,7 +10,7 @@ use crate::net::held::HeldBytes;
 use crate::net::reports::Reports;
 use crate::net::tls::NodesTls;
 use crate::path::accept::{self, Admission};
-use crate::path::affinity::Key;
+use crate::path::affinity::Rule;
 use crate::path::counters::Counters;
 use crate::path::greet::{self, Greeter, Refuse};
 use crate::path::listeners::Listeners;
@@ -36,7 +36,7 @@ pub struct Shared {
     /// The queue of reports to control about nodes.
     pub reports: Reports,
     /// What ties a client to a node.
-    pub key: Key,
+    pub affinity: Rule,
     /// The most that a node has of its share of all connections, in percent; `None` means no bound.
     pub load_max: Option<u32>,
     /// The remembered placements.
@@ -94,7 +94,7 @@ impl Stations {
         let (reports, counters) = (shared.reports.clone(), Arc::clone(counters));
         Self {
             limits,
-            peek: Peek::new(shared.key.need(), &peek, greet.refuse == Refuse::Connack),
+            peek: Peek::new(shared.affinity.key.need(), &peek, greet.refuse == Refuse::Connack),
             greeter: Greeter::new(
                 greet,
                 dialer,

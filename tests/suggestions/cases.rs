@@ -432,6 +432,8 @@ const TABLES: Cases = &[
     ("[limits]\nheld_bytes = true", &["held_bytes = \"1MiB\""]),
     ("[limits]\nmaxconn = 5000", &["connections = 5000"]),
     ("[limits]\nconnections_max = 5000", &["connections = 5000"]),
+    ("[affinity]\nanonymous = \"leastconn\"", &["anonymous = \"least\""]),
+    ("[affinity]\nclean_sessions = \"hash\"", &["clean_sessions = \"ring\""]),
     ("[affinity]\nhash-balance-factor = 130", &["load_max = 130"]),
     ("[limits]\nper_ip = 50", &["connections_per_source = 50"]),
     ("[admin]\naddress = \"127.0.0.1\"", &["address = \"127.0.0.1:9883\""]),

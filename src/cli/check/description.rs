@@ -13,12 +13,13 @@ use remora::net::held;
 use remora::net::tls::{Certificate, Clients, Offer, Revocations, Version};
 use remora::net::websocket;
 use remora::path::accept::{self, Listener, Tls, Transport};
+use remora::path::affinity::Spread;
 use remora::path::greet::Refuse;
 use remora::path::peek;
 use remora::path::relay;
 use remora::serve::drain;
 
-use super::super::{columns, key_text, ring};
+use super::super::{columns, ring, rule_text};
 
 /// What `remora run` would do with this configuration, which has these problems all the same.
 pub(super) fn description(config: &Config, problems: &[Problem]) -> String {
@@ -227,9 +228,13 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         (
             "affinity",
             format!(
-                "{}, ring seed {:#x}{}",
-                key_text(affinity.key),
+                "{}, ring seed {:#x}{}{}",
+                rule_text(&affinity.rule),
                 affinity.seed,
+                match affinity.rule.clean_sessions {
+                    Spread::Ring => "",
+                    Spread::Least => "; clean sessions by load",
+                },
                 affinity.load_max.map_or(String::new(), |percent| format!(
                     ", no node above {percent} % of its share of the connections"
                 ))
