@@ -377,6 +377,7 @@ impl Page<'_> {
         let accept::Limits {
             connections_max,
             connections_per_source_max,
+            connects_per_source_per_second,
         } = limits;
         let held::Limits {
             bytes_max,
@@ -391,6 +392,8 @@ impl Page<'_> {
         self.optional("connections", connections_max.map(plain), by_files);
         let per_source = connections_per_source_max.map(plain);
         self.optional("connections_per_source", per_source, "no limit (default)");
+        let rate = connects_per_source_per_second.map(plain);
+        self.optional("connects_per_source_per_second", rate, "no limit (default)");
         self.key("undecided", plain(undecided_max), DEFAULT);
         self.key("handshakes", plain(handshakes_max), DEFAULT);
         self.key("held_bytes", size(*bytes_max), DEFAULT);
@@ -450,6 +453,7 @@ impl Page<'_> {
             timeout: _,
             deadline: _,
             refuse,
+            connects_per_id_per_minute,
         } = greet;
         let relay::Settings {
             // Among the timeouts and the limits.
@@ -481,6 +485,8 @@ impl Page<'_> {
         );
         // Without a rate, the key is no more than its default.
         self.key("slow_start", duration(*slow_start), DEFAULT);
+        let per_id = connects_per_id_per_minute.map(plain);
+        self.optional("connects_per_id_per_minute", per_id, "no limit (default)");
         self.table("relay", "[relay]");
         self.key("splice", plain(splice), DEFAULT);
         self.key(

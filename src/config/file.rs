@@ -125,6 +125,7 @@ table! {
     Limits {
         connections: Whole<usize, 1, 100_000_000>,
         connections_per_source: Whole<usize, 1, 100_000_000>,
+        connects_per_source_per_second: Whole<u32, 1, 10_000>,
         undecided: Whole<usize, 1, 100_000_000>,
         handshakes: Whole<usize, 1, 100_000_000>,
         held_bytes: Size<MIB, { 1024 * GIB }>,
@@ -175,6 +176,7 @@ table! {
     Pacing {
         connects_per_second: Rate,
         slow_start: Slack,
+        connects_per_id_per_minute: Whole<u32, 1, 10_000>,
     }
 }
 

@@ -302,6 +302,10 @@ impl Unknown<'_, '_> {
             ("limits", "max_conn_per_ip" | "per_ip" | "per_source" | "limit_conn") => {
                 write("connections_per_source", convert::<Connections>(self.value, "1000"))
             }
+            ("limits", "conn_rate" | "connects_per_source" | "max_conn_rate" | "rate" | "limit_req") => write(
+                "connects_per_source_per_second",
+                convert::<Whole<u32, 1, 10_000>>(self.value, "100"),
+            ),
             ("timeouts", "client" | "server" | "tunnel" | "idle" | "read" | "idle_timeout" | "proxy_timeout") => {
                 time("idle_max", "\"24h\"")
             }

@@ -86,7 +86,9 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         _ => Some(SECURE_CONNECT_TIMEOUT),
     };
     let listeners = all_listeners(listeners, secure, base, problems);
-    let pacing = pacing_settings(pacing.or_default(), &nodes, problems);
+    let pacing = pacing.or_default();
+    let connects_per_id = pacing.connects_per_id_per_minute.as_set().map(|given| given.value);
+    let pacing = pacing_settings(pacing, &nodes, problems);
     let (nodes, nodes_tls) = all_nodes(nodes, nodes_tls, base, problems);
     let peek = peek::Limits {
         deadline: connect.or(peek::Limits::default().deadline),
@@ -112,7 +114,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         limits: connection_limits(&limits),
         held: held_limits(&limits, &peek),
         peek,
-        greet: greet_settings(greet_timeout, greet_total, greet.or_default()),
+        greet: greet_settings(greet_timeout, greet_total, connects_per_id, greet.or_default()),
         relay: relay_settings(linger, idle_slack, idle_max, waiting_bytes, relay.or_default()),
         dial,
         control: control_settings(health, pacing),
@@ -396,6 +398,7 @@ fn connection_limits(written: &file::Limits) -> accept::Limits {
     let file::Limits {
         connections,
         connections_per_source,
+        connects_per_source_per_second,
         undecided: _,
         handshakes: _,
         held_bytes: _,
@@ -407,6 +410,7 @@ fn connection_limits(written: &file::Limits) -> accept::Limits {
     accept::Limits {
         connections_max: given(connections).or(default.connections_max),
         connections_per_source_max: given(connections_per_source).or(default.connections_per_source_max),
+        connects_per_source_per_second: connects_per_source_per_second.as_set().map(|given| given.value),
     }
 }
 
@@ -414,6 +418,7 @@ fn held_limits(written: &file::Limits, peek: &peek::Limits) -> held::Limits {
     let file::Limits {
         connections: _,
         connections_per_source: _,
+        connects_per_source_per_second: _,
         undecided,
         handshakes,
         held_bytes,
@@ -454,13 +459,19 @@ fn keepalive_settings(written: file::Keepalive) -> dial::Keepalive {
     }
 }
 
-fn greet_settings(timeout: Field<Duration>, total: Field<Duration>, written: file::Greet) -> greet::Settings {
+fn greet_settings(
+    timeout: Field<Duration>,
+    total: Field<Duration>,
+    connects_per_id_per_minute: Option<u32>,
+    written: file::Greet,
+) -> greet::Settings {
     let file::Greet { refuse } = written;
     let default = greet::Settings::default();
     greet::Settings {
         timeout: timeout.or(default.timeout),
         deadline: total.or(default.deadline),
         refuse: refuse.or(default.refuse),
+        connects_per_id_per_minute,
     }
 }
 
@@ -494,6 +505,8 @@ fn pacing_settings(
     let file::Pacing {
         connects_per_second,
         slow_start,
+        // Of clients, not of nodes.
+        connects_per_id_per_minute: _,
     } = written;
     let default = control::Pacing::default();
     let nodes = nodes.as_set().map_or(&[][..], |nodes| &nodes.value);

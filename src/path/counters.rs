@@ -233,6 +233,8 @@ pub struct Counters {
     panics: Count,
     turned_away: Count,
     lines_kept_back: Count,
+    /// CONNECTs that were held because their clients connect too often.
+    pub held_back: Count,
 }
 
 impl Default for Counters {
@@ -245,6 +247,7 @@ impl Default for Counters {
             panics: Count::default(),
             turned_away: Count::default(),
             lines_kept_back: Count::default(),
+            held_back: Count::default(),
         }
     }
 }

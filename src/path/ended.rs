@@ -95,6 +95,8 @@ causes! {
     LimitListener = "limit_listener",
     /// The limit on connections per source was reached.
     LimitSource = "limit_source",
+    /// The source connected more often than it may.
+    LimitSourceRate = "limit_source_rate",
     /// The limit on connections whose CONNECT is awaited was reached: this one was evicted for another one, or refused.
     LimitUndecided = "limit_undecided",
     /// The limit on connections in a TLS handshake was reached: this one was evicted for another one, or refused.

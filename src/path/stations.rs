@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::base::log;
+use crate::base::rate_table::RateTable;
 use crate::cluster::Clusters;
 use crate::net::dial::{self, Dialer};
 use crate::net::held::HeldBytes;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub affinity: Rule,
     /// The most that a node has of its share of all connections, in percent; `None` means no bound.
     pub load_max: Option<u32>,
+    /// How often client ids connect, while that is limited.
+    pub connects: Arc<RateTable>,
     /// The remembered placements.
     pub placements: Arc<Placements>,
     /// How many workers there are.
@@ -101,6 +104,7 @@ impl Stations {
                 reports,
                 Arc::clone(&shared.clusters),
                 counters,
+                Arc::clone(&shared.connects),
                 shared.workers,
             ),
             dial,

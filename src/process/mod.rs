@@ -104,6 +104,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         nodes_tls,
         reports,
         affinity: config.affinity.rule.clone(),
+        connects: Arc::default(),
         load_max: config.affinity.load_max,
         placements: Arc::new(Placements::new(
             config.affinity.placements_max,

@@ -37,6 +37,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_draining", &[]),
     ("remora_ends_total", &["cause"]),
     ("remora_held_bytes", &[]),
+    ("remora_held_reconnects_total", &[]),
     ("remora_listener_connections_max", &["listener"]),
     ("remora_log_lines_dropped_total", &[]),
     ("remora_log_lines_kept_back_total", &[]),

@@ -189,3 +189,36 @@ fn in_a_storm_every_client_comes_back_at_once_and_no_survivor_sees_more_than_its
         assert_eq!(cluster.holder(&all).0, cluster.home(id), "{id} was left alone");
     }
 }
+
+#[test]
+fn a_client_in_a_loop_is_held_and_told_once_and_no_other_one_is() {
+    let cluster = Cluster::of(1);
+    let tables = format!("[pacing]\nconnects_per_id_per_minute = 60\n{ADMIN}");
+    let program = Program::start(&cluster, &tables);
+    let told = |line: &serde_json::Value| line["message"] == "client connects too often; its CONNECTs are held";
+    let held = || Metrics::of(program.admin()).value("remora_held_reconnects_total");
+    let accepted = |id: &str| drop(Client::accepted(program.address, &Connect::new(id)));
+    let mut times = 0;
+    // Sixty may come at once, and one more in each second that this takes.
+    while held() < 2.0 {
+        accepted("looping");
+        times += 1;
+        assert!(times < 200, "never held");
+    }
+    assert!(times > 60, "{times}");
+    accepted("another");
+    accepted("");
+    assert_eq!(held(), 2.0);
+    // Another source that sends the same id does not pay for it.
+    let mut other = Client::from([127, 0, 0, 9].into(), program.address);
+    other.send(&Connect::new("looping").bytes());
+    other.expect(&packets::connack(4, 0));
+    assert_eq!(held(), 2.0);
+    program.until_said("client connects too often");
+    let lines = program.lines(told);
+    assert!(lines.len() <= 2, "one of each worker: {lines:?}");
+    assert_eq!(lines[0]["client_id"], "looping");
+    let waited = |line: &&serde_json::Value| line["pace_us"].as_u64().is_some();
+    let ended = program.lines(|line| line["client_id"] == "looping" && line["message"] == "connection ended");
+    assert!(ended.iter().filter(waited).count() <= 2, "{ended:?}");
+}

@@ -435,6 +435,7 @@ const TABLES: Cases = &[
     ("[affinity]\nanonymous = \"leastconn\"", &["anonymous = \"least\""]),
     ("[affinity]\nclean_sessions = \"hash\"", &["clean_sessions = \"ring\""]),
     ("[affinity]\nhash-balance-factor = 130", &["load_max = 130"]),
+    ("[limits]\nconn_rate = 50", &["connects_per_source_per_second = 50"]),
     ("[limits]\nper_ip = 50", &["connections_per_source = 50"]),
     ("[admin]\naddress = \"127.0.0.1\"", &["address = \"127.0.0.1:9883\""]),
     (

@@ -310,6 +310,7 @@ fn connections(limits: &accept::Limits, held: &held::Limits) -> String {
     let accept::Limits {
         connections_max,
         connections_per_source_max,
+        connects_per_source_per_second,
     } = limits;
     let held::Limits {
         undecided_max,
@@ -324,8 +325,11 @@ fn connections(limits: &accept::Limits, held: &held::Limits) -> String {
     let source = connections_per_source_max
         .map(|max| format!(", {max} of one source"))
         .unwrap_or_default();
+    let rate = connects_per_source_per_second
+        .map(|rate| format!(", {rate} new ones a second of one source"))
+        .unwrap_or_default();
     format!(
-        "{all}{source}, {undecided_max} that have not sent their CONNECT, {handshakes_max} in a TLS handshake; when that is \
+        "{all}{source}{rate}, {undecided_max} that have not sent their CONNECT, {handshakes_max} in a TLS handshake; when that is \
          reached, {source_share} % of it for one source"
     )
 }

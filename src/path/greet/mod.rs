@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::base::clock::{Clock, Seconds};
 use crate::base::log::Throttled;
+use crate::base::rate_table::RateTable;
 use crate::cluster::{Choice, Clusters, ConnectionPermit, Decision, Endpoint, EndpointKind, Failure, NodeId, Witness};
 use crate::identity::Identity;
 use crate::mqtt::{Connack, keep_alive, refusal};
@@ -61,6 +62,8 @@ pub struct Settings {
     pub deadline: Duration,
     /// What the client gets when no node accepted it.
     pub refuse: Refuse,
+    /// How often a client id may connect from one source in a minute before its CONNECTs are held; `None` means no limit.
+    pub connects_per_id_per_minute: Option<u32>,
 }
 
 /// What the client gets when no node accepted it, whether nodes refused it, did not answer, or could not be reached.
@@ -81,6 +84,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
             refuse: Refuse::default(),
+            connects_per_id_per_minute: None,
         }
     }
 }
@@ -166,6 +170,9 @@ pub(crate) struct Greeter {
     budget: RefCell<Budget>,
     warnings: RefCell<HashMap<(NodeId, EndpointKind, Warning), Throttled>>,
     counters: Arc<Counters>,
+    connects: Arc<RateTable>,
+    /// The clients that connect too often, by a hash, and when that was logged.
+    told: RefCell<HashMap<u64, Seconds>>,
 }
 
 /// A node that has answered with something to relay.
@@ -214,6 +221,7 @@ impl Greeter {
         reports: Reports,
         clusters: Arc<Clusters>,
         counters: Arc<Counters>,
+        connects: Arc<RateTable>,
         workers: usize,
     ) -> Self {
         let free = FREE_RETRIES_PER_SECOND.div_ceil(workers.max(1) as u64);
@@ -225,6 +233,8 @@ impl Greeter {
             budget: RefCell::new(Budget::new(free)),
             warnings: RefCell::default(),
             counters,
+            connects,
+            told: RefCell::default(),
         }
     }
 
@@ -243,6 +253,15 @@ impl Greeter {
         let mut client = PendingClient::new(opening);
         let mut attempts = Attempts::new(info.accepted + self.settings.deadline);
         let mut report = GreetReport::default();
+        if let Some(times) = self.settings.connects_per_id_per_minute {
+            let came = Instant::now();
+            let held = self.hold_back(&mut client, times, info, clock.now()).await;
+            report.pace += came.elapsed();
+            if let Err(ended) = held {
+                Box::pin(client.close(ended)).await;
+                return (report, Err(ended));
+            }
+        }
         let mut next = route.next();
         while let Some(choice) = next {
             let Some(permit) = choice.try_permit() else {

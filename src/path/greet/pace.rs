@@ -1,20 +1,33 @@
-//! Waits until a node may get another CONNECT: its rate is shared by all workers, and each client takes a slot of it before its dial.
+//! Waits until a node may get another CONNECT: its rate is shared by all workers, and each client takes a slot of it before its dial. And
+//! holds the CONNECTs of clients that connect in a loop.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Greeter;
-use crate::base::clock;
+use super::client::PendingClient;
+use super::{ClientInfo, Greeter};
+use crate::base::clock::{self, Seconds};
+use crate::base::rate_table::Allowed;
 use crate::cluster::{Choice, NodeLoad, NodeState, Slot};
 use crate::path::ended::Ended;
+use crate::path::record::KeptId;
 
 /// The longest wait for one node. Behind that, another node is closer than this one.
 const WAIT_MAX: Duration = Duration::from_secs(15);
 
 /// How often a client that waits looks whether its node still takes clients.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// The longest that a CONNECT is held because its client connects too often.
+const HOLD_MAX: Duration = Duration::from_secs(5);
+
+/// A client that connects too often is one line in this time, in seconds.
+const TELL_INTERVAL: u32 = 60;
+
+/// The most such clients that have lines.
+const TOLD_MAX: usize = 256;
 
 /// What became of a client's wait for a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +76,67 @@ impl Drop for Waiting<'_> {
 }
 
 impl Greeter {
+    /// Holds the CONNECT of a client whose id has come more than `times` in a minute from its source: the longer, the more often, and for
+    /// [`HOLD_MAX`] at most. Of its source, since anybody can send its id.
+    ///
+    /// # Errors
+    /// How the client's connection ended meanwhile.
+    pub(super) async fn hold_back(
+        &self,
+        client: &mut PendingClient,
+        times: u32,
+        info: ClientInfo<'_>,
+        second: Seconds,
+    ) -> Result<(), Ended> {
+        let witness = info.witness(Some(client.id()));
+        let Some(id) = witness.client_id else {
+            return Ok(());
+        };
+        let allowed = Allowed {
+            times,
+            within: Duration::from_secs(60),
+            early_max: HOLD_MAX,
+        };
+        let now = Instant::now();
+        let early = self
+            .connects
+            .come((client.id(), witness.source), allowed, clock::since_start(now));
+        if early.is_zero() {
+            return Ok(());
+        }
+        self.counters.held_back.add(1);
+        if self.is_to_be_told(id, second) {
+            let client_id = KeptId::of(client.id());
+            tracing::warn!(client = %info.address, %client_id, "client connects too often; its CONNECTs are held");
+        }
+        let held = early.min(HOLD_MAX).min(self.settings.deadline / 4);
+        Box::pin(async {
+            tokio::select! {
+                biased;
+                ended = client.until_left() => Err(ended),
+                () = tokio::time::sleep(held) => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Whether a line on this client is due.
+    fn is_to_be_told(&self, id: u64, now: Seconds) -> bool {
+        let mut told = self.told.borrow_mut();
+        let is_old = |at: &Seconds| now.0.saturating_sub(at.0) >= TELL_INTERVAL;
+        if told.len() >= TOLD_MAX {
+            told.retain(|_, at| !is_old(at));
+        }
+        let is_due = match told.get(&id) {
+            Some(at) => is_old(at),
+            None => told.len() < TOLD_MAX,
+        };
+        if is_due {
+            told.insert(id, now);
+        }
+        is_due
+    }
+
     /// Waits for the client's turn at a node, until `due` at the latest, when a node must have accepted it. `left` ends when the
     /// client has left.
     ///
