@@ -260,6 +260,27 @@ fn route_by_client_address_takes_addresses_only() {
     assert!(text(&name.stderr).contains("\"sensor-1\" is not an IP address"));
 }
 
+#[test]
+fn route_tells_the_group_of_a_client_and_what_goes_by_load() {
+    let affinity = "[affinity]\ngroup = '^([^/]+)/'\nclean_sessions = \"least\"\nanonymous = \"ring\"";
+    let file = Written::new(&format!("{THREE_NODES}\n{affinity}\n"));
+    let answer = output(&["route", "-c", file.path(), "tenant7/dev3", "tenant7/app", "alone", ""]);
+    assert_eq!(answer.status.code(), Some(0));
+    let lines: Vec<&str> = text(&answer.stdout).lines().collect();
+    let grouped =
+        "home on the ring by client id, in groups by ^([^/]+)/: tenant7; with a clean session, the less loaded of two";
+    let node = |line: &str| line.split_whitespace().nth(1).map(str::to_owned);
+    assert!(lines[0].contains(grouped) && lines[1].contains(grouped), "{lines:?}");
+    assert_eq!(node(lines[0]), node(lines[1]));
+    assert!(!lines[2].contains("tenant7"), "{lines:?}");
+    assert!(lines[3].contains("anonymous: on the ring by its address"), "{lines:?}");
+
+    let answer = output(&["route", "-c", file.path(), "--json", "tenant7/dev3", "alone"]);
+    let answers: serde_json::Value = serde_json::from_slice(&answer.stdout).expect("JSON");
+    assert_eq!(answers[0]["group"], "tenant7");
+    assert_eq!(answers[1].get("group"), None);
+}
+
 /// A balancer that does not outlive its test.
 struct Running(Child);
 

@@ -10,9 +10,12 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 use remora::base::sync::{AtomicUsize, Ordering};
-use remora::cluster::{Choice, Decision, Endpoint, EndpointKind, Failure, NodeId, NodeLoad, Observed};
+use remora::cluster::{
+    Choice, ConnectBucket, ConnectRate, Decision, Endpoint, EndpointKind, Failure, NodeId, NodeLoad, Observed,
+};
 use remora::net::held::{Eviction, HeldBytes, Limits as HeldLimits, Reservation};
 use remora::net::reports::Reports;
 use remora::path::accept::{Admission, Admitted, Limits, ListenerCount};
@@ -169,8 +172,43 @@ fn choice(load: &Arc<NodeLoad>) -> Choice {
         kind: EndpointKind::Mqtt,
         endpoint: Endpoint::plain(Arc::new([(CLIENT, 1883).into()])),
         decision: Decision::Home,
+        connect_rate: None,
+        connections_max: None,
         load: Arc::clone(load),
     }
+}
+
+/// Three workers with two clients each, for a node that takes one every 100 ms. One client leaves again.
+#[test]
+fn no_two_clients_get_the_same_slot_of_a_node() {
+    in_every_order(|| {
+        let bucket: Arc<ConnectBucket> = Arc::default();
+        let rate = ConnectRate {
+            per_second: 10,
+            slow_start: None,
+        };
+        let now = Duration::from_secs(1);
+        let workers: Vec<_> = (0..3)
+            .map(|number| {
+                let bucket = Arc::clone(&bucket);
+                thread::spawn(move || {
+                    let slots = [(); 2].map(|()| bucket.take(rate, now, Duration::MAX).expect("a slot"));
+                    if number > 0 {
+                        return slots.to_vec();
+                    }
+                    bucket.give_back(slots[1]);
+                    vec![slots[0]]
+                })
+            })
+            .collect();
+        let slots = workers.into_iter().flat_map(|worker| worker.join().expect("no panic"));
+        let mut slots: Vec<_> = slots.map(|slot| slot.at).collect();
+        slots.sort_unstable();
+        let spaced = |pair: &[Duration]| pair[1] - pair[0] >= Duration::from_millis(100);
+        assert!(slots[0] >= now && slots.windows(2).all(spaced), "{slots:?}");
+        // At most the slot of the one that left is lost.
+        assert!(slots[4] <= now + Duration::from_millis(500), "{slots:?}");
+    });
 }
 
 #[test]

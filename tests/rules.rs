@@ -87,6 +87,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("nix", &["net::socket"]),
     ("prometheus_client", &["admin"]),
     ("rcgen", &["net::tls"]),
+    ("regex_lite", &["path::affinity"]),
     ("rustls", &["net::tls", "net::socket"]),
     ("sd_notify", &["cli"]),
     ("strsim", &["config"]),

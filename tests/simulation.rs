@@ -359,6 +359,8 @@ fn member(name: &str, port: u16, weight: u16) -> Member {
             port,
         ))))),
         weight,
+        connects_per_second: None,
+        connections_max: None,
     }
 }
 
@@ -1108,6 +1110,7 @@ impl<'a> World<'a> {
         let limits = Limits {
             connections_max: draw(120),
             connections_per_source_max: draw(40),
+            connects_per_source_per_second: None,
         };
         self.undecided_max = draw(30).unwrap_or(10_000);
         self.held.set_limits(held_limits(self.undecided_max));

@@ -380,6 +380,11 @@ impl AdminState {
             self.placements.evicted(),
         )?;
         page.counter(
+            "held_reconnects",
+            "CONNECT packets that were held because their clients connect too often",
+            self.sum(|counters| &counters.held_back),
+        )?;
+        page.counter(
             "turned_away",
             "Clients reset because no descriptor was left to accept them",
             self.sum(Counters::turned_away),

@@ -48,6 +48,14 @@ pub(super) fn encode(page: &mut Page<'_>, cluster: &Cluster, workers: &[Arc<Coun
             .iter()
             .map(|node| ([("node", node.name)], node.load.ports() as u64)),
     )?;
+    page.gauges(
+        "node_connects_waiting",
+        "Clients that wait for their turn at the node",
+        nodes.iter().map(|node| {
+            let waiting = node.load.waiting.load(Ordering::Relaxed);
+            ([("node", node.name)], waiting as u64)
+        }),
+    )?;
     counted(page, &nodes)
 }
 
@@ -97,6 +105,25 @@ fn counted(page: &mut Page<'_>, nodes: &[ShownNode<'_>]) -> fmt::Result {
             })
         }),
     )?;
+    page.counters(
+        "pace_waits",
+        "Clients that waited for their turn at the node, whether or not it came",
+        nodes
+            .iter()
+            .map(|node| ([("node", node.name)], node.sum(|counters| &counters.waits))),
+    )?;
+    let mut family = page.0.encode_descriptor(
+        "pace_wait",
+        "How long clients waited for their turn at the node, added up",
+        Some(&Unit::Seconds),
+        MetricType::Counter,
+    )?;
+    for node in nodes {
+        let waited = Duration::from_micros(node.sum(|counters| &counters.wait_us));
+        family
+            .encode_family(&[("node", node.name)])?
+            .encode_counter::<NoLabelSet, f64, u64>(&waited.as_secs_f64(), None)?;
+    }
     let mut family = page.0.encode_descriptor(
         "step_duration",
         "Duration of the steps of a connection's setup, for clients that were connected to the node",

@@ -30,6 +30,11 @@ impl Clock {
     }
 }
 
+/// How long the process had been running at this time, as every thread counts it.
+pub fn since_start(at: Instant) -> Duration {
+    at.saturating_duration_since(*EPOCH.get_or_init(Instant::now))
+}
+
 /// The processor time that this thread has used; the time in which others had the processor is not in it.
 pub fn thread_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

@@ -10,6 +10,7 @@ pub mod heartbeat;
 pub mod log;
 pub mod memory;
 pub mod pace;
+pub mod rate_table;
 pub(crate) mod scratch;
 pub mod supervise;
 pub mod sync;

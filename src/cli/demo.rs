@@ -262,6 +262,8 @@ fn config(
             pass: None,
         },
         weight: WEIGHT_DEFAULT,
+        connects_per_second: None,
+        connections_max: None,
     };
     let nodes = sandbox.nodes().iter().map(member).collect();
     // Named, since the default name is the address, and port 0 in log lines would be misleading. The screen shows the addresses.

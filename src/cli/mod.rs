@@ -21,7 +21,7 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use remora::cluster::Ring;
 use remora::config::{self, Config, Loaded, Problems};
-use remora::path::affinity::Key;
+use remora::path::affinity::{Key, Rule};
 use remora::serve::BindError;
 
 use locate::{File, FileOption, Located, NotFound};
@@ -292,6 +292,15 @@ fn columns(indent: &str, rows: &[Vec<String>]) -> String {
 fn ring(config: &Config) -> Ring {
     let members: Vec<_> = config.nodes.iter().map(|node| (&*node.name, node.weight)).collect();
     Ring::build(config.affinity.seed, &members)
+}
+
+/// What ties a client to its node, in words.
+fn rule_text(rule: &Rule) -> String {
+    let key = key_text(rule.key);
+    match &rule.group {
+        None => key.to_owned(),
+        Some(group) => format!("{key}, in groups by {}", group.as_str()),
+    }
 }
 
 /// The affinity key, in words.

@@ -10,9 +10,9 @@ use serde::{Serialize, Serializer};
 use remora::base::log::Escaped;
 use remora::cluster::Decision;
 use remora::config::Config;
-use remora::path::affinity::{Affinity, Key};
+use remora::path::affinity::{Affinity, Key, Rule, Spread};
 
-use super::{columns, key_text, ring};
+use super::{columns, ring, rule_text};
 
 /// The answers, in the order of the ids.
 #[derive(Serialize)]
@@ -20,7 +20,7 @@ use super::{columns, key_text, ring};
 pub(super) struct Answers<'a> {
     answers: Vec<Answer<'a>>,
     #[serde(skip)]
-    key: Key,
+    rule: &'a Rule,
 }
 
 /// The route of one client.
@@ -34,6 +34,9 @@ struct Answer<'a> {
     why: Decision,
     /// The other nodes, in the order in which they would be tried.
     next: Vec<&'a str>,
+    /// What it shares with others of its group, where that is not all of its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<String>,
 }
 
 /// An id that is not an affinity key in this configuration.
@@ -50,15 +53,16 @@ pub(super) enum NotAKey {
 /// The routes of the clients with these ids.
 pub(super) fn answers<'a>(config: &'a Config, ids: &'a [OsString]) -> Result<Answers<'a>, NotAKey> {
     let ring = ring(config);
-    let key = config.affinity.key;
+    let rule = &config.affinity.rule;
     let answer = |id: &'a OsString| {
-        let affinity = affinity(key, id)?;
+        let affinity = affinity(rule, id)?;
         if affinity.is_anonymous() {
             return Ok(Answer {
                 id,
                 node: None,
                 why: Decision::Anonymous,
                 next: Vec::new(),
+                group: None,
             });
         }
         let mut nodes = ring
@@ -69,10 +73,12 @@ pub(super) fn answers<'a>(config: &'a Config, ids: &'a [OsString]) -> Result<Ans
             node: nodes.next(),
             why: Decision::Home,
             next: nodes.collect(),
+            group: (rule.key != Key::ClientAddress && affinity.key() != id.as_bytes())
+                .then(|| Escaped(affinity.key()).to_string()),
         })
     };
     let answers = ids.iter().map(answer).collect::<Result<_, _>>()?;
-    Ok(Answers { answers, key })
+    Ok(Answers { answers, rule })
 }
 
 impl Answers<'_> {
@@ -89,9 +95,28 @@ impl Answers<'_> {
     fn row(&self, answer: &Answer<'_>) -> Vec<String> {
         /// At most three nodes are tried for a client, its home included.
         const NEXT_MAX: usize = 2;
-        let Answer { id, node, why, next } = answer;
+        let Answer {
+            id,
+            node,
+            why,
+            next,
+            group,
+        } = answer;
+        let Rule {
+            anonymous,
+            clean_sessions,
+            ..
+        } = self.rule;
         let why = match node {
-            Some(_) => format!("{} on the ring by {}", why.name(), key_text(self.key)),
+            Some(_) => {
+                let group = group.as_ref().map_or(String::new(), |group| format!(": {group}"));
+                let clean = match clean_sessions {
+                    Spread::Ring => "",
+                    Spread::Least => "; with a clean session, the less loaded of two",
+                };
+                format!("{} on the ring by {}{group}{clean}", why.name(), rule_text(self.rule))
+            }
+            None if *anonymous == Spread::Ring => format!("{}: on the ring by its address", why.name()),
             None => format!("{}: the less loaded of two drawn by weight", why.name()),
         };
         let next = match &next[..next.len().min(NEXT_MAX)] {
@@ -128,12 +153,12 @@ impl fmt::Display for NotAKey {
 
 impl Error for NotAKey {}
 
-/// The affinity of a client with this id, read as `key`.
-fn affinity(key: Key, id: &OsStr) -> Result<Affinity<'_>, NotAKey> {
-    match key {
+/// The affinity of a client with this id, by this rule.
+fn affinity<'a>(rule: &Rule, id: &'a OsStr) -> Result<Affinity<'a>, NotAKey> {
+    match rule.key {
         Key::Username if id.is_empty() => Err(NotAKey::NoUsername),
         Key::CertificateCn if id.is_empty() => Err(NotAKey::NoCommonName),
-        Key::ClientId | Key::Username | Key::CertificateCn => Ok(Affinity::of_name(id.as_bytes())),
+        Key::ClientId | Key::Username | Key::CertificateCn => Ok(rule.of_name(id.as_bytes())),
         Key::ClientAddress => {
             let address = id.to_str().and_then(|id| id.parse().ok());
             let address = address.ok_or_else(|| NotAKey::NotAnAddress(id.to_owned()))?;

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::sync::Ordering;
+use crate::cluster::connect_rate::ConnectRate;
 use crate::cluster::endpoint::{Endpoint, EndpointKind, PassiveHealth};
 use crate::cluster::node::{Node, NodeId, NodeLoad};
 
@@ -16,13 +17,15 @@ pub enum Decision {
     Placement,
     /// A later choice of the ring, because the first was unavailable or refused the client.
     Spill,
+    /// A later choice of the ring, because the first has as many connections as it may have.
+    Full,
     /// The less loaded of two, for a client without an affinity key.
     Anonymous,
 }
 
 impl Decision {
     /// Every decision.
-    pub const ALL: &'static [Self] = &[Self::Home, Self::Placement, Self::Spill, Self::Anonymous];
+    pub const ALL: &'static [Self] = &[Self::Home, Self::Placement, Self::Spill, Self::Full, Self::Anonymous];
 
     /// The name in log lines, metrics and the command line.
     pub const fn name(self) -> &'static str {
@@ -30,6 +33,7 @@ impl Decision {
             Self::Home => "home",
             Self::Placement => "placement",
             Self::Spill => "spill",
+            Self::Full => "full",
             Self::Anonymous => "anonymous",
         }
     }
@@ -46,6 +50,10 @@ pub struct Choice {
     pub endpoint: Endpoint,
     /// Why it was chosen.
     pub decision: Decision,
+    /// How many CONNECTs the node gets in a second; `None` means no limit.
+    pub connect_rate: Option<ConnectRate>,
+    /// How many connections the node may have at a time; `None` means no limit.
+    pub connections_max: Option<usize>,
     /// What changes at every connection.
     pub load: Arc<NodeLoad>,
 }
@@ -60,6 +68,8 @@ impl Choice {
             kind,
             endpoint: endpoint.clone(),
             decision,
+            connect_rate: node.connect_rate,
+            connections_max: node.connections_max,
             load: Arc::clone(&node.load),
         })
     }
@@ -103,6 +113,14 @@ impl Choice {
     pub fn permit(&self) -> ConnectionPermit {
         self.load.connections.fetch_add(1, Ordering::Relaxed);
         ConnectionPermit(Some(Arc::clone(&self.load)))
+    }
+
+    /// The same, unless the node has as many connections as it may have: then `None`.
+    pub fn try_permit(&self) -> Option<ConnectionPermit> {
+        // Counted first, so that two clients cannot both take the last place.
+        let before = self.load.connections.fetch_add(1, Ordering::Relaxed);
+        let permit = ConnectionPermit(Some(Arc::clone(&self.load)));
+        self.connections_max.is_none_or(|max| before < max).then_some(permit)
     }
 }
 

@@ -2,12 +2,14 @@
 //! one `Arc`. `control` decides what is in it; the path reads it.
 
 mod choice;
+mod connect_rate;
 mod endpoint;
 mod node;
 mod ring;
 mod snapshot;
 
 pub use choice::{Choice, ConnectionPermit, Decision, Failure, Observed, Report, Witness};
+pub use connect_rate::{ConnectBucket, ConnectRate, Slot, SlowStart};
 pub use endpoint::{Endpoint, EndpointKind, EndpointTls, Endpoints, MemberEndpoint, NodeAddress, Pace, PassiveHealth};
 pub use node::{KnownNode, Member, Node, NodeId, NodeLoad, NodeState};
 pub use ring::{Choices, Ring, SEED_DEFAULT, WEIGHT_DEFAULT};

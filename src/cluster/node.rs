@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::sync::{AtomicUsize, Ordering};
+use crate::cluster::connect_rate::{ConnectBucket, ConnectRate};
 use crate::cluster::endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint};
 
 /// A node as the operator wrote it.
@@ -14,6 +15,10 @@ pub struct Member {
     pub endpoints: Endpoints<MemberEndpoint>,
     /// 1 to 1000.
     pub weight: u16,
+    /// CONNECTs that it gets in a second at most; `None` means as many as every node.
+    pub connects_per_second: Option<u32>,
+    /// Connections that it may have at a time; `None` means no limit.
+    pub connections_max: Option<usize>,
 }
 
 impl Member {
@@ -46,6 +51,12 @@ pub struct NodeLoad {
     pub connections: AtomicUsize,
     /// Source ports towards this node that are in TIME_WAIT here, as far as this process has caused it.
     pub time_wait: AtomicUsize,
+    /// When the next clients may be taken to it.
+    pub connects: ConnectBucket,
+    /// Those who have waited, as they are let go: where a worker was busy, several slots have passed at once, and they are spread again.
+    pub released: ConnectBucket,
+    /// Clients that wait for that now.
+    pub waiting: AtomicUsize,
 }
 
 impl NodeState {
@@ -99,6 +110,16 @@ impl NodeLoad {
         self.connections.load(Ordering::Relaxed) + self.time_wait.load(Ordering::Relaxed)
     }
 
+    /// Counts one client that waits for the node.
+    pub fn add_waiting(&self) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Uncounts one client that waited for the node.
+    pub fn leave_waiting(&self) {
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Uncounts one connection to the node.
     pub fn leave(&self) {
         self.connections.fetch_sub(1, Ordering::Relaxed);
@@ -127,6 +148,10 @@ pub struct Node {
     pub weight: u16,
     /// The operator is draining it: it keeps its clients and gets no new ones.
     pub is_draining: bool,
+    /// How many CONNECTs it gets in a second; `None` means no limit.
+    pub connect_rate: Option<ConnectRate>,
+    /// Connections that it may have at a time; `None` means no limit.
+    pub connections_max: Option<usize>,
     /// What changes at every connection.
     pub load: Arc<NodeLoad>,
 }

@@ -173,7 +173,7 @@ impl Page<'_> {
         self.limits(limits, held, relay);
         self.timeouts(peek, dial, greet, relay);
         self.dial(dial);
-        self.relay(greet, relay);
+        self.relay(greet, &control.pacing, relay);
         self.buffers(dial);
         self.health(control);
         self.drain(drain);
@@ -287,6 +287,8 @@ impl Page<'_> {
             name,
             endpoints,
             weight,
+            connects_per_second,
+            connections_max,
         } = node;
         let Endpoints { mqtt, ws, pass } = endpoints;
         let proxy = |endpoint: Option<&MemberEndpoint>| {
@@ -318,6 +320,12 @@ impl Page<'_> {
         self.optional("pass", pass_address, "none (default)");
         self.key("pass_proxy_protocol", proxy(pass.as_ref()), DEFAULT);
         self.key("weight", plain(weight), DEFAULT);
+        self.optional(
+            "connects_per_second",
+            connects_per_second.map(plain),
+            "derived: pacing.connects_per_second",
+        );
+        self.optional("connections_max", connections_max.map(plain), "no limit (default)");
     }
 
     fn nodes_tls(&mut self, nodes: Option<&Nodes>) {
@@ -335,8 +343,15 @@ impl Page<'_> {
 
     fn affinity(&mut self, affinity: &affinity::Settings) {
         let affinity::Settings {
-            key,
+            rule:
+                affinity::Rule {
+                    key,
+                    group,
+                    anonymous,
+                    clean_sessions,
+                },
             seed,
+            load_max,
             placements_max,
             placement_age_max,
         } = affinity;
@@ -348,7 +363,12 @@ impl Page<'_> {
             affinity::Key::CertificateCn => "certificate_cn",
         };
         self.key("key", string(word), DEFAULT);
+        let group = group.as_ref().map(|group| string(group.as_str()));
+        self.optional("group", group, "none: the whole key counts (default)");
+        self.key("anonymous", string(anonymous.name()), DEFAULT);
+        self.key("clean_sessions", string(clean_sessions.name()), DEFAULT);
         self.key("seed", Toml(format!("{seed:#x}")), DEFAULT);
+        self.optional("load_max", load_max.map(plain), "no bound (default)");
         self.key("placements_max", plain(placements_max), DEFAULT);
         self.key("placement_age_max", duration(*placement_age_max), DEFAULT);
     }
@@ -357,6 +377,7 @@ impl Page<'_> {
         let accept::Limits {
             connections_max,
             connections_per_source_max,
+            connects_per_source_per_second,
         } = limits;
         let held::Limits {
             bytes_max,
@@ -371,6 +392,8 @@ impl Page<'_> {
         self.optional("connections", connections_max.map(plain), by_files);
         let per_source = connections_per_source_max.map(plain);
         self.optional("connections_per_source", per_source, "no limit (default)");
+        let rate = connects_per_source_per_second.map(plain);
+        self.optional("connects_per_source_per_second", rate, "no limit (default)");
         self.key("undecided", plain(undecided_max), DEFAULT);
         self.key("handshakes", plain(handshakes_max), DEFAULT);
         self.key("held_bytes", size(*bytes_max), DEFAULT);
@@ -424,12 +447,13 @@ impl Page<'_> {
         self.key("sources", list(sources), "default: chosen by the kernel");
     }
 
-    fn relay(&mut self, greet: &greet::Settings, relay: &relay::Settings) {
+    fn relay(&mut self, greet: &greet::Settings, pacing: &control::Pacing, relay: &relay::Settings) {
         let greet::Settings {
             // Among the timeouts.
             timeout: _,
             deadline: _,
             refuse,
+            connects_per_id_per_minute,
         } = greet;
         let relay::Settings {
             // Among the timeouts and the limits.
@@ -449,6 +473,20 @@ impl Page<'_> {
             greet::Refuse::Connack => "connack",
         };
         self.key("refuse", string(word), DEFAULT);
+        let control::Pacing {
+            connects_per_second,
+            slow_start,
+        } = pacing;
+        self.table("pacing", "[pacing]");
+        self.optional(
+            "connects_per_second",
+            connects_per_second.map(plain),
+            "no limit (default)",
+        );
+        // Without a rate, the key is no more than its default.
+        self.key("slow_start", duration(*slow_start), DEFAULT);
+        let per_id = connects_per_id_per_minute.map(plain);
+        self.optional("connects_per_id_per_minute", per_id, "no limit (default)");
         self.table("relay", "[relay]");
         self.key("splice", plain(splice), DEFAULT);
         self.key(
@@ -471,6 +509,8 @@ impl Page<'_> {
             down_min,
             down_max,
             resolve_interval,
+            // A table of its own.
+            pacing: _,
         } = control;
         self.table("health", "[health]");
         self.key("failures_max", plain(failures_max), DEFAULT);

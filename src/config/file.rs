@@ -7,7 +7,7 @@ use super::address::{AdminAddress, HostName, ListenerAddress, Name, Network, Ori
 use super::meant::Scheme;
 use super::node_address::{NodeMqtt, NodePass, NodeWs};
 use super::problem::{Place, Problem};
-use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, table, word, word_or};
+use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, quoted, table, word, word_or};
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
 use super::{foreign, syntax, words};
@@ -23,6 +23,9 @@ type Timeout = Time<1, { 500 * HOUR }>;
 
 /// A duration that may be zero.
 type Slack = Time<0, { 500 * HOUR }>;
+
+/// Something in a second.
+type Rate = Whole<u32, 1, 1_000_000>;
 
 /// When a thread is stuck. Threads show once a second that they run.
 type StuckAfter = Time<{ 2 * SECOND }, HOUR>;
@@ -49,6 +52,7 @@ table! {
         keepalive: Keepalive,
         dial: Dial,
         greet: Greet,
+        pacing: Pacing,
         relay: Relay,
         buffers: Buffers,
         health: Health,
@@ -97,6 +101,8 @@ table! {
         pass: NodePass,
         pass_proxy_protocol: ProxyWord,
         weight: Weight,
+        connects_per_second: Rate,
+        connections_max: Whole<usize, 1, 100_000_000>,
     }
 }
 
@@ -104,7 +110,11 @@ table! {
     /// `[affinity]`
     Affinity {
         key: affinity::Key,
+        group: GroupExpression,
+        anonymous: affinity::Spread,
+        clean_sessions: affinity::Spread,
         seed: Whole<u64, 0, { u64::MAX }>,
+        load_max: Whole<u32, 101, 10_000>,
         placements_max: Whole<usize, 0, 100_000_000>,
         placement_age_max: Timeout,
     }
@@ -115,6 +125,7 @@ table! {
     Limits {
         connections: Whole<usize, 1, 100_000_000>,
         connections_per_source: Whole<usize, 1, 100_000_000>,
+        connects_per_source_per_second: Whole<u32, 1, 10_000>,
         undecided: Whole<usize, 1, 100_000_000>,
         handshakes: Whole<usize, 1, 100_000_000>,
         held_bytes: Size<MIB, { 1024 * GIB }>,
@@ -157,6 +168,15 @@ table! {
     /// `[greet]`
     Greet {
         refuse: greet::Refuse,
+    }
+}
+
+table! {
+    /// `[pacing]`
+    Pacing {
+        connects_per_second: Rate,
+        slow_start: Slack,
+        connects_per_id_per_minute: Whole<u32, 1, 10_000>,
     }
 }
 
@@ -318,6 +338,46 @@ impl Leaf for affinity::Key {
             ],
             |word| words::affinity(word).map(|key| format!("\"{key}\"")),
         )
+    }
+}
+
+/// A regular expression with one capture group.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupExpression;
+
+impl Leaf for GroupExpression {
+    type Output = affinity::Group;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        const EXAMPLE: &str = "'^([^/]+)/'";
+        let Some(written) = value.as_str() else {
+            return Err(Mismatch::of_type(value, "a regular expression", EXAMPLE));
+        };
+        affinity::Group::new(written).map_err(|error| match error {
+            affinity::NotAGroup::Invalid(why) => Mismatch::new(
+                format!("{} is not a regular expression: {why}", quoted(written)),
+                format!("write {EXAMPLE} for all up to the first slash: the syntax is that of the crate regex-lite"),
+            ),
+            affinity::NotAGroup::Captures(count) => Mismatch::new(
+                format!("{} has {count} capture groups, and needs one", quoted(written)),
+                format!(
+                    "write parentheses around what the clients of a group share, as in {EXAMPLE}, and (?: ) for others"
+                ),
+            ),
+        })
+    }
+}
+
+impl Leaf for affinity::Spread {
+    type Output = Self;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
+        let words = [Self::Ring, Self::Least].map(|spread| (spread.name(), spread));
+        word_or(value, &words, |word| match word {
+            "leastconn" | "least_conn" | "random" | "load" => Some("\"least\"".to_owned()),
+            "hash" | "source" => Some("\"ring\"".to_owned()),
+            _ => None,
+        })
     }
 }
 

@@ -248,8 +248,8 @@ impl Unknown<'_, '_> {
             "backup" | "down" | "disabled" | "enabled" | "enable" | "drain" | "state" => {
                 self.enabled("[[nodes]]", "every node in the file gets clients")
             }
-            "maxconn" | "max_conns" | "max_connections" | "connections_max" | "connections" => {
-                out("a node has no limit here: when it refuses a client, the client is taken to another node")
+            "maxconn" | "max_conns" | "max_connections" | "max_conn" | "connections" => {
+                write("connections_max", convert::<Connections>(self.value, "10000"))
             }
             "max_fails" | "fall" | "failures_max" => elsewhere(
                 "health",
@@ -257,9 +257,14 @@ impl Unknown<'_, '_> {
                 convert::<Whole<u32, 1, 1_000_000>>(self.value, "3"),
             ),
             "fail_timeout" | "inter" | "interval" | "check_interval" => self.time(Some("health"), "down_max", "\"1s\""),
-            "check" | "rise" | "health_check" | "slowstart" => {
-                out("nodes are probed when clients fail there, see [health]")
+            "slowstart" | "slow_start" => {
+                out("with connects_per_second of [pacing], the rate of a node that has come back rises for slow_start")
             }
+            "max_conn_rate" | "maxconnrate" | "connect_rate" | "conn_rate" | "rate" => write(
+                "connects_per_second",
+                convert::<Whole<u32, 1, 1_000_000>>(self.value, "500"),
+            ),
+            "check" | "rise" | "health_check" => out("nodes are probed when clients fail there, see [health]"),
             "timeout" | "connect_timeout" | "dial_timeout" => self.time(Some("timeouts"), "dial", "\"2s\""),
             _ => return None,
         })
@@ -291,9 +296,16 @@ impl Unknown<'_, '_> {
             ("limits", "maxconn" | "max_connections" | "max_conn" | "connections_max" | "worker_connections") => {
                 write("connections", convert::<Connections>(self.value, "100000"))
             }
+            ("affinity", "hash_balance_factor" | "balance_factor" | "bounded_load") => {
+                write("load_max", convert::<Whole<u32, 101, 10_000>>(self.value, "125"))
+            }
             ("limits", "max_conn_per_ip" | "per_ip" | "per_source" | "limit_conn") => {
                 write("connections_per_source", convert::<Connections>(self.value, "1000"))
             }
+            ("limits", "conn_rate" | "connects_per_source" | "max_conn_rate" | "rate" | "limit_req") => write(
+                "connects_per_source_per_second",
+                convert::<Whole<u32, 1, 10_000>>(self.value, "100"),
+            ),
             ("timeouts", "client" | "server" | "tunnel" | "idle" | "read" | "idle_timeout" | "proxy_timeout") => {
                 time("idle_max", "\"24h\"")
             }

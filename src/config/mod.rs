@@ -301,6 +301,8 @@ mod tests {
                 address.parse().expect("an address"),
             ))),
             weight: cluster::WEIGHT_DEFAULT,
+            connects_per_second: None,
+            connections_max: None,
         };
         let nodes = vec![node("emqx1", "10.0.0.11:1883"), node("emqx2", "10.0.0.12:1883")];
         let listeners = vec![accept::Listener::new(address)];

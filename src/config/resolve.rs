@@ -51,6 +51,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         keepalive,
         dial,
         greet,
+        pacing,
         relay,
         buffers,
         health,
@@ -85,6 +86,9 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         _ => Some(SECURE_CONNECT_TIMEOUT),
     };
     let listeners = all_listeners(listeners, secure, base, problems);
+    let pacing = pacing.or_default();
+    let connects_per_id = pacing.connects_per_id_per_minute.as_set().map(|given| given.value);
+    let pacing = pacing_settings(pacing, &nodes, problems);
     let (nodes, nodes_tls) = all_nodes(nodes, nodes_tls, base, problems);
     let peek = peek::Limits {
         deadline: connect.or(peek::Limits::default().deadline),
@@ -110,10 +114,10 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         limits: connection_limits(&limits),
         held: held_limits(&limits, &peek),
         peek,
-        greet: greet_settings(greet_timeout, greet_total, greet.or_default()),
+        greet: greet_settings(greet_timeout, greet_total, connects_per_id, greet.or_default()),
         relay: relay_settings(linger, idle_slack, idle_max, waiting_bytes, relay.or_default()),
         dial,
-        control: control_settings(health),
+        control: control_settings(health, pacing),
         drain: drain_settings(drain.or_default()),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default()),
@@ -307,6 +311,8 @@ fn all_nodes(
                 pass,
                 pass_proxy_protocol,
                 weight,
+                connects_per_second,
+                connections_max,
             } = value;
             note_no_listener(&ws_proxy_protocol, &ws, "ws", problems);
             note_no_listener(&pass_proxy_protocol, &pass, "pass", problems);
@@ -341,6 +347,8 @@ fn all_nodes(
                     }),
                 },
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
+                connects_per_second: connects_per_second.value(),
+                connections_max: connections_max.value(),
             })
         })
         .collect();
@@ -363,14 +371,24 @@ fn note_no_listener<T>(
 fn affinity_settings(written: file::Affinity) -> affinity::Settings {
     let file::Affinity {
         key,
+        group,
+        anonymous,
+        clean_sessions,
         seed,
+        load_max,
         placements_max,
         placement_age_max,
     } = written;
     let default = affinity::Settings::default();
     affinity::Settings {
-        key: key.or(default.key),
+        rule: affinity::Rule {
+            key: key.or(default.rule.key),
+            group: group.value(),
+            anonymous: anonymous.or(default.rule.anonymous),
+            clean_sessions: clean_sessions.or(default.rule.clean_sessions),
+        },
         seed: seed.or(default.seed),
+        load_max: load_max.value(),
         placements_max: placements_max.or(default.placements_max),
         placement_age_max: placement_age_max.or(default.placement_age_max),
     }
@@ -380,6 +398,7 @@ fn connection_limits(written: &file::Limits) -> accept::Limits {
     let file::Limits {
         connections,
         connections_per_source,
+        connects_per_source_per_second,
         undecided: _,
         handshakes: _,
         held_bytes: _,
@@ -391,6 +410,7 @@ fn connection_limits(written: &file::Limits) -> accept::Limits {
     accept::Limits {
         connections_max: given(connections).or(default.connections_max),
         connections_per_source_max: given(connections_per_source).or(default.connections_per_source_max),
+        connects_per_source_per_second: connects_per_source_per_second.as_set().map(|given| given.value),
     }
 }
 
@@ -398,6 +418,7 @@ fn held_limits(written: &file::Limits, peek: &peek::Limits) -> held::Limits {
     let file::Limits {
         connections: _,
         connections_per_source: _,
+        connects_per_source_per_second: _,
         undecided,
         handshakes,
         held_bytes,
@@ -438,13 +459,19 @@ fn keepalive_settings(written: file::Keepalive) -> dial::Keepalive {
     }
 }
 
-fn greet_settings(timeout: Field<Duration>, total: Field<Duration>, written: file::Greet) -> greet::Settings {
+fn greet_settings(
+    timeout: Field<Duration>,
+    total: Field<Duration>,
+    connects_per_id_per_minute: Option<u32>,
+    written: file::Greet,
+) -> greet::Settings {
     let file::Greet { refuse } = written;
     let default = greet::Settings::default();
     greet::Settings {
         timeout: timeout.or(default.timeout),
         deadline: total.or(default.deadline),
         refuse: refuse.or(default.refuse),
+        connects_per_id_per_minute,
     }
 }
 
@@ -469,7 +496,37 @@ fn relay_settings(
     }
 }
 
-fn control_settings(written: file::Health) -> control::Settings {
+/// A slow start is of a rate: without one, it has no effect.
+fn pacing_settings(
+    written: file::Pacing,
+    nodes: &Field<Vec<Spanned<file::Node>>>,
+    problems: &mut Vec<Problem>,
+) -> control::Pacing {
+    let file::Pacing {
+        connects_per_second,
+        slow_start,
+        // Of clients, not of nodes.
+        connects_per_id_per_minute: _,
+    } = written;
+    let default = control::Pacing::default();
+    let nodes = nodes.as_set().map_or(&[][..], |nodes| &nodes.value);
+    let has_rate = |node: &Spanned<file::Node>| !matches!(node.value.connects_per_second, Field::Absent);
+    if matches!(connects_per_second, Field::Absent)
+        && !nodes.iter().any(has_rate)
+        && let Some(written) = slow_start
+            .as_set()
+            .filter(|written| written.value != default.slow_start)
+    {
+        let problem = written.place.problem("has no effect without connects_per_second");
+        problems.push(problem.hint("add connects_per_second = 500, or leave the key out"));
+    }
+    control::Pacing {
+        connects_per_second: connects_per_second.value(),
+        slow_start: slow_start.or(default.slow_start),
+    }
+}
+
+fn control_settings(written: file::Health, pacing: control::Pacing) -> control::Settings {
     let file::Health {
         failures_max,
         probe,
@@ -484,6 +541,7 @@ fn control_settings(written: file::Health) -> control::Settings {
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
         resolve_interval: resolve_interval.or(default.resolve_interval),
+        pacing,
     }
 }
 

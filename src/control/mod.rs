@@ -27,7 +27,7 @@ use health::Change;
 use state::{Changed, Reconfigured, Resolved, State};
 
 pub use probe::{Answer, NodeProber, ProbeDepth, Prober, Target, Unanswered};
-pub use settings::Settings;
+pub use settings::{Pacing, Settings};
 pub use state::Wish;
 pub(crate) use state::WishError;
 
@@ -134,7 +134,8 @@ impl Control {
         reports: mpsc::Receiver<Report>,
         prober: Arc<dyn Prober>,
     ) -> (Self, ControlHandle) {
-        let state = State::new(members, seed, Instant::now());
+        let mut state = State::new(members, seed, Instant::now());
+        state.set_pacing(settings.pacing);
         // Each node has one look-up in progress at a time, whose answer waits for room in the queue.
         let (resolver, answers) = mpsc::channel(LOOKUPS_MAX);
         let (handle, orders) = mpsc::channel(ORDERS_MAX);
@@ -222,6 +223,7 @@ impl Control {
             members,
             prober,
         } = reload;
+        self.state.set_pacing(settings.pacing);
         self.settings = settings;
         self.prober = prober;
         let Reconfigured { added, moved, removed } = self.state.reconfigure(&members, Instant::now());
@@ -239,7 +241,7 @@ impl Control {
     }
 
     fn set_wish(&mut self, node: NodeId, wish: Wish) -> Result<(), WishError> {
-        let node = self.state.wish(node, wish)?;
+        let node = self.state.wish(node, wish, Instant::now())?;
         self.publish();
         match wish {
             Wish::Up => tracing::info!(%node, "node takes new clients"),

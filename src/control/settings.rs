@@ -4,7 +4,25 @@ use std::time::Duration;
 
 use super::probe::ProbeDepth;
 
-/// When a node counts as down, and how often names are resolved.
+/// How fast clients are taken to nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pacing {
+    /// CONNECTs that each node gets in a second at most; `None` means no limit.
+    pub connects_per_second: Option<u32>,
+    /// How long that rate rises, from a tenth, after a node has come back.
+    pub slow_start: Duration,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self {
+            connects_per_second: None,
+            slow_start: Duration::from_secs(30),
+        }
+    }
+}
+
+/// When a node counts as down, how often names are resolved, and how fast clients are taken to nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Failures that make an endpoint down, of different clients and of probes, at least one of a probe.
@@ -17,6 +35,8 @@ pub struct Settings {
     pub down_max: Duration,
     /// The interval between two look-ups of a node's host name.
     pub resolve_interval: Duration,
+    /// How fast clients are taken to nodes.
+    pub pacing: Pacing,
 }
 
 impl Default for Settings {
@@ -27,6 +47,7 @@ impl Default for Settings {
             down_min: Duration::from_secs(1),
             down_max: Duration::from_secs(1),
             resolve_interval: Duration::from_secs(30),
+            pacing: Pacing::default(),
         }
     }
 }

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::base::clock;
 use crate::cluster::{
-    Cluster, Endpoint, EndpointKind, Endpoints, KnownNode, Member, MemberEndpoint, Node, NodeAddress, NodeId, NodeLoad,
-    Observed, PassiveHealth, Report, Ring, WEIGHT_MAX, WEIGHT_MIN, WEIGHTS_MAX,
+    Cluster, ConnectRate, Endpoint, EndpointKind, Endpoints, KnownNode, Member, MemberEndpoint, Node, NodeAddress,
+    NodeId, NodeLoad, Observed, PassiveHealth, Report, Ring, SlowStart, WEIGHT_MAX, WEIGHT_MIN, WEIGHTS_MAX,
 };
 
 use super::health::{Change, Health, Probed, Rules};
 use super::probe::{Target, Unanswered};
-use super::settings::Settings;
+use super::settings::{Pacing, Settings};
 
 /// A node that has just failed is looked up again, but not more often than this.
 const LOOKUP_AFTER_FAILURE_MIN: Duration = Duration::from_secs(1);
@@ -66,6 +67,7 @@ pub(super) struct State {
     /// Built from the names and weights of `nodes`, and kept while those stay the same, since building it takes
     /// milliseconds.
     ring: Arc<Ring>,
+    pacing: Pacing,
 }
 
 /// One node of the cluster.
@@ -76,6 +78,11 @@ struct NodeControl {
     endpoints: Endpoints<EndpointControl>,
     /// As configured.
     weight: u16,
+    /// As configured, if not as for every node.
+    connects_per_second: Option<u32>,
+    connections_max: Option<usize>,
+    /// When it began to take clients again; `None` if it did from the start of the process.
+    came_back: Option<Instant>,
     wishes: Wishes,
     load: Arc<NodeLoad>,
 }
@@ -150,15 +157,23 @@ impl State {
             known: Arc::new([]),
             seed,
             ring: Arc::new(Ring::build(seed, &[])),
+            pacing: Pacing::default(),
         };
         state.reconfigure(members, now);
+        // The balancer is new, and not the nodes.
+        state.nodes.iter_mut().for_each(|node| node.came_back = None);
         state
     }
 
     /// The cluster as the path should see it.
     pub(super) fn snapshot(&self) -> Cluster {
-        let nodes = self.nodes.iter().map(NodeControl::node).collect();
+        let nodes = self.nodes.iter().map(|node| node.node(self.pacing)).collect();
         Cluster::on_ring(Arc::clone(&self.ring), nodes, Arc::clone(&self.known))
+    }
+
+    /// Sets how fast clients are taken to nodes.
+    pub(super) fn set_pacing(&mut self, pacing: Pacing) {
+        self.pacing = pacing;
     }
 
     /// Replaces the nodes. One whose name is in the cluster keeps its id, its clients and the operator's wishes, and
@@ -194,13 +209,17 @@ impl State {
     }
 
     /// Sets the operator's wish for a node. Returns the node's name.
-    pub(super) fn wish(&mut self, node: NodeId, wish: Wish) -> Result<Arc<str>, WishError> {
+    pub(super) fn wish(&mut self, node: NodeId, wish: Wish, now: Instant) -> Result<Arc<str>, WishError> {
         let weights: usize = self.nodes.iter().map(|node| usize::from(node.weight())).sum();
         let node = self.nodes.iter_mut().find(|known| known.id == node);
         let node = node.ok_or(WishError::UnknownNode)?;
         let before = node.weight();
         match wish {
-            Wish::Up => node.wishes.draining = false,
+            Wish::Up if node.wishes.draining => {
+                node.wishes.draining = false;
+                node.came_back = Some(now);
+            }
+            Wish::Up => {}
             Wish::Draining => node.wishes.draining = true,
             Wish::Weight(weight) => {
                 let others = weights - usize::from(before);
@@ -217,7 +236,7 @@ impl State {
 
     /// Takes an observation of the path. Returns how the endpoint's state has changed, if it has.
     pub(super) fn observe(&mut self, report: &Report, settings: &Settings, now: Instant) -> Option<Changed> {
-        self.change(&report.passive, settings, |node, health, rules| {
+        self.change(&report.passive, settings, now, |node, health, rules| {
             if let Observed::Failed { .. } = report.observed {
                 node.look_up_soon(now);
             }
@@ -247,7 +266,7 @@ impl State {
         {
             endpoint.unanswered = Some(Arc::new(unanswered.clone()));
         }
-        self.change(passive, settings, |node, health, rules| {
+        self.change(passive, settings, now, |node, health, rules| {
             match probed {
                 Probed::Answered => {
                     passive.has_answered.store(true, Ordering::Relaxed);
@@ -265,6 +284,7 @@ impl State {
         &mut self,
         passive: &Arc<PassiveHealth>,
         settings: &Settings,
+        now: Instant,
         change: impl FnOnce(&mut NodeControl, &mut Health, Rules<'_>) -> Option<Change>,
     ) -> Option<Changed> {
         let is_it = |(_, endpoint): &(_, &EndpointControl)| Arc::ptr_eq(&endpoint.passive, passive);
@@ -286,6 +306,16 @@ impl State {
         let change = change(node, &mut health, rules);
         let endpoint = node.endpoints.get_mut(kind)?;
         endpoint.health = health;
+        // Where another endpoint has answered all the time, it is no other node than before.
+        let was_all_down = node
+            .endpoints
+            .iter()
+            .all(|(other, endpoint)| other == kind || endpoint.health.is_down());
+        if change == Some(Change::CameBack) && was_all_down {
+            node.load.connects.reset();
+            node.came_back = Some(now);
+        }
+        let endpoint = node.endpoints.get_mut(kind)?;
         Some(Changed {
             unanswered: endpoint.unanswered.clone(),
             address: match *endpoint.addresses {
@@ -428,6 +458,9 @@ impl NodeControl {
             name: known.name,
             endpoints: member.endpoints.map(|_, member| EndpointControl::new(member, now)),
             weight: member.weight,
+            connects_per_second: member.connects_per_second,
+            connections_max: member.connections_max,
+            came_back: Some(now),
             wishes: Wishes::default(),
             load: known.load,
         }
@@ -451,6 +484,8 @@ impl NodeControl {
         Self {
             endpoints,
             weight: member.weight,
+            connects_per_second: member.connects_per_second,
+            connections_max: member.connections_max,
             ..self
         }
     }
@@ -460,13 +495,26 @@ impl NodeControl {
         self.wishes.weight.unwrap_or(self.weight)
     }
 
-    fn node(&self) -> Node {
+    fn connect_rate(&self, pacing: Pacing) -> Option<ConnectRate> {
+        let slow_start = self.came_back.map(|since| SlowStart {
+            since: clock::since_start(since),
+            length: pacing.slow_start,
+        });
+        Some(ConnectRate {
+            per_second: self.connects_per_second.or(pacing.connects_per_second)?,
+            slow_start,
+        })
+    }
+
+    fn node(&self, pacing: Pacing) -> Node {
         Node {
             id: self.id,
             name: Arc::clone(&self.name),
             endpoints: self.endpoints.map(|_, endpoint| endpoint.endpoint()),
             weight: self.weight(),
             is_draining: self.wishes.draining,
+            connect_rate: self.connect_rate(pacing),
+            connections_max: self.connections_max,
             load: Arc::clone(&self.load),
         }
     }

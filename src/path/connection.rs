@@ -65,7 +65,7 @@ impl Path {
         let clusters = &shared.clusters;
         Self {
             opener,
-            router: Router::new(Arc::clone(clusters), Arc::clone(&shared.placements)),
+            router: Router::new(Arc::clone(clusters), Arc::clone(&shared.placements), shared.load_max),
             reporter: Reporter::new(Arc::clone(&counters), Arc::clone(clusters), settings.log.clone()),
             worker,
             clock: Clock::default(),
@@ -210,7 +210,8 @@ impl Path {
         // Routed: the nodes that it may go to.
         let Opening { connect, replay, .. } = &opening;
         let (bytes, address) = (replay.mqtt(), record.client.ip());
-        let affinity = Affinity::of_client(self.shared.key, connect, bytes, address, record.common_name());
+        let rule = &self.shared.affinity;
+        let affinity = rule.of_client(connect, bytes, address, record.common_name());
         let placement = affinity.placement();
         let route = self.router.route(listener.kind(), &affinity, placement);
         let home = route.home().map(|node| node.id);
@@ -254,7 +255,8 @@ impl Path {
         let (Some(connect), Some(connack)) = (&mut record.connect, connack) else {
             return;
         };
-        let assigned = connect.accepted(connack);
+        // Under the key that the client will have when it comes again.
+        let assigned = connect.accepted(connack).map(|id| self.shared.affinity.part(id));
         connect.placement = self.router.remember(AcceptedClient {
             placement: connect.placement,
             home,

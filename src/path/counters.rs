@@ -108,6 +108,10 @@ labels! {
         Silent = "silent",
         /// The node did not answer in time.
         Late = "late",
+        /// Too many CONNECTs waited for their turn at the node.
+        Pace = "pace",
+        /// Others had taken the node's last connections meanwhile.
+        Full = "full",
     }
 }
 
@@ -173,6 +177,10 @@ pub struct NodeCounters {
     retries: [Count; Retry::ALL.len()],
     faults: [Count; Fault::ALL.len()],
     steps: [Histogram; Step::ALL.len()],
+    /// Clients that waited for their turn at the node, whether or not it came.
+    pub waits: Count,
+    /// How long they waited together, in microseconds.
+    pub wait_us: Count,
     /// Bytes from clients to the node.
     pub to_node: Count,
     /// Bytes from the node to clients.
@@ -225,6 +233,8 @@ pub struct Counters {
     panics: Count,
     turned_away: Count,
     lines_kept_back: Count,
+    /// CONNECTs that were held because their clients connect too often.
+    pub held_back: Count,
 }
 
 impl Default for Counters {
@@ -237,6 +247,7 @@ impl Default for Counters {
             panics: Count::default(),
             turned_away: Count::default(),
             lines_kept_back: Count::default(),
+            held_back: Count::default(),
         }
     }
 }

@@ -95,10 +95,16 @@ causes! {
     LimitListener = "limit_listener",
     /// The limit on connections per source was reached.
     LimitSource = "limit_source",
+    /// The source connected more often than it may.
+    LimitSourceRate = "limit_source_rate",
     /// The limit on connections whose CONNECT is awaited was reached: this one was evicted for another one, or refused.
     LimitUndecided = "limit_undecided",
     /// The limit on connections in a TLS handshake was reached: this one was evicted for another one, or refused.
     LimitHandshakes = "limit_handshakes",
+    /// Every node that was left for the client had as many connections as it may have.
+    LimitNode = "limit_node",
+    /// Every node that was left for the client had too many CONNECTs waiting for their turn.
+    LimitPace = "limit_pace",
     /// No node could be reached, or none answered in time.
     NoNode = "no_node",
     /// A node refused the client or closed without an answer, and no other node accepted it.

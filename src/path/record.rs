@@ -133,6 +133,8 @@ pub struct PlacementKey(pub Option<[u64; 2]>);
 pub struct Steps {
     /// From accept to a CONNECT read as far as needed.
     pub peek: u32,
+    /// Waiting for its turn at nodes.
+    pub pace: u32,
     /// Connecting to the node that took the client.
     pub dial: u32,
     /// From the CONNECT sent to the CONNACK read, by the node that took the client.

@@ -166,7 +166,13 @@ impl Reporter {
         let names = (!names.is_empty()).then(|| List::of(names));
         let certificate_names = names.as_ref().map(List::value);
         let route = record.decision.map_or("-", |decision| decision.name());
-        let Steps { peek, dial, greet } = record.steps;
+        let Steps {
+            peek,
+            pace,
+            dial,
+            greet,
+        } = record.steps;
+        let pace = (pace > 0).then_some(pace);
         // A line's level is a constant.
         macro_rules! ended {
             ($level:ident, $ended:expr) => {{
@@ -180,7 +186,7 @@ impl Reporter {
                     %client, listener, %client_id, version, node, route, retries = record.retries,
                     from_client = bytes.from_client.total(),
                     from_node = bytes.from_node.total(),
-                    peek_us = peek, dial_us = dial, greet_us = greet,
+                    peek_us = peek, pace_us = pace, dial_us = dial, greet_us = greet,
                     seconds = log::seconds(record.accepted.elapsed()), server_name, certificate_cn,
                     certificate_names,
                     certificate_subject = shown(details.certificate_subject.as_deref()),
@@ -197,7 +203,7 @@ impl Reporter {
                 target: TARGET,
                 code, reason,
                 %client, listener, %client_id, version, node, route, retries = record.retries,
-                peek_us = peek, dial_us = dial, greet_us = greet, server_name, certificate_cn,
+                peek_us = peek, pace_us = pace, dial_us = dial, greet_us = greet, server_name, certificate_cn,
                 certificate_names,
                 "connection relayed"
             ),

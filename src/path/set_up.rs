@@ -55,6 +55,7 @@ pub(crate) fn note_greeting(record: &mut Record, report: &GreetReport) {
     record.decision = report.tried.map(|(_, decision)| decision);
     record.retries = report.retries;
     record.code = report.code;
+    record.steps.pace = Steps::micros(report.pace);
     record.steps.dial = Steps::micros(report.dial);
     record.steps.greet = Steps::micros(report.greet);
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use crate::base::log;
+use crate::base::rate_table::RateTable;
 use crate::cluster::Clusters;
 use crate::net::dial::{self, Dialer};
 use crate::net::held::HeldBytes;
 use crate::net::reports::Reports;
 use crate::net::tls::NodesTls;
 use crate::path::accept::{self, Admission};
-use crate::path::affinity::Key;
+use crate::path::affinity::Rule;
 use crate::path::counters::Counters;
 use crate::path::greet::{self, Greeter, Refuse};
 use crate::path::listeners::Listeners;
@@ -36,7 +37,11 @@ pub struct Shared {
     /// The queue of reports to control about nodes.
     pub reports: Reports,
     /// What ties a client to a node.
-    pub key: Key,
+    pub affinity: Rule,
+    /// The most that a node has of its share of all connections, in percent; `None` means no bound.
+    pub load_max: Option<u32>,
+    /// How often client ids connect, while that is limited.
+    pub connects: Arc<RateTable>,
     /// The remembered placements.
     pub placements: Arc<Placements>,
     /// How many workers there are.
@@ -92,13 +97,14 @@ impl Stations {
         let (reports, counters) = (shared.reports.clone(), Arc::clone(counters));
         Self {
             limits,
-            peek: Peek::new(shared.key.need(), &peek, greet.refuse == Refuse::Connack),
+            peek: Peek::new(shared.affinity.key.need(), &peek, greet.refuse == Refuse::Connack),
             greeter: Greeter::new(
                 greet,
                 dialer,
                 reports,
                 Arc::clone(&shared.clusters),
                 counters,
+                Arc::clone(&shared.connects),
                 shared.workers,
             ),
             dial,

@@ -103,7 +103,9 @@ pub fn start(config: Config) -> io::Result<Running> {
         clusters: control.clusters(),
         nodes_tls,
         reports,
-        key: config.affinity.key,
+        affinity: config.affinity.rule.clone(),
+        connects: Arc::default(),
+        load_max: config.affinity.load_max,
         placements: Arc::new(Placements::new(
             config.affinity.placements_max,
             config.affinity.placement_age_max,

@@ -106,13 +106,27 @@ fn without_restart(old: &Config, mut new: Config) -> (Config, Vec<&'static str>)
     };
     keep("workers", new.workers != old.workers);
     let affinity::Settings {
-        key,
+        rule,
         seed,
+        load_max,
         placements_max,
         placement_age_max,
     } = &old.affinity;
-    keep("affinity.key", new.affinity.key != *key);
+    let affinity::Rule {
+        key,
+        group,
+        anonymous,
+        clean_sessions,
+    } = rule;
+    keep("affinity.key", new.affinity.rule.key != *key);
+    keep("affinity.group", new.affinity.rule.group != *group);
+    keep("affinity.anonymous", new.affinity.rule.anonymous != *anonymous);
+    keep(
+        "affinity.clean_sessions",
+        new.affinity.rule.clean_sessions != *clean_sessions,
+    );
     keep("affinity.seed", new.affinity.seed != *seed);
+    keep("affinity.load_max", new.affinity.load_max != *load_max);
     keep(
         "affinity.placements_max",
         new.affinity.placements_max != *placements_max,

@@ -30,6 +30,8 @@ impl Balanced {
             name: node.name().to_owned(),
             endpoints: Endpoints::only(MemberEndpoint::plain(NodeAddress::Socket(node.address()))),
             weight: WEIGHT_DEFAULT,
+            connects_per_second: None,
+            connections_max: None,
         };
         let nodes = sandbox.nodes().iter().map(member).collect();
         let listener = Listener::new("127.0.0.1:0".parse().expect("an address"));

@@ -230,3 +230,72 @@ fn an_unknown_level_is_the_nodes_affair() {
     client.expect(&packets::connack(4, 1));
     assert_eq!(cluster.holders(&connect.bytes()).len(), 1);
 }
+
+#[test]
+fn clients_of_a_group_share_a_node_and_the_placement_of_its_members() {
+    let cluster = Cluster::of(3);
+    let balancer = Balancer::with(&cluster, "[affinity]\ngroup = '^([^/]+)/'");
+    for tenant in (0..12).map(|number| format!("tenant{number}")) {
+        for member in ["dev3", "app", "größe"] {
+            let connect = Connect::new(format!("{tenant}/{member}"));
+            let _client = Client::accepted(balancer.address, &connect);
+            assert_eq!(
+                cluster.holders(&connect.bytes()),
+                [cluster.home(&tenant)],
+                "{member} of {tenant}"
+            );
+        }
+        let alone = Connect::new(&tenant);
+        let _client = Client::accepted(balancer.address, &alone);
+        assert_eq!(cluster.holders(&alone.bytes()), [cluster.home(&tenant)]);
+    }
+    // Where one of them is placed, the others follow.
+    let [home, next, _] = cluster.choices("moved")[..] else {
+        panic!("three nodes");
+    };
+    cluster.nodes[home].answer(Answer::Code(3));
+    let first = Connect::new("moved/first").persistent();
+    let _first = Client::accepted(balancer.address, &first);
+    cluster.nodes[home].answer(Answer::Accept);
+    let second = Connect::new("moved/second");
+    let _second = Client::accepted(balancer.address, &second);
+    assert_eq!(cluster.holders(&second.bytes()), [next]);
+}
+
+#[test]
+fn clean_sessions_go_by_load_and_kept_ones_go_home_where_that_is_configured() {
+    let cluster = Cluster::of(2);
+    let balancer = Balancer::with(&cluster, "[affinity]\nclean_sessions = \"least\"");
+    let ids = cluster.ids_at_home(0, "client", 20);
+    let kept: Vec<_> = ids[..10].iter().map(|id| Connect::new(id).persistent()).collect();
+    let _kept: Vec<_> = kept
+        .iter()
+        .map(|connect| Client::accepted(balancer.address, connect))
+        .collect();
+    for connect in &kept {
+        assert_eq!(cluster.holders(&connect.bytes()), [0]);
+    }
+    // Ten are on the one node, so ten others go to the other one.
+    let mut others = Vec::new();
+    for id in &ids[10..] {
+        let connect = Connect::new(id);
+        others.push(Client::accepted(balancer.address, &connect));
+        assert_eq!(cluster.holders(&connect.bytes()), [1], "{id}");
+    }
+}
+
+#[test]
+fn clients_without_an_id_go_by_their_address_where_that_is_configured() {
+    let cluster = Cluster::of(3);
+    let balancer = Balancer::with(&cluster, "[affinity]\nanonymous = \"ring\"");
+    for number in 1..20 {
+        let address = [127, 0, 9, number];
+        for keep_alive in [u16::from(number), 100 + u16::from(number)] {
+            let connect = Connect::new("").keep_alive(keep_alive);
+            let mut client = Client::from(address.into(), balancer.address);
+            client.send(&connect.bytes());
+            client.expect(&packets::connack(4, 0));
+            assert_eq!(cluster.holders(&connect.bytes()), [cluster.home(address)]);
+        }
+    }
+}

@@ -30,6 +30,8 @@ mod introductions;
 mod limits;
 mod logs;
 mod metrics;
+mod node_limits;
+mod pacing;
 mod placements;
 mod relaying;
 mod reload;

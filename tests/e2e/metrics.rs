@@ -37,15 +37,19 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_draining", &[]),
     ("remora_ends_total", &["cause"]),
     ("remora_held_bytes", &[]),
+    ("remora_held_reconnects_total", &[]),
     ("remora_listener_connections_max", &["listener"]),
     ("remora_log_lines_dropped_total", &[]),
     ("remora_log_lines_kept_back_total", &[]),
     ("remora_log_lines_unwritten_total", &[]),
     ("remora_node_bytes_total", &["node", "direction"]),
     ("remora_node_connections", &["node"]),
+    ("remora_node_connects_waiting", &["node"]),
     ("remora_node_failures_total", &["node", "reason"]),
     ("remora_node_source_ports", &["node"]),
     ("remora_node_state", &["node", "endpoint", "state"]),
+    ("remora_pace_wait_seconds_total", &["node"]),
+    ("remora_pace_waits_total", &["node"]),
     ("remora_panics_total", &[]),
     ("remora_placements", &[]),
     ("remora_placements_evicted_total", &[]),
@@ -77,7 +81,7 @@ fn closed_series() -> Vec<String> {
         of(
             "remora_routes_total",
             "decision",
-            &["home", "placement", "spill", "anonymous"],
+            &["home", "placement", "spill", "full", "anonymous"],
         ),
         of("remora_config_reloads_total", "result", &["success", "failure"]),
     ]
@@ -91,7 +95,7 @@ fn closed_series() -> Vec<String> {
         };
         let codes = ["0", "1", "2", "3", "4", "5", "0x80", "0x88", "0x9C", "0x9F", "other"];
         of_node("remora_connacks_total", "code", &codes);
-        let retries = ["dial", "refused", "busy", "silent", "late"];
+        let retries = ["dial", "refused", "busy", "silent", "late", "pace", "full"];
         of_node("remora_retries_total", "reason", &retries);
         let failures = ["dial", "tls", "upgrade", "silent", "not_mqtt", "late"];
         of_node("remora_node_failures_total", "reason", &failures);

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 
+use tokio::time::Instant;
+
 use crate::header::{Header, Version};
 use crate::kernel;
 use crate::packets;
@@ -56,6 +58,8 @@ struct Shared {
 /// A connection that came to a node.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    /// When it came.
+    pub at: Instant,
     stream: TcpStream,
     local: SocketAddr,
     peer: SocketAddr,
@@ -208,6 +212,7 @@ impl FakeNode {
         let thread = std::thread::spawn(move || {
             while let Ok((stream, peer)) = accepting.accept() {
                 let connection = Arc::new(Connection {
+                    at: Instant::now(),
                     local: stream.local_addr().expect("an address"),
                     stream,
                     peer,

@@ -88,6 +88,17 @@ fn the_surplus_of_a_source_is_told_at_once_and_others_have_room() {
 }
 
 #[test]
+fn a_source_that_connects_too_often_is_told_at_once_and_others_have_room() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "[limits]\nconnects_per_source_per_second = 1");
+    let _first = comes_in(&program, LOCALHOST);
+    // At one in a second, some of ten are too many, unless they take ten seconds.
+    let _more: Vec<Client> = (0..10).map(|_| Client::to(program.address)).collect();
+    program.until_ended_with("limit_source_rate", 1);
+    comes_in(&program, [127, 0, 0, 2]);
+}
+
+#[test]
 fn the_surplus_of_undecided_clients_is_told_at_once_and_has_room_when_one_is_decided() {
     let cluster = Cluster::of(1);
     let limits = "[limits]\nundecided = 3\n[timeouts]\nconnect = \"10s\"";

@@ -7,17 +7,19 @@ use std::time::SystemTime;
 use remora::admin;
 use remora::cluster::{EndpointKind, Endpoints, Member, SEED_DEFAULT};
 use remora::config::{Config, Problem, Severity, duration_text as text, size_text};
+use remora::control;
 use remora::net::dial;
 use remora::net::held;
 use remora::net::tls::{Certificate, Clients, Offer, Revocations, Version};
 use remora::net::websocket;
 use remora::path::accept::{self, Listener, Tls, Transport};
+use remora::path::affinity::Spread;
 use remora::path::greet::Refuse;
 use remora::path::peek;
 use remora::path::relay;
 use remora::serve::drain;
 
-use super::super::{columns, key_text, ring};
+use super::super::{columns, ring, rule_text};
 
 /// What `remora run` would do with this configuration, which has these problems all the same.
 pub(super) fn description(config: &Config, problems: &[Problem]) -> String {
@@ -171,6 +173,8 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
         name,
         endpoints,
         weight,
+        connects_per_second,
+        connections_max,
     } = node;
     let share = format!("{:.2} %", share * 100.0);
     let unverified = node.is_unverified();
@@ -184,6 +188,8 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
             ws.as_ref().map(|ws| ws.shown(EndpointKind::Ws).to_string()),
             pass.as_ref()
                 .map(|pass| format!("TLS passed to {}", pass.shown(EndpointKind::Pass))),
+            connections_max.map(|max| format!("up to {max} connections")),
+            connects_per_second.map(|rate| format!("{rate} CONNECTs a second")),
             unverified.then(|| "CERTIFICATES ARE NOT VERIFIED".to_owned()),
         ]
         .into_iter()
@@ -221,7 +227,18 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         ("connections", connections(limits, held)),
         (
             "affinity",
-            format!("{}, ring seed {:#x}", key_text(affinity.key), affinity.seed),
+            format!(
+                "{}, ring seed {:#x}{}{}",
+                rule_text(&affinity.rule),
+                affinity.seed,
+                match affinity.rule.clean_sessions {
+                    Spread::Ring => "",
+                    Spread::Least => "; clean sessions by load",
+                },
+                affinity.load_max.map_or(String::new(), |percent| format!(
+                    ", no node above {percent} % of its share of the connections"
+                ))
+            ),
         ),
         (
             "placements",
@@ -263,6 +280,7 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
                 text(control.down_max)
             ),
         ),
+        ("pacing", pacing(&control.pacing, &config.nodes)),
         (
             "at SIGTERM",
             format!(
@@ -292,6 +310,7 @@ fn connections(limits: &accept::Limits, held: &held::Limits) -> String {
     let accept::Limits {
         connections_max,
         connections_per_source_max,
+        connects_per_source_per_second,
     } = limits;
     let held::Limits {
         undecided_max,
@@ -306,10 +325,32 @@ fn connections(limits: &accept::Limits, held: &held::Limits) -> String {
     let source = connections_per_source_max
         .map(|max| format!(", {max} of one source"))
         .unwrap_or_default();
+    let rate = connects_per_source_per_second
+        .map(|rate| format!(", {rate} new ones a second of one source"))
+        .unwrap_or_default();
     format!(
-        "{all}{source}, {undecided_max} that have not sent their CONNECT, {handshakes_max} in a TLS handshake; when that is \
+        "{all}{source}{rate}, {undecided_max} that have not sent their CONNECT, {handshakes_max} in a TLS handshake; when that is \
          reached, {source_share} % of it for one source"
     )
+}
+
+fn pacing(pacing: &control::Pacing, nodes: &[Member]) -> String {
+    let control::Pacing {
+        connects_per_second,
+        slow_start,
+    } = pacing;
+    let start = match slow_start.is_zero() {
+        true => "at once".to_owned(),
+        false => format!("within {}", text(*slow_start)),
+    };
+    let start = format!("the whole rate {start} after a node has come back");
+    let has_own = nodes.iter().any(|node| node.connects_per_second.is_some());
+    match (connects_per_second, has_own) {
+        (Some(rate), false) => format!("each node gets {rate} CONNECTs a second; {start}"),
+        (Some(rate), true) => format!("each node gets {rate} CONNECTs a second, or its own rate; {start}"),
+        (None, true) => format!("nodes with a rate get as many CONNECTs a second; {start}"),
+        (None, false) => "nodes get CONNECTs as fast as clients send them".to_owned(),
+    }
 }
 
 fn admin_text(admin: &admin::Settings) -> String {

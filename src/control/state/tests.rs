@@ -16,6 +16,8 @@ fn member(name: &str, address: NodeAddress, weight: u16) -> Member {
         name: name.to_owned(),
         endpoints: Endpoints::only(MemberEndpoint::plain(address)),
         weight,
+        connects_per_second: None,
+        connections_max: None,
     }
 }
 
@@ -91,8 +93,8 @@ fn the_same_state_gives_the_same_snapshot() {
     state.resolved(NodeId(0), &resolved, Some(&[SocketAddr::from(([10, 0, 0, 1], 1883))]));
     take_down(&mut state, "b", now);
     let a = node(&state.snapshot(), "a").id;
-    state.wish(a, Wish::Draining).expect("a node");
-    state.wish(a, Wish::Weight(Some(50))).expect("a node");
+    state.wish(a, Wish::Draining, now).expect("a node");
+    state.wish(a, Wish::Weight(Some(50)), now).expect("a node");
     let first = state.snapshot();
     assert_eq!(shown(&first), shown(&state.snapshot()));
     assert!(node(&first, "a").is_draining);
@@ -100,8 +102,8 @@ fn the_same_state_gives_the_same_snapshot() {
     assert!(node(&first, "b").endpoints.mqtt.is_down);
     // Nothing that has been published changes with the state.
     let before = shown(&first);
-    state.wish(a, Wish::Up).expect("a node");
-    state.wish(a, Wish::Weight(None)).expect("a node");
+    state.wish(a, Wish::Up, now).expect("a node");
+    state.wish(a, Wish::Weight(None), now).expect("a node");
     assert_eq!(shown(&first), before);
 }
 
@@ -115,8 +117,8 @@ fn a_reload_keeps_wishes_addresses_and_health() {
     assert_eq!(state.due_lookups(Duration::from_secs(30), now), [(a, asked.clone())]);
     state.resolved(a, &asked, Some(&addresses));
     take_down(&mut state, "b", now);
-    state.wish(a, Wish::Draining).expect("a node");
-    state.wish(b, Wish::Weight(Some(10))).expect("a node");
+    state.wish(a, Wish::Draining, now).expect("a node");
+    state.wish(b, Wish::Weight(Some(10)), now).expect("a node");
     let changes = state.reconfigure(&[socket("c", 2, 100), socket("b", 1, 300), host("a", 100)], now);
     assert_eq!(changes.added.len(), 1);
     assert!(changes.moved.is_empty() && changes.removed.is_empty());
@@ -125,7 +127,7 @@ fn a_reload_keeps_wishes_addresses_and_health() {
     assert_eq!(*node(&cluster, "a").endpoints.mqtt.addresses, addresses);
     assert!(node(&cluster, "b").endpoints.mqtt.is_down);
     assert_eq!(node(&cluster, "b").weight, 10, "the wish overrides the configuration");
-    state.wish(b, Wish::Weight(None)).expect("a node");
+    state.wish(b, Wish::Weight(None), now).expect("a node");
     assert_eq!(node(&state.snapshot(), "b").weight, 300);
 }
 
@@ -135,10 +137,10 @@ fn a_node_that_comes_back_has_its_id_and_no_wish() {
     let both = [socket("a", 1, 100), socket("b", 2, 100)];
     let mut state = state(&both);
     let b = node(&state.snapshot(), "b").id;
-    state.wish(b, Wish::Draining).expect("a node");
+    state.wish(b, Wish::Draining, now).expect("a node");
     let changes = state.reconfigure(&both[..1], now);
     assert_eq!(changes.removed, [(b, Arc::from("b"))]);
-    assert_eq!(state.wish(b, Wish::Up), Err(WishError::UnknownNode));
+    assert_eq!(state.wish(b, Wish::Up, now), Err(WishError::UnknownNode));
     assert_eq!(state.snapshot().known(b).map(|known| &*known.name), Some("b"));
     state.reconfigure(&both, now);
     let cluster = state.snapshot();
@@ -165,9 +167,9 @@ fn a_weight_override_changes_the_shares() {
     let mut state = state(&[socket("a", 1, 100), socket("b", 2, 100)]);
     let a = node(&state.snapshot(), "a").id;
     assert!((share(&state.snapshot(), "a") - 0.5).abs() < 0.02);
-    state.wish(a, Wish::Weight(Some(300))).expect("a node");
+    state.wish(a, Wish::Weight(Some(300)), Instant::now()).expect("a node");
     assert!((share(&state.snapshot(), "a") - 0.75).abs() < 0.02);
-    state.wish(a, Wish::Weight(None)).expect("a node");
+    state.wish(a, Wish::Weight(None), Instant::now()).expect("a node");
     assert!((share(&state.snapshot(), "a") - 0.5).abs() < 0.02);
 }
 
@@ -177,11 +179,14 @@ fn a_weight_out_of_range_is_refused_and_changes_nothing() {
     let before = shown(&state.snapshot());
     for weight in [0, 1_001, u16::MAX] {
         assert_eq!(
-            state.wish(NodeId(0), Wish::Weight(Some(weight))),
+            state.wish(NodeId(0), Wish::Weight(Some(weight)), Instant::now()),
             Err(WishError::Weight)
         );
     }
-    assert_eq!(state.wish(NodeId(7), Wish::Draining), Err(WishError::UnknownNode));
+    assert_eq!(
+        state.wish(NodeId(7), Wish::Draining, Instant::now()),
+        Err(WishError::UnknownNode)
+    );
     assert_eq!(shown(&state.snapshot()), before);
 }
 
@@ -314,4 +319,76 @@ fn one_that_has_never_answered_is_probed_when_somebody_asks() {
     assert!(state.snapshot().is_answering(EndpointKind::Mqtt));
     state.ask_unknown(now);
     assert!(state.due_probes(now).is_empty(), "it is known");
+}
+
+/// Since when the node's rate rises; `None` if it does not.
+fn slow_start(state: &State, name: &str) -> Option<SlowStart> {
+    node(&state.snapshot(), name).connect_rate.expect("a rate").slow_start
+}
+
+#[test]
+fn a_node_that_has_come_back_starts_slowly_and_no_other_one_does() {
+    let members = [socket("a", 1, 100), socket("b", 2, 100)];
+    let mut state = state(&members);
+    let pacing = Pacing {
+        connects_per_second: Some(200),
+        slow_start: Duration::from_secs(20),
+    };
+    state.set_pacing(pacing);
+    let begins = |at| {
+        Some(SlowStart {
+            since: clock::since_start(at),
+            length: pacing.slow_start,
+        })
+    };
+    assert_eq!(
+        slow_start(&state, "a"),
+        None,
+        "not where the balancer itself has started"
+    );
+    let (_, down) = take_down(&mut state, "a", Instant::now());
+    let now = Duration::from_secs(1);
+    let take = |state: &State, latest| {
+        let a = node(&state.snapshot(), "a").clone();
+        a.load.connects.take(a.connect_rate.expect("a rate"), now, latest)
+    };
+    (0..50).for_each(|_| assert!(take(&state, Duration::MAX).is_some()));
+    assert_eq!(take(&state, now), None, "many wait for it");
+    let back = down + Duration::from_secs(3);
+    let passive = passive(&state, "a");
+    state.due_probes(back);
+    let changed = state.probed(&passive, &Ok(()), back, &Settings::default(), back);
+    assert_eq!(changed.expect("it is back").change, Change::CameBack);
+    assert_eq!(slow_start(&state, "a"), begins(back));
+    assert_eq!(slow_start(&state, "b"), None);
+    assert!(take(&state, now).is_some(), "those who waited have gone elsewhere");
+
+    // So does one that was drained, and one that is new.
+    let later = back + Duration::from_secs(60);
+    let b = node(&state.snapshot(), "b").id;
+    state.wish(b, Wish::Up, later).expect("a node");
+    assert_eq!(slow_start(&state, "b"), None, "it was up all the time");
+    state.wish(b, Wish::Draining, later).expect("a node");
+    state.wish(b, Wish::Up, later).expect("a node");
+    assert_eq!(slow_start(&state, "b"), begins(later));
+    let more = [members[0].clone(), members[1].clone(), socket("c", 3, 100)];
+    state.reconfigure(&more, later);
+    assert_eq!(slow_start(&state, "c"), begins(later));
+    assert_eq!(slow_start(&state, "a"), begins(back), "a reload changes nothing");
+}
+
+#[test]
+fn a_node_has_its_own_rate_or_that_of_all() {
+    let own = Member {
+        connects_per_second: Some(5),
+        ..socket("own", 1, 100)
+    };
+    let mut state = state(&[own, socket("other", 2, 100)]);
+    let rate = |state: &State, name| node(&state.snapshot(), name).connect_rate.map(|rate| rate.per_second);
+    assert_eq!((rate(&state, "own"), rate(&state, "other")), (Some(5), None));
+    state.set_pacing(Pacing {
+        connects_per_second: Some(100),
+        ..Pacing::default()
+    });
+    assert_eq!((rate(&state, "own"), rate(&state, "other")), (Some(5), Some(100)));
 }

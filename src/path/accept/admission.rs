@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use tokio::time::Instant;
 
+use crate::base::clock;
+use crate::base::rate_table::{Allowed, RateTable};
 use crate::base::sync::{AtomicUsize, Ordering};
 use crate::net::held::source_of;
 use crate::path::ended::Ended;
@@ -17,6 +21,8 @@ pub struct Limits {
     pub connections_max: Option<usize>,
     /// Per source: an IPv4 address, or the /64 network of an IPv6 address, which one host has to itself.
     pub connections_per_source_max: Option<usize>,
+    /// Connections that a source may make in a second, after as many at once; `None` means no limit.
+    pub connects_per_source_per_second: Option<u32>,
 }
 
 /// Connections of one listener, counted over all workers.
@@ -37,6 +43,8 @@ pub struct Admission {
     /// Connections per source. Counted also without a limit, so that a limit set by a reload applies to existing
     /// connections. The map's guards do not leave this file.
     sources: DashMap<IpAddr, usize>,
+    /// How often sources connect, while that is limited.
+    connects: RateTable,
 }
 
 impl Admission {
@@ -77,6 +85,26 @@ impl Admission {
             return Err(Ended::LimitListener);
         }
         Ok(admitted)
+    }
+
+    /// Counts that the source of `client`, its true address, has connected `now`.
+    ///
+    /// # Errors
+    /// [`Ended::LimitSourceRate`].
+    pub fn check_rate(&self, client: IpAddr, limits: &Limits, now: Instant) -> Result<(), Ended> {
+        let Some(times) = limits.connects_per_source_per_second else {
+            return Ok(());
+        };
+        let allowed = Allowed {
+            times,
+            within: Duration::from_secs(1),
+            early_max: Duration::ZERO,
+        };
+        let early = self.connects.come(source_of(client), allowed, clock::since_start(now));
+        match early.is_zero() {
+            true => Ok(()),
+            false => Err(Ended::LimitSourceRate),
+        }
     }
 
     fn take_off(&self, listener_count: &ListenerCount, source: Option<IpAddr>) {
@@ -221,6 +249,24 @@ mod tests {
         let _first = process.enter(CLIENT).expect("no limit");
         process.limits.connections_per_source_max = Some(1);
         assert_eq!(process.enter(CLIENT).err(), Some(Ended::LimitSource));
+    }
+
+    #[test]
+    fn a_source_may_connect_as_often_as_its_rate_allows_and_others_as_well() {
+        let mut process = Process::new();
+        process.limits.connects_per_source_per_second = Some(20);
+        let start = Instant::now() + Duration::from_secs(1_000);
+        let other = IpAddr::from([127, 0, 0, 2]);
+        let mut taken = [0; 2];
+        for ms in 0..3_000 {
+            let now = start + Duration::from_millis(ms);
+            for (client, taken) in [CLIENT, other].into_iter().zip(&mut taken) {
+                let is_taken = process.admission.check_rate(client, &process.limits, now).is_ok();
+                *taken += usize::from(is_taken);
+            }
+        }
+        // Twenty at once, and twenty in each of three seconds.
+        assert!(taken.iter().all(|taken| (79..=81).contains(taken)), "{taken:?}");
     }
 
     #[test]

@@ -84,6 +84,7 @@ async fn enter(
     let mut admitted = admission.enter(listener_count, listener.connections_max, limits)?;
     let mut identify = |client: IpAddr, more: usize| {
         // First, so that nobody is evicted for one that is refused.
+        admission.check_rate(client, limits, Instant::now())?;
         admitted.enter_source(client, limits)?;
         let awaiting_connect = reservation.await_connect(source_of(client), more, Instant::now());
         awaiting_connect.map_err(Ended::for_want_of)

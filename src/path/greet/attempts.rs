@@ -19,6 +19,10 @@ const SILENT_CLOSES_MAX: u8 = 2;
 /// How an attempt to take a client to a node failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// The node has as many connections as it may have. Nothing was sent.
+    Full,
+    /// Too many CONNECTs wait for their turn at the node. Nothing was sent.
+    NoTurn,
     /// The node could not be reached.
     Unreachable,
     /// Every source port towards the node is in use.
@@ -69,13 +73,16 @@ pub struct Attempts {
     silent_closes: u8,
     /// Nodes that refused the client, or closed silently, in a way that may last.
     refusals: u8,
-    worst: Failure,
+    /// `None` if no attempt has failed.
+    worst: Option<Failure>,
     last_connack: Option<Vec<u8>>,
 }
 
 /// The reason that is reported when all attempts have failed: the greatest that occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Failure {
+    NoTurn,
+    Full,
     Unreachable,
     SourcePortsExhausted,
     Refused,
@@ -90,7 +97,7 @@ impl Attempts {
             to_same_node: 0,
             silent_closes: 0,
             refusals: 0,
-            worst: Failure::Unreachable,
+            worst: None,
             last_connack: None,
         }
     }
@@ -98,11 +105,22 @@ impl Attempts {
     /// Records an attempt that failed at `now`. `take` takes a further try from the budget, if there is one left.
     pub fn note(&mut self, outcome: Outcome, now: Instant, take: impl FnOnce() -> bool) -> Next {
         match outcome {
+            // For the client it is as if the node were away, and for the others it costs nothing.
+            Outcome::NoTurn => {
+                self.worst = self.worst.max(Some(Failure::NoTurn));
+                Next::OtherNode(Retry::Pace)
+            }
+            // As if it had refused the client, and that costs nothing either.
+            Outcome::Full => {
+                self.worst = self.worst.max(Some(Failure::Full));
+                self.refusals += 1;
+                Next::OtherNode(Retry::Full)
+            }
             Outcome::Unreachable => self.not_sent(Failure::Unreachable, now, take),
             Outcome::SourcePortsExhausted => self.not_sent(Failure::SourcePortsExhausted, now, take),
             Outcome::UpgradeRejected => self.not_sent(Failure::Refused, now, take),
             Outcome::Refused { retry, connack } => {
-                self.worst = Failure::Refused;
+                self.worst = Some(Failure::Refused);
                 self.last_connack = Some(connack);
                 match retry {
                     RetryAt::OtherNode => {
@@ -113,7 +131,7 @@ impl Attempts {
                 }
             }
             Outcome::SilentClose => {
-                self.worst = Failure::Refused;
+                self.worst = Some(Failure::Refused);
                 self.silent_closes += 1;
                 if self.silent_closes >= SILENT_CLOSES_MAX {
                     return Next::GiveUp;
@@ -121,8 +139,14 @@ impl Attempts {
                 self.refusals += 1;
                 self.other_node(Retry::Silent, take)
             }
-            Outcome::TimedOut => self.other_node(Retry::Late, take),
-            Outcome::DeadlinePassed => Next::GiveUp,
+            Outcome::TimedOut => {
+                self.worst = self.worst.max(Some(Failure::Unreachable));
+                self.other_node(Retry::Late, take)
+            }
+            Outcome::DeadlinePassed => {
+                self.worst = self.worst.max(Some(Failure::Unreachable));
+                Next::GiveUp
+            }
         }
     }
 
@@ -144,9 +168,11 @@ impl Attempts {
     /// How the connection ends if no node accepts the client.
     pub fn ended(&self) -> Ended {
         match self.worst {
-            Failure::Unreachable => Ended::NoNode,
-            Failure::SourcePortsExhausted => Ended::SourcePortsExhausted,
-            Failure::Refused => Ended::Refused,
+            None | Some(Failure::Unreachable) => Ended::NoNode,
+            Some(Failure::NoTurn) => Ended::LimitPace,
+            Some(Failure::Full) => Ended::LimitNode,
+            Some(Failure::SourcePortsExhausted) => Ended::SourcePortsExhausted,
+            Some(Failure::Refused) => Ended::Refused,
         }
     }
 
@@ -161,7 +187,7 @@ impl Attempts {
     }
 
     fn not_sent(&mut self, failure: Failure, now: Instant, take: impl FnOnce() -> bool) -> Next {
-        self.worst = self.worst.max(failure);
+        self.worst = self.worst.max(Some(failure));
         match now < self.deadline {
             true => self.other_node(Retry::Dial, take),
             false => Next::GiveUp,
@@ -296,6 +322,32 @@ mod tests {
             let mut attempts = Attempts::new(now + Duration::from_secs(1));
             assert_eq!(attempts.note(outcome, now, || false), Next::GiveUp);
         }
+    }
+
+    #[test]
+    fn a_node_that_has_no_turn_or_no_room_for_the_client_costs_it_no_try() {
+        let now = Instant::now();
+        let mut attempts = Attempts::new(now + Duration::from_secs(12));
+        for _ in 0..10 {
+            assert_eq!(
+                attempts.note(Outcome::NoTurn, now, || false),
+                Next::OtherNode(Retry::Pace)
+            );
+        }
+        assert_eq!(attempts.ended(), Ended::LimitPace);
+        assert_eq!(attempts.retries(), 0);
+        assert!(!attempts.was_refused(), "as if the node were away");
+        assert_eq!(
+            attempts.note(Outcome::Full, now, || false),
+            Next::OtherNode(Retry::Full)
+        );
+        assert_eq!(attempts.ended(), Ended::LimitNode);
+        assert!(attempts.was_refused(), "the client is to stay where it goes instead");
+        assert_eq!(
+            attempts.note(Outcome::Unreachable, now, || true),
+            Next::OtherNode(Retry::Dial)
+        );
+        assert_eq!(attempts.ended(), Ended::NoNode);
     }
 
     #[test]

@@ -77,6 +77,26 @@ impl PendingClient {
         }
     }
 
+    /// Reads from the client while it waits for a node, until it has left. Returns how.
+    ///
+    /// A FIN behind more than a CONNECT is no leave over TCP: what it has sent is still to be delivered, as by a client that publishes
+    /// and does not wait for an answer.
+    pub(crate) async fn until_left(&mut self) -> Ended {
+        loop {
+            if self.fin_received {
+                let has_more = self.replay.mqtt().len() > self.connect.packet_end();
+                match has_more && self.upgrade.is_none() {
+                    true => std::future::pending().await,
+                    false => return Ended::ClientClosed,
+                }
+            }
+            let received = std::future::poll_fn(|cx| self.poll_receive(cx));
+            if let Err(ended) = received.await {
+                return ended;
+            }
+        }
+    }
+
     /// The client id.
     pub(crate) fn id(&self) -> &[u8] {
         self.connect.client_id(self.replay.mqtt())

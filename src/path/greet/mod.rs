@@ -8,6 +8,7 @@ mod budget;
 mod client;
 mod exchange;
 mod failures;
+mod pace;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -22,6 +23,7 @@ use tokio::time::Instant;
 
 use crate::base::clock::{Clock, Seconds};
 use crate::base::log::Throttled;
+use crate::base::rate_table::RateTable;
 use crate::cluster::{Choice, Clusters, ConnectionPermit, Decision, Endpoint, EndpointKind, Failure, NodeId, Witness};
 use crate::identity::Identity;
 use crate::mqtt::{Connack, keep_alive, refusal};
@@ -43,6 +45,7 @@ pub use budget::Budget;
 use client::PendingClient;
 use exchange::{Answer, Answered, exchange};
 use failures::Warning;
+use pace::Turn;
 
 /// Retries per second, over all workers, that need no accepted CONNECT.
 const FREE_RETRIES_PER_SECOND: u64 = 10;
@@ -59,6 +62,8 @@ pub struct Settings {
     pub deadline: Duration,
     /// What the client gets when no node accepted it.
     pub refuse: Refuse,
+    /// How often a client id may connect from one source in a minute before its CONNECTs are held; `None` means no limit.
+    pub connects_per_id_per_minute: Option<u32>,
 }
 
 /// What the client gets when no node accepted it, whether nodes refused it, did not answer, or could not be reached.
@@ -79,6 +84,7 @@ impl Default for Settings {
             timeout: Duration::from_secs(5),
             deadline: Duration::from_secs(20),
             refuse: Refuse::default(),
+            connects_per_id_per_minute: None,
         }
     }
 }
@@ -116,8 +122,10 @@ impl ClientInfo<'_> {
 /// What a greeting did, whether or not a node accepted the client.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct GreetReport {
-    /// The node that was tried last, and why.
+    /// The node that was tried last, or waited for, and why.
     pub tried: Option<(NodeId, Decision)>,
+    /// How long the client waited for its turn at nodes.
+    pub pace: Duration,
     /// Replays to another node, including one that a limit prevented.
     pub retries: u8,
     /// Connecting to the node that accepted the client; zero if none did.
@@ -148,7 +156,7 @@ pub struct Greeted {
 impl Greeted {
     /// Whether the client is on another node than its home for a reason that may last.
     pub fn is_exception(&self) -> bool {
-        self.refused_elsewhere || self.choice.decision == Decision::Placement
+        self.refused_elsewhere || matches!(self.choice.decision, Decision::Placement | Decision::Full)
     }
 }
 
@@ -162,6 +170,9 @@ pub(crate) struct Greeter {
     budget: RefCell<Budget>,
     warnings: RefCell<HashMap<(NodeId, EndpointKind, Warning), Throttled>>,
     counters: Arc<Counters>,
+    connects: Arc<RateTable>,
+    /// The clients that connect too often, by a hash, and when that was logged.
+    told: RefCell<HashMap<u64, Seconds>>,
 }
 
 /// A node that has answered with something to relay.
@@ -210,6 +221,7 @@ impl Greeter {
         reports: Reports,
         clusters: Arc<Clusters>,
         counters: Arc<Counters>,
+        connects: Arc<RateTable>,
         workers: usize,
     ) -> Self {
         let free = FREE_RETRIES_PER_SECOND.div_ceil(workers.max(1) as u64);
@@ -221,6 +233,8 @@ impl Greeter {
             budget: RefCell::new(Budget::new(free)),
             warnings: RefCell::default(),
             counters,
+            connects,
+            told: RefCell::default(),
         }
     }
 
@@ -239,14 +253,31 @@ impl Greeter {
         let mut client = PendingClient::new(opening);
         let mut attempts = Attempts::new(info.accepted + self.settings.deadline);
         let mut report = GreetReport::default();
+        if let Some(times) = self.settings.connects_per_id_per_minute {
+            let came = Instant::now();
+            let held = self.hold_back(&mut client, times, info, clock.now()).await;
+            report.pace += came.elapsed();
+            if let Err(ended) = held {
+                Box::pin(client.close(ended)).await;
+                return (report, Err(ended));
+            }
+        }
         let mut next = route.next();
         while let Some(choice) = next {
-            report.tried = Some((choice.id, choice.decision));
-            let permit = choice.permit();
+            let Some(permit) = choice.try_permit() else {
+                let decided = attempts.note(Outcome::Full, Instant::now(), || false);
+                next = self.follow(decided, choice, &mut route).await;
+                continue;
+            };
+            let before = report.tried.replace((choice.id, choice.decision));
             let outcome = match self
-                .attempt(&mut client, &choice, info, clock, attempts.deadline())
+                .attempt(&mut client, &choice, info, clock, attempts.deadline(), &mut report.pace)
                 .await
             {
+                Err(Failed::Attempt(Outcome::NoTurn)) => {
+                    report.tried = before;
+                    Outcome::NoTurn
+                }
                 Ok(accepted) => {
                     self.note_accepted(&choice, &accepted, info, clock.now());
                     (report.dial, report.greet) = (accepted.dial, accepted.greet);
@@ -292,9 +323,24 @@ impl Greeter {
         let mut report = GreetReport::default();
         let mut next = route.next();
         while let Some(choice) = next {
-            report.tried = Some((choice.id, choice.decision));
-            let permit = choice.permit();
+            let Some(permit) = choice.try_permit() else {
+                let decided = attempts.note(Outcome::Full, Instant::now(), || false);
+                next = self.follow(decided, choice, &mut route).await;
+                continue;
+            };
+            let came = Instant::now();
+            // What it sends meanwhile is not read, so neither is its end.
+            let turn = self
+                .await_turn(&choice, attempts.deadline(), std::future::pending())
+                .await;
             let started = Instant::now();
+            report.pace += started - came;
+            if turn == Ok(Turn::Never) {
+                let decided = attempts.note(Outcome::NoTurn, started, || false);
+                next = self.follow(decided, choice, &mut route).await;
+                continue;
+            }
+            report.tried = Some((choice.id, choice.decision));
             let header = header(&choice.endpoint, &client, info);
             let dial = self.dialer.dial(&choice.endpoint, &header, &received, None);
             let outcome = match tokio::time::timeout_at(attempts.deadline(), dial).await {
@@ -334,10 +380,10 @@ impl Greeter {
         match next {
             Next::GiveUp => None,
             // Nothing was sent, so this is a retry only if there is another node.
-            Next::OtherNode(Retry::Dial) => {
+            Next::OtherNode(reason @ (Retry::Dial | Retry::Pace | Retry::Full)) => {
                 let next = route.next();
                 let count = next.is_some().into();
-                let counted = |node: &NodeCounters| node.retries(Retry::Dial).add(count);
+                let counted = |node: &NodeCounters| node.retries(reason).add(count);
                 self.counters.of_node(choice.id, counted);
                 next
             }
@@ -354,7 +400,7 @@ impl Greeter {
         }
     }
 
-    /// Dials one node and asks it to accept the client.
+    /// Waits for the client's turn at one node, dials it and asks it to accept the client. The wait is added to `paced`.
     async fn attempt(
         &self,
         client: &mut PendingClient,
@@ -362,7 +408,16 @@ impl Greeter {
         info: ClientInfo<'_>,
         clock: &Clock,
         due: Instant,
+        paced: &mut Duration,
     ) -> Result<Accepted, Failed> {
+        if choice.connect_rate.is_some() {
+            let came = Instant::now();
+            let turn = self.await_turn(choice, due, client.until_left()).await;
+            *paced += came.elapsed();
+            if turn? == Turn::Never {
+                return Err(Outcome::NoTurn.into());
+            }
+        }
         let started = Instant::now();
         let witness = info.witness(Some(client.id()));
         let node = self.dial(client, choice, witness, info, due).await?;

@@ -15,7 +15,7 @@ use crate::cluster::{self, Choice, Cluster, Decision, EndpointKind, Node, NodeId
 
 /// The nodes that a client may go to, one after another, each with the reason: an iterator that never allocates.
 ///
-/// Placement first, then the ring's choices in order, filtered by what the nodes' states allow at the moment of asking.
+/// Placement first, then the ring's choices in order, filtered by what the nodes' states and limits allow at the moment of asking.
 /// If none of them is available: draining nodes in the ring's order, and finally the home node, whatever its state (a
 /// client is never refused without a dial).
 #[derive(Debug)]
@@ -30,8 +30,43 @@ pub struct Route {
     /// The decision for the ring's choices other than the first.
     decision: Decision,
     stage: Stage,
+    /// What a node may have of all connections, if that is bounded.
+    bound: Option<LoadBound>,
+    /// The ring's first choice has no room for the client.
+    home_is_full: bool,
     /// The nodes yielded so far, so that none is yielded twice.
     yielded: Yielded,
+}
+
+/// Bounded load (Mirrokni, Thorup and Zadimoghaddam, "Consistent hashing with bounded loads"): no node has more than a factor of
+/// its share of all connections, by weight.
+#[derive(Clone, Copy, Debug)]
+struct LoadBound {
+    percent: u64,
+    connections: u64,
+    weights: u64,
+}
+
+impl LoadBound {
+    /// The bound now, over the nodes that are up.
+    fn of(cluster: &Cluster, kind: EndpointKind, percent: u32) -> Self {
+        let (mut connections, mut weights) = (0, 0);
+        for node in cluster.up(kind) {
+            connections += load(node);
+            weights += weight(node);
+        }
+        Self {
+            percent: percent.into(),
+            connections,
+            weights,
+        }
+    }
+
+    /// Whether one more connection keeps the node within its part, rounded up, of all connections and this one.
+    fn admits(self, node: &Node) -> bool {
+        // Cross-multiplied; with the largest weights and counts, a tenth of what a u64 holds.
+        load(node) * 100 * self.weights < self.percent * (self.connections + 1) * weight(node)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +106,8 @@ pub fn route(cluster: Arc<Cluster>, kind: EndpointKind, affinity_key: &[u8], pla
         first: placement.map(|node| (node, Decision::Placement)),
         decision: Decision::Spill,
         stage: Stage::First,
+        bound: None,
+        home_is_full: false,
         yielded: Yielded::default(),
     }
 }
@@ -86,11 +123,24 @@ pub fn route_anonymous(cluster: Arc<Cluster>, kind: EndpointKind, draws: [u64; 2
         cluster,
         kind,
         stage: Stage::First,
+        bound: None,
+        home_is_full: false,
         yielded: Yielded::default(),
     }
 }
 
 impl Route {
+    /// The same route, on which a node has no room for the client that has more than `percent` of its share of all connections.
+    pub fn bounded(mut self, percent: Option<u32>) -> Self {
+        self.bound = percent.map(|percent| LoadBound::of(&self.cluster, self.kind, percent));
+        self
+    }
+
+    /// Whether the node may have one more connection.
+    fn has_room(&self, node: &Node) -> bool {
+        has_room(node) && self.bound.is_none_or(|bound| bound.admits(node))
+    }
+
     /// The ring's first choice, whatever its state.
     pub fn home(&self) -> Option<&Node> {
         let place = self.cluster.ring().choices(self.hash).next()?;
@@ -100,6 +150,7 @@ impl Route {
     fn ring_decision(&self, turn: usize) -> Decision {
         match self.decision {
             Decision::Spill if turn == 0 => Decision::Home,
+            Decision::Spill if self.home_is_full => Decision::Full,
             other => other,
         }
     }
@@ -108,7 +159,7 @@ impl Route {
         let (id, decision) = self.first?;
         let place = self.cluster.nodes().iter().position(|n| n.id == id)?;
         let node = &self.cluster.nodes()[place];
-        let is_up = node.state_for(self.kind) == Some(NodeState::Up);
+        let is_up = node.state_for(self.kind) == Some(NodeState::Up) && self.has_room(node);
         let choice = is_up.then(|| Choice::of(node, self.kind, decision))??;
         self.yielded.insert(place);
         Some(choice)
@@ -120,6 +171,10 @@ impl Route {
         }
         let node = &self.cluster.nodes()[place];
         if !admits(node, self.kind) {
+            return None;
+        }
+        if matches!(self.stage, Stage::Ring { .. }) && !self.has_room(node) {
+            self.home_is_full |= turn == 0;
             return None;
         }
         let choice = Choice::of(node, self.kind, self.ring_decision(turn))?;
@@ -191,7 +246,10 @@ fn is_draining(node: &Node, kind: EndpointKind) -> bool {
 
 /// Of two nodes that are up, drawn by weight, the one with fewer connections relative to its weight.
 fn less_loaded(cluster: &Cluster, kind: EndpointKind, draws: [u64; 2]) -> Option<NodeId> {
-    let up = |place: &usize| cluster.nodes()[*place].state_for(kind) == Some(NodeState::Up);
+    let up = |place: &usize| {
+        let node = &cluster.nodes()[*place];
+        node.state_for(kind) == Some(NodeState::Up) && has_room(node)
+    };
     let one = cluster.ring().choices(draws[0]).find(up)?;
     let other = cluster
         .ring()
@@ -204,6 +262,10 @@ fn less_loaded(cluster: &Cluster, kind: EndpointKind, draws: [u64; 2]) -> Option
         _ => one,
     };
     Some(node(less).id)
+}
+
+fn has_room(node: &Node) -> bool {
+    node.connections_max.is_none_or(|max| load(node) < max as u64)
 }
 
 fn load(node: &Node) -> u64 {
@@ -236,6 +298,8 @@ mod tests {
                 }),
                 weight: cluster::WEIGHT_DEFAULT,
                 is_draining: *state == Draining,
+                connect_rate: None,
+                connections_max: None,
                 load: Arc::default(),
             })
             .collect();
@@ -360,6 +424,58 @@ mod tests {
             let connections = node.load.connections.load(Ordering::Relaxed);
             assert!((990..=1_010).contains(&connections), "{connections}");
         }
+    }
+
+    #[test]
+    fn a_full_node_is_passed_over_and_only_if_it_is_home_that_is_the_reason() {
+        let all = Arc::new(cluster(&[Up, Up, Up]));
+        let full = Arc::new(all.with(|node| node.connections_max = (node.id == NodeId(1)).then_some(5)));
+        for connections in [4, 5] {
+            full.nodes()[1].load.connections.store(connections, Ordering::Relaxed);
+            for number in 0..KEYS {
+                let before = ids(&choices(&all, number, None));
+                let after = choices(&full, number, None);
+                if connections == 4 {
+                    assert_eq!(ids(&after), before);
+                    continue;
+                }
+                let expected: Vec<_> = before.iter().copied().filter(|id| *id != 1).collect();
+                assert_eq!(ids(&after), expected);
+                let why = match before[0] {
+                    1 => Decision::Full,
+                    _ => Decision::Home,
+                };
+                assert_eq!(after[0].decision, why);
+                let placed = choices(&full, number, Some(NodeId(1)));
+                assert_ne!(placed[0].decision, Decision::Placement);
+                let random = number as u64;
+                let anonymous = route_anonymous(Arc::clone(&full), Mqtt, [random << 54, !random << 53]);
+                assert!(anonymous.map(|choice| choice.id).all(|id| id != NodeId(1)));
+            }
+        }
+        full.nodes()[1].load.connections.store(0, Ordering::Relaxed);
+    }
+
+    #[test]
+    fn no_node_has_more_than_its_bound_of_all_connections_and_most_clients_are_at_home() {
+        let mut nodes = cluster(&[Up, Up, Down, Up]).nodes().to_vec();
+        nodes[3].weight = 200;
+        let cluster = Arc::new(Cluster::new(nodes, Arc::new([]), 1));
+        let mut at_home = 0;
+        for number in 0..4_000 {
+            let route = route(Arc::clone(&cluster), Mqtt, &key(number), None).bounded(Some(102));
+            let choice = route.into_iter().next().expect("a node");
+            at_home += usize::from(choice.decision == Decision::Home);
+            choice.permit().keep();
+            for (node, parts) in cluster.nodes().iter().zip([1, 1, 0, 2]) {
+                // 102 % of a quarter or a half, rounded up.
+                let bound = (102 * (number + 1) * parts).div_ceil(400);
+                let connections = node.load.connections.load(Ordering::Relaxed);
+                assert!(connections <= bound, "{connections} of {} on {}", number + 1, node.name);
+            }
+        }
+        // Those of the node that is down are on others.
+        assert!((3_000..3_400).contains(&at_home), "{at_home}");
     }
 
     #[test]

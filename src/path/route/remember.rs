@@ -88,6 +88,8 @@ mod tests {
                 .expect("an address")]))),
             weight,
             is_draining: false,
+            connect_rate: None,
+            connections_max: None,
             load: Arc::new(NodeLoad::default()),
         };
         // The other node has no weight and so no point on the ring: all clients have the same home.

@@ -14,12 +14,19 @@ use crate::path::record::{Connected, PlacementKey};
 pub(crate) struct Router {
     clusters: Arc<Clusters>,
     placements: Arc<Placements>,
+    /// The most that a node has of its share of all connections, in percent.
+    load_max: Option<u32>,
 }
 
 impl Router {
     /// A router that reads the newest of `clusters`, and `placements`.
-    pub(crate) fn new(clusters: Arc<Clusters>, placements: Arc<Placements>) -> Self {
-        Self { clusters, placements }
+    /// `load_max` is the most that a node has of its share of all connections, in percent.
+    pub(crate) fn new(clusters: Arc<Clusters>, placements: Arc<Placements>, load_max: Option<u32>) -> Self {
+        Self {
+            clusters,
+            placements,
+            load_max,
+        }
     }
 
     /// The nodes that a client with this affinity may go to, by their endpoints of this kind. The node remembered under
@@ -28,12 +35,12 @@ impl Router {
         let cluster = self.clusters.current();
         if affinity.is_anonymous() {
             let draws = [fastrand::u64(..), fastrand::u64(..)];
-            return route_anonymous(cluster, kind, draws);
+            return route_anonymous(cluster, kind, draws).bounded(self.load_max);
         }
         let placed = placement
             .hash()
             .and_then(|hash| self.placements.find(hash, Instant::now()));
-        route(cluster, kind, affinity.key(), placed)
+        route(cluster, kind, affinity.key(), placed).bounded(self.load_max)
     }
 
     /// Remembers the node that has accepted a client, if the ring would not choose it. Returns the key of the
