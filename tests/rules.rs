@@ -80,6 +80,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["config"]),
     ("clap", &["cli"]),
     ("dashmap", &["path::route::placement", "path::accept::admission"]),
+    ("hashbrown", &["path::relay::index"]),
     ("http_body_util", &["admin"]),
     ("hyper", &["admin"]),
     ("hyper_util", &["admin"]),

@@ -194,11 +194,16 @@ impl Handle {
     }
 
     async fn wish(&self, name: &str, wish: Wish) -> io::Result<()> {
-        let node = self.node_id(name).ok_or_else(|| {
+        let node = self.known_node(name)?;
+        self.0.control.set_wish(node, wish).await
+    }
+
+    /// The node of the cluster with this name.
+    pub(super) fn known_node(&self, name: &str) -> io::Result<NodeId> {
+        self.node_id(name).ok_or_else(|| {
             let message = format!("there is no node {name}");
             io::Error::new(io::ErrorKind::NotFound, message)
-        })?;
-        self.0.control.set_wish(node, wish).await
+        })
     }
 
     /// The number of the node with this name, if it is in the cluster now.
@@ -246,10 +251,12 @@ impl Handle {
         let config = self.0.config.lock().await;
         let drain::Settings { delay, rate, grace } = config.drain;
         self.stop_accepting(delay).await?;
-        let mut closing = Closing::new(&self.0.workers, Selector::All, Ended::Shutdown, rate);
-        // Clients that are being set up are closed once they are relayed.
+        let mut closing = Closing::new(&self.0.workers, Selector::All, Ended::Shutdown, rate).await?;
         while self.connections() > 0 && closing.elapsed() < grace {
-            closing.round().await?;
+            if closing.round().await? {
+                // Clients that were being set up are closed once they are relayed.
+                closing.select().await?;
+            }
         }
         Ok(())
     }
@@ -270,9 +277,21 @@ impl Handle {
     /// # Errors
     /// A worker has ended.
     pub async fn close_at(&self, selector: Selector, rate: u32) -> io::Result<u64> {
-        let mut closing = Closing::new(&self.0.workers, selector, Ended::Closed, rate.max(1));
+        let mut closing = Closing::new(&self.0.workers, selector, Ended::Closed, rate.max(1)).await?;
         while !closing.round().await? {}
         Ok(closing.count())
+    }
+
+    /// Brings clients home: closes, at `rate` per second, the connections of those that are on another node than their home, whose
+    /// home is up and would get them if they reconnected; those at rest first. With the name of a node, only the clients at home there.
+    /// Returns how many there were, once all were ordered to close. If the returned future is dropped, the remaining connections stay
+    /// open.
+    ///
+    /// # Errors
+    /// There is no such node, or a worker has ended.
+    pub async fn rebalance(&self, node: Option<&str>, rate: u32) -> io::Result<u64> {
+        let node = node.map(|name| self.known_node(name)).transpose()?;
+        self.close_at(Selector::OffHome(node), rate).await
     }
 
     /// Moves all relays of one worker to another, without losing a byte. Returns how many.
@@ -288,7 +307,7 @@ impl Handle {
         // In a task of its own: a caller that is cancelled while the relays are in nobody's table would lose them.
         let moving = self.0.runtime.spawn(async move {
             let room = to.reserve().await?;
-            let relayed = from.request(|reply| Order::Detach(Selector::All, reply)).await?;
+            let relayed = from.request(Order::Detach).await?;
             let moved = relayed.len();
             room.send(Order::Adopt(relayed));
             Ok(moved)

@@ -1,6 +1,7 @@
 //! The process: starts workers, control and the admin listener, and owns their threads. Orders go through a [`Handle`].
 
 mod bind_error;
+mod clients;
 pub mod drain;
 mod expiry;
 mod handle;
@@ -41,6 +42,7 @@ use usage::Usage;
 use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
+pub use clients::{ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, Reconnecting};
 pub use handle::{Handle, ListenerStatus, NodeStatus, Totals};
 pub use reload::Reloaded;
 

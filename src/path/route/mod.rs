@@ -91,6 +91,11 @@ pub fn route_anonymous(cluster: Arc<Cluster>, kind: EndpointKind, draws: [u64; 2
 }
 
 impl Route {
+    /// The client's position on the ring; a draw for one without an affinity key.
+    pub fn ring_hash(&self) -> u64 {
+        self.hash
+    }
+
     /// The ring's first choice, whatever its state.
     pub fn home(&self) -> Option<&Node> {
         let place = self.cluster.ring().choices(self.hash).next()?;
