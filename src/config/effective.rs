@@ -13,7 +13,7 @@ use crate::admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress};
-use crate::control::{self, ProbeDepth};
+use crate::control::{self, OnDown, ProbeDepth};
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::{Clients, Nodes, Offer, ServerName, Version};
@@ -470,6 +470,8 @@ impl Page<'_> {
             probe,
             down_min,
             down_max,
+            on_down,
+            on_down_rate,
             resolve_interval,
         } = control;
         self.table("health", "[health]");
@@ -481,6 +483,12 @@ impl Page<'_> {
         self.key("probe", string(word), DEFAULT);
         self.key("down_min", duration(*down_min), DEFAULT);
         self.key("down_max", duration(*down_max), DEFAULT);
+        let word = match on_down {
+            OnDown::Close => "close",
+            OnDown::Keep => "keep",
+        };
+        self.key("on_down", string(word), DEFAULT);
+        self.key("on_down_rate", plain(on_down_rate), DEFAULT);
         self.key("resolve_interval", duration(*resolve_interval), DEFAULT);
     }
 

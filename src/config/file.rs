@@ -12,7 +12,7 @@ use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, Fi
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
 use super::{foreign, syntax, words};
 use crate::base::log;
-use crate::control::ProbeDepth;
+use crate::control::{OnDown, ProbeDepth};
 use crate::net::tls::Version as TlsVersion;
 use crate::path::affinity;
 use crate::path::greet;
@@ -183,6 +183,8 @@ table! {
         probe: ProbeWord,
         down_min: Timeout,
         down_max: Timeout,
+        on_down: OnDown,
+        on_down_rate: Whole<u32, 1, 10_000_000>,
         resolve_interval: Timeout,
     }
 }
@@ -281,6 +283,23 @@ impl Leaf for ProbeWord {
             "true" | "on" => Some("\"mqtt\"".to_owned()),
             _ => None,
         })
+    }
+}
+
+impl Leaf for OnDown {
+    type Output = Self;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
+        word_or(
+            value,
+            &[("close", Self::Close), ("keep", Self::Keep)],
+            |word| match word {
+                // HAProxy's word, beside those of a switch.
+                "shutdown-sessions" | "true" | "on" => Some("\"close\"".to_owned()),
+                "none" | "false" | "off" => Some("\"keep\"".to_owned()),
+                _ => None,
+            },
+        )
     }
 }
 

@@ -475,6 +475,8 @@ fn control_settings(written: file::Health) -> control::Settings {
         probe,
         down_min,
         down_max,
+        on_down,
+        on_down_rate,
         resolve_interval,
     } = written;
     let default = control::Settings::default();
@@ -483,6 +485,8 @@ fn control_settings(written: file::Health) -> control::Settings {
         probe: probe.or(default.probe),
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
+        on_down: on_down.or(default.on_down),
+        on_down_rate: on_down_rate.or(default.on_down_rate),
         resolve_interval: resolve_interval.or(default.resolve_interval),
     }
 }

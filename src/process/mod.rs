@@ -7,6 +7,7 @@ mod expiry;
 mod handle;
 mod limits;
 mod listeners;
+mod on_down;
 mod reload;
 mod usage;
 mod watchdog;
@@ -97,6 +98,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         to_control,
         reload::prober(&config, &nodes_tls, instance),
     );
+    let published = control.published();
     let shared = Shared {
         admission: Arc::default(),
         held: HeldBytes::new(config.held.clone()),
@@ -157,6 +159,9 @@ pub fn start(config: Config) -> io::Result<Running> {
             path,
         )?);
     }
+    let to_workers: Vec<_> = workers.iter().map(Worker::handle).collect();
+    let on_down = on_down::run(to_workers.into(), Arc::clone(&shared.clusters), published);
+    control.runtime.spawn(supervisor.clone().guard(Task::OnDown, on_down));
     reload::warn_of_unverified(&config.nodes);
     reload::log_warnings(&config);
     let handle = Handle(Arc::new(Inner {

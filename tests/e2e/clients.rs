@@ -8,7 +8,7 @@ use remora::cluster::Decision;
 use remora::serve::{ClientFilter, ClientLookup, ClientStatus, Handle, Selector};
 use tokio::time::Instant;
 
-use crate::balancer::{Balancer, block_on, toml};
+use crate::balancer::{Balancer, Program, block_on, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::node::{Answer, End};
@@ -18,6 +18,9 @@ use crate::wait;
 
 const PINGREQ: &[u8] = b"\xC0\0";
 const PINGRESP: &[u8] = b"\xD0\0";
+
+/// A node that failed once, and then a probe, is down; probed every 200 ms.
+const QUICK: &str = "failures_max = 1\ndown_min = \"200ms\"\ndown_max = \"200ms\"";
 
 fn find(handle: &Handle, id: impl AsRef<[u8]>) -> ClientLookup {
     block_on(handle.client(id.as_ref())).expect("all workers run")
@@ -431,6 +434,86 @@ fn a_rebalance_that_is_dropped_leaves_the_others_where_they_are() {
         }
     }
     assert!(left >= 15, "{left} are left");
+}
+
+#[test]
+fn the_clients_of_a_node_that_is_down_are_closed_and_no_other() {
+    let cluster = Cluster::of(2);
+    let tables = format!("[health]\n{QUICK}\non_down_rate = 100\n[timeouts]\ngreet = \"1s\"");
+    let mut program = Program::start(&cluster, &tables);
+    let there: [Vec<String>; 2] = [0, 1].map(|node| cluster.ids_at_home(node, "there", 20));
+    let accepted = |id: &String| Client::accepted(program.address, &Connect::new(id));
+    let mut clients = there.each_ref().map(|ids| ids.iter().map(accepted).collect::<Vec<_>>());
+    // It is frozen: its connections stay, and nothing is answered.
+    cluster.nodes[0].answer(Answer::Stall);
+    let finds_out = Connect::new(cluster.id_at_home(0, "finds out"));
+    let mut client = Client::to(program.address);
+    client.send(&finds_out.bytes());
+    client.expect(&packets::connack(4, 0));
+    for (id, client) in there[0].iter().zip(&mut clients[0]) {
+        assert_eq!(client.end(), End::Fin);
+        let again = Connect::new(id).keep_alive(7);
+        Client::accepted(program.address, &again);
+        assert_eq!(cluster.holder(&again.bytes()).0, 1, "{id}");
+    }
+    for (id, client) in there[1].iter().zip(&mut clients[1]) {
+        cluster.holder(&Connect::new(id).bytes()).1.send(b"still here");
+        client.expect(b"still here");
+    }
+    program.until_ended_with("node_down", 20);
+    program.until_said("connections to a node that is down closed");
+    program.signal(rustix::process::Signal::INT);
+    assert_eq!(program.exit_code(), Some(0));
+    assert_eq!(program.ended_with("node_down"), 20);
+}
+
+#[test]
+fn with_keep_the_clients_of_a_node_that_is_down_stay_until_a_reload_says_otherwise() {
+    let cluster = Cluster::of(2);
+    let tables = |on_down: &str| format!("[health]\n{QUICK}\non_down = \"{on_down}\"\n[timeouts]\ngreet = \"1s\"");
+    let program = Program::start(&cluster, &tables("keep"));
+    let ids = cluster.ids_at_home(0, "there", 5);
+    let accepted = |id: &String| Client::accepted(program.address, &Connect::new(id));
+    let mut clients: Vec<Client> = ids.iter().map(accepted).collect();
+    cluster.nodes[0].answer(Answer::Stall);
+    let mut client = Client::to(program.address);
+    client.send(&Connect::new(cluster.id_at_home(0, "finds out")).bytes());
+    client.expect(&packets::connack(4, 0));
+    program.until_said("node is down");
+    for (id, client) in ids.iter().zip(&mut clients) {
+        cluster.holder(&Connect::new(id).bytes()).1.send(b"still here");
+        client.expect(b"still here");
+    }
+    program.reload(&toml(&cluster, "", &tables("close")));
+    for client in &mut clients {
+        assert_eq!(client.end(), End::Fin);
+    }
+    program.until_ended_with("node_down", 5);
+}
+
+#[test]
+fn where_every_node_is_down_nobody_is_closed() {
+    let cluster = Cluster::of(2);
+    let tables = format!("[health]\n{QUICK}\n[timeouts]\ngreet = \"1s\"");
+    let program = Program::start(&cluster, &tables);
+    let ids: Vec<String> = (0..10).map(|number| format!("there-{number}")).collect();
+    let accepted = |id: &String| Client::accepted(program.address, &Connect::new(id));
+    let mut clients: Vec<Client> = ids.iter().map(accepted).collect();
+    // Refused by all at once, so that neither is up while the other is down.
+    cluster.answer(&Answer::Stall);
+    let mut asking = Client::to(program.address);
+    asking.send(&Connect::new("finds out").bytes());
+    let down = |line: &serde_json::Value| line["message"] == "node is down";
+    wait::until("one is down", || !program.lines(down).is_empty());
+    let first = program.lines(down)[0]["node"].as_str().expect("a node").to_owned();
+    wait::until("both are down", || program.lines(down).len() == 2);
+    for (id, client) in ids.iter().zip(&mut clients) {
+        // Those of the first may have been closed while the other was up.
+        if format!("node{}", cluster.home(id)) != first {
+            cluster.holder(&Connect::new(id).bytes()).1.send(b"still here");
+            client.expect(b"still here");
+        }
+    }
 }
 
 #[test]
