@@ -23,6 +23,7 @@ mod ws_node;
 mod admin;
 mod affinity;
 mod away;
+mod control;
 mod drain;
 mod greeting;
 mod handle;
