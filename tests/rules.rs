@@ -53,6 +53,11 @@ const ROOMS: &[(&str, &[&str])] = &[
             "base", "net", "path", "control", "worker", "cluster", "identity", "mqtt",
         ],
     ),
+    // The API is written over the handle, which is the only way from an operator to workers and control.
+    (
+        "admin::api",
+        &["base", "control", "cluster", "admin", "process::handle"],
+    ),
     (
         "config",
         &[

@@ -25,6 +25,7 @@ pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
     tracing::info!(
         addresses = List::of(running.addresses()).value(),
         admin = running.admin().map(display),
+        socket = running.admin_socket().map(|path| path.display().to_string()),
         "listening"
     );
     let service = Service::default();

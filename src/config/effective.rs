@@ -9,7 +9,7 @@ use toml::Value;
 
 use super::units::{duration_text, size_text};
 use super::{Config, Source};
-use crate::admin;
+use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress};
@@ -509,6 +509,7 @@ impl Page<'_> {
     fn admin(&mut self, admin: &admin::Settings) {
         let admin::Settings {
             address,
+            socket,
             hosts,
             configuration: _,
         } = admin;
@@ -519,6 +520,18 @@ impl Page<'_> {
             admin::Address::At(address) => self.key("address", string(address), DEFAULT),
             admin::Address::Default => self.optional("address", None, &default),
             admin::Address::Off => self.optional("address", None, "none: not enabled"),
+        }
+        match socket {
+            admin::Socket::At(path) => self.key("socket", string(path.display()), DEFAULT),
+            admin::Socket::Default => {
+                let paths = admin.socket_paths();
+                let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+                let default = match &paths[..] {
+                    [] => "none: not enabled".to_owned(),
+                    paths => format!("{}, whose directory is this user's (default)", paths.join(" or ")),
+                };
+                self.optional("socket", None, &default);
+            }
         }
         self.key("hosts", list(hosts), DEFAULT);
     }

@@ -3,7 +3,9 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::address::{AdminAddress, HostName, ListenerAddress, Name, Network, Origin, SourceAddress, WsPath};
+use super::address::{
+    AdminAddress, HostName, ListenerAddress, Name, Network, Origin, SocketPath, SourceAddress, WsPath,
+};
 use super::meant::Scheme;
 use super::node_address::{NodeMqtt, NodePass, NodeWs};
 use super::problem::{Place, Problem};
@@ -210,6 +212,7 @@ table! {
     Admin {
         enabled: bool,
         address: AdminAddress,
+        socket: SocketPath,
         hosts: List<HostName>,
     }
 }

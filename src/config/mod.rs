@@ -29,7 +29,7 @@ pub use problem::{Position, Problem, Problems, Severity};
 pub use source::Source;
 pub use units::{duration_text, size_text};
 
-use crate::admin;
+use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::file;
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned};
-use crate::admin;
+use crate::admin::settings as admin;
 
 /// What is said of two listeners.
 const HINT: &str = "give each listener its own address or port";

@@ -14,7 +14,7 @@ use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use super::units::duration_text;
 use super::{Config, file, files, overlap, tls};
-use crate::admin;
+use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster;
@@ -116,7 +116,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         control: control_settings(health),
         drain: drain_settings(drain.or_default()),
         watchdog: watchdog_settings(watchdog.or_default()),
-        admin: admin_settings(admin.or_default()),
+        admin: admin_settings(admin.or_default(), base),
         log: log_settings(log.or_default()),
         files,
         warnings: Vec::new(),
@@ -509,12 +509,20 @@ fn watchdog_settings(written: file::Watchdog) -> heartbeat::Settings {
     }
 }
 
-fn admin_settings(written: file::Admin) -> admin::Settings {
+fn admin_settings(written: file::Admin, base: &Path) -> admin::Settings {
     let file::Admin {
         enabled,
         address,
+        socket,
         hosts,
     } = written;
+    let socket = match socket.value() {
+        Some(path) => {
+            let path = base.join(path);
+            admin::Socket::At(std::path::absolute(&path).unwrap_or(path))
+        }
+        None => admin::Socket::Default,
+    };
     let address = match (enabled.or(true), address.value()) {
         (false, _) => admin::Address::Off,
         (true, Some(address)) => admin::Address::At(address),
@@ -522,6 +530,7 @@ fn admin_settings(written: file::Admin) -> admin::Settings {
     };
     admin::Settings {
         address,
+        socket,
         hosts: values(hosts),
         // Known only to the caller that opened the file.
         configuration: None,

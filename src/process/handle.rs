@@ -1,12 +1,15 @@
 //! The cloneable handle of a balancer: orders to its workers and to control, and snapshots to show. Reload is in a
 //! file of its own.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 
 use super::drain::{self, Closing};
@@ -38,11 +41,15 @@ pub(super) struct Inner {
     /// Tells the probes of this process from those of another.
     pub(super) instance: u32,
     pub(super) admin: Option<SocketAddr>,
+    /// The path of the admin socket, if there is one.
+    pub(super) socket: Option<PathBuf>,
     pub(super) supervisor: Supervisor,
     /// Control's runtime. Reloads run there, so that one is finished even if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,
-    /// The configuration in force. A reload or a drain holds the lock from its beginning to its end: one at a time.
-    pub(super) config: Mutex<Config>,
+    /// A reload or a drain holds it from its beginning to its end: one at a time.
+    pub(super) turn: Mutex<()>,
+    /// The configuration in force. Only a reload replaces it.
+    pub(super) config: ArcSwap<Config>,
     /// Workers end once this is true.
     pub(super) stop: watch::Sender<bool>,
 }
@@ -56,6 +63,8 @@ pub struct NodeStatus {
     pub name: Arc<str>,
     /// Its weight on the ring: the configured one, or the operator's override.
     pub weight: u16,
+    /// The configured weight; `None` if it was removed from the configuration.
+    pub configured_weight: Option<u16>,
     /// The operator is draining it: it gets no new clients.
     pub is_draining: bool,
     /// The states of its endpoints.
@@ -109,6 +118,21 @@ impl Handle {
         self.0.admin
     }
 
+    /// The path of the admin listener's unix socket, if there is one.
+    pub fn admin_socket(&self) -> Option<&Path> {
+        self.0.socket.as_deref()
+    }
+
+    /// The file of the configuration, as an absolute path, if there is one.
+    pub fn configuration(&self) -> Option<PathBuf> {
+        self.0.config.load().admin.configuration.clone()
+    }
+
+    /// Why this balancer should get no new clients; `None` if it should.
+    pub fn unready(&self) -> Option<String> {
+        self.0.state.unready().map(|unready| unready.to_string())
+    }
+
     /// Connections now, those being set up included.
     pub fn connections(&self) -> usize {
         self.0.shared.admission.connections()
@@ -117,10 +141,13 @@ impl Handle {
     /// The nodes of the cluster, sorted by name, and the removed ones that still have connections.
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let cluster = self.0.shared.clusters.current();
+        let config = self.0.config.load();
+        let configured: HashMap<&str, u16> = config.nodes.iter().map(|node| (&*node.name, node.weight)).collect();
         let current = cluster.nodes().iter().map(|node| NodeStatus {
             id: node.id,
             name: Arc::clone(&node.name),
             weight: node.weight,
+            configured_weight: configured.get(&*node.name).copied(),
             is_draining: node.is_draining,
             endpoints: node
                 .endpoints
@@ -135,6 +162,7 @@ impl Handle {
             id,
             name: Arc::clone(&known.name),
             weight: 0,
+            configured_weight: None,
             is_draining: true,
             endpoints: Vec::new(),
             connections: known.load.connections.load(Ordering::Relaxed),
@@ -223,8 +251,9 @@ impl Handle {
     /// A worker has ended.
     pub async fn stop_softly(&self) -> io::Result<()> {
         self.0.state.draining.store(true, Ordering::Relaxed);
-        let config = self.0.config.lock().await;
-        self.stop_accepting(config.drain.delay).await?;
+        let _turn = self.0.turn.lock().await;
+        let delay = self.0.config.load().drain.delay;
+        self.stop_accepting(delay).await?;
         while self.connections() > 0 {
             tokio::time::sleep(EMPTY_INTERVAL).await;
         }
@@ -248,8 +277,8 @@ impl Handle {
     /// A worker has ended.
     pub async fn drain(&self) -> io::Result<()> {
         self.0.state.draining.store(true, Ordering::Relaxed);
-        let config = self.0.config.lock().await;
-        let drain::Settings { delay, rate, grace } = config.drain;
+        let _turn = self.0.turn.lock().await;
+        let drain::Settings { delay, rate, grace } = self.0.config.load().drain;
         self.stop_accepting(delay).await?;
         let mut closing = Closing::new(&self.0.workers, Selector::All, Ended::Shutdown, rate).await?;
         while self.connections() > 0 && closing.elapsed() < grace {

@@ -54,9 +54,9 @@ impl Inner {
     async fn reload(&self, new: Config) -> io::Result<Reloaded> {
         // A drain holds the lock until it is over: asked before it, too, so that nobody waits for an error.
         self.check_not_draining()?;
-        let mut config = self.config.lock().await;
+        let _turn = self.turn.lock().await;
         self.check_not_draining()?;
-        let (new, restart) = without_restart(&config, new);
+        let (new, restart) = without_restart(&self.config.load(), new);
         if self.shared.clusters.current().all_known().len() + new.nodes.len() > usize::from(u16::MAX) {
             return Err(io::Error::other(
                 "this process has known too many different nodes: restart it",
@@ -91,7 +91,7 @@ impl Inner {
         log::reconfigure(&new.log);
         warn_of_unverified(&new.nodes);
         log_warnings(&new);
-        *config = new;
+        self.config.store(Arc::new(new));
         Ok(Reloaded { restart })
     }
 }

@@ -24,6 +24,7 @@ mod admin;
 mod affinity;
 mod away;
 mod clients;
+mod control;
 mod drain;
 mod greeting;
 mod handle;

@@ -279,6 +279,7 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
             ),
         ),
         ("admin", admin_text(admin)),
+        ("admin socket", socket_text(admin)),
     ];
     let row = |(what, how): (&str, String)| vec![what.to_owned(), how];
     rows.into_iter().map(row).collect()
@@ -315,6 +316,7 @@ fn connections(limits: &accept::Limits, held: &held::Limits) -> String {
 fn admin_text(admin: &admin::Settings) -> String {
     let admin::Settings {
         address,
+        socket: _,
         hosts,
         configuration: _,
     } = admin;
@@ -326,6 +328,16 @@ fn admin_text(admin: &admin::Settings) -> String {
         admin::Address::Default => format!("http://{}, if that is free{also}", admin::ADDRESS_DEFAULT),
         admin::Address::At(address) => format!("http://{address}{also}"),
         admin::Address::Off => "nowhere".to_owned(),
+    }
+}
+
+fn socket_text(admin: &admin::Settings) -> String {
+    let paths = admin.socket_paths();
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    match (&paths[..], &admin.socket) {
+        ([], _) => "nowhere".to_owned(),
+        (paths, admin::Socket::At(_)) => paths.join(""),
+        (paths, admin::Socket::Default) => format!("{}, whose directory is this user's", paths.join(" or ")),
     }
 }
 

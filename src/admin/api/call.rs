@@ -1,0 +1,105 @@
+//! One request of the API on its way to a handler, and what the handler returns.
+
+use std::io;
+use std::pin::Pin;
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::answers;
+use crate::admin::peer::By;
+use crate::process::handle::Handle;
+
+/// A request.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) handle: Handle,
+    /// The values of the route's parameters, such as `{name}`, in order.
+    pub(super) parameters: Vec<String>,
+    pub(super) body: Bytes,
+    /// Who asks.
+    pub(super) by: By,
+}
+
+/// What a handler returns.
+pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Reply, Refusal>> + Send>>;
+
+/// An answer with status 200.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// A body of JSON.
+    Json(Vec<u8>),
+}
+
+/// An answer that says what was refused, and what would do.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) answer: Box<answers::Refused>,
+    /// The methods that the path takes.
+    pub(super) allow: Option<&'static str>,
+}
+
+impl Call {
+    /// The value of the route's first parameter.
+    pub(super) fn name(&self) -> &str {
+        self.parameters.first().map_or("", String::as_str)
+    }
+
+    /// The body as JSON.
+    pub(super) fn body<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let error = format!("the body is not the JSON that this path takes: {error}");
+            Refusal::new(StatusCode::BAD_REQUEST, error)
+        })
+    }
+
+    /// Logs a change that was made: what, of which node, and by whom.
+    pub(super) fn log_change(&self, change: &str, node: Option<&str>) {
+        tracing::info!(change, node, by = %self.by, "changed by the control API");
+    }
+}
+
+impl Reply {
+    pub(super) fn json(answer: &impl Serialize) -> Result<Self, Refusal> {
+        serde_json::to_vec(answer)
+            .map(Self::Json)
+            .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+    }
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Self {
+            status,
+            answer: Box::new(answers::Refused { error: error.into() }),
+            allow: None,
+        }
+    }
+
+    pub(super) fn allow(self, methods: &'static str) -> Self {
+        Self {
+            allow: Some(methods),
+            ..self
+        }
+    }
+
+    pub(super) fn body(&self) -> Vec<u8> {
+        // Strings and lists of strings always serialize.
+        serde_json::to_vec(&self.answer).unwrap_or_default()
+    }
+}
+
+/// What a handle could not do: a name that is not there, a value out of range, or the process is ending.
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        let status = match error.kind() {
+            io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
+            io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Self::new(status, error.to_string())
+    }
+}
