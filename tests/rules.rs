@@ -56,7 +56,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     // The API is written over the handle, which is the only way from an operator to workers and control.
     (
         "admin::api",
-        &["base", "control", "cluster", "admin", "process::handle"],
+        &[
+            "base",
+            "control",
+            "cluster",
+            "admin",
+            "process::handle",
+            // What the handle returns of clients and of a rebalance.
+            "process::clients",
+            "process::rebalance",
+        ],
     ),
     (
         "config",

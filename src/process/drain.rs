@@ -102,6 +102,11 @@ impl<'a> Closing<'a> {
         self.began.elapsed()
     }
 
+    /// How many connections are left to close.
+    pub(super) fn left(&self) -> u64 {
+        self.left.iter().map(|left| left.len() as u64).sum()
+    }
+
     /// How many connections were ordered to close.
     pub(super) fn count(&self) -> u64 {
         self.pace.count()

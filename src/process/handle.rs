@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 
 use super::drain::{self, Closing};
+use super::rebalance::{Background, RebalanceStatus};
 use crate::admin::AdminState;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
@@ -50,6 +51,8 @@ pub(super) struct Inner {
     pub(super) turn: Mutex<()>,
     /// The configuration in force. Only a reload replaces it.
     pub(super) config: ArcSwap<Config>,
+    /// The last rebalance in the background.
+    pub(super) rebalance: Background,
     /// Workers end once this is true.
     pub(super) stop: watch::Sender<bool>,
 }
@@ -299,6 +302,14 @@ impl Handle {
         drain::close(&self.0.workers, selector).await
     }
 
+    /// Closes the connections of the client with exactly this id. Returns how many there were.
+    ///
+    /// # Errors
+    /// A worker has ended.
+    pub async fn close_client(&self, id: &[u8]) -> io::Result<usize> {
+        self.close(Selector::client_id(id)).await
+    }
+
     /// Closes the selected connections at `rate` per second, those at rest first. Returns how many there were, once all
     /// were ordered to close. Clients that are being set up are not included. If the returned future is dropped, the
     /// remaining connections stay open.
@@ -321,6 +332,33 @@ impl Handle {
     pub async fn rebalance(&self, node: Option<&str>, rate: u32) -> io::Result<u64> {
         let node = node.map(|name| self.known_node(name)).transpose()?;
         self.close_at(Selector::OffHome(node), rate).await
+    }
+
+    /// Starts what [`Handle::rebalance`] does, and returns once it is known how many connections are to be closed. One that is running
+    /// is stopped.
+    ///
+    /// # Errors
+    /// There is no such node, or a worker has ended.
+    pub async fn start_rebalance(&self, node: Option<&str>, rate: u32) -> io::Result<RebalanceStatus> {
+        let home = node.map(|name| self.known_node(name)).transpose()?;
+        let Inner {
+            runtime,
+            workers,
+            rebalance,
+            ..
+        } = &*self.0;
+        let which = (Selector::OffHome(home), node);
+        rebalance.start(runtime, workers.clone(), which, rate.max(1)).await
+    }
+
+    /// The last rebalance that was started in the background, if there was one.
+    pub fn rebalance_status(&self) -> Option<RebalanceStatus> {
+        self.0.rebalance.status()
+    }
+
+    /// Stops the rebalance in the background. What it has not closed stays open.
+    pub fn stop_rebalance(&self) {
+        self.0.rebalance.stop();
     }
 
     /// Moves all relays of one worker to another, without losing a byte. Returns how many.

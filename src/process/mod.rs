@@ -1,13 +1,14 @@
 //! The process: starts workers, control and the admin listener, and owns their threads. Orders go through a [`Handle`].
 
 mod bind_error;
-mod clients;
+pub(crate) mod clients;
 pub mod drain;
 mod expiry;
 pub(crate) mod handle;
 mod limits;
 mod listeners;
 mod on_down;
+pub(crate) mod rebalance;
 mod reload;
 mod usage;
 mod watchdog;
@@ -41,12 +42,14 @@ use crate::worker::Worker;
 use expiry::ExpiredLists;
 use handle::Inner;
 use listeners::Bound;
+use rebalance::Background;
 use usage::Usage;
 use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
 pub use clients::{ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, Reconnecting};
 pub use handle::{Handle, ListenerStatus, NodeStatus, Totals};
+pub use rebalance::RebalanceStatus;
 pub use reload::Reloaded;
 
 /// A running balancer: owns its threads, and stops them when dropped. Everything else is done through its [`Handle`],
@@ -177,6 +180,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         runtime: control.runtime.clone(),
         turn: Mutex::new(()),
         config: ArcSwap::from_pointee(config),
+        rebalance: Background::default(),
         stop,
     }));
     let running = Running {

@@ -1,14 +1,19 @@
 //! Where a client is and why, lists of clients, and how they are brought home or away from a node that is down.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::net::IpAddr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
 use std::time::Duration;
 
 use remora::cluster::Decision;
 use remora::serve::{ClientFilter, ClientLookup, ClientStatus, Handle, Selector};
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::balancer::{Balancer, Program, block_on, toml};
+use crate::admin_client::ask_socket;
+use crate::balancer::{ADMIN, Balancer, Program, block_on, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::node::{Answer, End};
@@ -536,4 +541,214 @@ fn a_thousand_connections_are_closed_evenly() {
     );
     // Never faster than the rate; how much slower is the machine's.
     assert!(began.elapsed() >= Duration::from_millis(1_950), "{:?}", began.elapsed());
+}
+
+/// What the admin socket of this program answers.
+fn asked(program: &Program, method: &str, target: &str, body: &str) -> (u16, Value) {
+    let response = ask_socket(program.socket(), method, target, body);
+    let value = serde_json::from_str(&response.body);
+    (response.status, value.unwrap_or_else(|_| panic!("{response:?}")))
+}
+
+/// What `ctl` prints.
+#[track_caller]
+fn said(program: &Program, arguments: &[&OsStr]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command.arg("ctl").arg("--socket").arg(program.socket()).args(arguments);
+    let output = command.output().expect("the program");
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn a_client_is_shown_and_closed_by_id_whatever_is_in_it() {
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, ADMIN);
+    let ids: [&[u8]; 6] = [
+        b"plain",
+        b"with/slash ?#%&",
+        b"\xff\xfe\n",
+        "<b>\u{202e}\u{1b}[31m".as_bytes(),
+        b"\"quoted\"",
+        &[b'x'; 10_000],
+    ];
+    let mut clients: Vec<Client> = ids
+        .iter()
+        .map(|id| Client::accepted(program.address, &Connect::new(id)))
+        .collect();
+    wait::until("all are relayed", || {
+        let (_, list) = asked(&program, "GET", "/api/v1/clients", "");
+        list["clients"].as_array().expect("a list").len() == ids.len()
+    });
+    for (id, client) in ids.iter().zip(&mut clients) {
+        let argument = OsStr::from_bytes(id);
+        let shown = said(&program, &["--json".as_ref(), "client".as_ref(), argument]);
+        let found: Value = serde_json::from_str(&shown).expect("JSON");
+        assert_eq!(found["connections"][0]["client"], client.address().to_string());
+        assert_eq!(found["home"], format!("node{}", cluster.home(id)));
+        let text = said(&program, &["client".as_ref(), argument]);
+        assert!(text.contains(&client.address().to_string()), "{text}");
+        for output in [&shown, &text] {
+            assert!(
+                !output.contains(['\u{202e}', '\u{1b}']) && output.len() < 2_000,
+                "{output}"
+            );
+        }
+        assert_eq!(said(&program, &["close".as_ref(), argument]), "connections closed: 1\n");
+        assert_eq!(client.end(), End::Fin);
+        let last = program.ended(client.address());
+        assert_eq!(last["cause"], "closed");
+        let text = said(&program, &["client".as_ref(), argument]);
+        assert!(text.contains("connected  no") && text.contains("closed "), "{text}");
+    }
+    let (status, refused) = asked(&program, "POST", "/api/v1/clients/nobody/close", "");
+    assert_eq!(
+        (status, &refused["error"]),
+        (404, &json!("there is no client nobody now"))
+    );
+    let changes = program.lines(|line| line["change"] == "close");
+    assert_eq!(changes.len(), ids.len());
+}
+
+#[test]
+fn the_list_of_clients_is_asked_for_with_a_query() {
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, ADMIN);
+    let ids: Vec<String> = (0..25).map(|number| format!("a&b={number}")).collect();
+    let connect = |id: &String| Client::accepted(program.address, &Connect::new(id));
+    let _clients: Vec<Client> = ids.iter().chain(&["other".to_owned()]).map(connect).collect();
+    let get = |query: &str| asked(&program, "GET", &format!("/api/v1/clients{query}"), "");
+    wait::until("all are relayed", || {
+        get("").1["clients"].as_array().expect("a list").len() == 26
+    });
+    let (_, page) = get("?limit=20&prefix=a%26b%3D");
+    assert_eq!(page["clients"].as_array().expect("a list").len(), 20);
+    let next = page["next"].as_str().expect("there is more");
+    let (_, rest) = get(&format!("?limit=20&prefix=a%26b%3D&cursor={next}"));
+    assert_eq!(
+        (rest["clients"].as_array().expect("a list").len(), &rest["next"]),
+        (5, &Value::Null)
+    );
+    let on = |node: usize| {
+        get(&format!("?node=node{node}")).1["clients"]
+            .as_array()
+            .expect("a list")
+            .len()
+    };
+    assert_eq!(on(0) + on(1), 26);
+    assert_eq!(
+        get("?network=127.0.0.0/8").1["clients"]
+            .as_array()
+            .expect("a list")
+            .len(),
+        26
+    );
+    assert_eq!(get("?network=10.0.0.1").1["clients"], json!([]));
+    for (query, words) in [
+        ("?limit=x", "limit"),
+        ("?limit=-1", "limit"),
+        ("?colour=red", "unknown field `colour`"),
+        ("?cursor=1", "not a cursor"),
+        ("?network=everywhere", "no address and no network"),
+        ("?off_home=perhaps", "true or false"),
+        ("?quiet=1h", "quiet"),
+        ("?listener=%ff", "not UTF-8"),
+    ] {
+        let (status, refused) = get(query);
+        let error = refused["error"].as_str().expect("an error");
+        assert!(status == 400 && error.contains(words), "{query}: {status} {error}");
+    }
+    assert_eq!(get("?node=nobody").0, 404);
+    assert_eq!(
+        get("?cursor=65535-4294967295").1["clients"],
+        json!([]),
+        "a cursor of nowhere"
+    );
+    let table = said(&program, &["clients".as_ref(), "--prefix".as_ref(), "a&b=1".as_ref()]);
+    let shown: Vec<_> = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert_eq!(shown.len(), 11, "{table}");
+    assert!(shown.iter().all(|id| id.starts_with("a&b=1")));
+    let table = said(&program, &["clients".as_ref(), "--limit".as_ref(), "3".as_ref()]);
+    assert_eq!(table.lines().count(), 4, "{table}");
+}
+
+#[test]
+fn an_operator_brings_clients_home_and_may_stop_half_way() {
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, ADMIN);
+    said(&program, &["drain".as_ref(), "node0".as_ref()]);
+    let away = cluster.ids_at_home(0, "away", 30);
+    let connect = |id: &String| Client::accepted(program.address, &Connect::new(id));
+    let mut clients: Vec<Client> = away.iter().map(connect).collect();
+    let off_home = || {
+        let (_, list) = asked(&program, "GET", "/api/v1/clients?off_home=true", "");
+        list["clients"].as_array().expect("a list").len()
+    };
+    wait::until("all are relayed", || off_home() == 30);
+    said(&program, &["undrain".as_ref(), "node0".as_ref()]);
+    let (status, started) = asked(&program, "POST", "/api/v1/nodes/node0/rebalance", "{\"rate\":1}");
+    assert_eq!(status, 200);
+    assert_eq!(
+        (&started["node"], &started["selected"], &started["is_running"]),
+        (&json!("node0"), &json!(30), &json!(true))
+    );
+    said(&program, &["rebalance".as_ref(), "--stop".as_ref()]);
+    wait::until("it is stopped", || {
+        asked(&program, "GET", "/api/v1/rebalance", "").1["is_running"] == false
+    });
+    let left = off_home();
+    assert!(left >= 15, "{left} are left");
+    let text = said(
+        &program,
+        &[
+            "rebalance".as_ref(),
+            "--rate".as_ref(),
+            "500/s".as_ref(),
+            "--wait".as_ref(),
+        ],
+    );
+    assert!(text.ends_with(&format!("connections closed of {left}\n")), "{text}");
+    for client in &mut clients {
+        assert_eq!(client.end(), End::Fin);
+    }
+    assert_eq!(off_home(), 0);
+    for body in ["{\"rate\":0}", "{\"rate\":-1}", "{\"speed\":1}", "nonsense"] {
+        assert_eq!(asked(&program, "POST", "/api/v1/rebalance", body).0, 400, "{body}");
+    }
+    assert_eq!(asked(&program, "POST", "/api/v1/nodes/nobody/rebalance", "").0, 404);
+}
+
+#[test]
+fn clients_in_trouble_are_listed() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, ADMIN);
+    let connect = |id: &str| Client::accepted(program.address, &Connect::new(id));
+    let _twice = ["twice", "twice", "once"].map(connect);
+    for _ in 0..7 {
+        let client = connect("loop");
+        let address = client.address();
+        drop(client);
+        program.ended(address);
+    }
+    let (_, twice) = asked(&program, "GET", "/api/v1/connected-twice", "");
+    let of = |list: &Value| {
+        let clients = list["clients"].as_array().expect("a list").iter();
+        clients.map(|client| client["client_id"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&twice), ["twice", "twice"]);
+    let text = said(&program, &["clients".as_ref(), "--twice".as_ref()]);
+    assert_eq!(text.lines().count(), 3, "{text}");
+    let (_, loops) = asked(&program, "GET", "/api/v1/reconnecting", "");
+    let loops = loops["reconnecting"].as_array().expect("a list");
+    assert_eq!(loops.len(), 1);
+    assert_eq!(
+        (&loops[0]["count"], &loops[0]["last_end"]["client_id"]),
+        (&json!(7), &json!("loop"))
+    );
+    let text = said(&program, &["clients".as_ref(), "--reconnecting".as_ref(), "8".as_ref()]);
+    assert_eq!(text.lines().count(), 1, "{text}");
 }

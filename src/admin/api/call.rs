@@ -1,15 +1,18 @@
 //! One request of the API on its way to a handler, and what the handler returns.
 
 use std::io;
+use std::os::unix::ffi::OsStringExt;
 use std::pin::Pin;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::answers;
 use crate::admin::peer::By;
+use crate::admin::percent::unescaped;
 use crate::process::handle::Handle;
 
 /// A request.
@@ -18,6 +21,8 @@ pub(super) struct Call {
     pub(super) handle: Handle,
     /// The values of the route's parameters, such as `{name}`, in order.
     pub(super) parameters: Vec<String>,
+    /// What follows the `?`, as it was sent.
+    pub(super) query: String,
     pub(super) body: Bytes,
     /// Who asks.
     pub(super) by: By,
@@ -46,6 +51,32 @@ impl Call {
     /// The value of the route's first parameter.
     pub(super) fn name(&self) -> &str {
         self.parameters.first().map_or("", String::as_str)
+    }
+
+    /// The client id of a route with `{id}`: any bytes.
+    pub(super) fn id(&self) -> Vec<u8> {
+        unescaped(self.name()).into_vec()
+    }
+
+    /// The fields of the query: texts, still percent-encoded.
+    pub(super) fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        let pairs = self.query.split('&').filter(|pair| !pair.is_empty());
+        let fields = pairs.map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (name.to_owned(), Value::from(value))
+        });
+        serde_json::from_value(Value::Object(fields.collect())).map_err(|error| {
+            let error = format!("the query is not what this path takes: {error}");
+            Refusal::new(StatusCode::BAD_REQUEST, error)
+        })
+    }
+
+    /// The body as JSON; without one, what is taken then.
+    pub(super) fn body_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Refusal> {
+        match self.body.is_empty() {
+            true => Ok(T::default()),
+            false => self.body(),
+        }
     }
 
     /// The body as JSON.

@@ -5,6 +5,7 @@
 
 pub mod answers;
 mod call;
+mod clients;
 mod nodes;
 mod openapi;
 mod route;
@@ -76,6 +77,7 @@ impl Api {
                 return Err(Refusal::new(StatusCode::NOT_FOUND, error));
             }
         };
+        let query = request.uri().query().unwrap_or_default().to_owned();
         let body = match *request.method() {
             Method::POST => body(request).await?,
             _ => Bytes::new(),
@@ -88,6 +90,7 @@ impl Api {
         handler(Call {
             handle: handle.clone(),
             parameters,
+            query,
             body,
             by,
         })

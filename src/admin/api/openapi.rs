@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::answers::Refused;
 use super::call::{Call, Refusal, Reply};
-use super::route::{Answered, Route, Scope};
+use super::route::{Answered, Route, SchemaOf, Scope};
 use crate::base::build;
 
 pub(super) async fn show(_: Call, routes: &[Route]) -> Result<Reply, Refusal> {
@@ -42,7 +42,7 @@ fn document(routes: &[Route]) -> Value {
 }
 
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
-    let parameters: Vec<Value> = route
+    let mut parameters: Vec<Value> = route
         .path
         .split('/')
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
@@ -54,6 +54,10 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
     };
     let (content_type, schema) = match route.answer {
         Answered::Json(schema) => ("application/json", json!(schema(generator))),
+        Answered::Part { of, query } => {
+            parameters.extend(query_parameters(query, generator));
+            ("application/json", json!(of(generator)))
+        }
     };
     let refused = json!(generator.subschema_for::<Refused>());
     let mut operation = json!({
@@ -74,6 +78,21 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         });
     }
     operation
+}
+
+/// The fields of a query. All of them may be left out.
+fn query_parameters(query: SchemaOf, generator: &mut SchemaGenerator) -> Vec<Value> {
+    let reference = json!(query(generator));
+    let name = reference["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+    let schema = name
+        .and_then(|name| generator.definitions().get(name))
+        .cloned()
+        .unwrap_or_default();
+    let fields = schema["properties"].as_object().cloned().unwrap_or_default();
+    let fields = fields.into_iter().map(|(name, field)| {
+        json!({ "name": name, "in": "query", "description": field["description"], "schema": { "type": "string" } })
+    });
+    fields.collect()
 }
 
 /// A name for the operation, as generators of clients want it: `nodes_name_drain_post`.

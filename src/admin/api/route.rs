@@ -39,6 +39,8 @@ pub(super) struct Asked {
 pub(super) enum Answered {
     /// One value.
     Json(SchemaOf),
+    /// One value, of which a query asks for a part.
+    Part { of: SchemaOf, query: SchemaOf },
 }
 
 /// The form of a type of `answers`.
@@ -51,6 +53,22 @@ const fn of<T: JsonSchema>() -> SchemaOf {
 /// An answer of this type.
 pub(super) const fn answers<T: JsonSchema>() -> Answered {
     Answered::Json(of::<T>())
+}
+
+/// An answer of this type, to a query of that type.
+pub(super) const fn answers_query<T: JsonSchema, Q: JsonSchema>() -> Answered {
+    Answered::Part {
+        of: of::<T>(),
+        query: of::<Q>(),
+    }
+}
+
+/// A body that may be left out.
+pub(super) const fn may_take<T: JsonSchema>() -> Option<Asked> {
+    Some(Asked {
+        schema: of::<T>(),
+        is_required: false,
+    })
 }
 
 /// A body that must be there.

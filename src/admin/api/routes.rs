@@ -2,9 +2,12 @@
 
 use hyper::Method;
 
-use super::answers::{Node, Nodes, OpenApi, SetWeight, Status};
-use super::route::{Route, Scope, answers, takes};
-use super::{nodes, openapi, status};
+use super::answers::{
+    Client, Clients, ClientsQuery, Closed, LoopsQuery, Node, Nodes, OpenApi, Rebalance, Reconnecting, SetRebalance,
+    SetWeight, Status,
+};
+use super::route::{Route, Scope, answers, answers_query, may_take, takes};
+use super::{clients, nodes, openapi, status};
 
 /// All routes.
 pub(super) static ROUTES: &[Route] = &[
@@ -63,6 +66,87 @@ pub(super) static ROUTES: &[Route] = &[
         handler: |call| Box::pin(nodes::weight(call)),
     },
     Route {
+        method: Method::POST,
+        path: "/api/v1/nodes/{name}/rebalance",
+        scope: Scope::Write,
+        summary: "Brings home the clients of this node that are elsewhere, at a rate, in the background.",
+        body: may_take::<SetRebalance>(),
+        answer: answers::<Rebalance>(),
+        handler: |call| Box::pin(clients::rebalance_node(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/rebalance",
+        scope: Scope::Write,
+        summary: "Brings home the clients that are not, at a rate, in the background.",
+        body: may_take::<SetRebalance>(),
+        answer: answers::<Rebalance>(),
+        handler: |call| Box::pin(clients::rebalance(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/rebalance",
+        scope: Scope::Read,
+        summary: "The last rebalance, and how far it is.",
+        body: None,
+        answer: answers::<Rebalance>(),
+        handler: |call| Box::pin(clients::show_rebalance(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/rebalance/stop",
+        scope: Scope::Write,
+        summary: "Stops the rebalance. What it has not closed stays open.",
+        body: None,
+        answer: answers::<Rebalance>(),
+        handler: |call| Box::pin(clients::stop_rebalance(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/clients",
+        scope: Scope::Read,
+        summary: "Clients that are connected, page by page.",
+        body: None,
+        answer: answers_query::<Clients, ClientsQuery>(),
+        handler: |call| Box::pin(clients::list(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/clients/{id}",
+        scope: Scope::Read,
+        summary: "A client, connected or not.",
+        body: None,
+        answer: answers::<Client>(),
+        handler: |call| Box::pin(clients::show(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/clients/{id}/close",
+        scope: Scope::Write,
+        summary: "Closes the connections of a client.",
+        body: None,
+        answer: answers::<Closed>(),
+        handler: |call| Box::pin(clients::close(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/connected-twice",
+        scope: Scope::Read,
+        summary: "The connections of client ids that have more than one.",
+        body: None,
+        answer: answers::<Clients>(),
+        handler: |call| Box::pin(clients::connected_twice(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/reconnecting",
+        scope: Scope::Read,
+        summary: "The clients whose connections have ended most often within the last minute.",
+        body: None,
+        answer: answers_query::<Reconnecting, LoopsQuery>(),
+        handler: |call| Box::pin(clients::reconnecting(call)),
+    },
+    Route {
         method: Method::GET,
         path: "/api/v1/openapi.json",
         scope: Scope::Read,
@@ -106,6 +190,8 @@ fn parameters(route: &str, path: &str) -> Option<Vec<String>> {
     loop {
         match (wanted.next(), given.next()) {
             (None, None) => return Some(values),
+            // Any bytes, which its handler takes out of the encoding.
+            (Some("{id}"), Some(value)) if !value.is_empty() => values.push(value.to_owned()),
             (Some(parameter), Some(value)) if parameter.starts_with('{') && !value.is_empty() => {
                 values.push(unescaped(value)?);
             }
@@ -128,6 +214,7 @@ mod tests {
     fn a_path_is_of_one_route_with_its_parameters() {
         assert_eq!(parameters("/a/{name}/b", "/a/x%20y/b"), Some(vec!["x y".to_owned()]));
         assert_eq!(parameters("/a/{name}", "/a/x%2Fy"), Some(vec!["x/y".to_owned()]));
+        assert_eq!(parameters("/a/{id}/b", "/a/%ff%2F/b"), Some(vec!["%ff%2F".to_owned()]));
         for other in ["/a", "/a/", "/a/x/", "/a/x/b/", "/a//b", "/b/x/b", "/a/x%ff/b"] {
             assert_eq!(parameters("/a/{name}/b", other), None, "{other}");
         }

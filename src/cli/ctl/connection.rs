@@ -108,11 +108,16 @@ impl Connection {
         text: impl FnOnce(&T) -> String,
     ) -> Result<String, Failed> {
         let answer = self.ask::<T>(is_change, target, body).await?;
-        Ok(match self.json {
+        Ok(self.answer(&answer, text))
+    }
+
+    /// What was read, as `text` says it, or as JSON.
+    pub(super) fn answer<T: Serialize>(&self, answer: &T, text: impl FnOnce(&T) -> String) -> String {
+        match self.json {
             // What was read always serializes.
-            true => serde_json::to_string_pretty(&answer).unwrap_or_default(),
-            false => text(&answer),
-        })
+            true => serde_json::to_string_pretty(answer).unwrap_or_default(),
+            false => text(answer),
+        }
     }
 
     /// Asks, and reads the answer.

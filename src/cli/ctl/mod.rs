@@ -2,10 +2,12 @@
 //!
 //! One file per group of commands. A command says what it asks, and how the answer reads as text.
 
+mod clients;
 mod connection;
 mod nodes;
 mod status;
 
+use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -61,6 +63,40 @@ enum Command {
         #[arg(value_name = "WEIGHT|reset", value_parser = nodes::weight)]
         weight: nodes::Weight,
     },
+    /// List the clients that are connected.
+    Clients(clients::Filters),
+    /// Show where a client is and why, or where it would go and how its last connection ended.
+    Client {
+        #[arg(value_name = "ID")]
+        id: OsString,
+    },
+    /// Close the connections of a client.
+    Close {
+        #[arg(value_name = "ID")]
+        id: OsString,
+    },
+    /// Bring home the clients that are on another node, by closing their connections at a rate.
+    Rebalance {
+        /// Only the clients at home on this node.
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
+        /// Connections closed per second, such as 50 or 50/s.
+        #[arg(long, value_name = "RATE", value_parser = per_second)]
+        rate: Option<u32>,
+        /// Return when all are closed.
+        #[arg(long)]
+        wait: bool,
+        /// Stop the one that is running, and leave the others where they are.
+        #[arg(long, conflicts_with_all = ["node", "rate", "wait"])]
+        stop: bool,
+    },
+}
+
+/// A number a second.
+fn per_second(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    let rate = number.parse().ok().filter(|rate| *rate > 0);
+    rate.ok_or_else(|| "write a number a second, such as 50/s".to_owned())
 }
 
 /// Runs the command.
@@ -96,6 +132,13 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
         } => {
             let body = body(&SetWeight { weight });
             connection.post(&nodes::path(&node, "weight"), body, nodes::one).await
+        }
+        Command::Clients(filters) => clients::list(&mut connection, filters).await,
+        Command::Client { id } => clients::show(&mut connection, &id).await,
+        Command::Close { id } => clients::close(&mut connection, &id).await,
+        Command::Rebalance { stop: true, .. } => clients::stop_rebalance(&mut connection).await,
+        Command::Rebalance { node, rate, wait, .. } => {
+            clients::rebalance(&mut connection, node.as_deref(), rate, wait).await
         }
     }
 }
