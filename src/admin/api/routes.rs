@@ -3,8 +3,9 @@
 use hyper::Method;
 
 use super::answers::{Node, Nodes, OpenApi, SetWeight, Status};
-use super::route::{Route, Scope, answers, takes};
+use super::route::{Route, answers, takes};
 use super::{nodes, openapi, status};
+use crate::admin::tokens::Scope;
 
 /// All routes.
 pub(super) static ROUTES: &[Route] = &[
