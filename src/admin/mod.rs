@@ -18,6 +18,7 @@ mod percent;
 mod process;
 pub(crate) mod settings;
 mod socket;
+pub(crate) mod tokens;
 
 use std::future::poll_fn;
 use std::io;
@@ -40,23 +41,24 @@ use pages::Pages;
 pub use percent::escaped;
 pub use settings::{ADDRESS_DEFAULT, Address, Settings, Socket};
 use socket::AdminSocket;
+pub use tokens::{Scope, Token};
 
 /// The bound admin listener.
 #[derive(Debug)]
 pub struct Listener {
-    tcp: Option<net::TcpListener>,
+    tcp: Vec<net::TcpListener>,
     unix: Option<AdminSocket>,
     hosts: Hosts,
     identity: Identity,
 }
 
 impl Listener {
-    /// Where it is bound on TCP, if it is.
+    /// Where it is bound on TCP.
     ///
     /// # Errors
     /// The system does not say.
-    pub fn address(&self) -> io::Result<Option<SocketAddr>> {
-        self.tcp.as_ref().map(net::TcpListener::local_addr).transpose()
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.tcp.iter().map(net::TcpListener::local_addr).collect()
     }
 
     /// The path of its unix socket, if it has one.
@@ -65,33 +67,48 @@ impl Listener {
     }
 }
 
-/// Binds the admin listener's address.
+/// Binds the admin listener's addresses.
 ///
 /// # Errors
-/// The configured address cannot be bound. If the default one cannot be bound, that is only a warning.
-fn bind_tcp(address: &Address) -> io::Result<Option<net::TcpListener>> {
-    let socket = match address {
-        Address::Off => return Ok(None),
-        Address::At(address) => net::TcpListener::bind(address)?,
-        Address::Default => match net::TcpListener::bind(ADDRESS_DEFAULT) {
-            Ok(socket) => socket,
+/// A configured address cannot be bound. If the default one cannot be bound, that is only a warning.
+fn bind_tcp(address: &Address) -> Result<Vec<net::TcpListener>, BindFailed> {
+    let bind = |address: SocketAddr| {
+        let socket = net::TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    match address {
+        Address::Off => Ok(Vec::new()),
+        Address::At(addresses) => {
+            let all = addresses.iter().map(|address| {
+                let failed = |error| BindFailed::Address(*address, error);
+                bind(*address).map_err(failed)
+            });
+            all.collect()
+        }
+        Address::Default => match bind(ADDRESS_DEFAULT) {
+            Ok(socket) => Ok(vec![socket]),
             Err(error) => {
+                let error: io::Error = error;
                 tracing::warn!(%error, address = %ADDRESS_DEFAULT, "no admin listener; set admin.address to have one");
-                return Ok(None);
+                Ok(Vec::new())
             }
         },
-    };
-    socket.set_nonblocking(true)?;
-    Ok(Some(socket))
+    }
 }
 
-/// Binds the admin listener: its address, and its unix socket.
+/// Binds the admin listener: its addresses, and its unix socket.
 ///
 /// # Errors
-/// What is configured cannot be bound; of an address, [`BindFailed::Address`].
+/// What is configured cannot be bound.
 pub fn bind(settings: &Settings) -> Result<Listener, BindFailed> {
+    let tcp = bind_tcp(&settings.address)?;
+    let is_local = |tcp: &net::TcpListener| tcp.local_addr().is_ok_and(|address| address.ip().is_loopback());
+    if settings.tokens.is_empty() && !tcp.iter().all(is_local) {
+        tracing::info!("no token in [admin]: only /livez, /readyz and /metrics are served on TCP");
+    }
     Ok(Listener {
-        tcp: bind_tcp(&settings.address).map_err(BindFailed::Address)?,
+        tcp,
         unix: socket::bind(settings).map_err(|refused| BindFailed::Socket(refused.into()))?,
         hosts: Hosts::new(settings.hosts.clone()),
         identity: Identity::of_this_process(settings.configuration.clone()),
@@ -101,8 +118,8 @@ pub fn bind(settings: &Settings) -> Result<Listener, BindFailed> {
 /// What could not be bound.
 #[derive(Debug)]
 pub enum BindFailed {
-    /// The address.
-    Address(io::Error),
+    /// This address.
+    Address(SocketAddr, io::Error),
     /// The unix socket, in words for operators.
     Socket(io::Error),
 }
@@ -117,7 +134,7 @@ pub async fn serve(listener: Listener, facts: Arc<AdminState>, api: Arc<Api>) {
     } = listener;
     let pages = Arc::new(Pages::new(facts, hosts, identity, api));
     let mut serving: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
-    if let Some(tcp) = tcp {
+    for tcp in tcp {
         let serve = accept::serve(TcpListener::from_std(tcp), Arc::clone(&pages));
         serving.push(Box::pin(serve));
     }

@@ -18,6 +18,8 @@ pub(super) enum Peer {
 /// Who a change is by, for its line in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum By {
+    /// The token with this name.
+    Token(String),
     /// A process of this machine, on the unix socket.
     Process { uid: Option<u32>, pid: Option<i32> },
 }
@@ -25,6 +27,7 @@ pub(super) enum By {
 impl fmt::Display for By {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Token(name) => write!(f, "token {name}"),
             Self::Process {
                 uid: Some(uid),
                 pid: Some(pid),

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::tokens::Token;
+
 /// The address of the admin listener if the configuration names none.
 pub const ADDRESS_DEFAULT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9883));
 
@@ -26,6 +28,8 @@ pub struct Settings {
     pub address: Address,
     /// Where its unix socket is, unless there is no admin listener at all.
     pub socket: Socket,
+    /// Who may use the control API on TCP.
+    pub tokens: Vec<Token>,
     /// Host names that requests may call it by, besides IP addresses and `localhost`.
     pub hosts: Vec<String>,
     /// The file of this configuration, by an absolute path: what `remora health` knows its process by. `None` without a file.
@@ -38,8 +42,8 @@ pub enum Address {
     /// [`ADDRESS_DEFAULT`]; if that is taken, there is no admin listener on TCP.
     #[default]
     Default,
-    /// This address; if it cannot be bound, the process does not start.
-    At(SocketAddr),
+    /// These addresses, or none; if one cannot be bound, the process does not start.
+    At(Vec<SocketAddr>),
     /// No admin listener, and no socket.
     Off,
 }

@@ -126,11 +126,25 @@ impl Leaf for SocketPath {
     }
 }
 
+/// The addresses of the admin listener: one, or a list.
+pub(super) struct AdminAddresses;
+
+impl Leaf for AdminAddresses {
+    type Output = Vec<SocketAddr>;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        match value {
+            DeValue::Array(items) => items.iter().map(|item| AdminAddress::parse(item.get_ref())).collect(),
+            one => AdminAddress::parse(one).map(|address| vec![address]),
+        }
+    }
+}
+
 impl Leaf for AdminAddress {
     type Output = SocketAddr;
 
     fn parse(value: &DeValue<'_>) -> Result<SocketAddr, Mismatch> {
-        let written = text(value, Role::ADMIN, "write one of them")?;
+        let written = text(value, Role::ADMIN, "each item of the list is one address")?;
         let url = Url::of(written);
         match url.scheme {
             None => of_this_machine(written, Role::ADMIN),

@@ -510,6 +510,7 @@ impl Page<'_> {
         let admin::Settings {
             address,
             socket,
+            tokens,
             hosts,
             configuration: _,
         } = admin;
@@ -517,7 +518,10 @@ impl Page<'_> {
         self.key("enabled", plain(*address != admin::Address::Off), DEFAULT);
         let default = format!("{}, if that is free (default)", admin::ADDRESS_DEFAULT);
         match address {
-            admin::Address::At(address) => self.key("address", string(address), DEFAULT),
+            admin::Address::At(addresses) => match &addresses[..] {
+                [address] => self.key("address", string(address), DEFAULT),
+                addresses => self.key("address", list(addresses), DEFAULT),
+            },
             admin::Address::Default => self.optional("address", None, &default),
             admin::Address::Off => self.optional("address", None, "none: not enabled"),
         }
@@ -533,6 +537,15 @@ impl Page<'_> {
                 self.optional("socket", None, &default);
             }
         }
+        let tokens: Vec<String> = (tokens.iter().enumerate())
+            .map(|(index, token)| {
+                let Toml(name) = string(&token.name);
+                let file = self.file_of(&format!("tokens[{index}].file"));
+                let file = file.map_or(String::new(), |Toml(file)| format!(", file = {file}"));
+                format!("{{ name = {name}{file}, scope = \"{}\" }}", token.scope.name())
+            })
+            .collect();
+        self.key("tokens", Toml(format!("[{}]", tokens.join(", "))), DEFAULT);
         self.key("hosts", list(hosts), DEFAULT);
     }
 

@@ -4,13 +4,14 @@
 use toml::de::{DeTable, DeValue};
 
 use super::address::{
-    AdminAddress, HostName, ListenerAddress, Name, Network, Origin, SocketPath, SourceAddress, WsPath,
+    AdminAddresses, HostName, ListenerAddress, Name, Network, Origin, SocketPath, SourceAddress, WsPath,
 };
 use super::meant::Scheme;
 use super::node_address::{NodeMqtt, NodePass, NodeWs};
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, table, word, word_or};
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
+use super::tokens::Token;
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
 use super::{foreign, syntax, words};
 use crate::base::log;
@@ -211,8 +212,9 @@ table! {
     /// `[admin]`
     Admin {
         enabled: bool,
-        address: AdminAddress,
+        address: AdminAddresses,
         socket: SocketPath,
+        tokens: List<Token>,
         hosts: List<HostName>,
     }
 }

@@ -8,6 +8,7 @@ mod files;
 mod foreign;
 mod meant;
 mod node_address;
+mod notes;
 mod overlap;
 mod problem;
 mod reader;
@@ -15,6 +16,7 @@ mod resolve;
 mod source;
 mod syntax;
 mod tls;
+mod tokens;
 mod units;
 mod words;
 

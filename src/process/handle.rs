@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, watch};
 use super::drain::{self, Closing};
 use super::rebalance::{Background, RebalanceStatus};
 use crate::admin::AdminState;
+use crate::admin::settings as admin;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
 use crate::cluster::{EndpointKind, NodeId, NodeState};
@@ -41,7 +42,7 @@ pub(super) struct Inner {
     pub(super) state: Arc<AdminState>,
     /// Tells the probes of this process from those of another.
     pub(super) instance: u32,
-    pub(super) admin: Option<SocketAddr>,
+    pub(super) admin: Vec<SocketAddr>,
     /// The path of the admin socket, if there is one.
     pub(super) socket: Option<PathBuf>,
     pub(super) supervisor: Supervisor,
@@ -116,9 +117,19 @@ impl Handle {
         open.map(|listener| listener.address).collect()
     }
 
-    /// Where the admin listener is, if there is one.
+    /// Where the admin listener is on TCP, first; `None` if it is nowhere.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.0.admin
+        self.0.admin.first().copied()
+    }
+
+    /// Everywhere where the admin listener is on TCP.
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        &self.0.admin
+    }
+
+    /// The settings of the admin listener in force.
+    pub(crate) fn admin_settings(&self) -> admin::Settings {
+        self.0.config.load().admin.clone()
     }
 
     /// The path of the admin listener's unix socket, if there is one.

@@ -137,7 +137,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     });
     let heartbeats = Arc::clone(&state.heartbeats);
     let of_thread = |number: usize| Arc::clone(&heartbeats.threads()[number]);
-    let admin = admin_listener.address()?;
+    let admin = admin_listener.addresses()?;
     let socket = admin_listener.socket().map(Path::to_owned);
     let api = Arc::<Api>::default();
     let supervisor = Supervisor::default();
@@ -202,14 +202,14 @@ pub fn start(config: Config) -> io::Result<Running> {
 }
 
 fn bind_admin(settings: &admin::Settings) -> io::Result<admin::Listener> {
-    admin::bind(settings).map_err(|failed| match (failed, &settings.address) {
-        (BindFailed::Address(source), admin::Address::At(address)) => BindError {
+    admin::bind(settings).map_err(|failed| match failed {
+        BindFailed::Address(address, source) => BindError {
             listener: None,
-            address: *address,
+            address,
             source,
         }
         .into(),
-        (BindFailed::Address(error) | BindFailed::Socket(error), _) => error,
+        BindFailed::Socket(error) => error,
     })
 }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::handle::{Handle, Inner};
 use super::limits;
+use crate::admin::settings as admin;
 use crate::base::log::{self, List};
 use crate::cluster::Member;
 use crate::config::Config;
@@ -121,11 +122,17 @@ fn without_restart(old: &Config, mut new: Config) -> (Config, Vec<&'static str>)
         "affinity.placement_age_max",
         new.affinity.placement_age_max != *placement_age_max,
     );
-    keep("admin", new.admin != old.admin);
+    // Tokens are read at each request.
+    let admin = admin::Settings {
+        tokens: std::mem::take(&mut new.admin.tokens),
+        ..old.admin.clone()
+    };
+    new.admin.tokens.clone_from(&admin.tokens);
+    keep("admin", new.admin != admin);
     keep("log.output", new.log.output != old.log.output);
     new.workers = old.workers;
     new.affinity = old.affinity.clone();
-    new.admin = old.admin.clone();
+    new.admin = admin;
     new.log.output = old.log.output;
     (new, restart)
 }

@@ -27,6 +27,18 @@ pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) 
     read(&mut stream)
 }
 
+/// Sends exactly this, and returns all of the answer.
+#[track_caller]
+pub(crate) fn raw(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("an admin listener");
+    stream.set_read_timeout(Some(DEADLINE)).expect("an option");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    stream.shutdown(std::net::Shutdown::Write).expect("connected");
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("an answer");
+    text
+}
+
 /// Asks at the admin socket, with this body.
 #[track_caller]
 pub(crate) fn ask_socket(path: &Path, method: &str, target: &str, body: &str) -> Response {

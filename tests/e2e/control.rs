@@ -1,7 +1,8 @@
 //! The control API on the admin socket, asked with HTTP by hand and by `remora ctl`.
 
 use std::fs;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::net::SocketAddr;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
 
@@ -9,7 +10,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::admin_client::{ask_socket, get};
+use crate::admin_client::{ask, ask_socket, get, raw};
 use crate::balancer::{ADMIN, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
@@ -195,6 +196,160 @@ fn what_cannot_be_done_is_refused_with_what_would_do() {
 
 fn get_status(program: &Program, path: &str) -> u16 {
     get(program.admin(), path).status
+}
+
+/// Two tokens, one for each scope, in files of this folder.
+fn tokens(folder: &TempDir) -> String {
+    let file = |name: &str, secret: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, format!("{secret}\n")).expect("written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("ours");
+        path.display().to_string()
+    };
+    format!(
+        "{ADMIN}tokens = [{{ name = \"reader\", file = \"{}\", scope = \"read\" }}, \
+         {{ name = \"writer\", file = \"{}\", scope = \"write\" }}]\n",
+        file("reader", READER),
+        file("writer", WRITER),
+    )
+}
+
+const READER: &str = "reads-0123456789abcdef";
+const WRITER: &str = "writes-0123456789abcdef";
+
+/// The cases of a hostile or mistaken caller on TCP, each with the answer.
+#[test]
+fn on_tcp_a_token_says_what_may_be_done_and_nothing_else_does() {
+    let cluster = Cluster::of(1);
+    let folder = TempDir::new().expect("a folder");
+    let tables = tokens(&folder);
+    let program = Program::start(&cluster, &tables);
+    let admin = program.admin();
+    let (reader, writer) = (
+        format!("Authorization: Bearer {READER}\r\n"),
+        format!("Authorization: Bearer {WRITER}\r\n"),
+    );
+    let (nodes, drain) = ("/api/v1/nodes", "/api/v1/nodes/node0/drain");
+    let foreign = "Origin: http://evil.example\r\n";
+    let cases: &[(&str, &str, String, u16)] = &[
+        // Without a token, or with one that is none.
+        ("GET", nodes, String::new(), 401),
+        ("POST", drain, String::new(), 401),
+        (
+            "GET",
+            nodes,
+            "Authorization: Bearer wrong-0123456789abcdef\r\n".to_owned(),
+            401,
+        ),
+        ("POST", drain, format!("Authorization: Basic {WRITER}\r\n"), 401),
+        ("GET", "/api/v1/nodes?token=writes-0123456789abcdef", String::new(), 401),
+        // It does not say what there is, either.
+        ("GET", "/api/v1/nothing", String::new(), 401),
+        // One that may only read.
+        ("GET", nodes, reader.clone(), 200),
+        ("POST", drain, reader.clone(), 403),
+        // A change is a POST, whoever asks.
+        ("GET", drain, writer.clone(), 405),
+        ("HEAD", drain, writer.clone(), 405),
+        ("PUT", drain, writer.clone(), 405),
+        ("DELETE", nodes, writer.clone(), 405),
+        // From a web page, with or without the token of an operator.
+        ("POST", drain, foreign.to_owned(), 403),
+        ("POST", drain, format!("{foreign}{writer}"), 403),
+        ("GET", nodes, format!("{foreign}{reader}"), 403),
+        ("POST", drain, format!("Origin: null\r\n{writer}"), 403),
+        // By a name that was bound to this address (DNS rebinding).
+        ("POST", drain, format!("Host: evil.example\r\n{writer}"), 421),
+        // A body that is too large.
+        (
+            "POST",
+            "/api/v1/nodes/node0/weight",
+            format!("{writer}Content-Length: 1048576\r\n"),
+            413,
+        ),
+    ];
+    for (method, path, headers, expected) in cases {
+        let response = ask(admin, method, path, headers);
+        assert_eq!(response.status, *expected, "{method} {path} {headers}: {response:?}");
+        assert!(!response.body.contains("0123456789abcdef"), "{response:?}");
+    }
+    let rebound = raw(
+        admin,
+        &format!("POST {drain} HTTP/1.1\r\nHost: evil.example\r\n{writer}Content-Length: 0\r\n\r\n"),
+    );
+    assert!(rebound.starts_with("HTTP/1.1 421 "), "{rebound}");
+    let unauthorized = ask(admin, "GET", nodes, "");
+    assert!(
+        unauthorized.head.contains("www-authenticate: bearer"),
+        "{unauthorized:?}"
+    );
+    // None of these has changed anything.
+    assert_eq!(json_of(&program, &["nodes"])["nodes"][0]["is_draining"], false);
+    for open in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(get_status(&program, open), 200, "{open}");
+    }
+    assert_eq!(ask(admin, "POST", drain, &writer).status, 200);
+    assert_eq!(json_of(&program, &["nodes"])["nodes"][0]["is_draining"], true);
+    let lines = program.lines(|line| line["message"] == "changed by the control API");
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["by"], "token writer");
+    assert!(
+        program
+            .lines(|line| line.to_string().contains("0123456789abcdef"))
+            .is_empty(),
+        "no secret is logged"
+    );
+}
+
+#[test]
+fn a_reload_reads_the_files_of_tokens_again() {
+    let cluster = Cluster::of(1);
+    let folder = TempDir::new().expect("a folder");
+    let tables = tokens(&folder);
+    let program = Program::start(&cluster, &tables);
+    let status = |secret: &str| {
+        let header = format!("Authorization: Bearer {secret}\r\n");
+        ask(program.admin(), "GET", "/api/v1/status", &header).status
+    };
+    assert_eq!((status(READER), status("new-0123456789abcdef")), (200, 401));
+    fs::write(folder.path().join("reader"), "new-0123456789abcdef").expect("written");
+    program.reload(&toml(&cluster, "", &tables));
+    assert_eq!((status(READER), status("new-0123456789abcdef")), (401, 200));
+    // An empty file is refused, and the old token stays.
+    fs::write(folder.path().join("reader"), "\n").expect("written");
+    program.reload_in_vain(&toml(&cluster, "", &tables));
+    assert_eq!((status("new-0123456789abcdef"), status("")), (200, 401));
+    // Without any, the API is on the socket only.
+    program.reload(&toml(&cluster, "", ADMIN));
+    assert_eq!(status(WRITER), 403);
+    assert_eq!(asked(&program, "GET", "/api/v1/status", "").0, 200);
+    let unasked = program.lines(|line| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("needs a restart"))
+    });
+    assert!(unasked.is_empty(), "{unasked:?}");
+}
+
+#[test]
+fn the_admin_listener_is_at_each_of_its_addresses() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, "[admin]\naddress = [\"127.0.0.1:0\", \"127.0.0.2:0\"]\n");
+    let line = &program.lines(|line| line["message"] == "listening")[0];
+    let addresses = line["admin"].as_str().expect("addresses").split(", ");
+    let addresses: Vec<SocketAddr> = addresses.map(|address| address.parse().expect("an address")).collect();
+    assert_eq!(addresses.len(), 2);
+    for address in addresses {
+        assert_eq!(get(address, "/livez").status, 200, "{address}");
+    }
+    // None of it is for everybody.
+    let open = Program::start(&cluster, "[admin]\naddress = \"0.0.0.0:0\"\n");
+    open.until_said("no token in [admin]");
+    let address = SocketAddr::from(([127, 0, 0, 1], open.admin().port()));
+    assert_eq!(
+        (get(address, "/metrics").status, get(address, "/api/v1/status").status),
+        (200, 403)
+    );
 }
 
 #[test]

@@ -445,6 +445,10 @@ const TABLES: Cases = &[
     ),
     ("[admin]\nport = 9884", &["address = \"127.0.0.1:9884\""]),
     ("[admin]\npassword = \"secret\"", &["enabled = true"]),
+    (
+        "[admin]\ntokens = [{ name = \"a\", file = \"api.token\", scope = \"rw\" }]",
+        &["enabled = true"],
+    ),
     ("[admin]\nsocket = 7", &["socket = \"/run/remora/admin.sock\""]),
     ("[admin]\nsocket = \"\"", &["socket = \"/run/remora/admin.sock\""]),
     (

@@ -3,6 +3,7 @@
 //! [`routes::ROUTES`] is all there is: what it says of a route is what is served, what a caller needs for it, and what the OpenAPI
 //! document says.
 
+mod access;
 pub mod answers;
 mod call;
 mod clients;
@@ -14,13 +15,13 @@ mod status;
 
 use std::sync::OnceLock;
 
-use http_body_util::{BodyExt, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, HeaderValue};
+use http_body_util::{BodyExt, Collected, Limited};
+use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, whole};
-use super::peer::{By, Peer};
+use super::peer::Peer;
 use crate::process::handle::Handle;
 
 use call::{Call, Refusal, Reply};
@@ -53,10 +54,13 @@ impl Api {
         match self.reply(request, peer).await {
             Ok(Reply::Json(body)) => whole(StatusCode::OK, JSON, body),
             Err(refusal) => {
-                let allow = refusal.allow;
                 let mut response = whole(refusal.status, JSON, refusal.body());
-                if let Some(allow) = allow {
+                if let Some(allow) = refusal.allow {
                     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
+                }
+                if refusal.status == StatusCode::UNAUTHORIZED {
+                    let scheme = HeaderValue::from_static("Bearer realm=\"remora\"");
+                    response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
                 }
                 response
             }
@@ -64,7 +68,11 @@ impl Api {
     }
 
     async fn reply(&self, request: Request<Incoming>, peer: &Peer) -> Result<Reply, Refusal> {
-        let by = caller(peer)?;
+        let handle = self.handle.get().ok_or_else(|| {
+            let error = "the process has not started yet: ask again in a moment";
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error)
+        })?;
+        let caller = access::caller(peer, request.headers(), &handle.admin_settings().tokens)?;
         let path = request.uri().path().to_owned();
         let (route, parameters) = match routes::find(request.method(), &path) {
             Found::Route(route, parameters) => (route, parameters),
@@ -78,13 +86,10 @@ impl Api {
             }
         };
         let query = request.uri().query().unwrap_or_default().to_owned();
+        let by = caller.may(route.scope)?;
         let body = match *request.method() {
             Method::POST => body(request).await?,
             _ => Bytes::new(),
-        };
-        let Some(handle) = self.handle.get() else {
-            let error = "the process has not started yet: ask again in a moment";
-            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, error));
         };
         let Route { handler, .. } = route;
         handler(Call {
@@ -100,23 +105,16 @@ impl Api {
 
 const JSON: &str = "application/json";
 
-/// Who asks, if it may.
-fn caller(peer: &Peer) -> Result<By, Refusal> {
-    match peer {
-        Peer::Unix { uid, pid } => Ok(By::Process { uid: *uid, pid: *pid }),
-        Peer::Tcp => {
-            let error = "the control API is on the admin socket only";
-            Err(Refusal::new(StatusCode::FORBIDDEN, error))
-        }
-    }
-}
-
 async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
-    match Limited::new(request.into_body(), BODY_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(_) => {
-            let error = format!("a body may have {BODY_MAX} bytes, and must arrive whole");
-            Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error))
-        }
+    let body = request.into_body();
+    let refused = || {
+        let error = format!("a body may have {BODY_MAX} bytes, and must arrive whole");
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, error)
+    };
+    // What is announced to be too large is not read at all.
+    if body.size_hint().lower() > BODY_MAX as u64 {
+        return Err(refused());
     }
+    let body = Limited::new(body, BODY_MAX).collect().await;
+    body.map(Collected::to_bytes).map_err(|_| refused())
 }

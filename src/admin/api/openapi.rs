@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::answers::Refused;
 use super::call::{Call, Refusal, Reply};
-use super::route::{Answered, Route, SchemaOf, Scope};
+use super::route::{Answered, Route, SchemaOf};
 use crate::base::build;
 
 pub(super) async fn show(_: Call, routes: &[Route]) -> Result<Reply, Refusal> {
@@ -48,10 +48,7 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 } }))
         .collect();
-    let scope = match route.scope {
-        Scope::Read => "read",
-        Scope::Write => "write",
-    };
+    let scope = route.scope.name();
     let (content_type, schema) = match route.answer {
         Answered::Json(schema) => ("application/json", json!(schema(generator))),
         Answered::Part { of, query } => {

@@ -4,15 +4,7 @@ use hyper::Method;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use super::call::{Answering, Call};
-
-/// What a caller must be allowed to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Scope {
-    /// To read what there is.
-    Read,
-    /// To change something, or to read what is for operators alone.
-    Write,
-}
+use crate::admin::tokens::Scope;
 
 /// One route.
 pub(super) struct Route {

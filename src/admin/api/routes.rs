@@ -6,8 +6,9 @@ use super::answers::{
     Client, Clients, ClientsQuery, Closed, LoopsQuery, Node, Nodes, OpenApi, Rebalance, Reconnecting, SetRebalance,
     SetWeight, Status,
 };
-use super::route::{Route, Scope, answers, answers_query, may_take, takes};
+use super::route::{Route, answers, answers_query, may_take, takes};
 use super::{clients, nodes, openapi, status};
+use crate::admin::tokens::Scope;
 
 /// All routes.
 pub(super) static ROUTES: &[Route] = &[

@@ -317,6 +317,7 @@ fn admin_text(admin: &admin::Settings) -> String {
     let admin::Settings {
         address,
         socket: _,
+        tokens,
         hosts,
         configuration: _,
     } = admin;
@@ -324,9 +325,18 @@ fn admin_text(admin: &admin::Settings) -> String {
         [] => String::new(),
         hosts => format!(", also called {}", hosts.join(", ")),
     };
+    let names: Vec<&str> = tokens.iter().map(|token| &*token.name).collect();
+    let api = match &names[..] {
+        [] => "; no token, so the control API is on the socket only".to_owned(),
+        names => format!("; the control API for the tokens {}", names.join(", ")),
+    };
     match address {
-        admin::Address::Default => format!("http://{}, if that is free{also}", admin::ADDRESS_DEFAULT),
-        admin::Address::At(address) => format!("http://{address}{also}"),
+        admin::Address::Default => format!("http://{}, if that is free{also}{api}", admin::ADDRESS_DEFAULT),
+        admin::Address::At(addresses) if addresses.is_empty() => "on no address".to_owned(),
+        admin::Address::At(addresses) => {
+            let addresses = addresses.iter().map(|address| format!("http://{address}"));
+            format!("{}{also}{api}", addresses.collect::<Vec<_>>().join(", "))
+        }
         admin::Address::Off => "nowhere".to_owned(),
     }
 }
