@@ -21,7 +21,7 @@ const LOOP: Duration = Duration::from_secs(60);
 /// remembering it allocates nothing.
 #[derive(Debug)]
 pub struct LastEnds {
-    ends: VecDeque<(u32, LastEnd)>,
+    ends: VecDeque<LastEnd>,
     most: usize,
 }
 
@@ -94,7 +94,7 @@ impl LastEnds {
             _ if self.ends.len() >= self.most => drop(self.ends.pop_front()),
             _ => {}
         }
-        let end = LastEnd {
+        self.ends.push_back(LastEnd {
             client_id,
             cause,
             at: now,
@@ -104,23 +104,19 @@ impl LastEnds {
             decision,
             placement,
             ring_hash,
-        };
-        self.ends.push_back((end.client_id.short_hash(), end));
+        });
     }
 
-    /// The last end of a connection of the client with this id.
+    /// The last end of a connection of the client with this id. Looks at all of them, so that remembering one costs little.
     pub(crate) fn find(&self, id: &KeptId) -> Option<LastEnd> {
-        let hash = id.short_hash();
-        let mut ends = self.ends.iter().rev();
-        let is_it = |(of, end): &&(u32, LastEnd)| *of == hash && end.client_id == *id;
-        ends.find(is_it).map(|(_, end)| end.clone())
+        self.ends.iter().rev().find(|end| end.client_id == *id).cloned()
     }
 
     /// The clients whose connections have ended within the last minute, each with the last end.
     pub(crate) fn loops(&self, now: Instant) -> Vec<Loop> {
         let mut loops: HashMap<&KeptId, (usize, &LastEnd)> = HashMap::new();
         let lately = self.ends.iter().rev();
-        for (_, end) in lately.take_while(|(_, end)| now.saturating_duration_since(end.at) < LOOP) {
+        for end in lately.take_while(|end| now.saturating_duration_since(end.at) < LOOP) {
             loops.entry(&end.client_id).or_insert((0, end)).0 += 1;
         }
         let loops = loops.into_values();
@@ -192,10 +188,6 @@ mod tests {
 
     #[test]
     fn what_is_remembered_of_an_end_takes_no_more_than_this() {
-        assert!(
-            size_of::<(u32, LastEnd)>() <= 144,
-            "{} bytes",
-            size_of::<(u32, LastEnd)>()
-        );
+        assert!(size_of::<LastEnd>() <= 136, "{} bytes", size_of::<LastEnd>());
     }
 }

@@ -459,7 +459,7 @@ fn the_clients_of_a_node_that_is_down_are_closed_and_no_other() {
         assert_eq!(client.end(), End::Fin);
         let again = Connect::new(id).keep_alive(7);
         Client::accepted(program.address, &again);
-        assert_eq!(cluster.holder(&again.bytes()).0, 1, "{id}");
+        assert_eq!(cluster.holders(&again.bytes()), [1], "{id}");
     }
     for (id, client) in there[1].iter().zip(&mut clients[1]) {
         cluster.holder(&Connect::new(id).bytes()).1.send(b"still here");
