@@ -20,6 +20,8 @@ ARG REMORA_COMMIT_DATE=""
 RUN cargo build --profile dist --locked --bin remora
 
 FROM debian:bookworm-slim
+# For the admin socket: `docker exec … remora ctl status`.
+RUN install -d -o 65532 -g 65532 -m 0750 /run/remora
 # An unused number instead of a name, so that Kubernetes' runAsNonRoot can tell that it is not root.
 USER 65532:65532
 COPY --from=build /src/target/dist/remora /usr/local/bin/remora

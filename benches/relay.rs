@@ -34,6 +34,7 @@ fn relayed(client: Socket, node: Socket) -> Relayed<Socket> {
             frames: None,
         },
         idle_limit: None,
+        activity: None,
         node_id: NodeId(0),
         record: Box::new(Record {
             number: 1,

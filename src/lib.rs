@@ -49,7 +49,10 @@ pub use config::Config;
 /// The library's API: starts a balancer and controls it through a handle.
 pub mod serve {
     pub use crate::process::drain;
-    pub use crate::process::{BindError, Handle, ListenerStatus, NodeStatus, Reloaded, Running, Totals, probe, start};
+    pub use crate::process::{
+        BindError, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, Handle, ListenerStatus,
+        NodeStatus, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Running, Totals, probe, start,
+    };
     pub use crate::worker::Selector;
 }
 

@@ -422,8 +422,9 @@ fn check_that_binds_lets_the_process_of_its_own_configuration_be() {
 
 /// The address of the admin listener in the line that says where a balancer listens.
 fn admin_of(line: &str) -> SocketAddr {
-    let (_, address) = line.split_once("admin=").expect("an admin listener");
-    address.trim_end().parse().expect("an address")
+    let (_, rest) = line.split_once("admin=").expect("an admin listener");
+    let address = rest.split_whitespace().next().expect("an address");
+    address.parse().expect("an address")
 }
 
 #[test]

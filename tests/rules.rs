@@ -53,6 +53,20 @@ const ROOMS: &[(&str, &[&str])] = &[
             "base", "net", "path", "control", "worker", "cluster", "identity", "mqtt",
         ],
     ),
+    // The API is written over the handle, which is the only way from an operator to workers and control.
+    (
+        "admin::api",
+        &[
+            "base",
+            "control",
+            "cluster",
+            "admin",
+            "process::handle",
+            // What the handle returns of clients and of a rebalance.
+            "process::clients",
+            "process::rebalance",
+        ],
+    ),
     (
         "config",
         &[
@@ -80,6 +94,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["config"]),
     ("clap", &["cli"]),
     ("dashmap", &["path::route::placement", "path::accept::admission"]),
+    ("hashbrown", &["path::relay::index"]),
     ("http_body_util", &["admin"]),
     ("hyper", &["admin"]),
     ("hyper_util", &["admin"]),

@@ -1,14 +1,14 @@
 //! Which process answers: its number and the file of its configuration, as fields of the answer at `/readyz`. Several balancers of one
 //! machine may have the same admin address configured, and only one of them has it.
 
-use std::ffi::OsString;
-use std::fmt::Write;
 use std::fs;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
+
+use super::percent::{escaped, unescaped};
 
 const CONFIGURATION: HeaderName = HeaderName::from_static("remora-configuration");
 const PID: HeaderName = HeaderName::from_static("remora-pid");
@@ -67,34 +67,11 @@ impl Identity {
     }
 }
 
-/// Bytes that a field cannot have, and `%`, as `%XX` (RFC 3986, section 2.1).
-fn escaped(path: &[u8]) -> String {
-    path.iter().fold(String::with_capacity(path.len()), |mut text, byte| {
-        match byte {
-            b'!'..=b'~' if *byte != b'%' => text.push(char::from(*byte)),
-            // Writing to a string cannot fail.
-            _ => drop(write!(text, "%{byte:02X}")),
-        }
-        text
-    })
-}
-
-fn unescaped(text: &str) -> OsString {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        let byte = (*first == b'%')
-            .then(|| behind.get(..2))
-            .flatten()
-            .and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 16).ok());
-        rest = if byte.is_some() { &behind[2..] } else { behind };
-        bytes.push(byte.unwrap_or(*first));
-    }
-    OsString::from_vec(bytes)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::OsStringExt;
+
     use super::*;
 
     fn identity(path: &Path) -> Identity {

@@ -52,6 +52,11 @@ impl Seconds {
         Self(u32::try_from(whole).unwrap_or(u32::MAX))
     }
 
+    /// From `earlier` to this time.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_secs(self.0.saturating_sub(earlier.0).into())
+    }
+
     /// This time plus `seconds`.
     pub fn after(self, seconds: Self) -> Self {
         Self(self.0.saturating_add(seconds.0))

@@ -17,11 +17,13 @@ pub enum Task {
     Placements,
     /// Serves the admin listener.
     Admin,
+    /// Closes the connections of nodes that are down.
+    OnDown,
 }
 
 impl Task {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accept,
         Self::Unlisten,
         Self::Sweep,
@@ -29,6 +31,7 @@ impl Task {
         Self::Control,
         Self::Placements,
         Self::Admin,
+        Self::OnDown,
     ];
 
     /// Its name in the log.
@@ -41,6 +44,7 @@ impl Task {
             Self::Control => "control",
             Self::Placements => "placements",
             Self::Admin => "admin",
+            Self::OnDown => "on_down",
         }
     }
 }

@@ -33,12 +33,15 @@ pub(super) fn command(file: &File, address: Option<SocketAddr>) -> ExitCode {
             return code;
         }
     };
-    with_config(file.locate(), |Loaded { config, .. }| match config.admin.address {
+    with_config(file.locate(), |Loaded { config, .. }| match &config.admin.address {
         Address::Default => say(ask(admin::ADDRESS_DEFAULT), admin::ADDRESS_DEFAULT, Some(&path)),
-        Address::At(address) if address.port() == 0 => fail(
-            "admin.address has port 0, so the kernel has chosen the port: give the one that the log says with --address",
-        ),
-        Address::At(address) => say(ask(address), address, Some(&path)),
+        Address::At(addresses) => match (addresses.iter().find(|address| address.port() != 0), &addresses[..]) {
+            (Some(address), _) => say(ask(*address), *address, Some(&path)),
+            (None, []) => fail("this configuration has no admin address: `remora ctl status` asks its socket"),
+            (None, _) => fail(
+                "admin.address has port 0, so the kernel has chosen the port: give the one that the log says with --address",
+            ),
+        },
         Address::Off => fail("this configuration has no admin listener (admin.enabled = false)"),
     })
 }

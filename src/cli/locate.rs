@@ -29,7 +29,7 @@ pub(super) struct File {
 #[derive(Args)]
 pub(super) struct FileOption {
     /// The configuration, in TOML; "-" is standard input. Without it: $REMORA_CONFIG, then /etc/remora/remora.toml.
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
 }
 

@@ -1,6 +1,7 @@
 //! The command line: what each subcommand does, and which exit code it ends with.
 
 mod check;
+mod ctl;
 mod demo;
 mod health;
 mod holder;
@@ -117,6 +118,10 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["file", "config"])]
         address: Option<SocketAddr>,
     },
+    /// Show and change the balancer that runs a configuration, by way of its admin socket.
+    ///
+    /// Exits with 1 if no process answers there, or if it refuses; with 64 for bad usage.
+    Ctl(ctl::Arguments),
     /// Load-test an MQTT endpoint.
     Bench(Box<remora_bench::Args>),
 }
@@ -149,6 +154,7 @@ pub(crate) fn main() -> ExitCode {
             print(config::effective(&config, Some(&source)).trim_end())
         }),
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
+        Command::Ctl(arguments) => ctl::command(arguments),
         Command::Bench(args) => remora_bench::run(*args, &version::line()),
         Command::Route { file, json, ids } => {
             with_config(file.locate(), |Loaded { config, .. }| {

@@ -1,6 +1,7 @@
 //! `remora run`: starts the balancer and handles signals until one of them ends it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,7 +26,8 @@ pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
     let running = serve::start(config)?;
     tracing::info!(
         addresses = List::of(running.addresses()).value(),
-        admin = running.admin().map(display),
+        admin = addresses(running.admin_addresses()).map(display),
+        socket = running.admin_socket().map(|path| display(path.display())),
         "listening"
     );
     let service = Service::default();
@@ -46,6 +48,12 @@ pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
     }
     // A task may also panic while it ends.
     running.stop().map_or(Ok(()), |task| Err(panicked(task)))
+}
+
+/// The addresses of the admin listener for a field, if it has any.
+fn addresses(all: &[SocketAddr]) -> Option<String> {
+    let all: Vec<String> = all.iter().map(SocketAddr::to_string).collect();
+    (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// Switches off core dumps: private keys are in the memory, and so is what clients send. To be called before keys are read.

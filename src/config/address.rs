@@ -8,6 +8,7 @@ use toml::de::DeValue;
 use super::meant::{self, Role, Url, is_host_name, shown};
 use super::reader::{Leaf, Mismatch, quoted, string};
 use super::words::suggested;
+use crate::admin::settings::SOCKET_PATH_MAX;
 use crate::net::socket::interface_index;
 use crate::net::websocket::{OriginFault, check_origin};
 
@@ -92,11 +93,58 @@ impl Leaf for ListenerAddress {
     }
 }
 
+/// The path of the admin socket.
+pub(super) struct SocketPath;
+
+impl Leaf for SocketPath {
+    type Output = String;
+
+    fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
+        const EXAMPLE: &str = "\"/run/remora/admin.sock\"";
+        let written = string(value, "a path", &format!("a string such as {EXAMPLE}"))?;
+        // As HAProxy and systemd write it.
+        if let Some(path) = written.strip_prefix("unix:").or_else(|| written.strip_prefix("unix@")) {
+            let path = path.strip_prefix("//").unwrap_or(path);
+            let message = format!("{} is not a path", quoted(written));
+            return Err(Mismatch::new(message, format!("write {}", suggested(path))));
+        }
+        if written.is_empty() || written.contains('\0') || written.ends_with('/') {
+            let message = format!("{} is not a path", quoted(written));
+            return Err(Mismatch::new(message, format!("write {EXAMPLE}")));
+        }
+        if written.len() > SOCKET_PATH_MAX {
+            let message = format!(
+                "a socket's path has at most {SOCKET_PATH_MAX} bytes, not {}",
+                written.len()
+            );
+            return Err(Mismatch::new(
+                message,
+                format!("write a shorter one, such as {EXAMPLE}"),
+            ));
+        }
+        Ok(written.to_owned())
+    }
+}
+
+/// The addresses of the admin listener: one, or a list.
+pub(super) struct AdminAddresses;
+
+impl Leaf for AdminAddresses {
+    type Output = Vec<SocketAddr>;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        match value {
+            DeValue::Array(items) => items.iter().map(|item| AdminAddress::parse(item.get_ref())).collect(),
+            one => AdminAddress::parse(one).map(|address| vec![address]),
+        }
+    }
+}
+
 impl Leaf for AdminAddress {
     type Output = SocketAddr;
 
     fn parse(value: &DeValue<'_>) -> Result<SocketAddr, Mismatch> {
-        let written = text(value, Role::ADMIN, "write one of them")?;
+        let written = text(value, Role::ADMIN, "each item of the list is one address")?;
         let url = Url::of(written);
         match url.scheme {
             None => of_this_machine(written, Role::ADMIN),

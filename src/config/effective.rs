@@ -9,11 +9,11 @@ use toml::Value;
 
 use super::units::{duration_text, size_text};
 use super::{Config, Source};
-use crate::admin;
+use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress};
-use crate::control::{self, ProbeDepth};
+use crate::control::{self, OnDown, ProbeDepth};
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::{Clients, Nodes, Offer, ServerName, Version};
@@ -508,6 +508,8 @@ impl Page<'_> {
             probe,
             down_min,
             down_max,
+            on_down,
+            on_down_rate,
             resolve_interval,
             // A table of its own.
             pacing: _,
@@ -521,6 +523,12 @@ impl Page<'_> {
         self.key("probe", string(word), DEFAULT);
         self.key("down_min", duration(*down_min), DEFAULT);
         self.key("down_max", duration(*down_max), DEFAULT);
+        let word = match on_down {
+            OnDown::Close => "close",
+            OnDown::Keep => "keep",
+        };
+        self.key("on_down", string(word), DEFAULT);
+        self.key("on_down_rate", plain(on_down_rate), DEFAULT);
         self.key("resolve_interval", duration(*resolve_interval), DEFAULT);
     }
 
@@ -541,6 +549,8 @@ impl Page<'_> {
     fn admin(&mut self, admin: &admin::Settings) {
         let admin::Settings {
             address,
+            socket,
+            tokens,
             hosts,
             configuration: _,
         } = admin;
@@ -548,10 +558,34 @@ impl Page<'_> {
         self.key("enabled", plain(*address != admin::Address::Off), DEFAULT);
         let default = format!("{}, if that is free (default)", admin::ADDRESS_DEFAULT);
         match address {
-            admin::Address::At(address) => self.key("address", string(address), DEFAULT),
+            admin::Address::At(addresses) => match &addresses[..] {
+                [address] => self.key("address", string(address), DEFAULT),
+                addresses => self.key("address", list(addresses), DEFAULT),
+            },
             admin::Address::Default => self.optional("address", None, &default),
             admin::Address::Off => self.optional("address", None, "none: not enabled"),
         }
+        match socket {
+            admin::Socket::At(path) => self.key("socket", string(path.display()), DEFAULT),
+            admin::Socket::Default => {
+                let paths = admin.socket_paths();
+                let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+                let default = match &paths[..] {
+                    [] => "none: not enabled".to_owned(),
+                    paths => format!("{}, whose directory is this user's (default)", paths.join(" or ")),
+                };
+                self.optional("socket", None, &default);
+            }
+        }
+        let tokens: Vec<String> = (tokens.iter().enumerate())
+            .map(|(index, token)| {
+                let Toml(name) = string(&token.name);
+                let file = self.file_of(&format!("tokens[{index}].file"));
+                let file = file.map_or(String::new(), |Toml(file)| format!(", file = {file}"));
+                format!("{{ name = {name}{file}, scope = \"{}\" }}", token.scope.name())
+            })
+            .collect();
+        self.key("tokens", Toml(format!("[{}]", tokens.join(", "))), DEFAULT);
         self.key("hosts", list(hosts), DEFAULT);
     }
 

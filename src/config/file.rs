@@ -3,16 +3,19 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::address::{AdminAddress, HostName, ListenerAddress, Name, Network, Origin, SourceAddress, WsPath};
+use super::address::{
+    AdminAddresses, HostName, ListenerAddress, Name, Network, Origin, SocketPath, SourceAddress, WsPath,
+};
 use super::meant::Scheme;
 use super::node_address::{NodeMqtt, NodePass, NodeWs};
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, quoted, table, word, word_or};
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
+use super::tokens::Token;
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
 use super::{foreign, syntax, words};
 use crate::base::log;
-use crate::control::ProbeDepth;
+use crate::control::{OnDown, ProbeDepth};
 use crate::net::tls::Version as TlsVersion;
 use crate::path::affinity;
 use crate::path::greet;
@@ -203,6 +206,8 @@ table! {
         probe: ProbeWord,
         down_min: Timeout,
         down_max: Timeout,
+        on_down: OnDown,
+        on_down_rate: Whole<u32, 1, 10_000_000>,
         resolve_interval: Timeout,
     }
 }
@@ -227,7 +232,9 @@ table! {
     /// `[admin]`
     Admin {
         enabled: bool,
-        address: AdminAddress,
+        address: AdminAddresses,
+        socket: SocketPath,
+        tokens: List<Token>,
         hosts: List<HostName>,
     }
 }
@@ -301,6 +308,23 @@ impl Leaf for ProbeWord {
             "true" | "on" => Some("\"mqtt\"".to_owned()),
             _ => None,
         })
+    }
+}
+
+impl Leaf for OnDown {
+    type Output = Self;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
+        word_or(
+            value,
+            &[("close", Self::Close), ("keep", Self::Keep)],
+            |word| match word {
+                // HAProxy's word, beside those of a switch.
+                "shutdown-sessions" | "true" | "on" => Some("\"close\"".to_owned()),
+                "none" | "false" | "off" => Some("\"keep\"".to_owned()),
+                _ => None,
+            },
+        )
     }
 }
 

@@ -7,10 +7,11 @@ use super::file;
 use super::reader::{Field, Spanned};
 use super::tls::{CertificateFiles, NodesTls};
 
-/// The files that the keys of listeners and of `[nodes_tls]` name, by key.
+/// The files that the keys of listeners, of `[nodes_tls]` and of `[admin]` name, by key.
 pub(super) fn named(
     listeners: &Field<Vec<Spanned<file::Listener>>>,
     nodes_tls: &Field<NodesTls>,
+    admin: &Field<file::Admin>,
     base: &Path,
 ) -> BTreeMap<String, PathBuf> {
     let of_pair = |pair: &CertificateFiles| [pair.chain.as_set().cloned(), pair.key.as_set().cloned()];
@@ -29,6 +30,10 @@ pub(super) fn named(
                 .into_iter()
                 .flat_map(|pair| of_pair(&pair.value)),
         );
+    }
+    let tokens = admin.as_set().and_then(|admin| admin.value.tokens.as_set());
+    for token in tokens.into_iter().flat_map(|tokens| &tokens.value) {
+        named.push(token.value.file.as_set().cloned());
     }
     let absolute = |Spanned { value, place }| {
         let file = base.join(value);

@@ -317,9 +317,9 @@ impl Unknown<'_, '_> {
             ("admin", "host" | "port" | "listen" | "bind" | "ip" | "addr" | "bind_address" | "listen_address") => {
                 self.address::<AdminAddress>("\"127.0.0.1:9883\"")
             }
-            ("admin", "password" | "user" | "username" | "token" | "auth" | "api_key") => {
-                out("there is no password: keep the address on loopback or on a network of operators")
-            }
+            ("admin", "password" | "user" | "username" | "token" | "auth" | "api_key") => out(
+                "a token is a file of its own, named in tokens; without one, only /livez, /readyz and /metrics are served on TCP",
+            ),
             ("log", "file" | "path" | "target" | "output" | "destination" | "dir" | "to") => out(LOG_IS_OUTPUT),
             ("log", "verbosity" | "severity" | "log_level") => write("level", self.level()),
             ("health", "interval" | "inter" | "check_interval" | "fail_timeout") => {

@@ -8,6 +8,7 @@ mod files;
 mod foreign;
 mod meant;
 mod node_address;
+mod notes;
 mod overlap;
 mod problem;
 mod reader;
@@ -15,6 +16,7 @@ mod resolve;
 mod source;
 mod syntax;
 mod tls;
+mod tokens;
 mod units;
 mod words;
 
@@ -29,7 +31,7 @@ pub use problem::{Position, Problem, Problems, Severity};
 pub use source::Source;
 pub use units::{duration_text, size_text};
 
-use crate::admin;
+use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::file;
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned};
-use crate::admin;
+use crate::admin::settings as admin;
 
 /// What is said of two listeners.
 const HINT: &str = "give each listener its own address or port";
@@ -20,10 +20,10 @@ pub(super) fn note(
     let listeners = listeners.as_set().map_or(&[][..], |listeners| &listeners.value);
     let listeners: Vec<_> = listeners.iter().filter_map(|l| l.value.address.as_set()).collect();
     let only_v6 = only_v6();
-    let admin = AdminAddress::of(admin);
+    let admins = AdminAddress::of(admin);
     for (index, listener) in listeners.iter().enumerate() {
         let Spanned { value: address, place } = listener;
-        if let Some(admin) = admin.as_ref().filter(|admin| overlap(*address, admin.address, only_v6)) {
+        if let Some(admin) = admins.iter().find(|admin| overlap(*address, admin.address, only_v6)) {
             problems.push(admin.problem(*address, place));
         }
         let mut before = listeners[..index].iter();
@@ -60,24 +60,28 @@ struct AdminAddress<'a> {
 }
 
 impl<'a> AdminAddress<'a> {
-    fn of(admin: &'a Field<file::Admin>) -> Option<Self> {
-        let default = Self {
-            address: admin::ADDRESS_DEFAULT,
-            place: None,
+    fn of(admin: &'a Field<file::Admin>) -> Vec<Self> {
+        let default = || {
+            vec![Self {
+                address: admin::ADDRESS_DEFAULT,
+                place: None,
+            }]
         };
         let written = match admin {
-            Field::Absent => return Some(default),
-            Field::Invalid => return None,
+            Field::Absent => return default(),
+            Field::Invalid => return Vec::new(),
             Field::Set(written) => &written.value,
         };
         match (&written.enabled, &written.address) {
-            (Field::Invalid, _) | (_, Field::Invalid) => None,
-            (Field::Set(enabled), _) if !enabled.value => None,
-            (_, Field::Set(address)) => Some(Self {
-                address: address.value,
-                place: Some(&address.place),
-            }),
-            (_, Field::Absent) => Some(default),
+            (Field::Invalid, _) | (_, Field::Invalid) => Vec::new(),
+            (Field::Set(enabled), _) if !enabled.value => Vec::new(),
+            (_, Field::Set(addresses)) => (addresses.value.iter())
+                .map(|address| Self {
+                    address: *address,
+                    place: Some(&addresses.place),
+                })
+                .collect(),
+            (_, Field::Absent) => default(),
         }
     }
 

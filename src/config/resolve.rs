@@ -1,20 +1,19 @@
 //! Turns the file as written into the settings as used: fills in the defaults, which the modules define, and finds contradictions.
 //! Tables and settings are destructured completely, so that no key can be forgotten.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::notes::{note_repeats, required};
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use super::units::duration_text;
-use super::{Config, file, files, overlap, tls};
-use crate::admin;
+use super::{Config, file, files, overlap, tls, tokens};
+use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster;
@@ -60,7 +59,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         admin,
         log,
     } = file;
-    let files = files::named(&listeners, &nodes_tls, base);
+    let files = files::named(&listeners, &nodes_tls, &admin, base);
     let limits = limits.or_default();
     let timeouts = timeouts.or_default();
     let health = health.or_default();
@@ -120,7 +119,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         control: control_settings(health, pacing),
         drain: drain_settings(drain.or_default()),
         watchdog: watchdog_settings(watchdog.or_default()),
-        admin: admin_settings(admin.or_default()),
+        admin: admin_settings(admin.or_default(), base, problems),
         log: log_settings(log.or_default()),
         files,
         warnings: Vec::new(),
@@ -532,6 +531,8 @@ fn control_settings(written: file::Health, pacing: control::Pacing) -> control::
         probe,
         down_min,
         down_max,
+        on_down,
+        on_down_rate,
         resolve_interval,
     } = written;
     let default = control::Settings::default();
@@ -540,6 +541,8 @@ fn control_settings(written: file::Health, pacing: control::Pacing) -> control::
         probe: probe.or(default.probe),
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
+        on_down: on_down.or(default.on_down),
+        on_down_rate: on_down_rate.or(default.on_down_rate),
         resolve_interval: resolve_interval.or(default.resolve_interval),
         pacing,
     }
@@ -563,19 +566,30 @@ fn watchdog_settings(written: file::Watchdog) -> heartbeat::Settings {
     }
 }
 
-fn admin_settings(written: file::Admin) -> admin::Settings {
+fn admin_settings(written: file::Admin, base: &Path, problems: &mut Vec<Problem>) -> admin::Settings {
     let file::Admin {
         enabled,
         address,
+        socket,
+        tokens,
         hosts,
     } = written;
+    let socket = match socket.value() {
+        Some(path) => {
+            let path = base.join(path);
+            admin::Socket::At(std::path::absolute(&path).unwrap_or(path))
+        }
+        None => admin::Socket::Default,
+    };
     let address = match (enabled.or(true), address.value()) {
         (false, _) => admin::Address::Off,
-        (true, Some(address)) => admin::Address::At(address),
+        (true, Some(addresses)) => admin::Address::At(addresses),
         (true, None) => admin::Address::Default,
     };
     admin::Settings {
         address,
+        socket,
+        tokens: tokens::resolve(tokens, base, problems),
         hosts: values(hosts),
         // Known only to the caller that opened the file.
         configuration: None,
@@ -622,16 +636,6 @@ fn at_least_one<T>(
             value
         }
     }
-}
-
-/// The value of a required key in the table at `table`; `example` begins with the key.
-fn required<T>(written: Field<T>, table: &Place, example: &str, problems: &mut Vec<Problem>) -> Option<T> {
-    if let Field::Absent = written {
-        let key = example.split(' ').next().unwrap_or_default();
-        let place = table.below(key, table.span.clone());
-        problems.push(place.problem("is missing").hint(format!("add {example}")));
-    }
-    written.value()
 }
 
 /// The values of one key in the tables of a list, with their places.
@@ -683,27 +687,6 @@ fn note_passing(
             };
             let hint = format!("add pass = \"{host}\", the TLS listener of the node that passed connections go to");
             problems.push(place.problem("is missing").hint(hint));
-        }
-    }
-}
-
-/// Notes every repeated value, with `message`.
-fn note_repeats<'a, T: Eq + Hash>(
-    all: impl Iterator<Item = (T, &'a Place)>,
-    message: impl Fn(&T) -> String,
-    hint: &str,
-    problems: &mut Vec<Problem>,
-) {
-    let mut seen: HashMap<T, &Place> = HashMap::new();
-    for (value, place) in all {
-        match seen.get(&value) {
-            Some(first) => {
-                let problem = place.problem(message(&value)).other(first, "first used here");
-                problems.push(problem.hint(hint));
-            }
-            None => {
-                seen.insert(value, place);
-            }
         }
     }
 }

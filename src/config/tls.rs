@@ -425,7 +425,7 @@ fn pem<T>(
 }
 
 /// Reads the file that a key names.
-fn bytes(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<(Place, Vec<u8>)> {
+pub(super) fn bytes(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<(Place, Vec<u8>)> {
     let Field::Set(Spanned { value, place }) = written else {
         return None;
     };

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::field::display;
@@ -27,7 +27,7 @@ use health::Change;
 use state::{Changed, Reconfigured, Resolved, State};
 
 pub use probe::{Answer, NodeProber, ProbeDepth, Prober, Target, Unanswered};
-pub use settings::{Pacing, Settings};
+pub use settings::{OnDown, Pacing, Settings};
 pub use state::Wish;
 pub(crate) use state::WishError;
 
@@ -108,6 +108,8 @@ pub struct Control {
     settings: Settings,
     state: State,
     clusters: Arc<Clusters>,
+    /// Sent anew with each snapshot.
+    published: watch::Sender<Settings>,
     reports: mpsc::Receiver<Report>,
     orders: mpsc::Receiver<Order>,
     prober: Arc<dyn Prober>,
@@ -140,6 +142,7 @@ impl Control {
         let (resolver, answers) = mpsc::channel(LOOKUPS_MAX);
         let (handle, orders) = mpsc::channel(ORDERS_MAX);
         let control = Self {
+            published: watch::Sender::new(settings.clone()),
             settings,
             clusters: Clusters::new(state.snapshot()),
             state,
@@ -159,6 +162,11 @@ impl Control {
     /// Where the snapshots are published.
     pub fn clusters(&self) -> Arc<Clusters> {
         Arc::clone(&self.clusters)
+    }
+
+    /// The settings in force, which count as changed whenever a snapshot was published.
+    pub(crate) fn published(&self) -> watch::Receiver<Settings> {
+        self.published.subscribe()
     }
 
     /// Looks up all host names once. One that cannot be resolved is a warning, and is tried again later.
@@ -198,6 +206,7 @@ impl Control {
 
     fn publish(&self) {
         self.clusters.publish(self.state.snapshot());
+        self.published.send_replace(self.settings.clone());
     }
 
     fn take_order(&mut self, order: Order) {

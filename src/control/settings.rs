@@ -33,10 +33,24 @@ pub struct Settings {
     pub down_min: Duration,
     /// The longest time between two probes of an endpoint that is down.
     pub down_max: Duration,
+    /// What happens to the connections of an endpoint that is down.
+    pub on_down: OnDown,
+    /// How many of them are closed per second.
+    pub on_down_rate: u32,
     /// The interval between two look-ups of a node's host name.
     pub resolve_interval: Duration,
     /// How fast clients are taken to nodes.
     pub pacing: Pacing,
+}
+
+/// What happens to the connections of an endpoint that is down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnDown {
+    /// They are closed, while another node takes clients.
+    #[default]
+    Close,
+    /// They stay until a peer or a limit ends them.
+    Keep,
 }
 
 impl Default for Settings {
@@ -46,6 +60,8 @@ impl Default for Settings {
             probe: ProbeDepth::default(),
             down_min: Duration::from_secs(1),
             down_max: Duration::from_secs(1),
+            on_down: OnDown::default(),
+            on_down_rate: 500,
             resolve_interval: Duration::from_secs(30),
             pacing: Pacing::default(),
         }

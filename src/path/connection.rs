@@ -21,6 +21,8 @@ use crate::path::affinity::Affinity;
 use crate::path::counters::Counters;
 use crate::path::ended::{Ended, SetUpEnded};
 use crate::path::greet::Greeted;
+use crate::path::home::Homes;
+use crate::path::last_ends::LastEnds;
 use crate::path::opening::{Opening, Passing};
 use crate::path::record::{Connected, ListenerId, PlacementKey, Record};
 use crate::path::relay::{self, Finished, Relayed, Table};
@@ -66,7 +68,12 @@ impl Path {
         Self {
             opener,
             router: Router::new(Arc::clone(clusters), Arc::clone(&shared.placements), shared.load_max),
-            reporter: Reporter::new(Arc::clone(&counters), Arc::clone(clusters), settings.log.clone()),
+            reporter: Reporter::new(
+                Arc::clone(&counters),
+                Arc::clone(clusters),
+                settings.log.clone(),
+                LastEnds::of_one_of(shared.workers),
+            ),
             worker,
             clock: Clock::default(),
             table: RefCell::new(Table::new(&settings.relay)),
@@ -111,7 +118,7 @@ impl Path {
             too_many => table.release_waiting(now, too_many),
         }
         table.sweep_ports(now, &self.shared.clusters.current());
-        table.count(|record, moved| {
+        table.count(now, |record, moved| {
             self.shared.listeners.with(record.listener, |entry| {
                 count_bytes(&entry.counters[usize::from(self.worker)], moved);
             });
@@ -121,6 +128,16 @@ impl Path {
         });
         self.memory_trim.borrow_mut().at(table.len());
         self.reporter.sweep();
+    }
+
+    /// What decides where connected clients belong now.
+    pub(crate) fn homes(&self) -> Homes {
+        self.shared.homes()
+    }
+
+    /// How the connections of this client ended lately, the last one first.
+    pub(crate) fn last_ends(&self) -> &RefCell<LastEnds> {
+        self.reporter.last_ends()
     }
 
     fn stations(&self) -> Rc<Stations> {
@@ -215,7 +232,7 @@ impl Path {
         let placement = affinity.placement();
         let route = self.router.route(listener.kind(), &affinity, placement);
         let home = route.home().map(|node| node.id);
-        let connected = Connected::new(connect, bytes, placement);
+        let connected = Connected::new(connect, bytes, placement, route.ring_hash());
         record.connect = Some(connected);
         record.peeked();
 
@@ -257,6 +274,9 @@ impl Path {
         };
         // Under the key that the client will have when it comes again.
         let assigned = connect.accepted(connack).map(|id| self.shared.affinity.part(id));
+        if let Some(assigned) = assigned {
+            connect.ring_hash = self.router.ring_hash(assigned);
+        }
         connect.placement = self.router.remember(AcceptedClient {
             placement: connect.placement,
             home,
@@ -274,13 +294,13 @@ impl Path {
             Ok(relayed) => relay::spawn(self, relayed),
             Err(record) => {
                 let ended = Ended::DescriptorsExhausted.into();
-                self.ended(ended, &record, Bytes::default(), Bytes::default());
+                self.ended(ended, record, Bytes::default(), Bytes::default());
             }
         }
     }
 
     /// Ended: uncounts a connection whose relay is over, and reports it.
-    fn ended(&self, ended: SetUpEnded, record: &Record, bytes: Bytes, uncounted: Bytes) {
+    fn ended(&self, ended: SetUpEnded, record: Box<Record>, bytes: Bytes, uncounted: Bytes) {
         let Some(listening) = self.listening(record.listener) else {
             debug_assert!(false, "a listener stays in the list");
             return;
@@ -291,7 +311,7 @@ impl Path {
         }
         let cluster = self.shared.clusters.current();
         drop(Accounts::of_relayed(
-            record,
+            &record,
             &self.shared.admission,
             listening.count(),
             &cluster,
@@ -340,6 +360,6 @@ impl relay::Owner for Path {
             details,
             ..cause.into()
         };
-        self.ended(ended, &record, bytes, uncounted);
+        self.ended(ended, record, bytes, uncounted);
     }
 }

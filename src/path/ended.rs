@@ -41,6 +41,8 @@ causes! {
     NodeReset = "node_reset",
     /// The node vanished, as keepalive or TCP_USER_TIMEOUT showed.
     NodeVanished = "node_vanished",
+    /// Closed because the node is down.
+    NodeDown = "node_down",
     /// The node violated the TLS protocol, or ended with an alert.
     NodeTlsFault = "node_tls_fault",
     /// The client sent nothing for longer than its Keep Alive allows.

@@ -7,6 +7,8 @@ pub mod connection;
 pub mod counters;
 pub mod ended;
 pub mod greet;
+pub(crate) mod home;
+pub mod last_ends;
 mod line_rate;
 pub mod listeners;
 pub mod opening;

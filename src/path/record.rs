@@ -1,7 +1,9 @@
 //! What is known of one connection: filled in step by step, kept beside its relay, logged once at its end.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -76,6 +78,12 @@ impl Record {
         self.steps.peek = Steps::micros(self.accepted.elapsed());
     }
 
+    /// The client's id, if it has one.
+    pub(crate) fn client_id(&self) -> Option<&KeptId> {
+        let id = &self.connect.as_ref()?.client_id;
+        (!id.is_empty()).then_some(id)
+    }
+
     /// The common name of the client's certificate.
     pub fn common_name(&self) -> Option<&str> {
         self.identity.as_deref().and_then(Identity::common_name)
@@ -89,19 +97,28 @@ pub struct Connected {
     pub client_id: KeptId,
     /// The protocol level.
     pub version: Version,
+    /// Keep Alive in seconds, as the client asked for it or the node granted it; 0 for none.
+    pub keep_alive: u16,
+    /// Clean Start (5), Clean Session (3.x).
+    pub clean_start: bool,
     /// Where a placement of this client is kept.
     pub placement: PlacementKey,
+    /// Where the affinity key is on the ring; without meaning for a client without one.
+    pub ring_hash: u64,
     /// How long the session outlives the connection, as far as is known; `None` if it does not.
     pub session_expiry: Option<Duration>,
 }
 
 impl Connected {
-    /// What is kept of a CONNECT that was read from `bytes`.
-    pub fn new(connect: &Connect, bytes: &[u8], placement: PlacementKey) -> Self {
+    /// What is kept of a CONNECT that was read from `bytes`, of a client that is at `ring_hash` on the ring.
+    pub fn new(connect: &Connect, bytes: &[u8], placement: PlacementKey, ring_hash: u64) -> Self {
         Self {
             client_id: KeptId::of(connect.client_id(bytes)),
             version: connect.version(),
+            keep_alive: connect.keep_alive(),
+            clean_start: connect.clean_start(),
             placement,
+            ring_hash,
             session_expiry: session_expiry(connect),
         }
     }
@@ -111,6 +128,7 @@ impl Connected {
         if let Some(seconds) = connack.session_expiry {
             self.session_expiry = expiry_interval(seconds);
         }
+        self.keep_alive = connack.server_keep_alive.unwrap_or(self.keep_alive);
         let assigned = connack.assigned_client_id.as_deref();
         let assigned = assigned.filter(|_| self.placement.hash().is_none())?;
         self.client_id = KeptId::of(assigned);
@@ -168,7 +186,7 @@ impl PlacementKey {
 
 /// A client id, kept for logs and look-up: the whole id, or the start of a long one. Two values are equal if the whole
 /// ids are equal.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum KeptId {
     /// The whole id; empty for an anonymous client that was given none.
     Whole(Box<[u8]>),
@@ -177,14 +195,46 @@ pub enum KeptId {
 }
 
 /// What is kept of a long client id.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Start {
     bytes: [u8; CLIENT_ID_KEPT_MAX],
     length: usize,
     hash: u64,
 }
 
+/// Keyed at random, so that no client can choose ids with the same hash.
+static ID_HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
 impl KeptId {
+    /// A hash, the same in every thread of this process and another one in the next.
+    pub(crate) fn short_hash(&self) -> u32 {
+        let mut hasher = ID_HASHER.build_hasher();
+        // One write: two would cost twice as much.
+        match self {
+            Self::Whole(bytes) => hasher.write(bytes),
+            Self::Start(start) => hasher.write_u64(start.hash),
+        }
+        hasher.finish() as u32
+    }
+
+    /// Whether it is the id of a client that gave none and was given none.
+    pub fn is_empty(&self) -> bool {
+        self.kept().is_empty()
+    }
+
+    /// The bytes that are kept: the whole id, or the first 256 bytes of a longer one.
+    pub fn kept(&self) -> &[u8] {
+        match self {
+            Self::Whole(bytes) => bytes,
+            Self::Start(start) => &start.bytes,
+        }
+    }
+
+    /// Whether this is the whole id.
+    pub fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole(_))
+    }
+
     /// Keeps `client_id`, or its start if it is long.
     pub fn of(client_id: &[u8]) -> Self {
         match client_id.first_chunk() {

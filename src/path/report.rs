@@ -1,8 +1,9 @@
 //! What is reported of a connection: one count and one log line at its end, however it ends, a panic included.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use tracing::field::{DisplayValue, display};
 
 use crate::base::log::{self, Escaped, List};
@@ -10,6 +11,7 @@ use crate::cluster::Clusters;
 use crate::mqtt::{Connack, connack_reason};
 use crate::path::counters::{Counters, ListenerCounters, Step, Verdict, version_name};
 use crate::path::ended::{Details, Ended, SetUpEnded};
+use crate::path::last_ends::LastEnds;
 use crate::path::line_rate::LineRate;
 use crate::path::record::{KeptId, Record, Steps};
 use crate::path::sides::Bytes;
@@ -25,6 +27,8 @@ pub(crate) struct Reporter {
     clusters: Arc<Clusters>,
     /// Which lines a connection writes.
     lines: Cell<log::Connections>,
+    /// How the connections of clients with an id ended lately.
+    last_ends: RefCell<LastEnds>,
     /// How many lines on connections that were not routed.
     unrouted: LineRate,
 }
@@ -49,14 +53,25 @@ pub struct Report<'a> {
 }
 
 impl Reporter {
-    /// A reporter that counts in `counters`, and writes `lines`.
-    pub(crate) fn new(counters: Arc<Counters>, clusters: Arc<Clusters>, lines: log::ConnectionLines) -> Self {
+    /// A reporter that counts in `counters`, writes `lines`, and remembers the `last_ends`.
+    pub(crate) fn new(
+        counters: Arc<Counters>,
+        clusters: Arc<Clusters>,
+        lines: log::ConnectionLines,
+        last_ends: LastEnds,
+    ) -> Self {
         Self {
             counters,
             clusters,
             lines: Cell::new(lines.connections),
+            last_ends: RefCell::new(last_ends),
             unrouted: LineRate::new(lines.unrouted_rate),
         }
+    }
+
+    /// How the connections of clients with an id ended lately.
+    pub(crate) fn last_ends(&self) -> &RefCell<LastEnds> {
+        &self.last_ends
     }
 
     /// Changes which lines are written.
@@ -117,16 +132,18 @@ impl Reporter {
         }
     }
 
-    /// Counts and logs the end of a connection. Must be called once for each; during set-up, [`Report`] ensures that.
-    pub(crate) fn ended(&self, listener: ReportedListener<'_>, record: &Record, ended: SetUpEnded, bytes: Bytes) {
+    /// Counts, logs and remembers the end of a connection. Must be called once for each; during set-up, [`Report`] ensures that.
+    pub(crate) fn ended(&self, listener: ReportedListener<'_>, record: Box<Record>, ended: SetUpEnded, bytes: Bytes) {
+        let cause = ended.cause;
         self.counters.ends(ended.cause).add(1);
         if ended.cause == Ended::Internal {
             self.counters.panics().add(1);
         }
         listener.counters.ended.add(1);
         if self.lines.get() != log::Connections::None {
-            self.log(listener.name, record, Some(ended), bytes);
+            self.log(listener.name, &record, Some(ended), bytes);
         }
+        self.last_ends.borrow_mut().add(*record, cause, Instant::now());
     }
 
     /// Whether the line on the end of a connection is one too many. Those on routed connections and on our own bugs never are.
@@ -239,7 +256,7 @@ impl Report<'_> {
             let failed = Verdict::Failed;
             self.reporter.counters.connects(connect.version, failed).add(1);
         }
-        self.reporter.ended(self.listener, &record, ended, Bytes::default());
+        self.reporter.ended(self.listener, record, ended, Bytes::default());
     }
 }
 

@@ -34,6 +34,7 @@ impl SetUp {
         Relayed {
             sides,
             idle_limit: settings.idle_limit(keep_alive_limit(keep_alive)),
+            activity: None,
             node_id: choice.id,
             record,
         }

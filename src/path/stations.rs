@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use tokio::time::Instant;
+
 use crate::base::log;
 use crate::base::rate_table::RateTable;
 use crate::cluster::Clusters;
@@ -14,6 +16,7 @@ use crate::path::accept::{self, Admission};
 use crate::path::affinity::Rule;
 use crate::path::counters::Counters;
 use crate::path::greet::{self, Greeter, Refuse};
+use crate::path::home::Homes;
 use crate::path::listeners::Listeners;
 use crate::path::peek::{self, Peek};
 use crate::path::relay::{self, WaitingBytes};
@@ -48,6 +51,18 @@ pub struct Shared {
     pub workers: usize,
     /// Set while the balancer drains.
     pub draining: Arc<AtomicBool>,
+}
+
+impl Shared {
+    /// What decides where connected clients belong now.
+    pub(crate) fn homes(&self) -> Homes {
+        Homes::new(
+            self.clusters.current(),
+            self.listeners.current(),
+            Arc::clone(&self.placements),
+            Instant::now(),
+        )
+    }
 }
 
 /// What a reload may change about the path.

@@ -69,11 +69,12 @@ impl Error for BindError {}
 
 /// Tries every address of a configuration as [`start`](super::start) would, without listening there: what the system refuses.
 pub fn probe(config: &Config) -> Vec<BindError> {
-    let admin = match config.admin.address {
-        admin::Address::At(address) => Some((None, address, false)),
+    let admin: &[SocketAddr] = match &config.admin.address {
+        admin::Address::At(addresses) => addresses,
         // One that is taken is a warning.
-        admin::Address::Default | admin::Address::Off => None,
+        admin::Address::Default | admin::Address::Off => &[],
     };
+    let admin = admin.iter().map(|address| (None, *address, false));
     let listeners = config.listeners.iter();
     let listeners = listeners.map(|listener| (Some(listener.name.clone()), listener.address, listener.freebind));
     let refused = |(listener, address, freebind)| {
@@ -84,5 +85,5 @@ pub fn probe(config: &Config) -> Vec<BindError> {
             source,
         })
     };
-    admin.into_iter().chain(listeners).filter_map(refused).collect()
+    admin.chain(listeners).filter_map(refused).collect()
 }

@@ -1,6 +1,7 @@
 //! Closes connections: those of the whole process when it drains, those of one node, of one client, or a single one. They close
 //! all at once, or at a pace.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use tokio::time::Instant;
 
 use crate::base::pace::Pace;
 use crate::path::ended::Ended;
-use crate::worker::{Close, Order, Round, Selector, WorkerHandle};
+use crate::path::relay::RowId;
+use crate::worker::{Close, Order, Selector, WorkerHandle};
 
 /// The interval between two rounds of closing.
 const ROUND: Duration = Duration::from_millis(50);
@@ -38,41 +40,71 @@ impl Default for Settings {
 
 /// Closes the selected connections at once. Returns how many were ordered to close.
 pub(super) async fn close(workers: &[WorkerHandle], selector: Selector) -> io::Result<usize> {
-    let close = Close {
-        selector,
-        cause: Ended::Closed,
-        round: None,
-    };
     let mut closed = 0;
     for worker in workers {
-        closed += worker.request(|reply| Order::Close(close.clone(), reply)).await?;
+        let rows = worker.request(|reply| Order::Select(selector.clone(), reply)).await?;
+        let close = Close {
+            most: rows.len(),
+            rows,
+            at_rest: false,
+            cause: Ended::Closed,
+        };
+        closed += worker.request(|reply| Order::Close(close, reply)).await?.count;
     }
     Ok(closed)
 }
 
-/// Closes the selected connections of all workers at a pace, in rounds.
+/// Closes connections of all workers at a pace, in rounds: those that were selected when it began, and after [`Closing::select`] those
+/// that are selected then.
 pub(super) struct Closing<'a> {
     workers: &'a [WorkerHandle],
     selector: Selector,
     cause: Ended,
     pace: Pace,
     began: Instant,
+    /// What is left to close, by worker.
+    left: Vec<VecDeque<RowId>>,
 }
 
 impl<'a> Closing<'a> {
-    pub(super) fn new(workers: &'a [WorkerHandle], selector: Selector, cause: Ended, rate: u32) -> Self {
-        Self {
+    /// Selects the connections to close.
+    pub(super) async fn new(
+        workers: &'a [WorkerHandle],
+        selector: Selector,
+        cause: Ended,
+        rate: u32,
+    ) -> io::Result<Self> {
+        let mut closing = Self {
             workers,
             selector,
             cause,
             pace: Pace::new(rate),
             began: Instant::now(),
+            left: Vec::new(),
+        };
+        closing.select().await?;
+        Ok(closing)
+    }
+
+    /// Selects again.
+    pub(super) async fn select(&mut self) -> io::Result<()> {
+        self.left.clear();
+        for worker in self.workers {
+            let selector = self.selector.clone();
+            self.left
+                .push(worker.request(|reply| Order::Select(selector, reply)).await?);
         }
+        Ok(())
     }
 
     /// How long ago it began.
     pub(super) fn elapsed(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    /// How many connections are left to close.
+    pub(super) fn left(&self) -> u64 {
+        self.left.iter().map(|left| left.len() as u64).sum()
     }
 
     /// How many connections were ordered to close.
@@ -81,28 +113,26 @@ impl<'a> Closing<'a> {
     }
 
     /// Waits for the next round, then closes as many connections as are due: those at rest on any worker before others.
-    /// Returns whether all selected connections were ordered to close.
+    /// Returns whether all selected connections were ordered to close, or have ended.
     pub(super) async fn round(&mut self) -> io::Result<bool> {
         tokio::time::sleep(ROUND).await;
-        let mut all = true;
         for at_rest in [true, false] {
-            for worker in self.workers {
+            for (worker, left) in self.workers.iter().zip(&mut self.left) {
                 let most = self.pace.due(self.began.elapsed());
-                if most == 0 {
-                    all = false;
+                if most == 0 || left.is_empty() {
                     continue;
                 }
                 let close = Close {
-                    selector: self.selector.clone(),
+                    rows: std::mem::take(left),
+                    most,
+                    at_rest,
                     cause: self.cause,
-                    round: Some(Round { most, at_rest }),
                 };
                 let closed = worker.request(|reply| Order::Close(close, reply)).await?;
-                self.pace.closed(closed);
-                // A worker that closed as many as it was allowed may have more.
-                all &= at_rest || closed < most;
+                self.pace.closed(closed.count);
+                *left = closed.left;
             }
         }
-        Ok(all)
+        Ok(self.left.iter().all(VecDeque::is_empty))
     }
 }

@@ -1,16 +1,21 @@
 //! The cloneable handle of a balancer: orders to its workers and to control, and snapshots to show. Reload is in a
 //! file of its own.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 
 use super::drain::{self, Closing};
+use super::rebalance::{Background, RebalanceStatus};
 use crate::admin::AdminState;
+use crate::admin::settings as admin;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
 use crate::cluster::{EndpointKind, NodeId, NodeState};
@@ -37,12 +42,18 @@ pub(super) struct Inner {
     pub(super) state: Arc<AdminState>,
     /// Tells the probes of this process from those of another.
     pub(super) instance: u32,
-    pub(super) admin: Option<SocketAddr>,
+    pub(super) admin: Vec<SocketAddr>,
+    /// The path of the admin socket, if there is one.
+    pub(super) socket: Option<PathBuf>,
     pub(super) supervisor: Supervisor,
     /// Control's runtime. Reloads run there, so that one is finished even if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,
-    /// The configuration in force. A reload or a drain holds the lock from its beginning to its end: one at a time.
-    pub(super) config: Mutex<Config>,
+    /// A reload or a drain holds it from its beginning to its end: one at a time.
+    pub(super) turn: Mutex<()>,
+    /// The configuration in force. Only a reload replaces it.
+    pub(super) config: ArcSwap<Config>,
+    /// The last rebalance in the background.
+    pub(super) rebalance: Background,
     /// Workers end once this is true.
     pub(super) stop: watch::Sender<bool>,
 }
@@ -56,6 +67,8 @@ pub struct NodeStatus {
     pub name: Arc<str>,
     /// Its weight on the ring: the configured one, or the operator's override.
     pub weight: u16,
+    /// The configured weight; `None` if it was removed from the configuration.
+    pub configured_weight: Option<u16>,
     /// The operator is draining it: it gets no new clients.
     pub is_draining: bool,
     /// The states of its endpoints.
@@ -104,9 +117,34 @@ impl Handle {
         open.map(|listener| listener.address).collect()
     }
 
-    /// Where the admin listener is, if there is one.
+    /// Where the admin listener is on TCP, first; `None` if it is nowhere.
     pub fn admin(&self) -> Option<SocketAddr> {
-        self.0.admin
+        self.0.admin.first().copied()
+    }
+
+    /// Everywhere where the admin listener is on TCP.
+    pub fn admin_addresses(&self) -> &[SocketAddr] {
+        &self.0.admin
+    }
+
+    /// The settings of the admin listener in force.
+    pub(crate) fn admin_settings(&self) -> admin::Settings {
+        self.0.config.load().admin.clone()
+    }
+
+    /// The path of the admin listener's unix socket, if there is one.
+    pub fn admin_socket(&self) -> Option<&Path> {
+        self.0.socket.as_deref()
+    }
+
+    /// The file of the configuration, as an absolute path, if there is one.
+    pub fn configuration(&self) -> Option<PathBuf> {
+        self.0.config.load().admin.configuration.clone()
+    }
+
+    /// Why this balancer should get no new clients; `None` if it should.
+    pub fn unready(&self) -> Option<String> {
+        self.0.state.unready().map(|unready| unready.to_string())
     }
 
     /// Connections now, those being set up included.
@@ -117,10 +155,13 @@ impl Handle {
     /// The nodes of the cluster, sorted by name, and the removed ones that still have connections.
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let cluster = self.0.shared.clusters.current();
+        let config = self.0.config.load();
+        let configured: HashMap<&str, u16> = config.nodes.iter().map(|node| (&*node.name, node.weight)).collect();
         let current = cluster.nodes().iter().map(|node| NodeStatus {
             id: node.id,
             name: Arc::clone(&node.name),
             weight: node.weight,
+            configured_weight: configured.get(&*node.name).copied(),
             is_draining: node.is_draining,
             endpoints: node
                 .endpoints
@@ -135,6 +176,7 @@ impl Handle {
             id,
             name: Arc::clone(&known.name),
             weight: 0,
+            configured_weight: None,
             is_draining: true,
             endpoints: Vec::new(),
             connections: known.load.connections.load(Ordering::Relaxed),
@@ -194,11 +236,16 @@ impl Handle {
     }
 
     async fn wish(&self, name: &str, wish: Wish) -> io::Result<()> {
-        let node = self.node_id(name).ok_or_else(|| {
+        let node = self.known_node(name)?;
+        self.0.control.set_wish(node, wish).await
+    }
+
+    /// The node of the cluster with this name.
+    pub(super) fn known_node(&self, name: &str) -> io::Result<NodeId> {
+        self.node_id(name).ok_or_else(|| {
             let message = format!("there is no node {name}");
             io::Error::new(io::ErrorKind::NotFound, message)
-        })?;
-        self.0.control.set_wish(node, wish).await
+        })
     }
 
     /// The number of the node with this name, if it is in the cluster now.
@@ -218,8 +265,9 @@ impl Handle {
     /// A worker has ended.
     pub async fn stop_softly(&self) -> io::Result<()> {
         self.0.state.draining.store(true, Ordering::Relaxed);
-        let config = self.0.config.lock().await;
-        self.stop_accepting(config.drain.delay).await?;
+        let _turn = self.0.turn.lock().await;
+        let delay = self.0.config.load().drain.delay;
+        self.stop_accepting(delay).await?;
         while self.connections() > 0 {
             tokio::time::sleep(EMPTY_INTERVAL).await;
         }
@@ -243,13 +291,15 @@ impl Handle {
     /// A worker has ended.
     pub async fn drain(&self) -> io::Result<()> {
         self.0.state.draining.store(true, Ordering::Relaxed);
-        let config = self.0.config.lock().await;
-        let drain::Settings { delay, rate, grace } = config.drain;
+        let _turn = self.0.turn.lock().await;
+        let drain::Settings { delay, rate, grace } = self.0.config.load().drain;
         self.stop_accepting(delay).await?;
-        let mut closing = Closing::new(&self.0.workers, Selector::All, Ended::Shutdown, rate);
-        // Clients that are being set up are closed once they are relayed.
+        let mut closing = Closing::new(&self.0.workers, Selector::All, Ended::Shutdown, rate).await?;
         while self.connections() > 0 && closing.elapsed() < grace {
-            closing.round().await?;
+            if closing.round().await? {
+                // Clients that were being set up are closed once they are relayed.
+                closing.select().await?;
+            }
         }
         Ok(())
     }
@@ -263,6 +313,14 @@ impl Handle {
         drain::close(&self.0.workers, selector).await
     }
 
+    /// Closes the connections of the client with exactly this id. Returns how many there were.
+    ///
+    /// # Errors
+    /// A worker has ended.
+    pub async fn close_client(&self, id: &[u8]) -> io::Result<usize> {
+        self.close(Selector::client_id(id)).await
+    }
+
     /// Closes the selected connections at `rate` per second, those at rest first. Returns how many there were, once all
     /// were ordered to close. Clients that are being set up are not included. If the returned future is dropped, the
     /// remaining connections stay open.
@@ -270,9 +328,48 @@ impl Handle {
     /// # Errors
     /// A worker has ended.
     pub async fn close_at(&self, selector: Selector, rate: u32) -> io::Result<u64> {
-        let mut closing = Closing::new(&self.0.workers, selector, Ended::Closed, rate.max(1));
+        let mut closing = Closing::new(&self.0.workers, selector, Ended::Closed, rate.max(1)).await?;
         while !closing.round().await? {}
         Ok(closing.count())
+    }
+
+    /// Brings clients home: closes, at `rate` per second, the connections of those that are on another node than their home, whose
+    /// home is up and would get them if they reconnected; those at rest first. With the name of a node, only the clients at home there.
+    /// Returns how many there were, once all were ordered to close. If the returned future is dropped, the remaining connections stay
+    /// open.
+    ///
+    /// # Errors
+    /// There is no such node, or a worker has ended.
+    pub async fn rebalance(&self, node: Option<&str>, rate: u32) -> io::Result<u64> {
+        let node = node.map(|name| self.known_node(name)).transpose()?;
+        self.close_at(Selector::OffHome(node), rate).await
+    }
+
+    /// Starts what [`Handle::rebalance`] does, and returns once it is known how many connections are to be closed. One that is running
+    /// is stopped.
+    ///
+    /// # Errors
+    /// There is no such node, or a worker has ended.
+    pub async fn start_rebalance(&self, node: Option<&str>, rate: u32) -> io::Result<RebalanceStatus> {
+        let home = node.map(|name| self.known_node(name)).transpose()?;
+        let Inner {
+            runtime,
+            workers,
+            rebalance,
+            ..
+        } = &*self.0;
+        let which = (Selector::OffHome(home), node);
+        rebalance.start(runtime, workers.clone(), which, rate.max(1)).await
+    }
+
+    /// The last rebalance that was started in the background, if there was one.
+    pub fn rebalance_status(&self) -> Option<RebalanceStatus> {
+        self.0.rebalance.status()
+    }
+
+    /// Stops the rebalance in the background. What it has not closed stays open.
+    pub fn stop_rebalance(&self) {
+        self.0.rebalance.stop();
     }
 
     /// Moves all relays of one worker to another, without losing a byte. Returns how many.
@@ -288,7 +385,7 @@ impl Handle {
         // In a task of its own: a caller that is cancelled while the relays are in nobody's table would lose them.
         let moving = self.0.runtime.spawn(async move {
             let room = to.reserve().await?;
-            let relayed = from.request(|reply| Order::Detach(Selector::All, reply)).await?;
+            let relayed = from.request(Order::Detach).await?;
             let moved = relayed.len();
             room.send(Order::Adopt(relayed));
             Ok(moved)

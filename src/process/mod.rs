@@ -1,11 +1,14 @@
 //! The process: starts workers, control and the admin listener, and owns their threads. Orders go through a [`Handle`].
 
 mod bind_error;
+pub(crate) mod clients;
 pub mod drain;
 mod expiry;
-mod handle;
+pub(crate) mod handle;
 mod limits;
 mod listeners;
+mod on_down;
+pub(crate) mod rebalance;
 mod reload;
 mod usage;
 mod watchdog;
@@ -13,15 +16,17 @@ mod watchdog;
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::LocalSet;
 
-use crate::admin::{self, AdminState, Reloads};
+use crate::admin::{self, AdminState, Api, BindFailed, Reloads};
 use crate::base::heartbeat::{self, Heartbeat, Heartbeats};
 use crate::base::supervise::{Supervisor, Task};
 use crate::config::Config;
@@ -30,18 +35,21 @@ use crate::net::descriptors;
 use crate::net::held::HeldBytes;
 use crate::net::reports::Reports;
 use crate::net::tls::NodesTls;
-use crate::path::connection::{Path, Shared};
+use crate::path::connection::{self, Shared};
 use crate::path::route::Placements;
 use crate::worker::Worker;
 
 use expiry::ExpiredLists;
 use handle::Inner;
 use listeners::Bound;
+use rebalance::Background;
 use usage::Usage;
 use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
+pub use clients::{ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, Reconnecting};
 pub use handle::{Handle, ListenerStatus, NodeStatus, Totals};
+pub use rebalance::RebalanceStatus;
 pub use reload::Reloaded;
 
 /// A running balancer: owns its threads, and stops them when dropped. Everything else is done through its [`Handle`],
@@ -95,6 +103,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         to_control,
         reload::prober(&config, &nodes_tls, instance),
     );
+    let published = control.published();
     let shared = Shared {
         admission: Arc::default(),
         held: HeldBytes::new(config.held.clone()),
@@ -130,15 +139,14 @@ pub fn start(config: Config) -> io::Result<Running> {
     });
     let heartbeats = Arc::clone(&state.heartbeats);
     let of_thread = |number: usize| Arc::clone(&heartbeats.threads()[number]);
-    let admin = match &admin_listener {
-        Some(listener) => Some(listener.address()?),
-        None => None,
-    };
+    let admin = admin_listener.addresses()?;
+    let socket = admin_listener.socket().map(Path::to_owned);
+    let api = Arc::<Api>::default();
     let supervisor = Supervisor::default();
     let control = ControlThread::start(
         control,
         Arc::clone(&state),
-        admin_listener,
+        (admin_listener, Arc::clone(&api)),
         supervisor.clone(),
         of_thread(count),
     )?;
@@ -147,7 +155,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     let mut workers = Vec::with_capacity(count);
     for (number, counters) in (0..).zip(state.counters.clone()) {
         let (shared, settings) = (shared.clone(), settings.clone());
-        let path = move || Path::new(number, shared, settings, counters);
+        let path = move || connection::Path::new(number, shared, settings, counters);
         let heartbeat = of_thread(usize::from(number));
         workers.push(Worker::start(
             number,
@@ -157,6 +165,9 @@ pub fn start(config: Config) -> io::Result<Running> {
             path,
         )?);
     }
+    let to_workers: Vec<_> = workers.iter().map(Worker::handle).collect();
+    let on_down = on_down::run(to_workers.into(), Arc::clone(&shared.clusters), published);
+    control.runtime.spawn(supervisor.clone().guard(Task::OnDown, on_down));
     reload::warn_of_unverified(&config.nodes);
     reload::log_warnings(&config);
     let handle = Handle(Arc::new(Inner {
@@ -166,9 +177,12 @@ pub fn start(config: Config) -> io::Result<Running> {
         state,
         instance,
         admin,
+        socket,
         supervisor,
         runtime: control.runtime.clone(),
-        config: Mutex::new(config),
+        turn: Mutex::new(()),
+        config: ArcSwap::from_pointee(config),
+        rebalance: Background::default(),
         stop,
     }));
     let running = Running {
@@ -185,18 +199,19 @@ pub fn start(config: Config) -> io::Result<Running> {
         Ok::<_, io::Error>(())
     })?;
     running.handle.0.state.reloads.in_force();
+    api.open(running.handle());
     Ok(running)
 }
 
-fn bind_admin(settings: &admin::Settings) -> io::Result<Option<admin::Listener>> {
-    admin::bind(settings).map_err(|source| match settings.address {
-        admin::Address::At(address) => BindError {
+fn bind_admin(settings: &admin::Settings) -> io::Result<admin::Listener> {
+    admin::bind(settings).map_err(|failed| match failed {
+        BindFailed::Address(address, source) => BindError {
             listener: None,
             address,
             source,
         }
         .into(),
-        admin::Address::Default | admin::Address::Off => source,
+        BindFailed::Socket(error) => error,
     })
 }
 
@@ -248,7 +263,7 @@ impl ControlThread {
     fn start(
         mut control: Control,
         state: Arc<AdminState>,
-        admin_listener: Option<admin::Listener>,
+        (admin_listener, api): (admin::Listener, Arc<Api>),
         supervisor: Supervisor,
         heartbeat: Arc<Heartbeat>,
     ) -> io::Result<Self> {
@@ -263,10 +278,8 @@ impl ControlThread {
                 // Sockets of probes stay on this thread.
                 LocalSet::new().block_on(&runtime, async {
                     tokio::spawn(once_a_second(heartbeat, Arc::clone(&state)));
-                    if let Some(listener) = admin_listener {
-                        let admin = admin::serve(listener, state);
-                        tokio::spawn(supervisor.clone().guard(Task::Admin, admin));
-                    }
+                    let admin = admin::serve(admin_listener, state, api);
+                    tokio::spawn(supervisor.clone().guard(Task::Admin, admin));
                     control.resolve_at_start().await;
                     // If the caller is gone, so is the other end of `stopped`.
                     let _ = resolved.send(());

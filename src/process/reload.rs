@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::handle::{Handle, Inner};
 use super::limits;
+use crate::admin::settings as admin;
 use crate::base::log::{self, List};
 use crate::cluster::Member;
 use crate::config::Config;
@@ -54,9 +55,9 @@ impl Inner {
     async fn reload(&self, new: Config) -> io::Result<Reloaded> {
         // A drain holds the lock until it is over: asked before it, too, so that nobody waits for an error.
         self.check_not_draining()?;
-        let mut config = self.config.lock().await;
+        let _turn = self.turn.lock().await;
         self.check_not_draining()?;
-        let (new, restart) = without_restart(&config, new);
+        let (new, restart) = without_restart(&self.config.load(), new);
         if self.shared.clusters.current().all_known().len() + new.nodes.len() > usize::from(u16::MAX) {
             return Err(io::Error::other(
                 "this process has known too many different nodes: restart it",
@@ -91,7 +92,7 @@ impl Inner {
         log::reconfigure(&new.log);
         warn_of_unverified(&new.nodes);
         log_warnings(&new);
-        *config = new;
+        self.config.store(Arc::new(new));
         Ok(Reloaded { restart })
     }
 }
@@ -135,11 +136,17 @@ fn without_restart(old: &Config, mut new: Config) -> (Config, Vec<&'static str>)
         "affinity.placement_age_max",
         new.affinity.placement_age_max != *placement_age_max,
     );
-    keep("admin", new.admin != old.admin);
+    // Tokens are read at each request.
+    let admin = admin::Settings {
+        tokens: std::mem::take(&mut new.admin.tokens),
+        ..old.admin.clone()
+    };
+    new.admin.tokens.clone_from(&admin.tokens);
+    keep("admin", new.admin != admin);
     keep("log.output", new.log.output != old.log.output);
     new.workers = old.workers;
     new.affinity = old.affinity.clone();
-    new.admin = old.admin.clone();
+    new.admin = admin;
     new.log.output = old.log.output;
     (new, restart)
 }

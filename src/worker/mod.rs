@@ -2,8 +2,10 @@
 //! carries out orders.
 
 mod listening;
+mod select;
 mod sweep;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,18 +14,21 @@ use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::base::failpoint::{self, Place};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
-use crate::cluster::NodeId;
 use crate::net::socket::Detached;
 use crate::path::connection::{Path, Settings};
 use crate::path::ended::Ended;
-use crate::path::record::{KeptId, ListenerId, Record};
-use crate::path::relay::{Owner, Relayed};
+use crate::path::last_ends::{LastEnd, Loop};
+use crate::path::record::{KeptId, ListenerId};
+use crate::path::relay::{OrderedToEnd, Owner, RelayStatus, Relayed, RowId};
 
 use listening::ListenSockets;
+pub(crate) use select::Page;
+pub use select::{Filter, Selector};
 
 /// The capacity of a worker's queue of orders.
 const ORDERS_MAX: usize = 64;
@@ -43,61 +48,66 @@ pub(crate) enum Order {
     Unlisten(ListenerId, oneshot::Sender<()>),
     /// Apply other settings.
     Reconfigure(Box<Settings>),
-    /// End relays; the answer is how many were ordered to end.
-    Close(Close, oneshot::Sender<usize>),
-    /// Detach these relays so that another worker can adopt them.
-    Detach(Selector, oneshot::Sender<Vec<Relayed<Detached>>>),
+    /// Find the relays that this selects.
+    Select(Selector, oneshot::Sender<VecDeque<RowId>>),
+    /// End relays.
+    Close(Close, oneshot::Sender<Closed>),
+    /// Say what is known of the client with this id.
+    Find(KeptId, oneshot::Sender<Found>),
+    /// List relays, without holding up others.
+    List(List, oneshot::Sender<Page>),
+    /// Say where each client with an id is: the hash of the id, and the place in the table.
+    Hashes(oneshot::Sender<Vec<(u32, u32)>>),
+    /// Say what is in these places of the table.
+    Look(Vec<u32>, oneshot::Sender<Vec<RelayStatus>>),
+    /// Say which clients' connections have ended within the last minute.
+    Loops(oneshot::Sender<Vec<Loop>>),
+    /// Detach all relays so that another worker can adopt them.
+    Detach(oneshot::Sender<Vec<Relayed<Detached>>>),
     /// Resume relays that another worker has detached.
     Adopt(Vec<Relayed<Detached>>),
 }
 
-/// Which relays are to end, and how.
-#[derive(Clone, Debug)]
-pub struct Close {
-    /// Which relays. Those already ordered to end are skipped.
-    pub selector: Selector,
-    /// The cause.
-    pub cause: Ended,
-    /// The round that this is part of, if relays end at a pace; `None` ends all of them now.
-    pub round: Option<Round>,
-}
-
-/// One worker's part of a round of closing.
-#[derive(Clone, Copy, Debug)]
-pub struct Round {
-    /// The most relays to end.
+/// Relays to end, and how.
+#[derive(Debug)]
+pub(crate) struct Close {
+    /// Which relays; those in front first.
+    pub rows: VecDeque<RowId>,
+    /// How many of them at most.
     pub most: usize,
     /// Only those with no byte in flight.
     pub at_rest: bool,
+    /// The cause.
+    pub cause: Ended,
 }
 
-/// Which connections an order applies to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Selector {
-    /// All of them.
-    All,
-    /// Those on this node.
-    Node(NodeId),
-    /// The one with this number ([`Record::number`]).
-    Connection(u64),
-    /// Those of the client with this id.
-    ClientId(KeptId),
+/// What came of an order to end relays.
+#[derive(Debug)]
+pub(crate) struct Closed {
+    /// How many were ordered to end.
+    pub count: usize,
+    /// Those that were not, those with bytes in flight last.
+    pub left: VecDeque<RowId>,
 }
 
-impl Selector {
-    /// The connections of the client with exactly this id.
-    pub fn client_id(id: &[u8]) -> Self {
-        Self::ClientId(KeptId::of(id))
-    }
+/// Part of a list of relays.
+#[derive(Debug)]
+pub(crate) struct List {
+    /// Which ones.
+    pub filter: Arc<Filter>,
+    /// The place in the worker's table to go on from.
+    pub place: u32,
+    /// How many at most.
+    pub most: usize,
+}
 
-    fn includes(&self, node: NodeId, record: &Record) -> bool {
-        match self {
-            Self::All => true,
-            Self::Node(id) => node == *id,
-            Self::Connection(number) => record.number == *number,
-            Self::ClientId(id) => record.connect.as_ref().is_some_and(|connect| connect.client_id == *id),
-        }
-    }
+/// What a worker knows of a client.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Its connections.
+    pub relays: Vec<RelayStatus>,
+    /// How the last one ended that is remembered.
+    pub last_end: Option<LastEnd>,
 }
 
 /// A running worker, and its thread.
@@ -236,12 +246,7 @@ async fn work(
         }
     }
     sockets.close_all();
-    let all = Close {
-        selector: Selector::All,
-        cause: Ended::Shutdown,
-        round: None,
-    };
-    close(&path, &all);
+    path.table.borrow_mut().close_all(path.clock.now(), Ended::Shutdown);
     let empty = async {
         while !path.table.borrow().is_empty() {
             tokio::time::sleep(STOP_CHECK).await;
@@ -266,12 +271,36 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
             sockets.apply(&settings.dial);
             path.reconfigure(*settings);
         }
+        Order::Select(selector, reply) => {
+            let path = Rc::clone(path);
+            in_task(supervisor, async move {
+                let _ = reply.send(select::select(&path, &selector).await);
+            });
+        }
         Order::Close(order, reply) => {
             failpoint::pass(Place::Close);
-            let _ = reply.send(close(path, &order));
+            let _ = reply.send(close(path, order));
         }
-        Order::Detach(selector, reply) => {
-            if let Err(relayed) = reply.send(detach(path, &selector)) {
+        Order::Find(id, reply) => {
+            let _ = reply.send(find(path, &id));
+        }
+        Order::List(List { filter, place, most }, reply) => {
+            let path = Rc::clone(path);
+            in_task(supervisor, async move {
+                let _ = reply.send(select::list(&path, &filter, place, most).await);
+            });
+        }
+        Order::Hashes(reply) => {
+            let _ = reply.send(path.table.borrow().hashes().collect());
+        }
+        Order::Look(places, reply) => {
+            let _ = reply.send(look(path, &places));
+        }
+        Order::Loops(reply) => {
+            let _ = reply.send(path.last_ends().borrow().loops(Instant::now()));
+        }
+        Order::Detach(reply) => {
+            if let Err(relayed) = reply.send(detach(path)) {
                 // The receiver was dropped: the connections stay on this worker.
                 resume(path, relayed);
             }
@@ -280,22 +309,58 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
     }
 }
 
-fn close(path: &Path, order: &Close) -> usize {
-    let Close { selector, cause, round } = order;
-    let Round { most, at_rest } = round.unwrap_or(Round {
-        most: usize::MAX,
-        at_rest: false,
-    });
-    let now = path.clock.now();
-    let mut table = path.table.borrow_mut();
-    table.close(now, most, at_rest, *cause, |node, record| {
-        selector.includes(node, record)
-    })
+/// Carries out what takes several turns, in a task of its own.
+fn in_task(supervisor: &Supervisor, work: impl Future<Output = ()> + 'static) {
+    tokio::task::spawn_local(supervisor.clone().guard(Task::Orders, work));
 }
 
-fn detach(path: &Path, selector: &Selector) -> Vec<Relayed<Detached>> {
+fn close(path: &Path, order: Close) -> Closed {
+    let Close {
+        mut rows,
+        most,
+        at_rest,
+        cause,
+    } = order;
+    let now = path.clock.now();
     let mut table = path.table.borrow_mut();
-    let ids = table.select(|node, record| selector.includes(node, record));
+    let mut count = 0;
+    for _ in 0..rows.len() {
+        if count == most {
+            break;
+        }
+        let Some(id) = rows.pop_front() else {
+            break;
+        };
+        match table.close(id, now, at_rest, cause) {
+            OrderedToEnd::Now => count += 1,
+            OrderedToEnd::Before => {}
+            OrderedToEnd::Busy => rows.push_back(id),
+        }
+    }
+    Closed { count, left: rows }
+}
+
+fn find(path: &Path, id: &KeptId) -> Found {
+    let (table, now) = (path.table.borrow(), path.clock.now());
+    let relays = table.find(id).filter_map(|row| table.view(row));
+    Found {
+        relays: relays.map(|relay| relay.status(now)).collect(),
+        last_end: path.last_ends().borrow().find(id),
+    }
+}
+
+fn look(path: &Path, places: &[u32]) -> Vec<RelayStatus> {
+    let (table, now) = (path.table.borrow(), path.clock.now());
+    let mut relays = Vec::new();
+    for place in places {
+        table.visit(*place, 1, |_, relay| relays.push(relay.status(now)));
+    }
+    relays
+}
+
+fn detach(path: &Path) -> Vec<Relayed<Detached>> {
+    let mut table = path.table.borrow_mut();
+    let ids = table.all();
     ids.into_iter()
         .filter_map(|id| match table.detach(id)? {
             Ok(relayed) => Some(relayed),

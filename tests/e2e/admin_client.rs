@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use crate::wait::DEADLINE;
 
@@ -22,8 +24,40 @@ pub(crate) fn ask(address: SocketAddr, method: &str, path: &str, headers: &str) 
     let mut stream = TcpStream::connect(address).expect("an admin listener");
     stream.set_read_timeout(Some(DEADLINE)).expect("an option");
     stream.write_all(request.as_bytes()).expect("it reads");
+    read(&mut stream)
+}
+
+/// Sends exactly this, and returns all of the answer.
+#[track_caller]
+pub(crate) fn raw(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).expect("an admin listener");
+    stream.set_read_timeout(Some(DEADLINE)).expect("an option");
+    stream.write_all(request.as_bytes()).expect("it reads");
+    stream.shutdown(std::net::Shutdown::Write).expect("connected");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
+    text
+}
+
+/// Asks at the admin socket, with this body.
+#[track_caller]
+pub(crate) fn ask_socket(path: &Path, method: &str, target: &str, body: &str) -> Response {
+    let length = body.len();
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let mut stream = UnixStream::connect(path).expect("an admin socket");
+    stream.set_read_timeout(Some(DEADLINE)).expect("an option");
+    // It may answer before it has read all of a body that is too large.
+    let _ = stream.write_all(request.as_bytes());
+    read(&mut stream)
+}
+
+fn read(stream: &mut impl Read) -> Response {
+    let mut answer = Vec::new();
+    // It may be reset behind the answer.
+    let _ = stream.read_to_end(&mut answer);
+    let text = String::from_utf8(answer).expect("UTF-8");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     Response {

@@ -87,6 +87,8 @@ pub(crate) struct Program {
     pub addresses: Vec<SocketAddr>,
     /// Where its admin listener is, if it has one.
     pub admin: Option<SocketAddr>,
+    /// Its admin socket, if it has one.
+    pub socket: Option<PathBuf>,
     child: Child,
     /// Whether it may end as one that failed.
     pub may_fail: bool,
@@ -122,6 +124,7 @@ impl Program {
         let mut child = command
             .args(["run", "--config"])
             .arg(&path)
+            .env("RUNTIME_DIRECTORY", directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
@@ -144,6 +147,7 @@ impl Program {
             address: addresses(&listening)[0],
             addresses: addresses(&listening),
             admin: listening["admin"].as_str().and_then(|admin| admin.parse().ok()),
+            socket: listening["socket"].as_str().map(PathBuf::from),
             child,
             may_fail: false,
             lines,
@@ -155,6 +159,10 @@ impl Program {
 
     pub(crate) fn admin(&self) -> SocketAddr {
         self.admin.expect("an admin listener")
+    }
+
+    pub(crate) fn socket(&self) -> &Path {
+        self.socket.as_deref().expect("an admin socket")
     }
 
     pub(crate) fn process(&self) -> u32 {

@@ -23,6 +23,8 @@ mod ws_node;
 mod admin;
 mod affinity;
 mod away;
+mod clients;
+mod control;
 mod drain;
 mod greeting;
 mod handle;

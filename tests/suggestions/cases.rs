@@ -453,6 +453,20 @@ const TABLES: Cases = &[
     ("[admin]\nport = 9884", &["address = \"127.0.0.1:9884\""]),
     ("[admin]\npassword = \"secret\"", &["enabled = true"]),
     (
+        "[admin]\ntokens = [{ name = \"a\", file = \"api.token\", scope = \"rw\" }]",
+        &["enabled = true"],
+    ),
+    ("[admin]\nsocket = 7", &["socket = \"/run/remora/admin.sock\""]),
+    ("[admin]\nsocket = \"\"", &["socket = \"/run/remora/admin.sock\""]),
+    (
+        "[admin]\nsocket = \"unix:///run/lb.sock\"",
+        &["socket = \"/run/lb.sock\""],
+    ),
+    (
+        "[admin]\nsocket = \"/run/xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"",
+        &["socket = \"/run/remora/admin.sock\""],
+    ),
+    (
         "[admin]\nhosts = [\"http://lb.example.com:9883/\"]",
         &["hosts = [\"lb.example.com\"]"],
     ),

@@ -37,6 +37,7 @@ impl Folder {
             ("crl.pem", &crl),
             ("other.pem", &both.chain),
             ("other.key", &both.key),
+            ("api.token", &"a-token-of-32-printable-bytes-xx\n".to_owned()),
             ("disordered.pem", &(chain.clone() + &other.chain)),
         ] {
             fs::write(folder.path().join(name), text).expect("written");

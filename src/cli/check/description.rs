@@ -297,6 +297,7 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
             ),
         ),
         ("admin", admin_text(admin)),
+        ("admin socket", socket_text(admin)),
     ];
     let row = |(what, how): (&str, String)| vec![what.to_owned(), how];
     rows.into_iter().map(row).collect()
@@ -356,6 +357,8 @@ fn pacing(pacing: &control::Pacing, nodes: &[Member]) -> String {
 fn admin_text(admin: &admin::Settings) -> String {
     let admin::Settings {
         address,
+        socket: _,
+        tokens,
         hosts,
         configuration: _,
     } = admin;
@@ -363,10 +366,29 @@ fn admin_text(admin: &admin::Settings) -> String {
         [] => String::new(),
         hosts => format!(", also called {}", hosts.join(", ")),
     };
+    let names: Vec<&str> = tokens.iter().map(|token| &*token.name).collect();
+    let api = match &names[..] {
+        [] => "; no token, so the control API is on the socket only".to_owned(),
+        names => format!("; the control API for the tokens {}", names.join(", ")),
+    };
     match address {
-        admin::Address::Default => format!("http://{}, if that is free{also}", admin::ADDRESS_DEFAULT),
-        admin::Address::At(address) => format!("http://{address}{also}"),
+        admin::Address::Default => format!("http://{}, if that is free{also}{api}", admin::ADDRESS_DEFAULT),
+        admin::Address::At(addresses) if addresses.is_empty() => "on no address".to_owned(),
+        admin::Address::At(addresses) => {
+            let addresses = addresses.iter().map(|address| format!("http://{address}"));
+            format!("{}{also}{api}", addresses.collect::<Vec<_>>().join(", "))
+        }
         admin::Address::Off => "nowhere".to_owned(),
+    }
+}
+
+fn socket_text(admin: &admin::Settings) -> String {
+    let paths = admin.socket_paths();
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    match (&paths[..], &admin.socket) {
+        ([], _) => "nowhere".to_owned(),
+        (paths, admin::Socket::At(_)) => paths.join(""),
+        (paths, admin::Socket::Default) => format!("{}, whose directory is this user's", paths.join(" or ")),
     }
 }
 

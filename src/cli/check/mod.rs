@@ -2,6 +2,7 @@
 
 mod description;
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use remora::admin;
@@ -33,10 +34,11 @@ pub(super) fn command(loaded: &Loaded, bind: bool, strict: bool) -> ExitCode {
 
 /// Warns of addresses whose port the kernel chooses: right for a test, and nowhere else.
 fn free_ports(config: &Config, source: &Source) -> Vec<Problem> {
-    let admin = match config.admin.address {
-        admin::Address::At(address) => Some(("admin.address".to_owned(), address)),
-        admin::Address::Default | admin::Address::Off => None,
+    let admin: &[SocketAddr] = match &config.admin.address {
+        admin::Address::At(addresses) => addresses,
+        admin::Address::Default | admin::Address::Off => &[],
     };
+    let admin = admin.iter().map(|address| ("admin.address".to_owned(), *address));
     let listeners = config.listeners.iter().enumerate();
     let listeners = listeners.map(|(index, listener)| (format!("listeners[{index}].address"), listener.address));
     let free = listeners.chain(admin).filter(|(_, address)| address.port() == 0);
@@ -73,10 +75,10 @@ fn refused_now(config: &Config, source: &Source) -> Vec<Problem> {
 
 /// The process that runs this configuration now, if it answers at its admin address.
 fn own_process(config: &Config) -> Option<u32> {
-    let address = match config.admin.address {
+    let address = match &config.admin.address {
         admin::Address::Default => admin::ADDRESS_DEFAULT,
-        admin::Address::At(address) if address.port() != 0 => address,
-        admin::Address::At(_) | admin::Address::Off => return None,
+        admin::Address::At(addresses) => *addresses.iter().find(|address| address.port() != 0)?,
+        admin::Address::Off => return None,
     };
     let identity = health::ask(address).ok()?.identity?;
     let file = config.admin.configuration.as_ref()?;

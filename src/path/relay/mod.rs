@@ -1,8 +1,10 @@
 //! Joins a client and its node until one ends: every byte passes once and in order.
 
+mod activity;
 mod closing;
 pub mod coding;
 mod flow;
+mod index;
 mod mode;
 mod pipes;
 mod ports;
@@ -17,9 +19,9 @@ use std::time::Duration;
 use crate::base::clock::Seconds;
 
 pub use closing::Closing;
-pub use relayed::{Finished, Relayed};
+pub use relayed::{Finished, RelayStatus, RelayView, Relayed};
 pub use run::{Owner, spawn};
-pub use table::{Outcome, RowId, Table};
+pub use table::{OrderedToEnd, Outcome, RowId, Table};
 pub use waiting::WaitingBytes;
 
 /// The fewest pipes that a worker can be limited to: as many as it keeps.

@@ -43,11 +43,12 @@ use crate::net::socket::{Detached, Socket};
 use crate::net::websocket::frames::{Fault, close};
 use crate::path::ended::{Details, Ended};
 use crate::path::record::Record;
+use crate::path::relay::activity::Activity;
 use crate::path::relay::closing::Closing;
 use crate::path::relay::coding::Coding;
 use crate::path::relay::flow::{Flow, Tools, Turn};
 use crate::path::relay::ports::ends_with_disconnect;
-use crate::path::relay::relayed::{Finished, Relayed};
+use crate::path::relay::relayed::{Finished, RelayView, Relayed};
 use crate::path::sides::{Bytes, Moved, Side, Sides};
 
 /// Bytes that may wait for a client while it is still read: answers to its pings come on top of what the node has sent.
@@ -74,8 +75,7 @@ pub(crate) struct Row {
     client: Half,
     node: Half,
     phase: Phase,
-    /// When the client last sent a byte.
-    client_at: Seconds,
+    activity: Activity,
     /// A client that is silent for this long is disconnected; `None` means never.
     idle_limit: Option<Seconds>,
     /// Both sockets have the keepalive options of a relayed connection.
@@ -350,6 +350,7 @@ impl Row {
         let Relayed {
             sides: Sides { client, node, frames },
             idle_limit,
+            activity,
             node_id,
             record,
         } = relayed;
@@ -361,7 +362,10 @@ impl Row {
             client: Half::new(client),
             node: Half::new(node),
             phase: Phase::Relaying,
-            client_at: now,
+            activity: Activity {
+                client: now,
+                ..activity.unwrap_or(Activity::new(now))
+            },
             idle_limit,
             watched: false,
             node_id,
@@ -378,6 +382,16 @@ impl Row {
         row
     }
 
+    /// The relay as it is now.
+    pub(crate) fn view(&self) -> RelayView<'_> {
+        RelayView {
+            node_id: self.node_id,
+            record: &self.record,
+            bytes: self.bytes(),
+            activity: self.activity,
+        }
+    }
+
     /// Its node, and what is known of the connection.
     pub(crate) fn facts(&self) -> (NodeId, &Record) {
         (self.node_id, &self.record)
@@ -391,8 +405,15 @@ impl Row {
         }
     }
 
+    /// What was moved since the last sweep, if anything was. Called by each sweep.
+    pub(crate) fn swept(&mut self, now: Seconds) -> Option<Bytes> {
+        let moved = self.take_uncounted()?;
+        self.activity.swept(moved.from_node.total(), now);
+        Some(moved)
+    }
+
     /// What was moved since the last call, if anything was.
-    pub(crate) fn take_uncounted(&mut self) -> Option<Bytes> {
+    fn take_uncounted(&mut self) -> Option<Bytes> {
         let bytes = self.bytes();
         let before = Bytes {
             from_client: std::mem::replace(&mut self.client.counted, bytes.from_client),
@@ -436,7 +457,9 @@ impl Row {
             self.close_node_first();
             self.phase = self.phase.half_closed(Ended::ClientClosed, now.after(linger));
         }
-        let is_due = self.idle_limit.is_some_and(|limit| now > self.client_at.after(limit));
+        let is_due = self
+            .idle_limit
+            .is_some_and(|limit| now > self.activity.client.after(limit));
         let is_silent = is_due && !self.has_unread_bytes_of_client();
         if let Some(cause) = self.phase.timed_out(now).or(is_silent.then_some(Ended::Idle)) {
             self.phase = self.phase.overdue(cause);
@@ -558,7 +581,7 @@ impl Row {
             self.node_close = if ends { NodeClose::ByNode } else { NodeClose::Open };
         }
         if self.client.flow.moved() != before {
-            self.client_at = tools.now;
+            self.activity.client = tools.now;
         }
         if !tools.replies.is_empty() {
             // After the node's end, a close frame was sent to the client, and nothing may follow it.
@@ -646,7 +669,7 @@ impl Row {
             return true;
         }
         let is_open = !self.node.flow.has_ended() && self.client.flow.broken().is_none();
-        let has_read_all = tools.now > self.client_at.after(NODE_READ_MAX) && self.client.is_at_rest();
+        let has_read_all = tools.now > self.activity.client.after(NODE_READ_MAX) && self.client.is_at_rest();
         is_open && (has_read_all || tools.ports.is_scarce(self.node_id))
     }
 
@@ -733,6 +756,7 @@ impl Row {
                 node: self.node.detach(to_client),
             },
             idle_limit: self.idle_limit,
+            activity: Some(self.activity),
             node_id: self.node_id,
             record: self.record,
         }
@@ -755,7 +779,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_costs_no_more_than_this() {
-        assert!(size_of::<Row>() <= 240, "{} bytes", size_of::<Row>());
+        assert!(size_of::<Row>() <= 248, "{} bytes", size_of::<Row>());
     }
 
     #[test]

@@ -8,11 +8,12 @@ use crate::base::failpoint;
 use crate::cluster::{Cluster, NodeId, NodeLoad};
 use crate::net::socket::{Detached, Socket};
 use crate::path::ended::Ended;
-use crate::path::record::Record;
+use crate::path::record::{KeptId, Record};
 use crate::path::relay::flow::Tools;
+use crate::path::relay::index::Index;
 use crate::path::relay::pipes::Pipes;
 use crate::path::relay::ports::Ports;
-use crate::path::relay::relayed::{Finished, Relayed};
+use crate::path::relay::relayed::{Finished, RelayView, Relayed};
 use crate::path::relay::row::{Row, ToWatch};
 use crate::path::sides::Bytes;
 
@@ -35,6 +36,8 @@ pub struct Table {
     chunks: Vec<Option<Box<Chunk>>>,
     /// Chunks with at least one free row: the lowest is filled first, so that the others can be freed.
     with_room: BTreeSet<u32>,
+    /// Finds rows by client id.
+    index: Index,
     generation: u32,
     rows: usize,
     tools: Tools,
@@ -53,6 +56,7 @@ impl Table {
         Self {
             chunks: Vec::new(),
             with_room: BTreeSet::new(),
+            index: Index::default(),
             generation: 0,
             rows: 0,
             tools: Tools {
@@ -165,10 +169,10 @@ impl Table {
         self.tools.ports.add(now, node, load);
     }
 
-    /// Reports what each relay has moved since the last report, where it moved anything.
-    pub fn count(&mut self, report: impl Fn(&Record, Bytes)) {
+    /// Reports what each relay has moved since the last report, where it moved anything. Called once a second.
+    pub fn count(&mut self, now: Seconds, report: impl Fn(&Record, Bytes)) {
         for row in self.rows_mut() {
-            if let Some(moved) = row.take_uncounted() {
+            if let Some(moved) = row.swept(now) {
                 report(row.facts().1, moved);
             }
         }
@@ -183,44 +187,80 @@ impl Table {
         self.tools.linger = Seconds::at_least(settings.linger);
     }
 
-    /// Orders up to `most` of the relays that `which` selects to end because of `cause`; with `at_rest`, only those
-    /// that have no byte in flight. Skips those already ordered to end. Returns how many were ordered.
-    pub fn close(
-        &mut self,
-        now: Seconds,
-        most: usize,
-        at_rest: bool,
-        cause: Ended,
-        which: impl Fn(NodeId, &Record) -> bool,
-    ) -> usize {
+    /// Orders a relay to end because of `cause`; with `at_rest`, only if it has no byte in flight.
+    pub fn close(&mut self, id: RowId, now: Seconds, at_rest: bool, cause: Ended) -> OrderedToEnd {
         let by = now.after(self.tools.linger);
-        let is_selected = |row: &Row| {
-            let (node, record) = row.facts();
-            !row.is_ordered_to_end() && which(node, record) && (!at_rest || row.is_at_rest())
-        };
-        let selected = self.rows_mut().filter(|row| is_selected(row)).take(most);
-        selected.map(|row| row.order_to_end(cause, by)).count()
+        match row_mut(&mut self.chunks, id) {
+            Some(row) if row.is_ordered_to_end() => OrderedToEnd::Before,
+            Some(row) if at_rest && !row.is_at_rest() => OrderedToEnd::Busy,
+            Some(row) => {
+                row.order_to_end(cause, by);
+                OrderedToEnd::Now
+            }
+            None => OrderedToEnd::Before,
+        }
     }
 
-    /// The relays that `which` selects and that were not ordered to end: an order would be lost with a move.
-    pub fn select(&self, mut which: impl FnMut(NodeId, &Record) -> bool) -> Vec<RowId> {
-        let mut selected = Vec::new();
-        for (number, chunk) in self.chunks.iter().enumerate() {
-            let rows = chunk.iter().flat_map(|chunk| chunk.rows.iter().enumerate());
-            for (place, row) in rows {
-                let Some((generation, row)) = row else {
-                    continue;
-                };
-                let (node, record) = row.facts();
-                if which(node, record) && !row.is_ordered_to_end() {
-                    selected.push(RowId {
-                        index: (number * CHUNK_ROWS + place) as u32,
-                        generation: *generation,
-                    });
-                }
+    /// Orders all relays to end because of `cause`.
+    pub fn close_all(&mut self, now: Seconds, cause: Ended) {
+        let by = now.after(self.tools.linger);
+        for row in self.rows_mut().filter(|row| !row.is_ordered_to_end()) {
+            row.order_to_end(cause, by);
+        }
+    }
+
+    /// The relays of the client with this id.
+    pub fn find<'a>(&'a self, id: &'a KeptId) -> impl Iterator<Item = RowId> + 'a {
+        let found = self.index.find(id.short_hash());
+        found.filter_map(move |index| {
+            let (generation, row) = self.row(index)?;
+            let is_it = row.facts().1.client_id() == Some(id);
+            is_it.then_some(RowId { index, generation })
+        })
+    }
+
+    /// The hash of each client's id, and where its row is.
+    pub(crate) fn hashes(&self) -> impl Iterator<Item = (u32, u32)> {
+        self.index.iter()
+    }
+
+    /// A relay as it is now; `None` if it is gone.
+    pub fn view(&self, id: RowId) -> Option<RelayView<'_>> {
+        let (generation, row) = self.row(id.index)?;
+        (generation == id.generation).then(|| row.view())
+    }
+
+    /// Visits the relays in so many `places` of the table, from place `from` on, without those that were ordered to end. Returns
+    /// the place to go on from; `None` at the end of the table. A relay stays in its place.
+    pub fn visit(&self, from: u32, places: u32, mut visit: impl FnMut(RowId, RelayView<'_>)) -> Option<u32> {
+        let end = from.saturating_add(places).min(self.places());
+        for index in from..end {
+            if let Some((generation, row)) = self.row(index)
+                && !row.is_ordered_to_end()
+            {
+                visit(RowId { index, generation }, row.view());
             }
         }
-        selected
+        (end < self.places()).then_some(end)
+    }
+
+    /// The relays that were not ordered to end: an order would be lost with a move.
+    pub fn all(&self) -> Vec<RowId> {
+        let mut all = Vec::with_capacity(self.rows);
+        self.visit(0, u32::MAX, |id, _| all.push(id));
+        all
+    }
+
+    /// How many places there are, free ones included.
+    fn places(&self) -> u32 {
+        (self.chunks.len() * CHUNK_ROWS) as u32
+    }
+
+    /// What is in this place, and its generation.
+    fn row(&self, index: u32) -> Option<(u32, &Row)> {
+        let (number, place) = place_of(index);
+        let (generation, row) = self.chunks.get(number)?.as_ref()?.rows[place].as_ref()?;
+        Some((*generation, row))
     }
 
     fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
@@ -250,6 +290,10 @@ impl Table {
         });
         let chunk = self.chunks[number as usize].as_mut().expect("a chunk with room exists");
         let place = chunk.taken.trailing_ones();
+        let index = number * CHUNK_ROWS as u32 + place;
+        if let Some(id) = row.facts().1.client_id() {
+            self.index.insert(id.short_hash(), index);
+        }
         chunk.taken |= 1 << place;
         self.generation = self.generation.wrapping_add(1);
         chunk.rows[place as usize] = Some((self.generation, row));
@@ -258,7 +302,7 @@ impl Table {
         }
         self.rows += 1;
         RowId {
-            index: number * CHUNK_ROWS as u32 + place,
+            index,
             generation: self.generation,
         }
     }
@@ -268,6 +312,9 @@ impl Table {
         let (number, place) = id.place();
         let chunk = self.chunks[number].as_mut()?;
         let (_, row) = chunk.rows[place].take()?;
+        if let Some(client_id) = row.facts().1.client_id() {
+            self.index.remove(client_id.short_hash(), id.index);
+        }
         chunk.taken &= !(1 << place);
         self.rows -= 1;
         // The first chunk is kept, so that connections one after another do not allocate and free it each time.
@@ -292,10 +339,26 @@ pub enum Outcome {
     Gone,
 }
 
+/// The result of an order to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderedToEnd {
+    /// It ends because of this order.
+    Now,
+    /// It has ended, or was ordered to end before.
+    Before,
+    /// It has bytes in flight, and only one at rest was to end.
+    Busy,
+}
+
 impl RowId {
     fn place(self) -> (usize, usize) {
-        (self.index as usize / CHUNK_ROWS, self.index as usize % CHUNK_ROWS)
+        place_of(self.index)
     }
+}
+
+/// Chunk, and place in it.
+fn place_of(index: u32) -> (usize, usize) {
+    (index as usize / CHUNK_ROWS, index as usize % CHUNK_ROWS)
 }
 
 fn row_mut(chunks: &mut [Option<Box<Chunk>>], id: RowId) -> Option<&mut Row> {
@@ -364,6 +427,7 @@ mod tests {
                 frames,
             },
             idle_limit: None,
+            activity: None,
             node_id: NodeId(0),
             record: Box::new(Record {
                 number: 1,
@@ -451,7 +515,9 @@ mod tests {
             let outcome = joined.table.turn(joined.id, joined.now, cx);
             assert!(matches!(outcome, Outcome::Pending), "it goes on");
             let moved = Cell::new(0);
-            joined.table.count(|_, bytes| moved.set(bytes.from_client.total()));
+            joined
+                .table
+                .count(joined.now, |_, bytes| moved.set(bytes.from_client.total()));
             match moved.get() {
                 0 => Poll::Pending,
                 moved => Poll::Ready(moved),
@@ -607,7 +673,7 @@ mod tests {
             assert_eq!(&to_node.expect("a message"), b"last");
             joined.now = joined.now.after(quiet);
             let now = joined.now;
-            joined.table.close(now, 1, true, Ended::Shutdown, |_, _| true);
+            joined.table.close_all(now, Ended::Shutdown);
             let finished = joined.over().await;
             assert_eq!(finished.time_wait.is_none(), is_reset);
             assert!(finished.left.is_none(), "everything was acknowledged");
@@ -729,16 +795,10 @@ mod tests {
         let mut joined = joined();
         joined.node.write_all(b"arrived").expect("room");
         let now = joined.now;
-        assert_eq!(joined.table.close(now, 1, true, Ended::Shutdown, |_, _| true), 1);
-        assert_eq!(
-            joined.table.close(now, 1, true, Ended::Shutdown, |_, _| true),
-            0,
-            "it was ordered"
-        );
-        assert!(
-            joined.table.select(|_, _| true).is_empty(),
-            "a move would lose the order"
-        );
+        let mut close = || joined.table.close(joined.id, now, true, Ended::Shutdown);
+        assert_eq!(close(), OrderedToEnd::Now);
+        assert_eq!(close(), OrderedToEnd::Before);
+        assert!(joined.table.all().is_empty(), "a move would lose the order");
         // Lets the runtime see the event.
         tokio::task::yield_now().await;
         assert_eq!(joined.over().await.cause, Ended::Shutdown);
@@ -754,7 +814,9 @@ mod tests {
         assert_eq!(&to_node.expect("a message"), b"last");
         let end = joined.until(|joined| read::<0>(&mut joined.node)).await;
         end.expect("the client's end");
-        joined.table.count(|_, moved| assert_eq!(moved, copied(4, 0)));
+        joined
+            .table
+            .count(joined.now, |_, moved| assert_eq!(moved, copied(4, 0)));
         let away = joined.table.detach(joined.id).expect("it is there").expect("no pipe");
         assert!(joined.table.is_empty());
         joined.table = Table::new(&settings());

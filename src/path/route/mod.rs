@@ -130,6 +130,11 @@ pub fn route_anonymous(cluster: Arc<Cluster>, kind: EndpointKind, draws: [u64; 2
 }
 
 impl Route {
+    /// The client's position on the ring; a draw for one without an affinity key.
+    pub fn ring_hash(&self) -> u64 {
+        self.hash
+    }
+
     /// The same route, on which a node has no room for the client that has more than `percent` of its share of all connections.
     pub fn bounded(mut self, percent: Option<u32>) -> Self {
         self.bound = percent.map(|percent| LoadBound::of(&self.cluster, self.kind, percent));

@@ -43,6 +43,11 @@ impl Router {
         route(cluster, kind, affinity.key(), placed).bounded(self.load_max)
     }
 
+    /// Where an affinity key is on the ring.
+    pub(crate) fn ring_hash(&self, affinity_key: &[u8]) -> u64 {
+        self.clusters.current().ring().hash(affinity_key)
+    }
+
     /// Remembers the node that has accepted a client, if the ring would not choose it. Returns the key of the
     /// placement.
     pub(crate) fn remember(&self, client: AcceptedClient<'_>) -> PlacementKey {

@@ -1,0 +1,179 @@
+//! Accepts connections to the admin listener, on TCP and on its unix socket, and keeps them from taking what others need.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::io::{DupFlags, dup3};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+use super::pages::Pages;
+use super::peer::Peer;
+use crate::net::descriptors::{self, Reserve};
+
+/// The most connections at a time. One more closes the oldest: an answer takes milliseconds, so the oldest peer does not read or
+/// sends no request, and must not block health checks.
+const CONNECTIONS_MAX: usize = 16;
+
+/// How long a peer may take to send a request's head.
+const HEAD_MAX: Duration = Duration::from_secs(5);
+
+/// How long a connection may last. A scrape takes milliseconds; a peer that does not read must be closed.
+const CONNECTION_MAX: Duration = Duration::from_secs(60);
+
+/// How long a connection may last that uses the reserved descriptor. All other peers wait for it, and a health check with a timeout
+/// of a second must still be answered if a few peers before it send nothing.
+const LAST_CONNECTION_MAX: Duration = Duration::from_millis(200);
+
+/// How long the listener pauses if no descriptor is left for a connection.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A socket that yields connections.
+pub(super) trait Accept: AsFd + Send + Sync {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Self::Stream>>;
+
+    fn peer(stream: &Self::Stream) -> Peer;
+
+    fn into_fd(stream: Self::Stream) -> io::Result<OwnedFd>;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<TcpStream>> {
+        self.poll_accept(cx).map_ok(|(stream, _)| stream)
+    }
+
+    fn peer(_: &TcpStream) -> Peer {
+        Peer::Tcp
+    }
+
+    fn into_fd(stream: TcpStream) -> io::Result<OwnedFd> {
+        Ok(stream.into_std()?.into())
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<UnixStream>> {
+        self.poll_accept(cx).map_ok(|(stream, _)| stream)
+    }
+
+    fn peer(stream: &UnixStream) -> Peer {
+        let known = stream.peer_cred().ok();
+        Peer::Unix {
+            uid: known.as_ref().map(tokio::net::unix::UCred::uid),
+            pid: known.and_then(|peer| peer.pid()),
+        }
+    }
+
+    fn into_fd(stream: UnixStream) -> io::Result<OwnedFd> {
+        Ok(stream.into_std()?.into())
+    }
+}
+
+/// Serves the connections of one listener for ever.
+pub(super) async fn serve<L: Accept>(made: io::Result<L>, pages: Arc<Pages>) {
+    let made = made.and_then(|listener| Ok((listener, Reserve::new()?)));
+    let (listener, mut reserve) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            tracing::error!(%error, "no admin listener");
+            return std::future::pending().await;
+        }
+    };
+    let mut answering: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(CONNECTIONS_MAX);
+    loop {
+        let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.ok();
+        let socket = match accepted {
+            Some(socket) if !descriptors::is_reserve_lacking() => socket,
+            // No descriptor is left, or a listener's reserve needs the one that was accepted.
+            accepted => {
+                if accepted.is_none() {
+                    // Idle connections hold descriptors that others need.
+                    answering.drain(..).for_each(|connection| connection.abort());
+                }
+                reserve = answer_with(reserve, accepted, &listener, &pages).await;
+                continue;
+            }
+        };
+        answering.retain(|connection| !connection.is_finished());
+        if answering.len() == CONNECTIONS_MAX
+            && let Some(oldest) = answering.pop_front()
+        {
+            oldest.abort();
+        }
+        let pages = Arc::clone(&pages);
+        answering.push_back(tokio::spawn(async move {
+            let peer = L::peer(&socket);
+            answer(socket, &peer, &pages, true, CONNECTION_MAX).await;
+        }));
+    }
+}
+
+/// Answers one peer, `accepted` or the next one in the backlog, with the descriptor of `reserve`. Returns the reserve once it has
+/// its descriptor again.
+///
+/// If the reserve were lent for as long as the request takes, no client could be accepted meanwhile. So its descriptor is given
+/// away, and the new reserve is made from the peer's descriptor itself, which no other thread can get in between.
+async fn answer_with<L: Accept>(reserve: Reserve, accepted: Option<L::Stream>, listener: &L, pages: &Pages) -> Reserve {
+    let waiting = || match listener.poll_accept(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(socket)) => Some(socket),
+        _ => None,
+    };
+    let mut reserve = match reserve.give(|| accepted.or_else(waiting)) {
+        Ok(mut socket) => {
+            let peer = L::peer(&socket);
+            answer(&mut socket, &peer, pages, false, LAST_CONNECTION_MAX).await;
+            close(socket, listener).unwrap_or_else(|_| Reserve::lacking())
+        }
+        // No peer is waiting, or another thread took the descriptor.
+        Err(reserve) => {
+            tokio::time::sleep(PAUSE).await;
+            reserve
+        }
+    };
+    // At once, not only at the next call: until then no client is accepted.
+    while !reserve.take_back() {
+        tokio::time::sleep(PAUSE).await;
+    }
+    reserve
+}
+
+/// Closes `socket` and in the same step (dup3) lets its descriptor refer to `listener`, which is open in any case.
+fn close<L: Accept>(socket: L::Stream, listener: &L) -> io::Result<Reserve> {
+    let mut descriptor = L::into_fd(socket)?;
+    dup3(listener, &mut descriptor, DupFlags::CLOEXEC)?;
+    Ok(descriptor.into())
+}
+
+/// Serves one connection, for `most` at most.
+async fn answer(
+    socket: impl AsyncRead + AsyncWrite + Unpin,
+    peer: &Peer,
+    pages: &Pages,
+    keep_alive: bool,
+    most: Duration,
+) {
+    let answer = service_fn(|request| async move { Ok::<_, Infallible>(pages.answer(request, peer).await) });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .keep_alive(keep_alive)
+        .max_buf_size(16 * 1024)
+        .serve_connection(TokioIo::new(socket), answer);
+    // How the connection ended does not matter.
+    let _ = tokio::time::timeout(most, connection).await;
+}

@@ -1,0 +1,262 @@
+//! What the API is asked and what it answers, as JSON. The descriptions in the OpenAPI document are the comments here.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Refused {
+    /// What was asked of what, why it is refused, and what would do.
+    pub error: String,
+}
+
+/// The process as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// The version of the program.
+    pub version: String,
+    /// The number of the process.
+    pub pid: u32,
+    /// The file of its configuration, as an absolute path; null if it has none.
+    pub configuration: Option<String>,
+    /// Whether it should get clients, as `/readyz` says.
+    pub is_ready: bool,
+    /// Why not.
+    pub why_not_ready: Option<String>,
+    /// Connections, those being set up included.
+    pub connections: usize,
+    /// Connections whose CONNECT has not been read yet.
+    pub awaiting_connect: usize,
+    /// Connections in a TLS handshake.
+    pub handshakes: usize,
+    /// Bytes held for clients that no node has accepted yet.
+    pub held_bytes: usize,
+    /// Clients remembered because they are on another node than their home.
+    pub placements: usize,
+    /// The names of the nodes that take clients, on at least one endpoint.
+    pub nodes_up: Vec<String>,
+    /// The names of all others.
+    pub nodes_not_up: Vec<String>,
+}
+
+/// All nodes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Nodes {
+    /// The nodes of the cluster, sorted by name, then the removed ones that still have connections.
+    pub nodes: Vec<Node>,
+}
+
+/// A node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Node {
+    /// Its name.
+    pub node: String,
+    /// Its weight on the ring: the configured one, or the operator's.
+    pub weight: u16,
+    /// The weight that the file gives it; null if it is not in the file any more.
+    pub configured_weight: Option<u16>,
+    /// Whether an operator drains it: it keeps its clients and gets no new ones.
+    pub is_draining: bool,
+    /// Whether it was removed from the file, and only its connections are left.
+    pub is_removed: bool,
+    /// Its connections, those being set up included.
+    pub connections: usize,
+    /// Its endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// An endpoint of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Endpoint {
+    /// What it is for: `mqtt`, `ws` or `pass`.
+    pub endpoint: String,
+    /// `up`, `draining` or `down`.
+    pub state: String,
+}
+
+/// Another weight for a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetWeight {
+    /// The weight on the ring, 1 to 1000; null for that of the file.
+    #[serde(deserialize_with = "given")]
+    pub weight: Option<u16>,
+}
+
+/// Part of the list of clients.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Clients {
+    /// The clients.
+    pub clients: Vec<Connection>,
+    /// The `cursor` of the next part; null if there is none.
+    pub next: Option<String>,
+}
+
+/// A client's connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Connection {
+    /// The number of the connection, unique in this process.
+    pub connection: String,
+    /// The client id, escaped and cut as in a line of text in the log; empty if it has none, or if its TLS ends at the node.
+    pub client_id: String,
+    /// Its node.
+    pub node: String,
+    /// Why it is there: `home`, `placement`, `spill` or `anonymous`.
+    pub route: Option<String>,
+    /// Its home as of now; null for a client without an affinity key.
+    pub home: Option<String>,
+    /// Its listener.
+    pub listener: String,
+    /// Its transport: `mqtt`, `ws` or `pass`.
+    pub transport: String,
+    /// Its address.
+    pub client: String,
+    /// The version of MQTT; null if its TLS ends at the node.
+    pub version: Option<String>,
+    /// For how long it has been connected.
+    pub seconds: u64,
+    /// For how long it has sent nothing.
+    pub client_silence_seconds: u64,
+    /// For how long its node has sent nothing.
+    pub node_silence_seconds: u64,
+    /// For how long its node has sent nothing but answers to pings.
+    pub message_silence_seconds: u64,
+    /// Bytes read from it.
+    pub from_client: u64,
+    /// Bytes read from its node.
+    pub from_node: u64,
+    /// Keep Alive in seconds; 0 for none, null if its TLS ends at the node.
+    pub keep_alive: Option<u16>,
+    /// Clean Start (MQTT 5), Clean Session (before).
+    pub clean_start: Option<bool>,
+    /// How long its session outlives the connection; null if it does not, 4294967295 for ever.
+    pub session_expiry_seconds: Option<u64>,
+    /// The server name that it asked for in TLS, escaped.
+    pub server_name: Option<String>,
+    /// The common name of its certificate, escaped.
+    pub certificate_cn: Option<String>,
+}
+
+/// What is known of a client id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Client {
+    /// The client id, escaped and cut as in a line of text in the log.
+    pub client_id: String,
+    /// Its connections.
+    pub connections: Vec<Connection>,
+    /// Its home as of now; null if that depends on something else than the id.
+    pub home: Option<String>,
+    /// The node that is remembered for it, in place of its home.
+    pub placement: Option<String>,
+    /// How its last connection ended, as far as that is remembered.
+    pub last_end: Option<End>,
+}
+
+/// How a connection of a client ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct End {
+    /// The client id, escaped and cut as in a line of text in the log.
+    pub client_id: String,
+    /// The end cause.
+    pub cause: String,
+    /// How long ago.
+    pub ago_seconds: u64,
+    /// How long the connection lasted.
+    pub seconds: u64,
+    /// The client's address.
+    pub client: String,
+    /// The node that was last dialed for it.
+    pub node: Option<String>,
+    /// Why that node.
+    pub route: Option<String>,
+}
+
+/// Which clients are listed: those that all of these hold for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClientsQuery {
+    /// On this node.
+    pub node: Option<String>,
+    /// Accepted on a listener of this name.
+    pub listener: Option<String>,
+    /// With an address of this network, such as `10.0.0.0/8`.
+    pub network: Option<String>,
+    /// With `true`: on another node than their home.
+    pub off_home: Option<String>,
+    /// With an id that begins with this.
+    pub prefix: Option<String>,
+    /// That have sent something within so many seconds, while their nodes have sent them nothing but answers to pings.
+    pub quiet: Option<String>,
+    /// Where the list goes on: `next` of the part before.
+    pub cursor: Option<String>,
+    /// How many at most: 1 to 1000, 100 without it.
+    pub limit: Option<String>,
+}
+
+/// How many connections were closed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Closed {
+    /// How many.
+    pub closed: usize,
+}
+
+/// At which pace clients are brought home.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SetRebalance {
+    /// Connections closed per second; 50 without it.
+    pub rate: Option<u32>,
+}
+
+/// A rebalance: the last one, running or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Rebalance {
+    /// The node whose clients are brought home; null for those of all nodes.
+    pub node: Option<String>,
+    /// Connections closed per second.
+    pub rate: u32,
+    /// How many connections were to be closed when it began.
+    pub selected: u64,
+    /// How many of them were closed. The others have ended before.
+    pub closed: u64,
+    /// Whether it goes on.
+    pub is_running: bool,
+}
+
+/// Clients that reconnect in a loop.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reconnecting {
+    /// The clients, those that reconnect most often first.
+    pub reconnecting: Vec<Loop>,
+}
+
+/// A client that reconnects in a loop.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Loop {
+    /// How many of its connections have ended within the last minute, of those that are remembered.
+    pub count: usize,
+    /// The last end.
+    pub last_end: End,
+}
+
+/// From how many ends on a client is listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoopsQuery {
+    /// With at least so many ends in the last minute; 5 without it.
+    pub at_least: Option<String>,
+}
+
+/// The OpenAPI document.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct OpenApi {
+    /// The version of OpenAPI.
+    pub openapi: String,
+    /// The operations, by path and method.
+    pub paths: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A value that may be null and must be there.
+fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u16>, D::Error> {
+    Option::deserialize(deserializer)
+}

@@ -1,0 +1,234 @@
+//! The table of all routes of the API.
+
+use hyper::Method;
+
+use super::answers::{
+    Client, Clients, ClientsQuery, Closed, LoopsQuery, Node, Nodes, OpenApi, Rebalance, Reconnecting, SetRebalance,
+    SetWeight, Status,
+};
+use super::route::{Route, answers, answers_query, may_take, takes};
+use super::{clients, nodes, openapi, status};
+use crate::admin::tokens::Scope;
+
+/// All routes.
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        method: Method::GET,
+        path: "/api/v1/status",
+        scope: Scope::Read,
+        summary: "The process as a whole: which it is, whether it is ready, and its connections.",
+        body: None,
+        answer: answers::<Status>(),
+        handler: |call| Box::pin(status::show(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/nodes",
+        scope: Scope::Read,
+        summary: "All nodes.",
+        body: None,
+        answer: answers::<Nodes>(),
+        handler: |call| Box::pin(nodes::list(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/nodes/{name}",
+        scope: Scope::Read,
+        summary: "One node.",
+        body: None,
+        answer: answers::<Node>(),
+        handler: |call| Box::pin(nodes::show(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/nodes/{name}/drain",
+        scope: Scope::Write,
+        summary: "Drains a node: it keeps its clients and gets no new ones.",
+        body: None,
+        answer: answers::<Node>(),
+        handler: |call| Box::pin(nodes::drain(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/nodes/{name}/undrain",
+        scope: Scope::Write,
+        summary: "Lets a node get new clients again.",
+        body: None,
+        answer: answers::<Node>(),
+        handler: |call| Box::pin(nodes::undrain(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/nodes/{name}/weight",
+        scope: Scope::Write,
+        summary: "Gives a node another weight than the file does, or that of the file again. No connection moves.",
+        body: takes::<SetWeight>(),
+        answer: answers::<Node>(),
+        handler: |call| Box::pin(nodes::weight(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/nodes/{name}/rebalance",
+        scope: Scope::Write,
+        summary: "Brings home the clients of this node that are elsewhere, at a rate, in the background.",
+        body: may_take::<SetRebalance>(),
+        answer: answers::<Rebalance>(),
+        handler: |call| Box::pin(clients::rebalance_node(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/rebalance",
+        scope: Scope::Write,
+        summary: "Brings home the clients that are not, at a rate, in the background.",
+        body: may_take::<SetRebalance>(),
+        answer: answers::<Rebalance>(),
+        handler: |call| Box::pin(clients::rebalance(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/rebalance",
+        scope: Scope::Read,
+        summary: "The last rebalance, and how far it is.",
+        body: None,
+        answer: answers::<Rebalance>(),
+        handler: |call| Box::pin(clients::show_rebalance(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/rebalance/stop",
+        scope: Scope::Write,
+        summary: "Stops the rebalance. What it has not closed stays open.",
+        body: None,
+        answer: answers::<Rebalance>(),
+        handler: |call| Box::pin(clients::stop_rebalance(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/clients",
+        scope: Scope::Read,
+        summary: "Clients that are connected, page by page.",
+        body: None,
+        answer: answers_query::<Clients, ClientsQuery>(),
+        handler: |call| Box::pin(clients::list(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/clients/{id}",
+        scope: Scope::Read,
+        summary: "A client, connected or not.",
+        body: None,
+        answer: answers::<Client>(),
+        handler: |call| Box::pin(clients::show(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/clients/{id}/close",
+        scope: Scope::Write,
+        summary: "Closes the connections of a client.",
+        body: None,
+        answer: answers::<Closed>(),
+        handler: |call| Box::pin(clients::close(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/connected-twice",
+        scope: Scope::Read,
+        summary: "The connections of client ids that have more than one.",
+        body: None,
+        answer: answers::<Clients>(),
+        handler: |call| Box::pin(clients::connected_twice(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/reconnecting",
+        scope: Scope::Read,
+        summary: "The clients whose connections have ended most often within the last minute.",
+        body: None,
+        answer: answers_query::<Reconnecting, LoopsQuery>(),
+        handler: |call| Box::pin(clients::reconnecting(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/openapi.json",
+        scope: Scope::Read,
+        summary: "This document.",
+        body: None,
+        answer: answers::<OpenApi>(),
+        handler: |call| Box::pin(openapi::show(call, ROUTES)),
+    },
+];
+
+/// What a request asks for.
+pub(super) enum Found {
+    /// A route, with the values of its parameters.
+    Route(&'static Route, Vec<String>),
+    /// A path that takes other methods: these.
+    OtherMethod(&'static str),
+    Nothing,
+}
+
+/// Finds the route of a request. HEAD is GET without the body.
+pub(super) fn find(method: &Method, path: &str) -> Found {
+    let matching = || {
+        let with = |route: &'static Route| Some((route, parameters(route.path, path)?));
+        ROUTES.iter().filter_map(with)
+    };
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    if let Some((route, parameters)) = matching().find(|(route, _)| route.method == *method) {
+        return Found::Route(route, parameters);
+    }
+    match matching().next() {
+        Some((route, _)) if route.method == Method::GET => Found::OtherMethod("GET, HEAD"),
+        Some(_) => Found::OtherMethod("POST"),
+        None => Found::Nothing,
+    }
+}
+
+/// The values of a route's parameters in a path, if the path is of that route.
+fn parameters(route: &str, path: &str) -> Option<Vec<String>> {
+    let (mut wanted, mut given) = (route.split('/'), path.split('/'));
+    let mut values = Vec::new();
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return Some(values),
+            // Any bytes, which its handler takes out of the encoding.
+            (Some("{id}"), Some(value)) if !value.is_empty() => values.push(value.to_owned()),
+            (Some(parameter), Some(value)) if parameter.starts_with('{') && !value.is_empty() => {
+                values.push(unescaped(value)?);
+            }
+            (Some(wanted), Some(given)) if wanted == given => {}
+            _ => return None,
+        }
+    }
+}
+
+/// A segment of a path without its percent-encoding (RFC 3986, section 2.1); `None` if it is no text.
+fn unescaped(segment: &str) -> Option<String> {
+    crate::admin::percent::unescaped(segment).into_string().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_of_one_route_with_its_parameters() {
+        assert_eq!(parameters("/a/{name}/b", "/a/x%20y/b"), Some(vec!["x y".to_owned()]));
+        assert_eq!(parameters("/a/{name}", "/a/x%2Fy"), Some(vec!["x/y".to_owned()]));
+        assert_eq!(parameters("/a/{id}/b", "/a/%ff%2F/b"), Some(vec!["%ff%2F".to_owned()]));
+        for other in ["/a", "/a/", "/a/x/", "/a/x/b/", "/a//b", "/b/x/b", "/a/x%ff/b"] {
+            assert_eq!(parameters("/a/{name}/b", other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_changes_something_is_a_post_that_takes_the_right_to_write() {
+        for route in ROUTES {
+            assert!([Method::GET, Method::POST].contains(&route.method), "{}", route.path);
+            let is_change = route.method == Method::POST;
+            assert!(!is_change || route.scope == Scope::Write, "{}", route.path);
+            assert!(is_change || route.body.is_none(), "{}", route.path);
+            assert!(route.path.starts_with("/api/v1/") && route.summary.ends_with('.'));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! `remora ctl`: shows and changes a balancer that runs, by way of its admin socket.
+//!
+//! One file per group of commands. A command says what it asks, and how the answer reads as text.
+
+mod clients;
+mod connection;
+mod nodes;
+mod status;
+
+use std::ffi::OsString;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use remora::admin::api::answers::SetWeight;
+use serde::Serialize;
+
+use super::locate::FileOption;
+use super::print;
+use connection::{Connection, Failed};
+
+/// Where the balancer is, and what is asked.
+#[derive(Args)]
+pub(super) struct Arguments {
+    /// The admin socket, instead of that of a configuration.
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    #[command(flatten)]
+    file: FileOption,
+    /// Print the answer as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Show the process: whether it is ready, and its connections.
+    Status,
+    /// Show the nodes, or one of them.
+    Nodes {
+        /// The name of a node.
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
+    },
+    /// Drain a node: it keeps its clients and gets no new ones.
+    Drain {
+        #[arg(value_name = "NODE")]
+        node: String,
+    },
+    /// Let a node get new clients again.
+    Undrain {
+        #[arg(value_name = "NODE")]
+        node: String,
+    },
+    /// Give a node another weight than the file does. No connection moves.
+    Weight {
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// 1 to 1000, or `reset` for the weight of the file.
+        #[arg(value_name = "WEIGHT|reset", value_parser = nodes::weight)]
+        weight: nodes::Weight,
+    },
+    /// List the clients that are connected.
+    Clients(clients::Filters),
+    /// Show where a client is and why, or where it would go and how its last connection ended.
+    Client {
+        #[arg(value_name = "ID")]
+        id: OsString,
+    },
+    /// Close the connections of a client.
+    Close {
+        #[arg(value_name = "ID")]
+        id: OsString,
+    },
+    /// Bring home the clients that are on another node, by closing their connections at a rate.
+    Rebalance {
+        /// Only the clients at home on this node.
+        #[arg(value_name = "NODE")]
+        node: Option<String>,
+        /// Connections closed per second, such as 50 or 50/s.
+        #[arg(long, value_name = "RATE", value_parser = per_second)]
+        rate: Option<u32>,
+        /// Return when all are closed.
+        #[arg(long)]
+        wait: bool,
+        /// Stop the one that is running, and leave the others where they are.
+        #[arg(long, conflicts_with_all = ["node", "rate", "wait"])]
+        stop: bool,
+    },
+}
+
+/// A number a second.
+fn per_second(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    let rate = number.parse().ok().filter(|rate| *rate > 0);
+    rate.ok_or_else(|| "write a number a second, such as 50/s".to_owned())
+}
+
+/// Runs the command.
+pub(super) fn command(arguments: Arguments) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime
+        .map_err(Failed::from)
+        .and_then(|runtime| runtime.block_on(run(arguments)));
+    match done {
+        Ok(text) if text.is_empty() => ExitCode::SUCCESS,
+        Ok(text) => print(&text),
+        Err(failed) => failed.report(),
+    }
+}
+
+async fn run(arguments: Arguments) -> Result<String, Failed> {
+    let Arguments {
+        socket,
+        file,
+        json,
+        command,
+    } = arguments;
+    let mut connection = Connection::open(socket, &file, json).await?;
+    match command {
+        Command::Status => connection.get("/api/v1/status", status::text).await,
+        Command::Nodes { node: None } => connection.get("/api/v1/nodes", nodes::list).await,
+        Command::Nodes { node: Some(node) } => connection.get(&nodes::path(&node, ""), nodes::one).await,
+        Command::Drain { node } => connection.post(&nodes::path(&node, "drain"), None, nodes::one).await,
+        Command::Undrain { node } => connection.post(&nodes::path(&node, "undrain"), None, nodes::one).await,
+        Command::Weight {
+            node,
+            weight: nodes::Weight(weight),
+        } => {
+            let body = body(&SetWeight { weight });
+            connection.post(&nodes::path(&node, "weight"), body, nodes::one).await
+        }
+        Command::Clients(filters) => clients::list(&mut connection, filters).await,
+        Command::Client { id } => clients::show(&mut connection, &id).await,
+        Command::Close { id } => clients::close(&mut connection, &id).await,
+        Command::Rebalance { stop: true, .. } => clients::stop_rebalance(&mut connection).await,
+        Command::Rebalance { node, rate, wait, .. } => {
+            clients::rebalance(&mut connection, node.as_deref(), rate, wait).await
+        }
+    }
+}
+
+/// A request's body.
+fn body(value: &impl Serialize) -> Option<String> {
+    // What is asked always serializes.
+    serde_json::to_string(value).ok()
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::refused(error.to_string())
+    }
+}

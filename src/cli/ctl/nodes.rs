@@ -1,0 +1,79 @@
+//! `remora ctl nodes`, and the commands that change one.
+
+use remora::admin::api::answers::{Node, Nodes};
+use remora::admin::escaped;
+
+use crate::cli::columns;
+
+/// The path of a node, or of an `action` on it.
+pub(super) fn path(node: &str, action: &str) -> String {
+    let slash = if action.is_empty() { "" } else { "/" };
+    // In a path, a slash would begin another segment.
+    let node = escaped(node.as_bytes())
+        .replace('/', "%2F")
+        .replace('?', "%3F")
+        .replace('#', "%23");
+    format!("/api/v1/nodes/{node}{slash}{action}")
+}
+
+/// A weight for a node; `None` is that of the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Weight(pub(super) Option<u16>);
+
+pub(super) fn weight(text: &str) -> Result<Weight, String> {
+    match text {
+        "reset" => Ok(Weight(None)),
+        number => match number.parse() {
+            Ok(weight) => Ok(Weight(Some(weight))),
+            Err(_) => Err("write a number from 1 to 1000, or reset".to_owned()),
+        },
+    }
+}
+
+pub(super) fn list(nodes: &Nodes) -> String {
+    table(&nodes.nodes)
+}
+
+pub(super) fn one(node: &Node) -> String {
+    table(std::slice::from_ref(node))
+}
+
+fn table(nodes: &[Node]) -> String {
+    let head = ["NODE", "STATE", "WEIGHT", "CONNECTIONS"].map(str::to_owned).to_vec();
+    let rows: Vec<Vec<String>> = std::iter::once(head).chain(nodes.iter().map(row)).collect();
+    columns("", &rows)
+}
+
+fn row(node: &Node) -> Vec<String> {
+    let weight = match node.configured_weight {
+        Some(configured) if configured != node.weight => format!("{} (file: {configured})", node.weight),
+        _ => node.weight.to_string(),
+    };
+    vec![node.node.clone(), state(node), weight, node.connections.to_string()]
+}
+
+/// The states of its endpoints, in one word where they agree.
+fn state(node: &Node) -> String {
+    if node.is_removed {
+        return "removed".to_owned();
+    }
+    let mut states = node.endpoints.iter().map(|endpoint| &*endpoint.state);
+    match states.next() {
+        Some(first) if states.all(|state| state == first) => first.to_owned(),
+        _ => {
+            let each = node.endpoints.iter().map(|e| format!("{} {}", e.endpoint, e.state));
+            each.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_of_a_node_is_one_segment_of_a_path() {
+        assert_eq!(path("emqx1", ""), "/api/v1/nodes/emqx1");
+        assert_eq!(path("a/b ?#%é", "drain"), "/api/v1/nodes/a%2Fb%20%3F%23%25%C3%A9/drain");
+    }
+}

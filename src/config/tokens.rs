@@ -1,0 +1,121 @@
+//! The tokens of `[admin]`: which there are, and what is in their files.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use toml::de::DeValue;
+
+use super::address::Name;
+use super::notes::{note_repeats, required};
+use super::problem::{Place, Problem};
+use super::reader::{Entries, Field, Leaf, Mismatch, Reader, Shape, Spanned, Value, quoted, table, word_or};
+use super::tls::{self, FilePath};
+use crate::admin::tokens::{self, NotASecret, Scope, Secret};
+
+/// What is said where a token's file is missing or holds nothing.
+const MAKE: &str = "make one with `openssl rand -hex 32`";
+
+/// A secret that can be guessed has fewer bytes.
+const BYTES_MIN: usize = 16;
+
+table! {
+    /// One of `tokens` in `[admin]`.
+    Token {
+        name: Name,
+        file: FilePath,
+        scope: ScopeWord,
+    }
+}
+
+/// What a token allows.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ScopeWord;
+
+impl Leaf for ScopeWord {
+    type Output = Scope;
+
+    fn parse(value: &DeValue<'_>) -> Result<Scope, Mismatch> {
+        let words = [Scope::Read, Scope::Write].map(|scope| (scope.name(), scope));
+        word_or(value, &words, |word| match word {
+            "ro" | "readonly" | "read-only" | "view" | "viewer" | "user" => Some("\"read\"".to_owned()),
+            "rw" | "readwrite" | "read-write" | "admin" | "operator" | "all" | "full" => Some("\"write\"".to_owned()),
+            _ => None,
+        })
+    }
+}
+
+/// The tokens, with the secrets in their files.
+pub(super) fn resolve(
+    written: Field<Vec<Spanned<Token>>>,
+    base: &Path,
+    problems: &mut Vec<Problem>,
+) -> Vec<tokens::Token> {
+    let written = written.or_default();
+    let names = written.iter().filter_map(|token| token.value.name.as_set());
+    note_repeats(
+        names.map(|given| (&given.value, &given.place)),
+        |name| format!("two tokens are called {}", quoted(name)),
+        "give each token its own name: the log says it of a change",
+        problems,
+    );
+    let mut places: Vec<Place> = Vec::new();
+    let mut all: Vec<tokens::Token> = Vec::new();
+    for Spanned { value, place } in written {
+        let Token { name, file, scope } = value;
+        let name = required(name, &place, "name = \"prometheus\"", problems);
+        let scope = required(scope, &place, "scope = \"read\" or scope = \"write\"", problems);
+        if let Field::Absent = file {
+            // With its example.
+            required(file, &place, "file = \"/etc/remora/api.token\"", problems);
+            continue;
+        }
+        let Some((file, secret)) = read(file, base, problems) else {
+            continue;
+        };
+        if let Some(at) = all.iter().position(|other| other.secret == secret) {
+            let problem = file.problem("this file has the same secret as another token's");
+            problems.push(problem.other(&places[at], "first used here").hint(MAKE));
+        }
+        if let (Some(name), Some(scope)) = (name, scope) {
+            all.push(tokens::Token { name, scope, secret });
+            places.push(file);
+        }
+    }
+    all
+}
+
+/// Reads the file of a token.
+fn read(file: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<(Place, Secret)> {
+    let written = file.as_set()?.clone();
+    let (place, bytes) = tls::bytes(file, base, problems)?;
+    let shown = quoted(&written.value);
+    let secret = match Secret::of_file(&bytes) {
+        Ok(secret) => secret,
+        Err(why) => {
+            let why = match why {
+                NotASecret::Empty => "is empty",
+                NotASecret::TooLong => "is too long for a token",
+                NotASecret::Unprintable => "has more than one word of printable ASCII",
+            };
+            problems.push(place.problem(format!("{shown} {why}")).hint(MAKE));
+            return None;
+        }
+    };
+    if secret.len() < BYTES_MIN {
+        let message = format!("the token in {shown} has {} bytes, and can be guessed", secret.len());
+        problems.push(place.problem(message).hint(MAKE).warning());
+    }
+    if is_open(&base.join(&written.value)) {
+        let message = format!("{shown}, a token, can be read by others than its owner");
+        let hint = "chmod 0600 it, and let the user of this process own it";
+        problems.push(place.problem(message).hint(hint).warning());
+    }
+    Some((place, secret))
+}
+
+/// Whether a group or every user can read or replace a file.
+fn is_open(file: &Path) -> bool {
+    const OTHERS_READ_OR_WRITE: u32 = 0o066;
+    fs::metadata(file).is_ok_and(|found| found.permissions().mode() & OTHERS_READ_OR_WRITE != 0)
+}
