@@ -199,6 +199,30 @@ mod tests {
     }
 
     #[test]
+    fn those_whose_slots_came_while_a_worker_was_busy_are_spread_again() {
+        let (bucket, released) = (ConnectBucket::default(), ConnectBucket::default());
+        let (rate, now) = (steady(100), ms(1_000));
+        // For half a second, nobody is let go.
+        let woken = |at| {
+            if (ms(1_300)..ms(1_800)).contains(&at) {
+                ms(1_800)
+            } else {
+                at
+            }
+        };
+        let slots = (0..300).map(|_| bucket.take(rate, now, Duration::MAX).expect("a slot").at);
+        let woken: Vec<_> = slots.map(woken).collect();
+        assert!(most_in_a_second(&woken) >= 150, "all at once");
+        let released: Vec<_> = woken
+            .iter()
+            .map(|at| released.take(rate, *at, Duration::MAX).expect("a slot").at)
+            .collect();
+        assert!(most_in_a_second(&released) <= 110);
+        let delayed = released.iter().zip(&woken).map(|(released, woken)| *released - *woken);
+        assert!(delayed.max() <= Some(ms(500)), "no longer than the worker was busy");
+    }
+
+    #[test]
     fn a_slow_start_rises_from_a_tenth_to_the_whole() {
         let rate = ConnectRate {
             per_second: 1_000,

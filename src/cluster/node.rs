@@ -53,6 +53,8 @@ pub struct NodeLoad {
     pub time_wait: AtomicUsize,
     /// When the next clients may be taken to it.
     pub connects: ConnectBucket,
+    /// Those who have waited, as they are let go: where a worker was busy, several slots have passed at once, and they are spread again.
+    pub released: ConnectBucket,
     /// Clients that wait for that now.
     pub waiting: AtomicUsize,
 }

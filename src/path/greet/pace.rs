@@ -181,6 +181,7 @@ impl Greeter {
                 let look = Instant::now() + LOOK;
                 if at <= look {
                     tokio::time::sleep_until(at).await;
+                    self.release(waiting.choice).await;
                     return Turn::Now;
                 }
                 tokio::time::sleep_until(look).await;
@@ -198,6 +199,19 @@ impl Greeter {
             waiting.slot = None;
         }
         Ok(turn)
+    }
+
+    /// Lets go a client whose slot has come: at once, unless so many slots came while workers were busy that the node would see more than
+    /// its rate; then at its place among them.
+    async fn release(&self, choice: &Choice) {
+        let (now, load) = (Instant::now(), &choice.load);
+        let since_start = clock::since_start(now);
+        let slot = choice
+            .connect_rate
+            .and_then(|rate| load.released.take(rate, since_start, Duration::MAX));
+        if let Some(slot) = slot.filter(|slot| slot.at > since_start) {
+            tokio::time::sleep_until(now + (slot.at - since_start)).await;
+        }
     }
 
     /// Whether the node still is what it was when it was chosen: one that is down or draining is chosen only where no other is left.
