@@ -49,7 +49,9 @@ pub use config::Config;
 /// The library's API: starts a balancer and controls it through a handle.
 pub mod serve {
     pub use crate::process::drain;
-    pub use crate::process::{BindError, Handle, ListenerStatus, NodeStatus, Reloaded, Running, Totals, probe, start};
+    pub use crate::process::{
+        BindError, Handle, ListenerStatus, NodeStatus, NotReloaded, Reloaded, Request, Running, Totals, probe, start,
+    };
     pub use crate::worker::Selector;
 }
 

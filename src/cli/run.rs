@@ -8,7 +8,7 @@ use std::time::Duration;
 use remora::base::log::{self, List};
 use remora::base::supervise::Task;
 use remora::config::{self, Config};
-use remora::serve::{self, Handle};
+use remora::serve::{self, Handle, NotReloaded, Reloaded, Request};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::signals::{Action, Faster, Foreign, Signals};
@@ -77,13 +77,29 @@ pub(super) fn panicked(task: Task) -> io::Error {
 
 /// Handles signals until one of them ends the balancer. Returns an error if the balancer is broken.
 async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
+    let mut requests = running.requests();
     loop {
-        match signals.next().await {
+        let action = tokio::select! {
+            action = signals.next() => action,
+            Some(request) = requests.recv() => match request {
+                Request::Reload(reply) => {
+                    tracing::info!("reloading");
+                    service.reloading();
+                    let reloaded = reload(path, running).await;
+                    service.reloaded(running, reloaded.as_ref().err().map(|not| &*not.why));
+                    // Who has asked may be gone.
+                    let _ = reply.send(reloaded);
+                    continue;
+                }
+                Request::Drain => return drain(None, running, signals, service).await,
+            },
+        };
+        match action {
             Action::Reload(signal) => {
                 tracing::info!(signal, "reloading");
                 service.reloading();
                 let reloaded = reload(path, running).await;
-                service.reloaded(running, reloaded.err().as_deref());
+                service.reloaded(running, reloaded.as_ref().err().map(|not| &*not.why));
             }
             Action::Ignore(foreign) => log_ignored(foreign),
             Action::Stop(signal) => {
@@ -98,7 +114,7 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
                 return stop_softly(running, signals, service).await;
             }
             Action::Drain(signal) => {
-                return drain(signal, running, signals, service).await;
+                return drain(Some(signal), running, signals, service).await;
             }
         }
     }
@@ -109,7 +125,7 @@ async fn stop_softly(running: &Handle, signals: &mut Signals, service: &Service)
     let stopped = tokio::select! {
         stopped = running.stop_softly() => stopped,
         faster = signals.faster(log_ignored) => match faster {
-            Faster::Drain(signal) => return drain(signal, running, signals, service).await,
+            Faster::Drain(signal) => return drain(Some(signal), running, signals, service).await,
             Faster::Stop(signal) => {
                 tracing::info!(signal, "stopping before all connections have ended");
                 return Ok(());
@@ -125,7 +141,12 @@ fn log_ignored(Foreign { signal, hint, .. }: Foreign) {
     tracing::warn!(signal, hint, "signal ignored");
 }
 
-async fn drain(signal: &'static str, running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
+async fn drain(
+    signal: Option<&'static str>,
+    running: &Handle,
+    signals: &mut Signals,
+    service: &Service,
+) -> io::Result<()> {
     let connections = running.connections();
     tracing::info!(signal, connections, "draining");
     service.stopping("draining", running);
@@ -153,11 +174,10 @@ async fn ended(result: io::Result<()>) -> io::Result<()> {
 /// Applies the file as it is now, completely or not at all.
 ///
 /// # Errors
-/// Why nothing has changed, in a line; the log has all of it.
-async fn reload(path: &Path, running: &Handle) -> Result<(), String> {
+/// Why nothing has changed; the log has all of it.
+async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> {
     match config::load(path) {
         Err(problems) => {
-            running.reload_failed();
             // One line for each problem: this is a log, and may be JSON.
             let mut first = None;
             for problem in problems.iter() {
@@ -169,7 +189,12 @@ async fn reload(path: &Path, running: &Handle) -> Result<(), String> {
                 first.get_or_insert_with(|| format!("{file}: {problem}"));
             }
             tracing::error!("configuration rejected, nothing changed");
-            Err(first.unwrap_or_default())
+            let why = first.unwrap_or_default();
+            running.reload_failed(&why);
+            Err(NotReloaded {
+                why,
+                problems: Some(problems),
+            })
         }
         Ok(config) => match running.reload(config).await {
             Ok(reloaded) => {
@@ -180,11 +205,14 @@ async fn reload(path: &Path, running: &Handle) -> Result<(), String> {
                     addresses = List::of(running.addresses()).value(),
                     "configuration reloaded"
                 );
-                Ok(())
+                Ok(reloaded)
             }
             Err(error) => {
                 tracing::error!(%error, "reload failed, nothing changed");
-                Err(error.to_string())
+                Err(NotReloaded {
+                    why: error.to_string(),
+                    problems: None,
+                })
             }
         },
     }

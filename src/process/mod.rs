@@ -1,12 +1,15 @@
 //! The process: starts workers, control and the admin listener, and owns their threads. Orders go through a [`Handle`].
 
 mod bind_error;
+mod closings;
 pub mod drain;
 mod expiry;
 pub(crate) mod handle;
 mod limits;
 mod listeners;
+mod owner;
 mod reload;
+mod requests;
 mod usage;
 mod watchdog;
 
@@ -19,7 +22,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::LocalSet;
 
@@ -36,6 +39,7 @@ use crate::path::connection::{self, Shared};
 use crate::path::route::Placements;
 use crate::worker::Worker;
 
+use closings::Closings;
 use expiry::ExpiredLists;
 use handle::Inner;
 use listeners::Bound;
@@ -44,7 +48,7 @@ use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
 pub use handle::{Handle, ListenerStatus, NodeStatus, Totals};
-pub use reload::Reloaded;
+pub use requests::{NotReloaded, Reloaded, Request};
 
 /// A running balancer: owns its threads, and stops them when dropped. Everything else is done through its [`Handle`],
 /// to which it derefs.
@@ -97,6 +101,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         to_control,
         reload::prober(&config, &nodes_tls, instance),
     );
+    let events = control.events();
     let shared = Shared {
         admission: Arc::default(),
         held: HeldBytes::new(config.held.clone()),
@@ -170,6 +175,9 @@ pub fn start(config: Config) -> io::Result<Running> {
         runtime: control.runtime.clone(),
         turn: Mutex::new(()),
         config: ArcSwap::from_pointee(config),
+        events,
+        closings: Closings::default(),
+        requests: ArcSwapOption::empty(),
         stop,
     }));
     let running = Running {

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
@@ -9,6 +11,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::answers;
+use super::reader::Reader;
+use crate::admin::body::Body;
 use crate::admin::peer::By;
 use crate::process::handle::Handle;
 
@@ -18,6 +22,7 @@ pub(super) struct Call {
     pub(super) handle: Handle,
     /// The values of the route's parameters, such as `{name}`, in order.
     pub(super) parameters: Vec<String>,
+    pub(super) query: String,
     pub(super) body: Bytes,
     /// Who asks.
     pub(super) by: By,
@@ -31,6 +36,8 @@ pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Reply, Refusal>> 
 pub(super) enum Reply {
     /// A body of JSON.
     Json(Vec<u8>),
+    /// Events as they come, for this reader.
+    Events(Body, Arc<Reader>),
 }
 
 /// An answer that says what was refused, and what would do.
@@ -56,6 +63,26 @@ impl Call {
         })
     }
 
+    /// The body as JSON; without one, the default.
+    pub(super) fn body_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Refusal> {
+        match self.body.iter().all(u8::is_ascii_whitespace) {
+            true => Ok(T::default()),
+            false => self.body(),
+        }
+    }
+
+    /// The value of a key of the query, if it is there; `expected` says what it should be.
+    pub(super) fn query<T: FromStr>(&self, key: &str, expected: &str) -> Result<Option<T>, Refusal> {
+        let mut pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
+        let Some((_, value)) = pairs.rfind(|(name, _)| *name == key) else {
+            return Ok(None);
+        };
+        value.parse().map(Some).map_err(|_| {
+            let error = format!("{key} in the query is {expected}");
+            Refusal::new(StatusCode::BAD_REQUEST, error)
+        })
+    }
+
     /// Logs a change that was made: what, of which node, and by whom.
     pub(super) fn log_change(&self, change: &str, node: Option<&str>) {
         tracing::info!(change, node, by = %self.by, "changed by the control API");
@@ -72,9 +99,18 @@ impl Reply {
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        let answer = answers::Refused {
+            error: error.into(),
+            problems: Vec::new(),
+            report: None,
+        };
+        Self::with(status, answer)
+    }
+
+    pub(super) fn with(status: StatusCode, answer: answers::Refused) -> Self {
         Self {
             status,
-            answer: Box::new(answers::Refused { error: error.into() }),
+            answer: Box::new(answer),
             allow: None,
         }
     }
@@ -98,6 +134,7 @@ impl From<io::Error> for Refusal {
         let status = match error.kind() {
             io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
             io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+            io::ErrorKind::Unsupported => StatusCode::CONFLICT,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

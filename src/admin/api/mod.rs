@@ -6,8 +6,12 @@
 mod access;
 pub mod answers;
 mod call;
+mod events;
+mod listeners;
 mod nodes;
 mod openapi;
+mod process;
+pub(super) mod reader;
 mod route;
 mod routes;
 mod status;
@@ -16,7 +20,7 @@ use std::sync::OnceLock;
 
 use http_body_util::{BodyExt, Collected, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, whole};
@@ -52,6 +56,14 @@ impl Api {
     pub(super) async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         match self.reply(request, peer).await {
             Ok(Reply::Json(body)) => whole(StatusCode::OK, JSON, body),
+            Ok(Reply::Events(body, reader)) => {
+                let mut response = Response::new(body);
+                let content_type = HeaderValue::from_static(EVENTS);
+                response.headers_mut().insert(CONTENT_TYPE, content_type);
+                // For the connection, which lasts for as long as the reader keeps up.
+                response.extensions_mut().insert(reader);
+                response
+            }
             Err(refusal) => {
                 let mut response = whole(refusal.status, JSON, refusal.body());
                 if let Some(allow) = refusal.allow {
@@ -85,6 +97,7 @@ impl Api {
             }
         };
         let by = caller.may(route.scope)?;
+        let query = request.uri().query().unwrap_or_default().to_owned();
         let body = match *request.method() {
             Method::POST => body(request).await?,
             _ => Bytes::new(),
@@ -93,6 +106,7 @@ impl Api {
         handler(Call {
             handle: handle.clone(),
             parameters,
+            query,
             body,
             by,
         })
@@ -101,6 +115,7 @@ impl Api {
 }
 
 const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
 
 async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
     let body = request.into_body();

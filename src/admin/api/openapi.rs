@@ -42,15 +42,20 @@ fn document(routes: &[Route]) -> Value {
 }
 
 fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
-    let parameters: Vec<Value> = route
+    let mut parameters: Vec<Value> = route
         .path
         .split('/')
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 } }))
         .collect();
+    for (name, schema, description) in route.query {
+        parameters
+            .push(json!({ "name": name, "in": "query", "description": description, "schema": schema(generator) }));
+    }
     let scope = route.scope.name();
     let (content_type, schema) = match route.answer {
         Answered::Json(schema) => ("application/json", json!(schema(generator))),
+        Answered::Events(schema) => ("text/event-stream", json!(schema(generator))),
     };
     let refused = json!(generator.subschema_for::<Refused>());
     let mut operation = json!({
@@ -102,6 +107,22 @@ mod tests {
         assert_eq!(written.len(), ROUTES.len(), "no route is there twice");
         let ids: BTreeSet<String> = ROUTES.iter().map(operation_id).collect();
         assert_eq!(ids.len(), ROUTES.len());
+    }
+
+    #[test]
+    fn the_documentation_lists_every_route_and_no_other() {
+        let page = include_str!("../../../docs/control.md");
+        let rows = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.split_once(" | `/api/"));
+        let listed: BTreeSet<String> = rows
+            .filter_map(|(method, rest)| Some(format!("{method} /api/{}", rest.split_once('`')?.0)))
+            .collect();
+        let of = |route: &Route| format!("{} {}", route.method, route.path);
+        assert_eq!(listed, ROUTES.iter().map(of).collect());
+        for kind in crate::base::events::Change::KINDS {
+            assert!(page.contains(&format!("`{kind}`")), "{kind}");
+        }
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use hyper::Method;
 
-use super::answers::{Node, Nodes, OpenApi, SetWeight, Status};
-use super::route::{Route, answers, takes};
-use super::{nodes, openapi, status};
+use super::answers::{
+    CloseNode, Configuration, DrainNode, Draining, Event, Listeners, Node, Nodes, OpenApi, Reloaded, SetWeight, Status,
+};
+use super::route::{Answered, Route, answers, may_take, of, takes};
+use super::{events, listeners, nodes, openapi, process, status};
 use crate::admin::tokens::Scope;
 
 /// All routes.
@@ -14,6 +16,7 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/api/v1/status",
         scope: Scope::Read,
         summary: "The process as a whole: which it is, whether it is ready, and its connections.",
+        query: &[],
         body: None,
         answer: answers::<Status>(),
         handler: |call| Box::pin(status::show(call)),
@@ -23,6 +26,7 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/api/v1/nodes",
         scope: Scope::Read,
         summary: "All nodes.",
+        query: &[],
         body: None,
         answer: answers::<Nodes>(),
         handler: |call| Box::pin(nodes::list(call)),
@@ -32,6 +36,7 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/api/v1/nodes/{name}",
         scope: Scope::Read,
         summary: "One node.",
+        query: &[],
         body: None,
         answer: answers::<Node>(),
         handler: |call| Box::pin(nodes::show(call)),
@@ -40,8 +45,9 @@ pub(super) static ROUTES: &[Route] = &[
         method: Method::POST,
         path: "/api/v1/nodes/{name}/drain",
         scope: Scope::Write,
-        summary: "Drains a node: it keeps its clients and gets no new ones.",
-        body: None,
+        summary: "Drains a node: it gets no new clients, and keeps those it has, or they are closed at a rate.",
+        query: &[],
+        body: may_take::<DrainNode>(),
         answer: answers::<Node>(),
         handler: |call| Box::pin(nodes::drain(call)),
     },
@@ -49,7 +55,8 @@ pub(super) static ROUTES: &[Route] = &[
         method: Method::POST,
         path: "/api/v1/nodes/{name}/undrain",
         scope: Scope::Write,
-        summary: "Lets a node get new clients again.",
+        summary: "Lets a node get new clients again; its connections are not closed any more.",
+        query: &[],
         body: None,
         answer: answers::<Node>(),
         handler: |call| Box::pin(nodes::undrain(call)),
@@ -59,15 +66,84 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/api/v1/nodes/{name}/weight",
         scope: Scope::Write,
         summary: "Gives a node another weight than the file does, or that of the file again. No connection moves.",
+        query: &[],
         body: takes::<SetWeight>(),
         answer: answers::<Node>(),
         handler: |call| Box::pin(nodes::weight(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/nodes/{name}/close",
+        scope: Scope::Write,
+        summary: "Closes the connections that a node has now, at once or at a rate.",
+        query: &[],
+        body: may_take::<CloseNode>(),
+        answer: answers::<Node>(),
+        handler: |call| Box::pin(nodes::close(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/listeners",
+        scope: Scope::Read,
+        summary: "All listeners.",
+        query: &[],
+        body: None,
+        answer: answers::<Listeners>(),
+        handler: |call| Box::pin(listeners::list(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/config",
+        scope: Scope::Write,
+        summary: "The configuration in force. It has the seed of the ring, which should stay with operators.",
+        query: &[],
+        body: None,
+        answer: answers::<Configuration>(),
+        handler: |call| Box::pin(process::config(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/reload",
+        scope: Scope::Write,
+        summary: "Reads the configuration again, and takes it completely or not at all.",
+        query: &[],
+        body: None,
+        answer: answers::<Reloaded>(),
+        handler: |call| Box::pin(process::reload(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/drain",
+        scope: Scope::Write,
+        summary: "Drains the process, which then ends, as on SIGTERM.",
+        query: &[],
+        body: None,
+        answer: answers::<Draining>(),
+        handler: |call| Box::pin(process::drain(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/events",
+        scope: Scope::Read,
+        summary: "What changes, as server-sent events with the number of each as its id. Slow readers are dropped.",
+        query: &[
+            (
+                "since",
+                of::<u64>(),
+                "Begin behind the event with this number, or with the oldest that is kept.",
+            ),
+            ("follow", of::<bool>(), "With false, end with the newest event."),
+        ],
+        body: None,
+        answer: Answered::Events(of::<Event>()),
+        handler: |call| Box::pin(events::show(call)),
     },
     Route {
         method: Method::GET,
         path: "/api/v1/openapi.json",
         scope: Scope::Read,
         summary: "This document.",
+        query: &[],
         body: None,
         answer: answers::<OpenApi>(),
         handler: |call| Box::pin(openapi::show(call, ROUTES)),

@@ -258,7 +258,7 @@ impl Fields for Journal {
 }
 
 /// The time in UTC, as RFC 3339 writes it, to the microsecond.
-fn timestamp(now: SystemTime) -> String {
+pub(crate) fn timestamp(now: SystemTime) -> String {
     const DAY: u64 = 24 * 60 * 60;
     let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (day, second) = (since.as_secs() / DAY, since.as_secs() % DAY);
