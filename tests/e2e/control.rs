@@ -644,11 +644,16 @@ fn readers_that_do_not_read_are_bounded_and_keep_nobody_from_an_answer() {
 fn every_answer_has_the_form_that_the_document_gives_it() {
     let cluster = Cluster::of(2);
     let program = Program::start(&cluster, ADMIN);
+    let _client = Client::accepted(program.address, &Connect::new("shown"));
+    wait::until("it is relayed", || {
+        let (_, list) = asked(&program, "GET", "/api/v1/clients", "");
+        list["clients"].as_array().is_some_and(|clients| clients.len() == 1)
+    });
     let (_, document) = asked(&program, "GET", "/api/v1/openapi.json", "");
     let mut seen = 0;
     for (path, operations) in document["paths"].as_object().expect("paths") {
         for (method, operation) in operations.as_object().expect("operations") {
-            let target = path.replace("{name}", "node0");
+            let target = path.replace("{name}", "node0").replace("{id}", "shown");
             if target == "/api/v1/drain" {
                 // It would end the process.
                 continue;
