@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
+use super::api::reader::Reader;
 use super::pages::Pages;
 use super::peer::Peer;
 use crate::net::descriptors::{self, Reserve};
@@ -36,6 +38,15 @@ const LAST_CONNECTION_MAX: Duration = Duration::from_millis(200);
 
 /// How long the listener pauses if no descriptor is left for a connection.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection that is being answered.
+struct Answering {
+    task: JoinHandle<()>,
+    follows: Follows,
+}
+
+/// The reader of events that a connection is, if it is one.
+type Follows = Arc<OnceLock<Arc<Reader>>>;
 
 /// A socket that yields connections.
 pub(super) trait Accept: AsFd + Send + Sync {
@@ -94,7 +105,7 @@ pub(super) async fn serve<L: Accept>(made: io::Result<L>, pages: Arc<Pages>) {
             return std::future::pending().await;
         }
     };
-    let mut answering: VecDeque<JoinHandle<()>> = VecDeque::with_capacity(CONNECTIONS_MAX);
+    let mut answering: VecDeque<Answering> = VecDeque::with_capacity(CONNECTIONS_MAX);
     loop {
         let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await.ok();
         let socket = match accepted {
@@ -103,23 +114,36 @@ pub(super) async fn serve<L: Accept>(made: io::Result<L>, pages: Arc<Pages>) {
             accepted => {
                 if accepted.is_none() {
                     // Idle connections hold descriptors that others need.
-                    answering.drain(..).for_each(|connection| connection.abort());
+                    answering.drain(..).for_each(|connection| connection.task.abort());
                 }
                 reserve = answer_with(reserve, accepted, &listener, &pages).await;
                 continue;
             }
         };
-        answering.retain(|connection| !connection.is_finished());
-        if answering.len() == CONNECTIONS_MAX
-            && let Some(oldest) = answering.pop_front()
+        answering.retain(|connection| !connection.task.is_finished());
+        // Those who follow the events stay, and have a limit of their own.
+        let is_short = |connection: &Answering| connection.follows.get().is_none();
+        if answering.iter().filter(|connection| is_short(connection)).count() >= CONNECTIONS_MAX
+            && let Some(oldest) = answering.iter().position(is_short)
+            && let Some(oldest) = answering.remove(oldest)
         {
-            oldest.abort();
+            oldest.task.abort();
         }
-        let pages = Arc::clone(&pages);
-        answering.push_back(tokio::spawn(async move {
+        let (pages, follows) = (Arc::clone(&pages), Follows::default());
+        let reader = Arc::clone(&follows);
+        let task = tokio::spawn(async move {
             let peer = L::peer(&socket);
-            answer(socket, &peer, &pages, true, CONNECTION_MAX).await;
-        }));
+            let connection = answer(socket, &peer, &pages, &reader, true);
+            let mut connection = pin!(connection);
+            let is_over = tokio::time::timeout(CONNECTION_MAX, &mut connection).await.is_ok();
+            if let (false, Some(reader)) = (is_over, reader.get()) {
+                tokio::select! {
+                    () = connection => {}
+                    () = reader.falls_behind() => {}
+                }
+            }
+        });
+        answering.push_back(Answering { task, follows });
     }
 }
 
@@ -136,7 +160,10 @@ async fn answer_with<L: Accept>(reserve: Reserve, accepted: Option<L::Stream>, l
     let mut reserve = match reserve.give(|| accepted.or_else(waiting)) {
         Ok(mut socket) => {
             let peer = L::peer(&socket);
-            answer(&mut socket, &peer, pages, false, LAST_CONNECTION_MAX).await;
+            let follows = Follows::default();
+            let answer = answer(&mut socket, &peer, pages, &follows, false);
+            // How the connection ended does not matter.
+            let _ = tokio::time::timeout(LAST_CONNECTION_MAX, answer).await;
             close(socket, listener).unwrap_or_else(|_| Reserve::lacking())
         }
         // No peer is waiting, or another thread took the descriptor.
@@ -159,15 +186,22 @@ fn close<L: Accept>(socket: L::Stream, listener: &L) -> io::Result<Reserve> {
     Ok(descriptor.into())
 }
 
-/// Serves one connection, for `most` at most.
+/// Serves one connection. A reader of events becomes known in `follows`.
 async fn answer(
     socket: impl AsyncRead + AsyncWrite + Unpin,
     peer: &Peer,
     pages: &Pages,
+    follows: &OnceLock<Arc<Reader>>,
     keep_alive: bool,
-    most: Duration,
 ) {
-    let answer = service_fn(|request| async move { Ok::<_, Infallible>(pages.answer(request, peer).await) });
+    let answer = service_fn(|request| async move {
+        let response = pages.answer(request, peer).await;
+        if let Some(reader) = response.extensions().get::<Arc<Reader>>() {
+            // A connection has one at most, unless it was read to its end.
+            let _ = follows.set(Arc::clone(reader));
+        }
+        Ok::<_, Infallible>(response)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
@@ -175,5 +209,5 @@ async fn answer(
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(socket), answer);
     // How the connection ended does not matter.
-    let _ = tokio::time::timeout(most, connection).await;
+    let _ = connection.await;
 }

@@ -64,6 +64,41 @@ impl Client {
             .unwrap_or_else(|elapsed| Err(elapsed.into()))
     }
 
+    /// Asks for a stream of server-sent events, and passes the data of each to `take` until it returns false or the stream ends.
+    ///
+    /// # Errors
+    /// The connection failed, or the answer is another one, which is the text.
+    pub async fn events(&mut self, target: &str, mut take: impl FnMut(&str) -> bool) -> io::Result<Result<(), Answer>> {
+        /// More than any event has.
+        const EVENT_BYTES_MAX: usize = 1 << 20;
+        let response = self.send(false, target, None).await?;
+        let status = response.status().as_u16();
+        let mut body = response.into_body();
+        let mut text = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(io::Error::other)?;
+            text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            while status < 400
+                && let Some(end) = text.iter().position(|byte| *byte == b'\n')
+            {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line);
+                if let Some(data) = line.trim_end().strip_prefix("data: ")
+                    && !take(data)
+                {
+                    return Ok(Ok(()));
+                }
+            }
+            if text.len() > EVENT_BYTES_MAX {
+                return Err(io::Error::other("an event is too large"));
+            }
+        }
+        match status < 400 {
+            true => Ok(Ok(())),
+            false => Ok(Err(Answer { status, body: text })),
+        }
+    }
+
     async fn send(&mut self, is_change: bool, target: &str, body: Option<String>) -> io::Result<Response<Incoming>> {
         let method = if is_change { Method::POST } else { Method::GET };
         let request = Request::builder().method(method).uri(target).header(HOST, "localhost");

@@ -5,6 +5,7 @@
 pub mod allocated;
 pub mod build;
 pub mod clock;
+pub mod events;
 pub mod failpoint;
 pub mod heartbeat;
 pub mod log;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use remora::base::log::{self, List};
 use remora::base::supervise::Task;
 use remora::config::{self, Config, Loaded, Problems};
-use remora::serve::{self, BindError, Handle};
+use remora::serve::{self, BindError, Handle, NotReloaded, Reloaded, Request};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::refused;
@@ -78,13 +78,29 @@ pub(super) fn panicked(task: Task) -> io::Error {
 
 /// Handles signals until one of them ends the balancer. Returns an error if the balancer is broken.
 async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
+    let mut requests = running.requests();
     loop {
-        match signals.next().await {
+        let action = tokio::select! {
+            action = signals.next() => action,
+            Some(request) = requests.recv() => match request {
+                Request::Reload(reply) => {
+                    tracing::info!("reloading");
+                    service.reloading();
+                    let reloaded = reload(path, running).await;
+                    service.reloaded(running, reloaded.as_ref().err().map(|not| &*not.why));
+                    // Who has asked may be gone.
+                    let _ = reply.send(reloaded);
+                    continue;
+                }
+                Request::Drain => return drain(None, running, signals, service).await,
+            },
+        };
+        match action {
             Action::Reload(signal) => {
                 tracing::info!(signal, "reloading");
                 service.reloading();
                 let reloaded = reload(path, running).await;
-                service.reloaded(running, reloaded.err().as_deref());
+                service.reloaded(running, reloaded.as_ref().err().map(|not| &*not.why));
             }
             Action::Ignore(foreign) => log_ignored(foreign),
             Action::Stop(signal) => {
@@ -99,7 +115,7 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
                 return stop_softly(running, signals, service).await;
             }
             Action::Drain(signal) => {
-                return drain(signal, running, signals, service).await;
+                return drain(Some(signal), running, signals, service).await;
             }
         }
     }
@@ -110,7 +126,7 @@ async fn stop_softly(running: &Handle, signals: &mut Signals, service: &Service)
     let stopped = tokio::select! {
         stopped = running.stop_softly() => stopped,
         faster = signals.faster(log_ignored) => match faster {
-            Faster::Drain(signal) => return drain(signal, running, signals, service).await,
+            Faster::Drain(signal) => return drain(Some(signal), running, signals, service).await,
             Faster::Stop(signal) => {
                 tracing::info!(signal, "stopping before all connections have ended");
                 return Ok(());
@@ -126,7 +142,12 @@ fn log_ignored(Foreign { signal, hint, .. }: Foreign) {
     tracing::warn!(signal, hint, "signal ignored");
 }
 
-async fn drain(signal: &'static str, running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
+async fn drain(
+    signal: Option<&'static str>,
+    running: &Handle,
+    signals: &mut Signals,
+    service: &Service,
+) -> io::Result<()> {
     let connections = running.connections();
     tracing::info!(signal, connections, "draining");
     service.stopping("draining", running);
@@ -154,13 +175,14 @@ async fn ended(result: io::Result<()>) -> io::Result<()> {
 /// Applies the file as it is now, completely or not at all.
 ///
 /// # Errors
-/// Why nothing has changed, in a line; the log has all of it.
-async fn reload(path: &Path, running: &Handle) -> Result<(), String> {
+/// Why nothing has changed; the log has all of it.
+async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> {
     let Loaded { config, source } = match config::load_with_source(path) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            running.reload_failed();
-            return Err(reject(path, &problems));
+            let not = reject(path, problems);
+            running.reload_failed(&not.why);
+            return Err(not);
         }
     };
     match running.reload(config.clone()).await {
@@ -172,23 +194,26 @@ async fn reload(path: &Path, running: &Handle) -> Result<(), String> {
                 addresses = List::of(running.addresses()).value(),
                 "configuration reloaded"
             );
-            Ok(())
+            Ok(reloaded)
         }
         Err(error) => match BindError::of(&error) {
             Some(refused) => {
                 let problem = refused::address(refused, Some(std::process::id()), &config, &source);
-                Err(reject(path, &source.problems(vec![problem])))
+                Err(reject(path, source.problems(vec![problem])))
             }
             None => {
                 tracing::error!(%error, "reload failed, nothing changed");
-                Err(error.to_string())
+                Err(NotReloaded {
+                    why: error.to_string(),
+                    problems: None,
+                })
             }
         },
     }
 }
 
-/// Logs why a configuration was not applied, in one line for each problem: this is a log, and may be JSON. Returns the first.
-fn reject(path: &Path, problems: &Problems) -> String {
+/// Logs why a configuration was not applied, in one line for each problem: this is a log, and may be JSON.
+fn reject(path: &Path, problems: Problems) -> NotReloaded {
     let mut first = None;
     for problem in problems.iter() {
         let position = problems
@@ -200,7 +225,10 @@ fn reject(path: &Path, problems: &Problems) -> String {
         first.get_or_insert_with(|| format!("{file}: {problem}"));
     }
     tracing::error!("configuration rejected, nothing changed");
-    first.unwrap_or_default()
+    NotReloaded {
+        why: first.unwrap_or_default(),
+        problems: Some(problems),
+    }
 }
 
 /// Logs every panic with its backtrace. What the panic ends, a connection or the process, is logged elsewhere.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::base::clock::Seconds;
+use crate::base::sync::Ordering;
 use crate::cluster::endpoint::EndpointKind;
 use crate::cluster::node::{KnownNode, Node, NodeId, NodeState};
 use crate::cluster::ring::Ring;
@@ -85,6 +86,12 @@ impl Cluster {
     /// What `id` stands for, also after the node was removed.
     pub fn known(&self, id: NodeId) -> Option<&KnownNode> {
         self.known.get(usize::from(id.0))
+    }
+
+    /// How many connections a node has, those being set up included, also after it was removed.
+    pub(crate) fn connections(&self, id: NodeId) -> usize {
+        self.known(id)
+            .map_or(0, |known| known.load.connections.load(Ordering::Relaxed))
     }
 
     /// Every node that this process has known, by id.

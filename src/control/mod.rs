@@ -20,6 +20,7 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::field::display;
 
+use crate::base::events::{self, Events};
 use crate::base::log::{self, List, Throttled};
 use crate::cluster::{Clusters, Member, NodeId, PassiveHealth, Report};
 
@@ -110,6 +111,7 @@ pub struct Control {
     clusters: Arc<Clusters>,
     /// Sent anew with each snapshot.
     published: watch::Sender<Settings>,
+    events: Arc<Events>,
     reports: mpsc::Receiver<Report>,
     orders: mpsc::Receiver<Order>,
     prober: Arc<dyn Prober>,
@@ -145,6 +147,7 @@ impl Control {
             published: watch::Sender::new(settings.clone()),
             settings,
             clusters: Clusters::new(state.snapshot()),
+            events: Arc::default(),
             state,
             reports,
             orders,
@@ -167,6 +170,11 @@ impl Control {
     /// The settings in force, which count as changed whenever a snapshot was published.
     pub(crate) fn published(&self) -> watch::Receiver<Settings> {
         self.published.subscribe()
+    }
+
+    /// Where changes of nodes are told, and others of the process may be.
+    pub fn events(&self) -> Arc<Events> {
+        Arc::clone(&self.events)
     }
 
     /// Looks up all host names once. One that cannot be resolved is a warning, and is tried again later.
@@ -238,20 +246,30 @@ impl Control {
         let Reconfigured { added, moved, removed } = self.state.reconfigure(&members, Instant::now());
         self.publish();
         for (node, address) in added {
+            self.events.push(events::Change::NodeAdded { node: node.to_string() });
             tracing::info!(%node, %address, "node added");
         }
         for (node, kind, address) in moved {
             tracing::info!(%node, endpoint = kind.name(), %address, "node address changed");
         }
         for (_, node) in &removed {
+            self.events.push(events::Change::NodeRemoved { node: node.to_string() });
             tracing::info!(%node, "node removed; its connections stay");
         }
         removed.into_iter().map(|(id, _)| id).collect()
     }
 
     fn set_wish(&mut self, node: NodeId, wish: Wish) -> Result<(), WishError> {
-        let node = self.state.wish(node, wish, Instant::now())?;
+        let id = node;
+        let node = self.state.wish(id, wish, Instant::now())?;
         self.publish();
+        if let Some(now) = self.clusters.current().node(id) {
+            self.events.push(events::Change::NodeWish {
+                node: node.to_string(),
+                weight: now.weight,
+                is_draining: now.is_draining,
+            });
+        }
         match wish {
             Wish::Up => tracing::info!(%node, "node takes new clients"),
             Wish::Draining => tracing::info!(%node, "node is draining"),
@@ -261,10 +279,29 @@ impl Control {
         Ok(())
     }
 
+    /// Logs a change that was published, and tells those who follow the events.
+    fn tell(&self, changed: &Changed) {
+        log_change(changed);
+        let cluster = self.clusters.current();
+        let node = cluster.nodes().iter().find(|node| node.name == changed.node);
+        let Some((node, endpoint)) = node.and_then(|node| Some((node, node.endpoints.get(changed.kind)?))) else {
+            return;
+        };
+        let unanswered = changed.unanswered.as_deref();
+        self.events.push(events::Change::NodeState {
+            node: node.name.to_string(),
+            endpoint: changed.kind.name().to_owned(),
+            state: node.state_of(endpoint).name().to_owned(),
+            why: unanswered
+                .filter(|_| changed.change == Change::WentDown)
+                .map(|unanswered| unanswered.why.clone()),
+        });
+    }
+
     fn take_report(&mut self, report: &Report, now: Instant) {
         if let Some(changed) = self.state.observe(report, &self.settings, now) {
             self.publish();
-            log_change(&changed);
+            self.tell(&changed);
         }
     }
 
@@ -307,7 +344,7 @@ impl Control {
             .probed(&passive, &answer, began, &self.settings, Instant::now());
         if let Some(changed) = changed {
             self.publish();
-            log_change(&changed);
+            self.tell(&changed);
         }
         self.answer_asking();
     }

@@ -255,7 +255,7 @@ impl Handle {
             quiet_for,
         } = filter.clone();
         Ok(Filter {
-            node: node.map(|name| self.known_node(&name)).transpose()?,
+            node: node.map(|name| self.named(&name)).transpose()?,
             listener,
             network,
             off_home,

@@ -9,17 +9,20 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use tokio::sync::{Mutex, watch};
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::{Mutex, mpsc, watch};
 
+use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
 use super::rebalance::{Background, RebalanceStatus};
+use super::requests::Request;
 use crate::admin::AdminState;
 use crate::admin::settings as admin;
+use crate::base::events::{Change, Events};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
 use crate::cluster::{EndpointKind, NodeId, NodeState};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::control::{ControlHandle, Wish};
 use crate::path::connection::Shared;
 use crate::path::ended::Ended;
@@ -54,6 +57,12 @@ pub(super) struct Inner {
     pub(super) config: ArcSwap<Config>,
     /// The last rebalance in the background.
     pub(super) rebalance: Background,
+    /// Where changes are told.
+    pub(super) events: Arc<Events>,
+    /// Connections of nodes that are being closed.
+    pub(super) closings: Closings,
+    /// To the owner of the process, if it takes requests.
+    pub(super) requests: ArcSwapOption<mpsc::Sender<Request>>,
     /// Workers end once this is true.
     pub(super) stop: watch::Sender<bool>,
 }
@@ -71,6 +80,8 @@ pub struct NodeStatus {
     pub configured_weight: Option<u16>,
     /// The operator is draining it: it gets no new clients.
     pub is_draining: bool,
+    /// So many of its connections are being closed per second, at the operator's order.
+    pub closing_rate: Option<u32>,
     /// The states of its endpoints.
     pub endpoints: Vec<(EndpointKind, NodeState)>,
     /// Connections to it, those being set up included.
@@ -163,6 +174,7 @@ impl Handle {
             weight: node.weight,
             configured_weight: configured.get(&*node.name).copied(),
             is_draining: node.is_draining,
+            closing_rate: self.0.closings.rate(node.id),
             endpoints: node
                 .endpoints
                 .iter()
@@ -178,6 +190,7 @@ impl Handle {
             weight: 0,
             configured_weight: None,
             is_draining: true,
+            closing_rate: self.0.closings.rate(id),
             endpoints: Vec::new(),
             connections: known.load.connections.load(Ordering::Relaxed),
         });
@@ -218,12 +231,45 @@ impl Handle {
         self.wish(name, Wish::Draining).await
     }
 
-    /// Lets a node get new clients again.
+    /// Drains a node, and closes its connections at `rate` per second, those at rest first, until it has none or is undrained.
+    /// Returns at once.
+    ///
+    /// # Errors
+    /// There is no such node, or control has ended.
+    pub async fn drain_node_at(&self, name: &str, rate: u32) -> io::Result<()> {
+        self.drain_node(name).await?;
+        self.start_closing(self.named(name)?, rate, true);
+        Ok(())
+    }
+
+    /// Closes the connections that a node has now at `rate` per second, those at rest first, or at once without a rate. Returns at
+    /// once. The node may be one that was removed.
+    ///
+    /// # Errors
+    /// This process has never had such a node, or a worker has ended.
+    pub async fn close_node(&self, name: &str, rate: Option<u32>) -> io::Result<()> {
+        let cluster = self.0.shared.clusters.current();
+        let known = (0..).map(NodeId).zip(cluster.all_known());
+        let node = known.into_iter().find(|(_, known)| *known.name == *name);
+        let (node, _) = node.ok_or_else(|| no_node(name))?;
+        match rate {
+            Some(rate) => self.start_closing(node, rate, false),
+            None => {
+                self.0.closings.stop(node);
+                self.close(Selector::Node(node)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a node get new clients again. Its connections are not closed any more.
     ///
     /// # Errors
     /// There is no such node, or control has ended.
     pub async fn undrain_node(&self, name: &str) -> io::Result<()> {
-        self.wish(name, Wish::Up).await
+        self.wish(name, Wish::Up).await?;
+        self.0.closings.stop(self.named(name)?);
+        Ok(())
     }
 
     /// Gives a node this weight instead of the configured one, also across reloads; `None` resets it. Connections stay
@@ -236,16 +282,44 @@ impl Handle {
     }
 
     async fn wish(&self, name: &str, wish: Wish) -> io::Result<()> {
-        let node = self.known_node(name)?;
-        self.0.control.set_wish(node, wish).await
+        self.0.control.set_wish(self.named(name)?, wish).await
     }
 
     /// The node of the cluster with this name.
-    pub(super) fn known_node(&self, name: &str) -> io::Result<NodeId> {
-        self.node_id(name).ok_or_else(|| {
-            let message = format!("there is no node {name}");
-            io::Error::new(io::ErrorKind::NotFound, message)
-        })
+    pub(super) fn named(&self, name: &str) -> io::Result<NodeId> {
+        self.node_id(name).ok_or_else(|| no_node(name))
+    }
+
+    fn start_closing(&self, node: NodeId, rate: u32, until_empty: bool) {
+        let work = Work {
+            workers: self.0.workers.clone(),
+            clusters: Arc::clone(&self.0.shared.clusters),
+            node,
+            rate,
+            until_empty,
+        };
+        self.0.closings.start(&self.0.runtime, work);
+    }
+
+    /// What has changed lately, and what changes.
+    pub(crate) fn events(&self) -> Arc<Events> {
+        Arc::clone(&self.0.events)
+    }
+
+    /// What an operator should look at in the configuration in force.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.0.config.load().warnings.iter().map(ToString::to_string).collect()
+    }
+
+    /// The configuration in force as a file with every key, and whether it is what its file says now: only then it has the lines
+    /// of that file. Reads the file, and those that it names.
+    pub(crate) fn effective(&self) -> (String, bool) {
+        let config = self.0.config.load();
+        let file = config.admin.configuration.as_deref();
+        let loaded = file.and_then(|file| config::load_with_source(file).ok());
+        let same = loaded.filter(|loaded| loaded.config == **config);
+        let source = same.as_ref().map(|loaded| &loaded.source);
+        (config::effective(&config, source), same.is_some())
     }
 
     /// The number of the node with this name, if it is in the cluster now.
@@ -264,7 +338,7 @@ impl Handle {
     /// # Errors
     /// A worker has ended.
     pub async fn stop_softly(&self) -> io::Result<()> {
-        self.0.state.draining.store(true, Ordering::Relaxed);
+        self.begin_draining();
         let _turn = self.0.turn.lock().await;
         let delay = self.0.config.load().drain.delay;
         self.stop_accepting(delay).await?;
@@ -290,7 +364,7 @@ impl Handle {
     /// # Errors
     /// A worker has ended.
     pub async fn drain(&self) -> io::Result<()> {
-        self.0.state.draining.store(true, Ordering::Relaxed);
+        self.begin_draining();
         let _turn = self.0.turn.lock().await;
         let drain::Settings { delay, rate, grace } = self.0.config.load().drain;
         self.stop_accepting(delay).await?;
@@ -341,7 +415,7 @@ impl Handle {
     /// # Errors
     /// There is no such node, or a worker has ended.
     pub async fn rebalance(&self, node: Option<&str>, rate: u32) -> io::Result<u64> {
-        let node = node.map(|name| self.known_node(name)).transpose()?;
+        let node = node.map(|name| self.named(name)).transpose()?;
         self.close_at(Selector::OffHome(node), rate).await
     }
 
@@ -351,7 +425,7 @@ impl Handle {
     /// # Errors
     /// There is no such node, or a worker has ended.
     pub async fn start_rebalance(&self, node: Option<&str>, rate: u32) -> io::Result<RebalanceStatus> {
-        let home = node.map(|name| self.known_node(name)).transpose()?;
+        let home = node.map(|name| self.named(name)).transpose()?;
         let Inner {
             runtime,
             workers,
@@ -398,9 +472,21 @@ impl Handle {
         self.0.state.heartbeats.stuck().map(Heartbeat::name)
     }
 
-    /// Counts a reload that failed earlier, such as one with a file that cannot be read.
-    pub fn reload_failed(&self) {
+    /// Counts a reload that failed earlier, such as one with a file that cannot be read, and says why.
+    pub fn reload_failed(&self, why: &str) {
         self.0.state.reloads.failed();
+        self.0.events.push(Change::Reload {
+            is_in_force: false,
+            error: Some(why.to_owned()),
+        });
+    }
+
+    /// Reports on `/readyz` that the balancer drains.
+    fn begin_draining(&self) {
+        if !self.0.state.draining.swap(true, Ordering::Relaxed) {
+            let connections = self.connections();
+            self.0.events.push(Change::Drain { connections });
+        }
     }
 
     /// Waits until a critical task has panicked, and returns which. Its message is in the log. The balancer cannot work
@@ -415,4 +501,8 @@ impl Handle {
         self.0.state.draining.store(true, Ordering::Relaxed);
         self.0.stop.send_replace(true);
     }
+}
+
+fn no_node(name: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, format!("there is no node {name}"))
 }

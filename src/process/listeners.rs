@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::bind_error::BindError;
 use super::handle::Inner;
+use crate::base::events::Change;
 use crate::config::Config;
 use crate::net::tls;
 use crate::path::accept::{self, Listener, Tls};
@@ -77,6 +78,10 @@ impl Inner {
                 self.close_listeners(&opened).await?;
                 return Err(error);
             }
+            self.events.push(Change::ListenerOpened {
+                listener: name.clone(),
+                address: address.to_string(),
+            });
             tracing::info!(listener = name, %address, "listener opened");
         }
         Ok(())
@@ -127,6 +132,10 @@ impl Inner {
         for id in ids {
             self.shared.listeners.change(*id, |entry| entry.removed = true);
             self.shared.listeners.with(*id, |entry| {
+                self.events.push(Change::ListenerClosed {
+                    listener: entry.name().to_owned(),
+                    address: entry.address.to_string(),
+                });
                 tracing::info!(listener = entry.name(), address = %entry.address, "listener closed");
             });
         }

@@ -2,14 +2,17 @@
 
 mod bind_error;
 pub(crate) mod clients;
+mod closings;
 pub mod drain;
 mod expiry;
 pub(crate) mod handle;
 mod limits;
 mod listeners;
 mod on_down;
+mod owner;
 pub(crate) mod rebalance;
 mod reload;
+mod requests;
 mod usage;
 mod watchdog;
 
@@ -22,7 +25,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::LocalSet;
 
@@ -39,6 +42,7 @@ use crate::path::connection::{self, Shared};
 use crate::path::route::Placements;
 use crate::worker::Worker;
 
+use closings::Closings;
 use expiry::ExpiredLists;
 use handle::Inner;
 use listeners::Bound;
@@ -50,7 +54,7 @@ pub use bind_error::{BindError, probe};
 pub use clients::{ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, Reconnecting};
 pub use handle::{Handle, ListenerStatus, NodeStatus, Totals};
 pub use rebalance::RebalanceStatus;
-pub use reload::Reloaded;
+pub use requests::{NotReloaded, Reloaded, Request};
 
 /// A running balancer: owns its threads, and stops them when dropped. Everything else is done through its [`Handle`],
 /// to which it derefs.
@@ -104,6 +108,7 @@ pub fn start(config: Config) -> io::Result<Running> {
         reload::prober(&config, &nodes_tls, instance),
     );
     let published = control.published();
+    let events = control.events();
     let shared = Shared {
         admission: Arc::default(),
         held: HeldBytes::new(config.held.clone()),
@@ -183,6 +188,9 @@ pub fn start(config: Config) -> io::Result<Running> {
         turn: Mutex::new(()),
         config: ArcSwap::from_pointee(config),
         rebalance: Background::default(),
+        events,
+        closings: Closings::default(),
+        requests: ArcSwapOption::empty(),
         stop,
     }));
     let running = Running {

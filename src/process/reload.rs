@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering;
 
 use super::handle::{Handle, Inner};
 use super::limits;
+use super::requests::Reloaded;
 use crate::admin::settings as admin;
+use crate::base::events::Change;
 use crate::base::log::{self, List};
 use crate::cluster::Member;
 use crate::config::Config;
@@ -14,13 +16,6 @@ use crate::control::{self, NodeProber, Prober};
 use crate::net::tls::NodesTls;
 use crate::path::affinity;
 use crate::worker::Order;
-
-/// The result of a reload.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Reloaded {
-    /// Keys whose change needs a restart; the old values stay in force.
-    pub restart: Vec<&'static str>,
-}
 
 impl Handle {
     /// Replaces the configuration, completely or not at all. No connection is touched: those of a removed node stay
@@ -35,8 +30,14 @@ impl Handle {
         let reload = self.0.runtime.spawn(async move {
             let reloaded = handle.0.reload(config).await;
             match &reloaded {
-                Ok(_) => handle.0.state.reloads.succeeded(),
-                Err(_) => handle.0.state.reloads.failed(),
+                Ok(_) => {
+                    handle.0.state.reloads.succeeded();
+                    handle.0.events.push(Change::Reload {
+                        is_in_force: true,
+                        error: None,
+                    });
+                }
+                Err(error) => handle.reload_failed(&error.to_string()),
             }
             reloaded
         });

@@ -1,20 +1,25 @@
 //! The control API on the admin socket, asked with HTTP by hand and by `remora ctl`.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::admin_client::{ask, ask_socket, get, raw};
 use crate::balancer::{ADMIN, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::node::End;
 use crate::packets::Connect;
+use crate::{raise_descriptor_limit, wait};
 
 /// What `ctl` says of this program.
 pub(crate) fn ctl(program: &Program, arguments: &[&str]) -> Output {
@@ -61,7 +66,8 @@ fn the_socket_shows_the_process_and_its_nodes_in_the_words_of_the_log() {
     assert_eq!(status, 200);
     let expected = |node: &str, connections: u32| {
         json!({
-            "node": node, "weight": 100, "configured_weight": 100, "is_draining": false, "is_removed": false,
+            "node": node, "weight": 100, "configured_weight": 100, "is_draining": false, "closing_rate": null,
+            "is_removed": false,
             "connections": connections, "endpoints": [{ "endpoint": "mqtt", "state": "up" }],
         })
     };
@@ -421,4 +427,346 @@ fn without_an_admin_listener_there_is_no_socket_either() {
     assert_eq!(asked.status.code(), Some(1));
     let error = String::from_utf8_lossy(&asked.stderr);
     assert!(error.contains("has no admin socket (admin.enabled = false)"), "{error}");
+}
+
+/// So many clients at home on a node.
+fn at_home(program: &Program, cluster: &Cluster, node: usize, count: usize) -> Vec<Client> {
+    let ids = cluster.ids_at_home(node, "home", count);
+    ids.iter()
+        .map(|id| Client::accepted(program.address, &Connect::new(id.clone())))
+        .collect()
+}
+
+#[test]
+fn a_drain_at_a_rate_empties_the_node_and_no_other_and_ctl_waits_for_it() {
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, ADMIN);
+    let mut gone = at_home(&program, &cluster, 0, 20);
+    let mut stay = at_home(&program, &cluster, 1, 5);
+    let began = Instant::now();
+    let node: Value = json_of(&program, &["drain", "node0", "--rate", "20/s", "--wait"]);
+    // 20 a second: the last one is due after a second, and never before.
+    assert!(began.elapsed() >= Duration::from_millis(950), "{:?}", began.elapsed());
+    assert_eq!((&node["connections"], &node["is_draining"]), (&json!(0), &json!(true)));
+    for client in &mut gone {
+        assert_eq!(client.end(), End::Fin);
+    }
+    program.until_ended_with("closed", 20);
+    for client in &mut stay {
+        client.send(&[0xC0, 0]);
+    }
+    assert_eq!(json_of(&program, &["nodes", "node1"])["connections"], 5);
+}
+
+#[test]
+fn an_undrained_node_keeps_what_is_not_closed_yet() {
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, ADMIN);
+    let _clients = at_home(&program, &cluster, 0, 40);
+    // So slowly that it is under way for longer than this test.
+    let (status, node) = asked(&program, "POST", "/api/v1/nodes/node0/drain", "{\"rate\":1}");
+    assert_eq!((status, &node["closing_rate"]), (200, &json!(1)));
+    assert!(said(&program, &["nodes", "node0"]).contains("(closing 1/s)"));
+    let (_, node) = asked(&program, "POST", "/api/v1/nodes/node0/undrain", "");
+    assert_eq!(
+        (&node["closing_rate"], &node["is_draining"]),
+        (&json!(null), &json!(false))
+    );
+    let waited = ctl(&program, &["drain", "node0", "--rate", "0"]);
+    assert_eq!(waited.status.code(), Some(64));
+    assert_eq!(
+        asked(&program, "POST", "/api/v1/nodes/node0/drain", "{\"rate\":0}").0,
+        400
+    );
+}
+
+#[test]
+fn close_ends_the_connections_of_the_named_nodes_and_no_other() {
+    let cluster = Cluster::of(3);
+    let program = Program::start(&cluster, ADMIN);
+    let mut clients: Vec<Vec<Client>> = (0..3).map(|node| at_home(&program, &cluster, node, 4)).collect();
+    said(&program, &["close", "node0", "node2"]);
+    for node in [0, 2] {
+        for client in &mut clients[node] {
+            assert_eq!(client.end(), End::Fin);
+        }
+    }
+    program.until_ended_with("closed", 8);
+    assert_eq!(json_of(&program, &["nodes", "node1"])["connections"], 4);
+    let listeners = json_of(&program, &["listeners"]);
+    assert_eq!(listeners["listeners"][0]["accepted"], 12);
+    assert_eq!(listeners["listeners"][0]["address"], program.address.to_string());
+    assert!(said(&program, &["listeners"]).contains("mqtt"));
+}
+
+#[test]
+fn a_reload_by_ctl_is_one_by_signal_and_says_what_is_wrong_as_check_does() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, ADMIN);
+    let config = json_of(&program, &["config"]);
+    assert_eq!(config["is_of_file"], true);
+    let toml_text = config["toml"].as_str().expect("a text");
+    assert!(
+        toml_text.contains("freebind = false  # default") && toml_text.contains("  # line "),
+        "{toml_text}"
+    );
+
+    program.configure(&toml(&cluster, "", &format!("{ADMIN}[drain]\nrate = 0\n")));
+    let failed = ctl(&program, &["reload"]);
+    assert_eq!(failed.status.code(), Some(1));
+    let error = String::from_utf8_lossy(&failed.stderr);
+    let is_report = error.contains("error: drain.rate: ") && error.contains("= help: ");
+    assert!(is_report && error.contains("nothing has changed"), "{error}");
+    let (status, refused) = asked(&program, "POST", "/api/v1/reload", "");
+    assert_eq!((status, &refused["problems"][0]["key"]), (422, &json!("drain.rate")));
+    assert!(refused["problems"][0]["line"].is_u64(), "{refused}");
+    let config = json_of(&program, &["config"]);
+    assert_eq!(config["is_of_file"], false);
+
+    program
+        .configure(&toml(&cluster, "", &format!("{ADMIN}[drain]\nrate = 7\n")).replace("workers = 2", "workers = 1"));
+    let reloaded = said(&program, &["reload"]);
+    assert_eq!(
+        reloaded,
+        "reloaded\nworkers needs a restart; the old value stays in use\n"
+    );
+    assert!(said(&program, &["config"]).contains("rate = 7"));
+    program.until_said("configuration reloaded");
+    let changes = program.lines(|line| line["change"] == "reload");
+    assert_eq!(changes.len(), 3);
+}
+
+#[test]
+fn a_drain_of_the_process_by_the_api_ends_it() {
+    let cluster = Cluster::of(1);
+    let mut program = Program::start(&cluster, &format!("{ADMIN}[drain]\nrate = 1000\n"));
+    let mut client = at_home(&program, &cluster, 0, 1).remove(0);
+    assert_eq!(
+        asked(&program, "POST", "/api/v1/drain", ""),
+        (200, json!({ "connections": 1 }))
+    );
+    assert_eq!(client.end(), End::Fin);
+    assert_eq!(program.exit_code(), Some(0));
+    assert_eq!(program.lines(|line| line["message"] == "drained").len(), 1);
+}
+
+/// The kinds and the numbers of what `ctl events` prints.
+#[track_caller]
+fn events(program: &Program, arguments: &[&str]) -> Vec<Value> {
+    let printed = said(program, &[&["events", "--json"], arguments].concat());
+    printed
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect()
+}
+
+#[test]
+fn events_tell_what_changes_in_order_and_can_be_replayed() {
+    let mut cluster = Cluster::of(2);
+    let health = format!("{ADMIN}[health]\nfailures_max = 1\n");
+    let program = Program::start(&cluster, &health);
+    assert_eq!(events(&program, &[]), Vec::<Value>::new());
+    said(&program, &["drain", "node1"]);
+    said(&program, &["undrain", "node1"]);
+    let added = toml(&cluster, "", &health) + "\n[[listeners]]\nname = \"more\"\naddress = \"127.0.0.1:0\"\n";
+    program.reload(&added);
+    cluster.nodes[0].die();
+    let _client = Client::to(program.address);
+    let id = cluster.id_at_home(0, "finds out");
+    let _client = Client::accepted(program.address, &Connect::new(id));
+    wait::until("the node is down", || {
+        events(&program, &[]).iter().any(|event| event["kind"] == "node_state")
+    });
+    let all = events(&program, &[]);
+    let kinds: Vec<&str> = all
+        .iter()
+        .map(|event| event["kind"].as_str().expect("a kind"))
+        .collect();
+    assert_eq!(
+        kinds,
+        ["node_wish", "node_wish", "listener_opened", "reload", "node_state"]
+    );
+    let ids: Vec<u64> = all
+        .iter()
+        .map(|event| event["id"].as_u64().expect("a number"))
+        .collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5]);
+    assert_eq!(
+        (&all[0]["node"], &all[0]["is_draining"]),
+        (&json!("node1"), &json!(true))
+    );
+    assert_eq!(
+        (&all[2]["listener"], &all[3]["is_in_force"]),
+        (&json!("more"), &json!(true))
+    );
+    assert_eq!((&all[4]["node"], &all[4]["state"]), (&json!("node0"), &json!("down")));
+    assert_eq!(events(&program, &["--since", "3"]), all[3..]);
+    // Of a process that has run for longer, before this one.
+    assert_eq!(events(&program, &["--since", "1000000"]), all);
+    assert!(said(&program, &["events"]).lines().count() == 5);
+    assert_eq!(asked(&program, "GET", "/api/v1/events?since=x", "").0, 400);
+}
+
+#[test]
+fn readers_that_do_not_read_are_bounded_and_keep_nobody_from_an_answer() {
+    raise_descriptor_limit();
+    let cluster = Cluster::of(1);
+    let folder = TempDir::new().expect("a folder");
+    let program = Program::start(&cluster, &tokens(&folder));
+    let request = format!("GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {READER}\r\n\r\n");
+    let readers: Vec<TcpStream> = (0..1_000)
+        .map(|number| {
+            let mut stream = TcpStream::connect(program.admin()).expect("an admin listener");
+            // The oldest may be closed meanwhile.
+            let _ = stream.write_all(request.as_bytes());
+            if number % 100 == 0 {
+                assert_eq!(get_status(&program, "/livez"), 200);
+            }
+            stream
+        })
+        .collect();
+    assert_eq!(get_status(&program, "/livez"), 200);
+    assert_eq!(asked(&program, "GET", "/api/v1/status", "").0, 200);
+    wait::until("most of the crowd is gone", || {
+        let open = fs::read_dir(format!("/proc/{}/fd", program.process())).expect("a process");
+        open.count() < 100
+    });
+    let refused = ctl(&program, &["events", "--follow"]);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("32 readers follow the events already"), "{error}");
+    drop(readers);
+    wait::until("there is room for a reader", || {
+        ctl(&program, &["events"]).status.success()
+    });
+}
+
+#[test]
+fn every_answer_has_the_form_that_the_document_gives_it() {
+    let cluster = Cluster::of(2);
+    let program = Program::start(&cluster, ADMIN);
+    let _client = Client::accepted(program.address, &Connect::new("shown"));
+    wait::until("it is relayed", || {
+        let (_, list) = asked(&program, "GET", "/api/v1/clients", "");
+        list["clients"].as_array().is_some_and(|clients| clients.len() == 1)
+    });
+    let (_, document) = asked(&program, "GET", "/api/v1/openapi.json", "");
+    let mut seen = 0;
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in operations.as_object().expect("operations") {
+            let target = path.replace("{name}", "node0").replace("{id}", "shown");
+            if target == "/api/v1/drain" {
+                // It would end the process.
+                continue;
+            }
+            let body = match target.ends_with("/weight") {
+                true => "{\"weight\": 7}",
+                false => "",
+            };
+            let responses = &operation["responses"];
+            seen += 1;
+            if let Some(schema) = responses["200"]["content"]["text/event-stream"].get("schema") {
+                let printed = ask_socket(program.socket(), "GET", &format!("{target}?follow=false"), "").body;
+                let events: Vec<&str> = printed.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+                for event in events {
+                    let event = serde_json::from_str(event).expect("JSON");
+                    fits(&document, schema, &event, path);
+                }
+                continue;
+            }
+            let (status, answer) = asked(&program, &method.to_uppercase(), &target, body);
+            assert_eq!(status, 200, "{method} {target}: {answer}");
+            fits(
+                &document,
+                &responses["200"]["content"]["application/json"]["schema"],
+                &answer,
+                path,
+            );
+            // A refusal, too: another method than any path takes.
+            let (status, refused) = asked(&program, "DELETE", &target, "");
+            assert_eq!(status, 405);
+            fits(
+                &document,
+                &responses["default"]["content"]["application/json"]["schema"],
+                &refused,
+                path,
+            );
+        }
+    }
+    assert!(seen >= 12, "only {seen} operations");
+    // Every parameter of a real event, too.
+    let schema = &document["components"]["schemas"]["Event"];
+    for event in events(&program, &[]) {
+        fits(&document, schema, &event, "event");
+    }
+}
+
+/// Checks a value against a schema, as far as schemas of this document go; a key that the schema does not know is wrong.
+#[track_caller]
+fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
+    if let Err(why) = check(document, schema, value, at) {
+        panic!("{why}");
+    }
+}
+
+fn check(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<(), String> {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let target = document.pointer(reference.trim_start_matches('#'));
+        return check(
+            document,
+            target.ok_or_else(|| format!("{at}: no {reference}"))?,
+            value,
+            at,
+        );
+    }
+    if let Some(alternatives) = schema["anyOf"].as_array() {
+        let mut all = alternatives.iter().map(|schema| check(document, schema, value, at));
+        return all
+            .find(Result::is_ok)
+            .unwrap_or_else(|| Err(format!("{at}: {value} is none of {alternatives:?}")));
+    }
+    let mut known: Vec<&Value> = vec![&schema["properties"]];
+    if let Some(kinds) = schema["oneOf"].as_array() {
+        let is_kind = |kind: &&Value| kind["properties"]["kind"]["const"] == value["kind"];
+        let kind = kinds
+            .iter()
+            .find(is_kind)
+            .ok_or_else(|| format!("{at}: {value} is of no kind"))?;
+        known.push(&kind["properties"]);
+    }
+    let types = match &schema["type"] {
+        Value::String(one) => vec![one.as_str()],
+        Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+        // Any value.
+        _ => return Ok(()),
+    };
+    let is_of = |name: &&str| match *name {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "integer" => value.is_u64() || value.is_i64(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        other => panic!("{at}: a type {other}"),
+    };
+    if !types.iter().any(is_of) {
+        return Err(format!("{at}: {value} is not {types:?}"));
+    }
+    for (index, item) in value.as_array().into_iter().flatten().enumerate() {
+        check(document, &schema["items"], item, &format!("{at}[{index}]"))?;
+    }
+    let required = schema["required"].as_array().into_iter().flatten();
+    for key in required.filter_map(Value::as_str) {
+        value.get(key).ok_or_else(|| format!("{at}: no {key} in {value}"))?;
+    }
+    for (key, entry) in value.as_object().into_iter().flatten() {
+        let of_key = known.iter().find_map(|properties| properties.get(key));
+        match of_key {
+            Some(schema) => check(document, schema, entry, &format!("{at}.{key}"))?,
+            // A map of anything.
+            None if schema["additionalProperties"] == true => {}
+            None if at.ends_with("openapi.json") => {}
+            None => return Err(format!("{at}: {key} is in no schema")),
+        }
+    }
+    Ok(())
 }

@@ -1,13 +1,38 @@
 //! What the API is asked and what it answers, as JSON. The descriptions in the OpenAPI document are the comments here.
 
+use std::num::NonZeroU32;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
+
+pub use crate::base::events::{Change, Event};
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
     /// What was asked of what, why it is refused, and what would do.
     pub error: String,
+    /// The problems of the configuration, if it was to be read again.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<Problem>,
+    /// The same as `remora check` prints it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<String>,
+}
+
+/// A problem of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// The key, as in `nodes[2].address`; empty if it is about the file as a whole.
+    pub key: String,
+    /// What was found.
+    pub message: String,
+    /// What would do.
+    pub hint: Option<String>,
+    /// The line, from 1; null if it has none.
+    pub line: Option<usize>,
+    /// The column, from 1.
+    pub column: Option<usize>,
 }
 
 /// The process as a whole.
@@ -57,6 +82,8 @@ pub struct Node {
     pub configured_weight: Option<u16>,
     /// Whether an operator drains it: it keeps its clients and gets no new ones.
     pub is_draining: bool,
+    /// So many of its connections are being closed per second at an operator's order; null if none are.
+    pub closing_rate: Option<u32>,
     /// Whether it was removed from the file, and only its connections are left.
     pub is_removed: bool,
     /// Its connections, those being set up included.
@@ -171,28 +198,6 @@ pub struct End {
     pub route: Option<String>,
 }
 
-/// Which clients are listed: those that all of these hold for.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ClientsQuery {
-    /// On this node.
-    pub node: Option<String>,
-    /// Accepted on a listener of this name.
-    pub listener: Option<String>,
-    /// With an address of this network, such as `10.0.0.0/8`.
-    pub network: Option<String>,
-    /// With `true`: on another node than their home.
-    pub off_home: Option<String>,
-    /// With an id that begins with this.
-    pub prefix: Option<String>,
-    /// That have sent something within so many seconds, while their nodes have sent them nothing but answers to pings.
-    pub quiet: Option<String>,
-    /// Where the list goes on: `next` of the part before.
-    pub cursor: Option<String>,
-    /// How many at most: 1 to 1000, 100 without it.
-    pub limit: Option<String>,
-}
-
 /// How many connections were closed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Closed {
@@ -239,12 +244,73 @@ pub struct Loop {
     pub last_end: End,
 }
 
-/// From how many ends on a client is listed.
+/// How a node is drained.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct LoopsQuery {
-    /// With at least so many ends in the last minute; 5 without it.
-    pub at_least: Option<String>,
+#[serde(deny_unknown_fields)]
+pub struct DrainNode {
+    /// Connections closed per second; null or left out, and its connections stay.
+    #[serde(default)]
+    pub rate: Option<NonZeroU32>,
+}
+
+/// How the connections of a node are closed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CloseNode {
+    /// Connections closed per second; null or left out, and all are closed at once.
+    #[serde(default)]
+    pub rate: Option<NonZeroU32>,
+}
+
+/// All listeners.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Listeners {
+    /// The open ones in the order in which they were opened, and the removed ones that still have connections.
+    pub listeners: Vec<Listener>,
+}
+
+/// A listener.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Listener {
+    /// Its name.
+    pub listener: String,
+    /// Where it is bound.
+    pub address: String,
+    /// What its clients use of a node: `mqtt`, `ws` or `pass`.
+    pub kind: String,
+    /// Its connections now.
+    pub connections: usize,
+    /// Connections that it has accepted.
+    pub accepted: u64,
+    /// Whether it is closed, and only its connections are left.
+    pub is_removed: bool,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Configuration {
+    /// Its file, as an absolute path; null if it has none.
+    pub configuration: Option<String>,
+    /// Whether the file says the same now. Only then each value has its line.
+    pub is_of_file: bool,
+    /// Every key with its value and where that comes from, as `remora config` prints it. Secrets are named and not shown.
+    pub toml: String,
+}
+
+/// A configuration that was read again and is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reloaded {
+    /// Keys whose change needs a restart; their old values stay in force.
+    pub needs_restart: Vec<String>,
+    /// What an operator should look at.
+    pub warnings: Vec<String>,
+}
+
+/// The process drains and ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Draining {
+    /// How many connections there were.
+    pub connections: usize,
 }
 
 /// The OpenAPI document.

@@ -3,6 +3,8 @@
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::pin::Pin;
+use std::str::FromStr;
+use std::sync::Arc;
 
 use hyper::StatusCode;
 use hyper::body::Bytes;
@@ -11,6 +13,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::answers;
+use super::reader::Reader;
+use crate::admin::body::Body;
 use crate::admin::peer::By;
 use crate::admin::percent::unescaped;
 use crate::process::handle::Handle;
@@ -36,6 +40,8 @@ pub(super) type Answering = Pin<Box<dyn Future<Output = Result<Reply, Refusal>> 
 pub(super) enum Reply {
     /// A body of JSON.
     Json(Vec<u8>),
+    /// Events as they come, for this reader.
+    Events(Body, Arc<Reader>),
 }
 
 /// An answer that says what was refused, and what would do.
@@ -59,7 +65,7 @@ impl Call {
     }
 
     /// The fields of the query: texts, still percent-encoded.
-    pub(super) fn query<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+    pub(super) fn fields<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
         let pairs = self.query.split('&').filter(|pair| !pair.is_empty());
         let fields = pairs.map(|pair| {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -71,18 +77,30 @@ impl Call {
         })
     }
 
-    /// The body as JSON; without one, what is taken then.
+    /// The body as JSON.
+    pub(super) fn body<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            let error = format!("the body is not the JSON that this path takes: {error}");
+            Refusal::new(StatusCode::BAD_REQUEST, error)
+        })
+    }
+
+    /// The body as JSON; without one, the default.
     pub(super) fn body_or_default<T: DeserializeOwned + Default>(&self) -> Result<T, Refusal> {
-        match self.body.is_empty() {
+        match self.body.iter().all(u8::is_ascii_whitespace) {
             true => Ok(T::default()),
             false => self.body(),
         }
     }
 
-    /// The body as JSON.
-    pub(super) fn body<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
-        serde_json::from_slice(&self.body).map_err(|error| {
-            let error = format!("the body is not the JSON that this path takes: {error}");
+    /// The value of a key of the query, if it is there; `expected` says what it should be.
+    pub(super) fn query<T: FromStr>(&self, key: &str, expected: &str) -> Result<Option<T>, Refusal> {
+        let mut pairs = self.query.split('&').filter_map(|pair| pair.split_once('='));
+        let Some((_, value)) = pairs.rfind(|(name, _)| *name == key) else {
+            return Ok(None);
+        };
+        value.parse().map(Some).map_err(|_| {
+            let error = format!("{key} in the query is {expected}");
             Refusal::new(StatusCode::BAD_REQUEST, error)
         })
     }
@@ -103,9 +121,18 @@ impl Reply {
 
 impl Refusal {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        let answer = answers::Refused {
+            error: error.into(),
+            problems: Vec::new(),
+            report: None,
+        };
+        Self::with(status, answer)
+    }
+
+    pub(super) fn with(status: StatusCode, answer: answers::Refused) -> Self {
         Self {
             status,
-            answer: Box::new(answers::Refused { error: error.into() }),
+            answer: Box::new(answer),
             allow: None,
         }
     }
@@ -129,6 +156,7 @@ impl From<io::Error> for Refusal {
         let status = match error.kind() {
             io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
             io::ErrorKind::InvalidInput => StatusCode::BAD_REQUEST,
+            io::ErrorKind::Unsupported => StatusCode::CONFLICT,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self::new(status, error.to_string())

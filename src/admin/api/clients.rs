@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use ipnet::IpNet;
+use serde::Deserialize;
 
-use super::answers::{
-    Client, Clients, ClientsQuery, Closed, Connection, End, Loop, LoopsQuery, Rebalance, Reconnecting, SetRebalance,
-};
+use super::answers::{Client, Clients, Closed, Connection, End, Loop, Rebalance, Reconnecting, SetRebalance};
 use super::call::{Call, Refusal, Reply};
+use super::route::{SchemaOf, of};
 use crate::admin::percent::unescaped;
 use crate::base::log::Escaped;
 use crate::process::clients::{ClientEnd, ClientFilter, ClientPage, ClientStatus};
@@ -31,6 +31,57 @@ const LOOP_DEFAULT: usize = 5;
 /// What stands for a session that lives for ever (MQTT 5, 3.1.2.11.2).
 const FOR_EVER: u64 = u32::MAX as u64;
 
+/// The keys of the query of a list.
+pub(super) const LIST_QUERY: &[(&str, SchemaOf, &str)] = &[
+    ("node", of::<String>(), "On this node."),
+    ("listener", of::<String>(), "Accepted on a listener of this name."),
+    (
+        "network",
+        of::<String>(),
+        "With an address of this network, such as `10.0.0.0/8`.",
+    ),
+    ("off_home", of::<bool>(), "On another node than their home."),
+    ("prefix", of::<String>(), "With an id that begins with this."),
+    (
+        "quiet",
+        of::<u64>(),
+        "That have sent something within so many seconds, while their nodes have sent them nothing but answers to pings.",
+    ),
+    (
+        "cursor",
+        of::<String>(),
+        "Where the list goes on: `next` of the part before.",
+    ),
+    ("limit", of::<u16>(), "How many at most: 1 to 1000, 100 without it."),
+];
+
+/// The keys of the query for clients that reconnect in a loop.
+pub(super) const LOOPS_QUERY: &[(&str, SchemaOf, &str)] = &[(
+    "at_least",
+    of::<usize>(),
+    "With at least so many ends in the last minute; 5 without it.",
+)];
+
+/// The query of a list, percent-encoded.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct ClientsQuery {
+    node: Option<String>,
+    listener: Option<String>,
+    network: Option<String>,
+    off_home: Option<String>,
+    prefix: Option<String>,
+    quiet: Option<String>,
+    cursor: Option<String>,
+    limit: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct LoopsQuery {
+    at_least: Option<String>,
+}
+
 pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
     let ClientsQuery {
         node,
@@ -41,7 +92,7 @@ pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
         quiet,
         cursor,
         limit,
-    } = call.query()?;
+    } = call.fields()?;
     let off_home = match off_home.as_deref() {
         None | Some("false") => false,
         Some("true" | "") => true,
@@ -101,7 +152,7 @@ pub(super) async fn connected_twice(call: Call) -> Result<Reply, Refusal> {
 }
 
 pub(super) async fn reconnecting(call: Call) -> Result<Reply, Refusal> {
-    let LoopsQuery { at_least } = call.query()?;
+    let LoopsQuery { at_least } = call.fields()?;
     let at_least = at_least.map_or(Ok(LOOP_DEFAULT), |at_least| number("at_least", &at_least))?;
     let loops = call.handle.reconnecting(at_least).await?;
     let loops = loops.into_iter().map(|found| Loop {

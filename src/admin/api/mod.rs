@@ -7,8 +7,12 @@ mod access;
 pub mod answers;
 mod call;
 mod clients;
+mod events;
+mod listeners;
 mod nodes;
 mod openapi;
+mod process;
+pub(super) mod reader;
 mod route;
 mod routes;
 mod status;
@@ -17,7 +21,7 @@ use std::sync::OnceLock;
 
 use http_body_util::{BodyExt, Collected, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, whole};
@@ -53,6 +57,14 @@ impl Api {
     pub(super) async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
         match self.reply(request, peer).await {
             Ok(Reply::Json(body)) => whole(StatusCode::OK, JSON, body),
+            Ok(Reply::Events(body, reader)) => {
+                let mut response = Response::new(body);
+                let content_type = HeaderValue::from_static(EVENTS);
+                response.headers_mut().insert(CONTENT_TYPE, content_type);
+                // For the connection, which lasts for as long as the reader keeps up.
+                response.extensions_mut().insert(reader);
+                response
+            }
             Err(refusal) => {
                 let mut response = whole(refusal.status, JSON, refusal.body());
                 if let Some(allow) = refusal.allow {
@@ -85,8 +97,8 @@ impl Api {
                 return Err(Refusal::new(StatusCode::NOT_FOUND, error));
             }
         };
-        let query = request.uri().query().unwrap_or_default().to_owned();
         let by = caller.may(route.scope)?;
+        let query = request.uri().query().unwrap_or_default().to_owned();
         let body = match *request.method() {
             Method::POST => body(request).await?,
             _ => Bytes::new(),
@@ -104,6 +116,7 @@ impl Api {
 }
 
 const JSON: &str = "application/json";
+const EVENTS: &str = "text/event-stream";
 
 async fn body(request: Request<Incoming>) -> Result<Bytes, Refusal> {
     let body = request.into_body();

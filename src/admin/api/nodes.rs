@@ -1,8 +1,9 @@
 //! The nodes, and what operators wish of them.
 
 use std::io;
+use std::num::NonZeroU32;
 
-use super::answers::{Endpoint, Node, Nodes, SetWeight};
+use super::answers::{CloseNode, DrainNode, Endpoint, Node, Nodes, SetWeight};
 use super::call::{Call, Refusal, Reply};
 use crate::cluster::NodeState;
 use crate::process::handle::{Handle, NodeStatus};
@@ -17,10 +18,23 @@ pub(super) async fn show(call: Call) -> Result<Reply, Refusal> {
 }
 
 pub(super) async fn drain(call: Call) -> Result<Reply, Refusal> {
+    let DrainNode { rate } = call.body_or_default()?;
     let name = find(&call.handle, call.name())?.name;
-    call.handle.drain_node(&name).await?;
+    match rate {
+        Some(rate) => call.handle.drain_node_at(&name, rate.get()).await?,
+        None => call.handle.drain_node(&name).await?,
+    }
     call.log_change("drain", Some(&name));
     show(call).await
+}
+
+pub(super) async fn close(call: Call) -> Result<Reply, Refusal> {
+    let CloseNode { rate } = call.body_or_default()?;
+    let status = find(&call.handle, call.name())?;
+    call.handle.close_node(&status.name, rate.map(NonZeroU32::get)).await?;
+    call.log_change("close", Some(&status.name));
+    // A node that was removed is gone with its last connection.
+    Reply::json(&node(find(&call.handle, &status.name).unwrap_or(status)))
 }
 
 pub(super) async fn undrain(call: Call) -> Result<Reply, Refusal> {
@@ -64,6 +78,7 @@ fn node(status: NodeStatus) -> Node {
         weight: status.weight,
         configured_weight: status.configured_weight,
         is_draining: status.is_draining,
+        closing_rate: status.closing_rate,
         is_removed: status.configured_weight.is_none(),
         connections: status.connections,
         endpoints: status.endpoints.iter().map(endpoint).collect(),

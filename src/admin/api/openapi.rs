@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::answers::Refused;
 use super::call::{Call, Refusal, Reply};
-use super::route::{Answered, Route, SchemaOf};
+use super::route::{Answered, Route};
 use crate::base::build;
 
 pub(super) async fn show(_: Call, routes: &[Route]) -> Result<Reply, Refusal> {
@@ -48,13 +48,14 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 } }))
         .collect();
+    for (name, schema, description) in route.query {
+        parameters
+            .push(json!({ "name": name, "in": "query", "description": description, "schema": schema(generator) }));
+    }
     let scope = route.scope.name();
     let (content_type, schema) = match route.answer {
         Answered::Json(schema) => ("application/json", json!(schema(generator))),
-        Answered::Part { of, query } => {
-            parameters.extend(query_parameters(query, generator));
-            ("application/json", json!(of(generator)))
-        }
+        Answered::Events(schema) => ("text/event-stream", json!(schema(generator))),
     };
     let refused = json!(generator.subschema_for::<Refused>());
     let mut operation = json!({
@@ -75,21 +76,6 @@ fn operation(route: &Route, generator: &mut SchemaGenerator) -> Value {
         });
     }
     operation
-}
-
-/// The fields of a query. All of them may be left out.
-fn query_parameters(query: SchemaOf, generator: &mut SchemaGenerator) -> Vec<Value> {
-    let reference = json!(query(generator));
-    let name = reference["$ref"].as_str().and_then(|path| path.rsplit('/').next());
-    let schema = name
-        .and_then(|name| generator.definitions().get(name))
-        .cloned()
-        .unwrap_or_default();
-    let fields = schema["properties"].as_object().cloned().unwrap_or_default();
-    let fields = fields.into_iter().map(|(name, field)| {
-        json!({ "name": name, "in": "query", "description": field["description"], "schema": { "type": "string" } })
-    });
-    fields.collect()
 }
 
 /// A name for the operation, as generators of clients want it: `nodes_name_drain_post`.
@@ -121,6 +107,22 @@ mod tests {
         assert_eq!(written.len(), ROUTES.len(), "no route is there twice");
         let ids: BTreeSet<String> = ROUTES.iter().map(operation_id).collect();
         assert_eq!(ids.len(), ROUTES.len());
+    }
+
+    #[test]
+    fn the_documentation_lists_every_route_and_no_other() {
+        let page = include_str!("../../../docs/control.md");
+        let rows = page
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.split_once(" | `/api/"));
+        let listed: BTreeSet<String> = rows
+            .filter_map(|(method, rest)| Some(format!("{method} /api/{}", rest.split_once('`')?.0)))
+            .collect();
+        let of = |route: &Route| format!("{} {}", route.method, route.path);
+        assert_eq!(listed, ROUTES.iter().map(of).collect());
+        for kind in crate::base::events::Change::KINDS {
+            assert!(page.contains(&format!("`{kind}`")), "{kind}");
+        }
     }
 
     #[test]

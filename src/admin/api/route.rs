@@ -15,6 +15,8 @@ pub(super) struct Route {
     pub(super) scope: Scope,
     /// What it does, in a sentence.
     pub(super) summary: &'static str,
+    /// The keys of its query: name, form and description.
+    pub(super) query: &'static [(&'static str, SchemaOf, &'static str)],
     /// The request's body, if it takes one.
     pub(super) body: Option<Asked>,
     pub(super) answer: Answered,
@@ -31,14 +33,15 @@ pub(super) struct Asked {
 pub(super) enum Answered {
     /// One value.
     Json(SchemaOf),
-    /// One value, of which a query asks for a part.
-    Part { of: SchemaOf, query: SchemaOf },
+    /// Values one after another, as server-sent events.
+    Events(SchemaOf),
 }
 
 /// The form of a type of `answers`.
 pub(super) type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
-const fn of<T: JsonSchema>() -> SchemaOf {
+/// The form of this type.
+pub(super) const fn of<T: JsonSchema>() -> SchemaOf {
     |generator| generator.subschema_for::<T>()
 }
 
@@ -47,12 +50,12 @@ pub(super) const fn answers<T: JsonSchema>() -> Answered {
     Answered::Json(of::<T>())
 }
 
-/// An answer of this type, to a query of that type.
-pub(super) const fn answers_query<T: JsonSchema, Q: JsonSchema>() -> Answered {
-    Answered::Part {
-        of: of::<T>(),
-        query: of::<Q>(),
-    }
+/// A body that must be there.
+pub(super) const fn takes<T: JsonSchema>() -> Option<Asked> {
+    Some(Asked {
+        schema: of::<T>(),
+        is_required: true,
+    })
 }
 
 /// A body that may be left out.
@@ -60,13 +63,5 @@ pub(super) const fn may_take<T: JsonSchema>() -> Option<Asked> {
     Some(Asked {
         schema: of::<T>(),
         is_required: false,
-    })
-}
-
-/// A body that must be there.
-pub(super) const fn takes<T: JsonSchema>() -> Option<Asked> {
-    Some(Asked {
-        schema: of::<T>(),
-        is_required: true,
     })
 }

@@ -258,7 +258,7 @@ impl Fields for Journal {
 }
 
 /// The time in UTC, as RFC 3339 writes it, to the microsecond.
-fn timestamp(now: SystemTime) -> String {
+pub(crate) fn timestamp(now: SystemTime) -> String {
     let mut text = String::new();
     // A clock that is set before 1970 or after 9999 has no such form, and stops no line.
     let written = write!(text, "{}", humantime::format_rfc3339_micros(now.max(UNIX_EPOCH)));

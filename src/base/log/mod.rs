@@ -20,6 +20,7 @@ use writer::{Queue, Sink};
 
 pub use escaped::Escaped;
 pub(crate) use escaped::EscapedStart;
+pub(crate) use line::timestamp;
 pub use list::List;
 pub use writer::{dropped, unwritten};
 

@@ -125,7 +125,7 @@ pub(super) async fn list(connection: &mut Connection, filters: Filters) -> Resul
         all.clients.extend(clients);
         all.next = next;
         if all.next.is_none() || all.clients.len() >= most {
-            return Ok(connection.answer(&all, table));
+            return Ok(connection.shown(&all, table));
         }
     }
 }
@@ -151,7 +151,7 @@ pub(super) async fn rebalance(
         tokio::time::sleep(LOOK).await;
         status = connection.ask(false, "/api/v1/rebalance", None).await?;
     }
-    Ok(connection.answer(&status, progress))
+    Ok(connection.shown(&status, progress))
 }
 
 pub(super) async fn stop_rebalance(connection: &mut Connection) -> Result<String, Failed> {

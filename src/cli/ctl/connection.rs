@@ -18,7 +18,7 @@ pub(super) struct Connection {
     client: Client,
     socket: PathBuf,
     /// Whether answers are printed as they are.
-    json: bool,
+    pub(super) json: bool,
 }
 
 /// Why there is nothing to print, and the exit code.
@@ -108,15 +108,24 @@ impl Connection {
         text: impl FnOnce(&T) -> String,
     ) -> Result<String, Failed> {
         let answer = self.ask::<T>(is_change, target, body).await?;
-        Ok(self.answer(&answer, text))
+        Ok(self.shown(&answer, text))
     }
 
-    /// What was read, as `text` says it, or as JSON.
-    pub(super) fn answer<T: Serialize>(&self, answer: &T, text: impl FnOnce(&T) -> String) -> String {
+    /// An answer as `text` says it, or as JSON.
+    pub(super) fn shown<T: Serialize>(&self, answer: &T, text: impl FnOnce(&T) -> String) -> String {
         match self.json {
             // What was read always serializes.
             true => serde_json::to_string_pretty(answer).unwrap_or_default(),
             false => text(answer),
+        }
+    }
+
+    /// Asks for a stream of events, and passes each to `take` until it returns false or the stream ends.
+    pub(super) async fn events(&mut self, target: &str, take: impl FnMut(&str) -> bool) -> Result<(), Failed> {
+        match self.client.events(target, take).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(answer)) => Err(self.refused(&answer)),
+            Err(error) => Err(self.no_answer(target, &error)),
         }
     }
 
@@ -128,18 +137,38 @@ impl Connection {
         body: Option<String>,
     ) -> Result<T, Failed> {
         let asked = self.client.request(is_change, target, body).await;
-        let socket = self.socket.display();
-        let Answer { status, body } =
-            asked.map_err(|error| Failed::refused(format!("{socket} was asked for {target}: no answer: {error}")))?;
-        if status >= 400 {
-            let refused: Option<Refused> = serde_json::from_slice(&body).ok();
-            let why = refused.map_or_else(|| format!("status {status}"), |refused| refused.error);
-            return Err(Failed::refused(why));
+        let answer = asked.map_err(|error| self.no_answer(target, &error))?;
+        if answer.status >= 400 {
+            return Err(self.refused(&answer));
         }
-        serde_json::from_slice(&body).map_err(|error| {
+        serde_json::from_slice(&answer.body).map_err(|error| {
+            let socket = self.socket.display();
             let message = format!("{socket} was asked for {target}: the answer of another version? {error}");
             Failed::refused(message)
         })
+    }
+
+    fn no_answer(&self, target: &str, error: &io::Error) -> Failed {
+        let socket = self.socket.display();
+        Failed::refused(format!("{socket} was asked for {target}: no answer: {error}"))
+    }
+
+    fn refused(&self, answer: &Answer) -> Failed {
+        let refused: Option<Refused> = serde_json::from_slice(&answer.body).ok();
+        let Some(refused) = refused else {
+            return Failed::refused(format!(
+                "{} answered with status {}",
+                self.socket.display(),
+                answer.status
+            ));
+        };
+        if self.json {
+            // For the scripts that asked; the error is printed beside it.
+            println!("{}", serde_json::to_string_pretty(&refused).unwrap_or_default());
+        } else if let Some(report) = &refused.report {
+            eprintln!("{report}");
+        }
+        Failed::refused(refused.error)
     }
 }
 

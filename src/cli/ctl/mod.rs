@@ -4,16 +4,19 @@
 
 mod clients;
 mod connection;
+mod events;
 mod nodes;
+mod process;
 mod status;
 
 use std::ffi::OsString;
 use std::io;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use remora::admin::api::answers::SetWeight;
+use remora::admin::api::answers::{CloseNode, DrainNode, Nodes, SetWeight};
 use serde::Serialize;
 
 use super::locate::FileOption;
@@ -45,12 +48,20 @@ enum Command {
         #[arg(value_name = "NODE")]
         node: Option<String>,
     },
-    /// Drain a node: it keeps its clients and gets no new ones.
+    /// Drain a node: it gets no new clients.
+    ///
+    /// It keeps those that it has, unless --rate is given.
     Drain {
         #[arg(value_name = "NODE")]
         node: String,
+        /// Also close its connections, so many per second.
+        #[arg(long, value_name = "N/s", value_parser = nodes::rate)]
+        rate: Option<NonZeroU32>,
+        /// Return once it has no connections.
+        #[arg(long)]
+        wait: bool,
     },
-    /// Let a node get new clients again.
+    /// Let a node get new clients again; its connections are not closed any more.
     Undrain {
         #[arg(value_name = "NODE")]
         node: String,
@@ -71,7 +82,7 @@ enum Command {
         id: OsString,
     },
     /// Close the connections of a client.
-    Close {
+    Disconnect {
         #[arg(value_name = "ID")]
         id: OsString,
     },
@@ -81,8 +92,8 @@ enum Command {
         #[arg(value_name = "NODE")]
         node: Option<String>,
         /// Connections closed per second, such as 50 or 50/s.
-        #[arg(long, value_name = "RATE", value_parser = per_second)]
-        rate: Option<u32>,
+        #[arg(long, value_name = "N/s", value_parser = nodes::rate)]
+        rate: Option<NonZeroU32>,
         /// Return when all are closed.
         #[arg(long)]
         wait: bool,
@@ -90,13 +101,29 @@ enum Command {
         #[arg(long, conflicts_with_all = ["node", "rate", "wait"])]
         stop: bool,
     },
-}
-
-/// A number a second.
-fn per_second(text: &str) -> Result<u32, String> {
-    let number = text.strip_suffix("/s").unwrap_or(text);
-    let rate = number.parse().ok().filter(|rate| *rate > 0);
-    rate.ok_or_else(|| "write a number a second, such as 50/s".to_owned())
+    /// Close the connections that nodes have now.
+    Close {
+        #[arg(value_name = "NODE", required = true)]
+        nodes: Vec<String>,
+        /// So many per second of each node, instead of all at once.
+        #[arg(long, value_name = "N/s", value_parser = nodes::rate)]
+        rate: Option<NonZeroU32>,
+    },
+    /// Show the listeners.
+    Listeners,
+    /// Print what has changed lately.
+    Events {
+        /// Print what changes, until interrupted.
+        #[arg(long)]
+        follow: bool,
+        /// Begin behind the event with this number.
+        #[arg(long, value_name = "ID")]
+        since: Option<u64>,
+    },
+    /// Print the configuration in force: every key, its value, and where that comes from.
+    Config,
+    /// Read the configuration again, and take it completely or not at all.
+    Reload,
 }
 
 /// Runs the command.
@@ -124,7 +151,26 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
         Command::Status => connection.get("/api/v1/status", status::text).await,
         Command::Nodes { node: None } => connection.get("/api/v1/nodes", nodes::list).await,
         Command::Nodes { node: Some(node) } => connection.get(&nodes::path(&node, ""), nodes::one).await,
-        Command::Drain { node } => connection.post(&nodes::path(&node, "drain"), None, nodes::one).await,
+        Command::Drain { node, rate, wait } => {
+            let (path, body) = (nodes::path(&node, "drain"), body(&DrainNode { rate }));
+            let draining = connection.post(&path, body, nodes::one).await?;
+            match wait {
+                true => nodes::wait(&mut connection, &node).await,
+                false => Ok(draining),
+            }
+        }
+        Command::Close { nodes, rate } => {
+            let mut closed = Vec::new();
+            for node in &nodes {
+                let (path, body) = (nodes::path(node, "close"), body(&CloseNode { rate }));
+                closed.push(connection.ask(true, &path, body).await?);
+            }
+            Ok(connection.shown(&Nodes { nodes: closed }, nodes::list))
+        }
+        Command::Listeners => connection.get("/api/v1/listeners", process::listeners).await,
+        Command::Events { follow, since } => events::print(&mut connection, follow, since).await,
+        Command::Config => connection.get("/api/v1/config", process::config).await,
+        Command::Reload => connection.post("/api/v1/reload", None, process::reloaded).await,
         Command::Undrain { node } => connection.post(&nodes::path(&node, "undrain"), None, nodes::one).await,
         Command::Weight {
             node,
@@ -135,10 +181,10 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
         }
         Command::Clients(filters) => clients::list(&mut connection, filters).await,
         Command::Client { id } => clients::show(&mut connection, &id).await,
-        Command::Close { id } => clients::close(&mut connection, &id).await,
+        Command::Disconnect { id } => clients::close(&mut connection, &id).await,
         Command::Rebalance { stop: true, .. } => clients::stop_rebalance(&mut connection).await,
         Command::Rebalance { node, rate, wait, .. } => {
-            clients::rebalance(&mut connection, node.as_deref(), rate, wait).await
+            clients::rebalance(&mut connection, node.as_deref(), rate.map(NonZeroU32::get), wait).await
         }
     }
 }

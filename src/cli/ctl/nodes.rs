@@ -1,8 +1,12 @@
 //! `remora ctl nodes`, and the commands that change one.
 
+use std::num::NonZeroU32;
+use std::time::Duration;
+
 use remora::admin::api::answers::{Node, Nodes};
 use remora::admin::escaped;
 
+use super::connection::{Connection, Failed};
 use crate::cli::columns;
 
 /// The path of a node, or of an `action` on it.
@@ -30,6 +34,34 @@ pub(super) fn weight(text: &str) -> Result<Weight, String> {
     }
 }
 
+/// A rate: `50/s`, or the number alone.
+pub(super) fn rate(text: &str) -> Result<NonZeroU32, String> {
+    let number = text.strip_suffix("/s").unwrap_or(text);
+    number
+        .parse()
+        .map_err(|_| "write connections per second, such as 50/s".to_owned())
+}
+
+/// Waits until a node that is draining has no connections, and shows it.
+pub(super) async fn wait(connection: &mut Connection, name: &str) -> Result<String, Failed> {
+    /// How often it is asked for.
+    const INTERVAL: Duration = Duration::from_millis(200);
+    loop {
+        let node: Node = connection.ask(false, &path(name, ""), None).await?;
+        if node.connections == 0 {
+            return Ok(connection.shown(&node, one));
+        }
+        if !node.is_draining {
+            let message = format!(
+                "{name} is not draining any more, and has {} connections",
+                node.connections
+            );
+            return Err(Failed::refused(message));
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
 pub(super) fn list(nodes: &Nodes) -> String {
     table(&nodes.nodes)
 }
@@ -49,7 +81,11 @@ fn row(node: &Node) -> Vec<String> {
         Some(configured) if configured != node.weight => format!("{} (file: {configured})", node.weight),
         _ => node.weight.to_string(),
     };
-    vec![node.node.clone(), state(node), weight, node.connections.to_string()]
+    let connections = match node.closing_rate {
+        Some(rate) => format!("{} (closing {rate}/s)", node.connections),
+        None => node.connections.to_string(),
+    };
+    vec![node.node.clone(), state(node), weight, connections]
 }
 
 /// The states of its endpoints, in one word where they agree.

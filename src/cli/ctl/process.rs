@@ -1,0 +1,41 @@
+//! `remora ctl config`, `listeners` and `reload`.
+
+use remora::admin::api::answers::{Configuration, Listener, Listeners, Reloaded};
+
+use crate::cli::columns;
+
+pub(super) fn config(config: &Configuration) -> String {
+    let note = match (&config.configuration, config.is_of_file) {
+        (Some(file), false) => format!("# {file} says something else now, so that no value has its line.\n"),
+        _ => String::new(),
+    };
+    format!("{note}{}", config.toml.trim_end())
+}
+
+pub(super) fn listeners(listeners: &Listeners) -> String {
+    let head = ["LISTENER", "ADDRESS", "KIND", "CONNECTIONS", "ACCEPTED"]
+        .map(str::to_owned)
+        .to_vec();
+    let row = |listener: &Listener| {
+        let removed = if listener.is_removed { " (removed)" } else { "" };
+        vec![
+            format!("{}{removed}", listener.listener),
+            listener.address.clone(),
+            listener.kind.clone(),
+            listener.connections.to_string(),
+            listener.accepted.to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(head)
+        .chain(listeners.listeners.iter().map(row))
+        .collect();
+    columns("", &rows)
+}
+
+pub(super) fn reloaded(reloaded: &Reloaded) -> String {
+    let mut lines = vec!["reloaded".to_owned()];
+    let restart = reloaded.needs_restart.iter();
+    lines.extend(restart.map(|key| format!("{key} needs a restart; the old value stays in use")));
+    lines.extend(reloaded.warnings.iter().map(|warning| format!("warning: {warning}")));
+    lines.join("\n")
+}
