@@ -80,9 +80,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["config"]),
     ("clap", &["cli"]),
     ("dashmap", &["path::route::placement", "path::accept::admission"]),
-    ("http_body_util", &["admin"]),
-    ("hyper", &["admin"]),
-    ("hyper_util", &["admin"]),
+    // The server is in admin; the client of nodes' APIs in one file of net.
+    ("http_body_util", &["admin", "net::http"]),
+    ("hyper", &["admin", "net::http"]),
+    ("hyper_util", &["admin", "net::http"]),
     ("mqttbytes", &["net::node"]),
     ("nix", &["net::socket"]),
     ("prometheus_client", &["admin"]),

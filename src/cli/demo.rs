@@ -226,6 +226,7 @@ fn config(
             ws: Some(MemberEndpoint::plain(NodeAddress::Socket(node.ws_address()))),
             pass: None,
         },
+        api: None,
         weight: WEIGHT_DEFAULT,
     };
     let nodes = sandbox.nodes().iter().map(member).collect();

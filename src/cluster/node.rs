@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::base::sync::{AtomicUsize, Ordering};
-use crate::cluster::endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint};
+use crate::cluster::endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint, NodeApi};
+use crate::cluster::finding::{Asked, Finding};
 
 /// A node as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,15 +13,18 @@ pub struct Member {
     pub name: String,
     /// Its endpoints.
     pub endpoints: Endpoints<MemberEndpoint>,
+    /// Its HTTP API, if it is asked.
+    pub api: Option<NodeApi>,
     /// 1 to 1000.
     pub weight: u16,
 }
 
 impl Member {
-    /// Whether the certificate of any of this node's endpoints is accepted unverified.
+    /// Whether the certificate of any of this node's endpoints, or of its API, is accepted unverified.
     pub fn is_unverified(&self) -> bool {
-        let mut tls = self.endpoints.iter().filter_map(|(_, e)| e.tls.as_ref());
-        tls.any(|tls| !tls.is_verified)
+        let endpoints = self.endpoints.iter().filter_map(|(_, e)| e.tls.as_ref());
+        let api = self.api.iter().filter_map(|api| api.tls.as_ref());
+        endpoints.chain(api).any(|tls| !tls.is_verified)
     }
 }
 
@@ -46,6 +50,8 @@ pub struct NodeLoad {
     pub connections: AtomicUsize,
     /// Source ports towards this node that are in TIME_WAIT here, as far as this process has caused it.
     pub time_wait: AtomicUsize,
+    /// How often control has asked it, and what came of it.
+    pub asked: Asked,
 }
 
 impl NodeState {
@@ -125,8 +131,10 @@ pub struct Node {
     pub endpoints: Endpoints<Endpoint>,
     /// 1 to 1000.
     pub weight: u16,
-    /// The operator is draining it: it keeps its clients and gets no new ones.
+    /// The operator is draining it, or its own API says so: it keeps its clients and gets no new ones.
     pub is_draining: bool,
+    /// What each source says of it, for operators; as fresh as the states of its endpoints.
+    pub findings: Arc<[Finding]>,
     /// What changes at every connection.
     pub load: Arc<NodeLoad>,
 }

@@ -12,8 +12,8 @@ use super::{Config, Source};
 use crate::admin;
 use crate::base::heartbeat;
 use crate::base::log;
-use crate::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress};
-use crate::control::{self, ProbeDepth};
+use crate::cluster::{EndpointTls, Endpoints, Member, MemberEndpoint, NodeAddress};
+use crate::control::{self, Check, ProbeDepth};
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::{Clients, Nodes, Offer, ServerName, Version};
@@ -169,6 +169,7 @@ impl Page<'_> {
         }
         self.table("nodes_tls", "[nodes_tls]");
         self.nodes_tls(nodes_tls.as_ref());
+        self.nodes_api(&control.api);
         self.affinity(affinity);
         self.limits(limits, held, relay);
         self.timeouts(peek, dial, greet, relay);
@@ -286,6 +287,7 @@ impl Page<'_> {
         let Member {
             name,
             endpoints,
+            api,
             weight,
         } = node;
         let Endpoints { mqtt, ws, pass } = endpoints;
@@ -296,7 +298,12 @@ impl Page<'_> {
         self.key("name", string(name), DEFAULT);
         let scheme = if mqtt.tls.is_some() { "mqtts://" } else { "" };
         self.key("address", string(format!("{scheme}{}", mqtt.address)), DEFAULT);
-        let server_name = [Some(mqtt), ws.as_ref()].into_iter().flatten().find_map(own_name);
+        let server_name = [Some(mqtt), ws.as_ref()].into_iter().flatten();
+        let server_name = server_name.map(|endpoint| (&endpoint.tls, &endpoint.address));
+        let server_name = server_name.chain(api.as_ref().map(|api| (&api.tls, &api.address)));
+        let server_name = server_name
+            .into_iter()
+            .find_map(|(tls, address)| own_name(tls.as_ref()?, address));
         self.optional(
             "server_name",
             server_name.map(string),
@@ -317,6 +324,7 @@ impl Page<'_> {
         let pass_address = pass.as_ref().map(|pass| string(&pass.address));
         self.optional("pass", pass_address, "none (default)");
         self.key("pass_proxy_protocol", proxy(pass.as_ref()), DEFAULT);
+        self.optional("api", api.as_ref().map(string), "none (default): it is not asked");
         self.key("weight", plain(weight), DEFAULT);
     }
 
@@ -331,6 +339,25 @@ impl Page<'_> {
             }
             None => self.line("# common_names, insecure_skip_verify: no node is reached with TLS"),
         }
+    }
+
+    fn nodes_api(&mut self, api: &control::ApiSettings) {
+        let control::ApiSettings {
+            check,
+            // Named by its file.
+            credentials: _,
+            interval,
+            timeout,
+        } = api;
+        self.table("nodes_api", "[nodes_api]");
+        let word = match check {
+            Check::Availability => "availability",
+            Check::Status => "status",
+        };
+        self.key("check", string(word), DEFAULT);
+        self.file("credentials", "none (default)");
+        self.key("interval", duration(*interval), DEFAULT);
+        self.key("timeout", duration(*timeout), DEFAULT);
     }
 
     fn affinity(&mut self, affinity: &affinity::Settings) {
@@ -471,6 +498,8 @@ impl Page<'_> {
             down_min,
             down_max,
             resolve_interval,
+            // A table of its own.
+            api: _,
         } = control;
         self.table("health", "[health]");
         self.key("failures_max", plain(failures_max), DEFAULT);
@@ -556,9 +585,9 @@ impl Page<'_> {
 }
 
 /// The name that an endpoint's certificate must have, if it is not the host of its address.
-fn own_name(endpoint: &MemberEndpoint) -> Option<&str> {
-    let name = &*endpoint.tls.as_ref()?.server_name;
-    let host = match &endpoint.address {
+fn own_name<'a>(tls: &'a EndpointTls, address: &NodeAddress) -> Option<&'a str> {
+    let name = &*tls.server_name;
+    let host = match address {
         NodeAddress::Socket(address) => ServerName::from(address.ip()),
         NodeAddress::Host(host, _) => ServerName::try_from(host.clone()).ok()?,
     };

@@ -5,14 +5,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::address::{AdminAddress, HostName, ListenerAddress, Name, Network, Origin, SourceAddress, WsPath};
 use super::meant::Scheme;
-use super::node_address::{NodeMqtt, NodePass, NodeWs};
+use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs};
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, table, word, word_or};
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
 use super::{foreign, syntax, words};
 use crate::base::log;
-use crate::control::ProbeDepth;
+use crate::control::{Check, ProbeDepth};
 use crate::net::tls::Version as TlsVersion;
 use crate::path::affinity;
 use crate::path::greet;
@@ -43,6 +43,7 @@ table! {
         listeners: List<Listener>,
         nodes: List<Node>,
         nodes_tls: NodesTls,
+        nodes_api: NodesApi,
         affinity: Affinity,
         limits: Limits,
         timeouts: Timeouts,
@@ -96,7 +97,18 @@ table! {
         ws_proxy_protocol: ProxyWord,
         pass: NodePass,
         pass_proxy_protocol: ProxyWord,
+        api: NodeApiUrl,
         weight: Weight,
+    }
+}
+
+table! {
+    /// `[nodes_api]`
+    NodesApi {
+        check: CheckWord,
+        credentials: FilePath,
+        interval: Timeout,
+        timeout: Timeout,
     }
 }
 
@@ -279,6 +291,23 @@ impl Leaf for ProbeWord {
         word_or(value, &words, |word| match word {
             "tcp" | "off" | "none" | "false" => Some("\"connect\"".to_owned()),
             "true" | "on" => Some("\"mqtt\"".to_owned()),
+            _ => None,
+        })
+    }
+}
+
+/// What the API of a node is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckWord;
+
+impl Leaf for CheckWord {
+    type Output = Check;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        let words = [("availability", Check::Availability), ("status", Check::Status)];
+        word_or(value, &words, |word| match word {
+            "availability_check" | "true" | "on" => Some("\"availability\"".to_owned()),
+            "/status" | "/api/v5/status" => Some("\"status\"".to_owned()),
             _ => None,
         })
     }

@@ -7,10 +7,11 @@ use super::file;
 use super::reader::{Field, Spanned};
 use super::tls::{CertificateFiles, NodesTls};
 
-/// The files that the keys of listeners and of `[nodes_tls]` name, by key.
+/// The files that the keys of listeners, of `[nodes_tls]` and of `[nodes_api]` name, by key.
 pub(super) fn named(
     listeners: &Field<Vec<Spanned<file::Listener>>>,
     nodes_tls: &Field<NodesTls>,
+    nodes_api: &Field<file::NodesApi>,
     base: &Path,
 ) -> BTreeMap<String, PathBuf> {
     let of_pair = |pair: &CertificateFiles| [pair.chain.as_set().cloned(), pair.key.as_set().cloned()];
@@ -30,6 +31,11 @@ pub(super) fn named(
                 .flat_map(|pair| of_pair(&pair.value)),
         );
     }
+    named.extend(
+        nodes_api
+            .as_set()
+            .map(|given| given.value.credentials.as_set().cloned()),
+    );
     let absolute = |Spanned { value, place }| {
         let file = base.join(value);
         (place.path, path::absolute(&file).unwrap_or(file))

@@ -1,6 +1,7 @@
 //! The settings of the whole process as one value, read from a TOML file in one fallible step that finds all problems at once.
 
 mod address;
+mod credentials;
 mod effective;
 mod expiry;
 mod file;
@@ -300,6 +301,7 @@ mod tests {
             endpoints: cluster::Endpoints::only(cluster::MemberEndpoint::plain(cluster::NodeAddress::Socket(
                 address.parse().expect("an address"),
             ))),
+            api: None,
             weight: cluster::WEIGHT_DEFAULT,
         };
         let nodes = vec![node("emqx1", "10.0.0.11:1883"), node("emqx2", "10.0.0.12:1883")];

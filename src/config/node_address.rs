@@ -17,6 +17,9 @@ pub(super) struct NodeMqtt;
 /// A node's WebSocket listener: `HOST:PORT`, or `ws://HOST:PORT/PATH` if its path differs from the client's; `wss://` with TLS.
 pub(super) struct NodeWs;
 
+/// A node's HTTP API: `http://HOST:PORT`, or `https://` with TLS. The second part of the output is whether it uses TLS.
+pub(super) struct NodeApiUrl;
+
 /// A parsed [`NodeWs`].
 #[derive(Debug)]
 pub(super) struct NodeWsAddress {
@@ -131,6 +134,32 @@ fn usual(host: &str, role: Role) -> String {
     match address.rsplit_once(':') {
         Some((host, _)) => format!("{host}:{}", role.port),
         None => address,
+    }
+}
+
+impl Leaf for NodeApiUrl {
+    type Output = (cluster::NodeAddress, bool);
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        let written = text(value, Role::API, "one URL, that of the node's own API")?;
+        let url = Url::of(written);
+        let has_tls = url.known().is_some_and(|known| known.has_tls);
+        let whole = |address: String| match has_tls {
+            true => format!("https://{address}"),
+            false => format!("http://{address}"),
+        };
+        match (url.scheme, url.path) {
+            (Some("http" | "https"), "" | "/") if !written.contains('@') => {
+                Ok((of_node(url.host, written, whole, Role::API)?, has_tls))
+            }
+            _ => Err(Mismatch::new(
+                format!(
+                    "{} is not the URL of an API: http:// or https://, host and port",
+                    shown(written)
+                ),
+                format!("write {}", suggested(&whole(meant::address(url.host, Role::API)))),
+            )),
+        }
     }
 }
 

@@ -13,12 +13,12 @@ use std::time::Duration;
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use super::units::duration_text;
-use super::{Config, file, files, overlap, tls};
+use super::{Config, credentials, file, files, overlap, tls};
 use crate::admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster;
-use crate::cluster::{Endpoints, MemberEndpoint, NodeAddress};
+use crate::cluster::{Endpoints, MemberEndpoint, NodeAddress, NodeApi};
 use crate::control;
 use crate::net::dial;
 use crate::net::held;
@@ -45,6 +45,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         listeners,
         nodes,
         nodes_tls,
+        nodes_api,
         affinity,
         limits,
         timeouts,
@@ -59,7 +60,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         admin,
         log,
     } = file;
-    let files = files::named(&listeners, &nodes_tls, base);
+    let files = files::named(&listeners, &nodes_tls, &nodes_api, base);
     let limits = limits.or_default();
     let timeouts = timeouts.or_default();
     let health = health.or_default();
@@ -113,7 +114,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         greet: greet_settings(greet_timeout, greet_total, greet.or_default()),
         relay: relay_settings(linger, idle_slack, idle_max, waiting_bytes, relay.or_default()),
         dial,
-        control: control_settings(health),
+        control: control_settings(health, api_settings(nodes_api.or_default(), base, problems)),
         drain: drain_settings(drain.or_default()),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default()),
@@ -293,6 +294,8 @@ fn all_nodes(
     let mqtts = given(&nodes, |n| &n.address).filter(|((_, has_tls), _)| *has_tls);
     let wss = given(&nodes, |n| &n.ws).filter(|(ws, _)| ws.has_tls);
     let needed_at = mqtts.map(|(_, place)| place).chain(wss.map(|(_, place)| place)).next();
+    let https = given(&nodes, |n| &n.api).filter(|((_, has_tls), _)| *has_tls);
+    let needed_at = needed_at.or(https.map(|(_, place)| place).next());
     let secured = tls::nodes(nodes_tls, needed_at, base, problems);
     let members = nodes
         .into_iter()
@@ -306,6 +309,7 @@ fn all_nodes(
                 ws_proxy_protocol,
                 pass,
                 pass_proxy_protocol,
+                api,
                 weight,
             } = value;
             note_no_listener(&ws_proxy_protocol, &ws, "ws", problems);
@@ -340,6 +344,10 @@ fn all_nodes(
                         proxy_protocol: pass_proxy_protocol.or(None),
                     }),
                 },
+                api: api.value().map(|(address, has_tls)| NodeApi {
+                    tls: to_node(has_tls, &address),
+                    address,
+                }),
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
             })
         })
@@ -469,7 +477,23 @@ fn relay_settings(
     }
 }
 
-fn control_settings(written: file::Health) -> control::Settings {
+fn api_settings(written: file::NodesApi, base: &Path, problems: &mut Vec<Problem>) -> control::ApiSettings {
+    let file::NodesApi {
+        check,
+        credentials,
+        interval,
+        timeout,
+    } = written;
+    let default = control::ApiSettings::default();
+    control::ApiSettings {
+        check: check.or(default.check),
+        credentials: credentials::read(credentials, base, problems),
+        interval: interval.or(default.interval),
+        timeout: timeout.or(default.timeout),
+    }
+}
+
+fn control_settings(written: file::Health, api: control::ApiSettings) -> control::Settings {
     let file::Health {
         failures_max,
         probe,
@@ -484,6 +508,7 @@ fn control_settings(written: file::Health) -> control::Settings {
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
         resolve_interval: resolve_interval.or(default.resolve_interval),
+        api,
     }
 }
 

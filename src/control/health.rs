@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::settings::Settings;
-use crate::cluster::{Failure, Observed, Witness};
+use crate::cluster::{Failure, Observed, ProbeResult, Witness};
 
 /// How long after a failed probe of an endpoint that is still up the next one follows.
 const PROBE_AGAIN: Duration = Duration::from_millis(50);
@@ -48,17 +48,6 @@ pub(crate) enum Change {
     CameBack,
 }
 
-/// The result of a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Probed {
-    /// The endpoint answered.
-    Answered,
-    /// It did not.
-    Failed,
-    /// This process could not ask, for want of a descriptor or a port. This says nothing about the endpoint.
-    NotAsked,
-}
-
 /// What an endpoint's health depends on beside the endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules<'a> {
@@ -72,6 +61,11 @@ impl Health {
     /// Whether it gets no clients while another node does.
     pub(crate) fn is_down(&self) -> bool {
         self.down.is_some()
+    }
+
+    /// How many different clients met a failure since it answered last: as many as count, at most.
+    pub(super) fn witnesses(&self) -> usize {
+        self.witnesses.len()
     }
 
     /// Takes an observation of the path.
@@ -125,13 +119,19 @@ impl Health {
     }
 
     /// Takes the result of the probe that began at `began`.
-    pub(crate) fn probed(&mut self, probed: Probed, began: Instant, rules: Rules<'_>, now: Instant) -> Option<Change> {
+    pub(crate) fn probed(
+        &mut self,
+        probed: ProbeResult,
+        began: Instant,
+        rules: Rules<'_>,
+        now: Instant,
+    ) -> Option<Change> {
         self.probing -= 1;
         match probed {
-            Probed::Answered => self.answered(now),
+            ProbeResult::Answered => self.answered(now),
             // It has answered since: what was asked before is as good as answered.
-            Probed::Failed if self.answered_at.is_some_and(|answered_at| began < answered_at) => None,
-            Probed::Failed => {
+            ProbeResult::Failed if self.answered_at.is_some_and(|answered_at| began < answered_at) => None,
+            ProbeResult::Failed => {
                 if let Some(interval) = &mut self.down {
                     *interval = (*interval * 2).min(rules.settings.down_max);
                 }
@@ -140,7 +140,7 @@ impl Health {
                 self.probe_again(now);
                 change
             }
-            Probed::NotAsked => {
+            ProbeResult::NotAsked => {
                 self.probe_again(now);
                 None
             }
@@ -209,7 +209,7 @@ mod tests {
         while !health.is_down() {
             at = health.next_probe().expect("in question");
             assert!(health.probe_is_due(at));
-            health.probed(Probed::Failed, at, rules(settings), at);
+            health.probed(ProbeResult::Failed, at, rules(settings), at);
         }
         health
     }
@@ -222,7 +222,7 @@ mod tests {
             assert_eq!(health.observe(client(number), rules(&settings), now), None);
         }
         assert!(health.probe_is_due(now));
-        assert_eq!(health.probed(Probed::Answered, now, rules(&settings), now), None);
+        assert_eq!(health.probed(ProbeResult::Answered, now, rules(&settings), now), None);
         assert!(!health.is_in_question(), "all of it is forgotten");
         for number in 0..2 {
             assert_eq!(health.observe(client(number), rules(&settings), now), None);
@@ -230,7 +230,7 @@ mod tests {
         let at = health.next_probe().expect("asked again");
         assert_eq!(at, now + SUSPICION_INTERVAL);
         assert!(health.probe_is_due(at));
-        let change = health.probed(Probed::Failed, at, rules(&settings), at);
+        let change = health.probed(ProbeResult::Failed, at, rules(&settings), at);
         assert_eq!(change, Some(Change::WentDown));
     }
 
@@ -240,7 +240,7 @@ mod tests {
         let mut health = Health::default();
         health.observe(client(1), rules(&settings), now);
         assert!(health.probe_is_due(now));
-        assert_eq!(health.probed(Probed::Failed, now, rules(&settings), now), None);
+        assert_eq!(health.probed(ProbeResult::Failed, now, rules(&settings), now), None);
         let change = health.observe(client(2), rules(&settings), now);
         assert_eq!(change, Some(Change::WentDown));
     }
@@ -263,7 +263,7 @@ mod tests {
             health.observe(observed, rules(&settings), now);
         }
         assert!(health.probe_is_due(now));
-        assert_eq!(health.probed(Probed::Failed, now, rules(&settings), now), None);
+        assert_eq!(health.probed(ProbeResult::Failed, now, rules(&settings), now), None);
         assert!(!health.is_down());
     }
 
@@ -281,7 +281,7 @@ mod tests {
         for failed in 1..=settings.failures_max {
             now = health.next_probe().expect("in question");
             assert!(health.probe_is_due(now));
-            let change = health.probed(Probed::Failed, now, rules, now);
+            let change = health.probed(ProbeResult::Failed, now, rules, now);
             let expected = (failed == settings.failures_max).then_some(Change::WentDown);
             assert_eq!(change, expected, "{failed}");
         }
@@ -303,11 +303,11 @@ mod tests {
             assert_eq!(health.next_probe(), Some(due));
             assert!(health.probe_is_due(due));
             assert!(!health.probe_is_due(due), "not before its time");
-            assert_eq!(health.probed(Probed::Failed, due, rules(&settings), due), None);
+            assert_eq!(health.probed(ProbeResult::Failed, due, rules(&settings), due), None);
         }
         let due = health.next_probe().expect("another one");
         assert!(health.probe_is_due(due));
-        let change = health.probed(Probed::Answered, due, rules(&settings), due);
+        let change = health.probed(ProbeResult::Answered, due, rules(&settings), due);
         assert_eq!(change, Some(Change::CameBack));
         assert!(!health.is_down() && !health.is_in_question());
     }
@@ -324,10 +324,10 @@ mod tests {
         assert_eq!(began.len(), PROBES_MAX as usize);
         assert!(began.is_sorted_by(|a, b| *b - *a == settings.down_min), "{began:?}");
         let now = began.pop().expect("a probe");
-        let change = health.probed(Probed::Answered, now, rules(&settings), now);
+        let change = health.probed(ProbeResult::Answered, now, rules(&settings), now);
         assert_eq!(change, Some(Change::CameBack));
         for began in began {
-            assert_eq!(health.probed(Probed::Failed, began, rules(&settings), now), None);
+            assert_eq!(health.probed(ProbeResult::Failed, began, rules(&settings), now), None);
         }
         assert!(!health.is_down() && !health.is_in_question());
     }
@@ -350,7 +350,7 @@ mod tests {
         for _ in 0..100 {
             now = health.next_probe().expect("asked again");
             assert!(health.probe_is_due(now));
-            assert_eq!(health.probed(Probed::NotAsked, now, rules(&settings), now), None);
+            assert_eq!(health.probed(ProbeResult::NotAsked, now, rules(&settings), now), None);
         }
         assert!(!health.is_down());
     }

@@ -3,6 +3,7 @@
 //!
 //! The one writer of the cluster, on a thread of its own. The path reads the newest snapshot and never waits for the next.
 
+mod check;
 mod health;
 mod probe;
 mod resolve;
@@ -21,13 +22,15 @@ use tokio::time::Instant;
 use tracing::field::display;
 
 use crate::base::log::{self, List, Throttled};
-use crate::cluster::{Clusters, Member, NodeId, PassiveHealth, Report};
+use crate::cluster::{Clusters, Member, NodeApi, NodeId, PassiveHealth, Report};
 
+use check::CheckChange;
 use health::Change;
 use state::{Changed, Reconfigured, Resolved, State};
 
-pub use probe::{Answer, NodeProber, ProbeDepth, Prober, Target, Unanswered};
-pub use settings::Settings;
+pub use check::{Check, Checked};
+pub use probe::{Answer, CheckAnswer, NodeProber, Prober, Target, Unanswered};
+pub use settings::{ApiSettings, Credentials, ProbeDepth, Settings};
 pub use state::Wish;
 pub(crate) use state::WishError;
 
@@ -115,6 +118,8 @@ pub struct Control {
     probes: JoinSet<Result<(), Unanswered>>,
     /// Which endpoint each of them is for, and when it began.
     probed: HashMap<task::Id, (Arc<PassiveHealth>, Instant)>,
+    /// The questions to nodes' APIs under way.
+    checks: JoinSet<(NodeId, NodeApi, Checked)>,
     /// At most so many lines say that this process cannot probe.
     unable: Throttled,
     /// Who waits for an endpoint that has never answered.
@@ -147,6 +152,7 @@ impl Control {
             prober,
             probes: JoinSet::new(),
             probed: HashMap::new(),
+            checks: JoinSet::new(),
             unable: Throttled::default(),
             asking: Vec::new(),
             answers,
@@ -187,10 +193,12 @@ impl Control {
                 Some(report) = self.reports.recv() => self.take_report(&report, Instant::now()),
                 Some(answer) = self.answers.recv() => self.take_answer(&answer),
                 Some(joined) = self.probes.join_next_with_id() => self.take_probed(joined),
+                Some(Ok((node, api, checked))) = self.checks.join_next() => self.take_checked(node, &api, &checked),
                 () = sleep_until(wake) => {}
             }
             let now = Instant::now();
             self.probe_due(now);
+            self.check_due(now);
             self.look_up_due(now);
         }
     }
@@ -294,11 +302,36 @@ impl Control {
         let changed = self
             .state
             .probed(&passive, &answer, began, &self.settings, Instant::now());
-        if let Some(changed) = changed {
+        if self.state.take_findings() || changed.is_some() {
             self.publish();
+        }
+        if let Some(changed) = changed {
             log_change(&changed);
         }
         self.answer_asking();
+    }
+
+    /// Asks the APIs that are to be asked now.
+    fn check_due(&mut self, now: Instant) {
+        for (node, api) in self.state.due_checks(now) {
+            let check = self.prober.check(api.clone());
+            // A panic in it would leave the node unasked.
+            self.checks.spawn_local(async move {
+                let checked = task::spawn_local(check).await;
+                let checked = checked.unwrap_or_else(|error| Checked::Unanswered(error.to_string()));
+                (node, api, checked)
+            });
+        }
+    }
+
+    fn take_checked(&mut self, node: NodeId, api: &NodeApi, checked: &Checked) {
+        let changed = self.state.checked(node, api, checked, &self.settings, Instant::now());
+        if self.state.take_findings() || changed.is_some() {
+            self.publish();
+        }
+        if let Some((node, change)) = changed {
+            log_check(&node, api, &change);
+        }
     }
 
     fn answer_asking(&mut self) {
@@ -375,6 +408,34 @@ fn log_change(changed: &Changed) {
             tracing::warn!(%node, endpoint, address = asked, why, "node is down");
         }
         Change::CameBack => tracing::info!(%node, endpoint, address = address.map(display), "node is up again"),
+    }
+}
+
+/// Logs a change of what a node's API says.
+fn log_check(node: &str, api: &NodeApi, change: &CheckChange) {
+    let api = display(api);
+    match change {
+        CheckChange::Drains => {
+            tracing::info!(node, api, "node is draining: its API says that it takes no new clients");
+        }
+        CheckChange::Takes => tracing::info!(node, api, "node takes new clients: its API says so"),
+        CheckChange::Unusable(status) => {
+            tracing::warn!(
+                node,
+                api,
+                status,
+                "node's API cannot be used to check it; its state depends on probes and clients alone"
+            );
+        }
+        CheckChange::Silent(why) => {
+            tracing::warn!(
+                node,
+                api,
+                why = &**why,
+                "node's API does not answer; its state depends on probes and clients alone"
+            );
+        }
+        CheckChange::Usable => tracing::info!(node, api, "node's API can be used again"),
     }
 }
 

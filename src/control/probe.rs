@@ -6,12 +6,20 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Endpoint, EndpointKind};
+use tokio::time::Instant;
+
+use super::check::Checked;
+use super::settings::{ApiSettings, Credentials, ProbeDepth};
+use crate::cluster::{Endpoint, EndpointKind, NodeAddress, NodeApi};
 use crate::mqtt::{ConnectPacket, Version};
 use crate::net::dial::{self, Dialer};
+use crate::net::http::{self, Get};
 use crate::net::node::{self, Cause, NodeError, Step};
 use crate::net::tls::NodesTls;
 use crate::net::websocket::Framing;
+
+/// The most bytes of the body of an answer to a check: EMQX sends fewer than a hundred.
+const CHECK_BYTES_MAX: usize = 64 * 1024;
 
 /// An endpoint to be probed.
 #[derive(Clone, Debug)]
@@ -38,20 +46,16 @@ pub struct Unanswered {
 /// The result of a probe, later.
 pub type Answer = Pin<Box<dyn Future<Output = Result<(), Unanswered>>>>;
 
-/// Asks endpoints whether they answer.
+/// The answer of a node's API, later.
+pub type CheckAnswer = Pin<Box<dyn Future<Output = Checked>>>;
+
+/// Asks endpoints whether they answer, and nodes' APIs what they say.
 pub trait Prober: fmt::Debug + Send + Sync {
     /// Asks one endpoint.
     fn probe(&self, target: Target) -> Answer;
-}
 
-/// How far a probe goes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ProbeDepth {
-    /// As far as a client: with TLS and an upgrade where the endpoint has them, a CONNECT and its CONNACK, whatever that says.
-    #[default]
-    Mqtt,
-    /// The TCP connection, with TLS where the endpoint has it.
-    Connect,
+    /// Asks a node's HTTP API.
+    fn check(&self, api: NodeApi) -> CheckAnswer;
 }
 
 /// Probes nodes over the network.
@@ -67,6 +71,8 @@ pub struct NodeProber {
     pub depth: ProbeDepth,
     /// Tells the client ids of this process from those of another: nodes end one of two connections with the same id.
     pub instance: u32,
+    /// How their APIs are asked.
+    pub api: ApiSettings,
 }
 
 impl Prober for NodeProber {
@@ -91,9 +97,47 @@ impl Prober for NodeProber {
             })
         })
     }
+
+    fn check(&self, api: NodeApi) -> CheckAnswer {
+        let prober = self.clone();
+        Box::pin(async move {
+            let due = Instant::now() + prober.api.timeout;
+            let asked = tokio::time::timeout_at(due, prober.ask_api(&api, due)).await;
+            match asked.unwrap_or(Err("no answer in time".to_owned())) {
+                Ok(status) => Checked::Status(status),
+                Err(why) => Checked::Unanswered(why),
+            }
+        })
+    }
 }
 
 impl NodeProber {
+    async fn ask_api(self, api: &NodeApi, due: Instant) -> Result<u16, String> {
+        let addresses: Arc<[SocketAddr]> = match &api.address {
+            NodeAddress::Socket(address) => Arc::new([*address]),
+            NodeAddress::Host(host, port) => {
+                let found = tokio::net::lookup_host((host.as_str(), *port)).await;
+                found.map_err(|error| error.to_string())?.collect()
+            }
+        };
+        let dialer = Dialer::new(self.dial.clone()).with_tls(Arc::clone(&self.tls));
+        let endpoint = Endpoint {
+            tls: api.tls.clone(),
+            ..Endpoint::plain(addresses)
+        };
+        let get = Get {
+            host: &api.address.to_string(),
+            path: self.api.check.path(),
+            authorization: self.api.credentials.as_ref().map(Credentials::authorization),
+            body_max: CHECK_BYTES_MAX,
+            due,
+        };
+        let response = http::get(&dialer, &endpoint, &get).await;
+        response
+            .map(|response| response.status)
+            .map_err(|error| error.to_string())
+    }
+
     async fn ask(self, target: &Target) -> Result<(), NodeError> {
         let Target { node, kind, endpoint } = target;
         let dialer = Dialer::new(self.dial.clone()).with_tls(self.tls);

@@ -1,8 +1,9 @@
 //! The settings of control.
 
+use std::fmt;
 use std::time::Duration;
 
-use super::probe::ProbeDepth;
+use super::check::Check;
 
 /// When a node counts as down, and how often names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,6 +18,63 @@ pub struct Settings {
     pub down_max: Duration,
     /// The interval between two look-ups of a node's host name.
     pub resolve_interval: Duration,
+    /// How the nodes' HTTP APIs are asked.
+    pub api: ApiSettings,
+}
+
+/// How far a probe goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProbeDepth {
+    /// As far as a client: with TLS and an upgrade where the endpoint has them, a CONNECT and its CONNACK, whatever that says.
+    #[default]
+    Mqtt,
+    /// The TCP connection, with TLS where the endpoint has it.
+    Connect,
+}
+
+/// How the HTTP APIs of nodes are asked, of those that have one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiSettings {
+    /// What they are asked.
+    pub check: Check,
+    /// The key to the API; `None` asks without one.
+    pub credentials: Option<Credentials>,
+    /// The time between an answer and the next question, a tenth more or less.
+    pub interval: Duration,
+    /// How long an answer may take.
+    pub timeout: Duration,
+}
+
+/// The field Authorization of a request to a node's API. It is secret, and not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials(String);
+
+impl Credentials {
+    /// The value of the field, such as `Basic a2V5OnNlY3JldA==`.
+    pub fn new(authorization: String) -> Self {
+        Self(authorization)
+    }
+
+    pub(super) fn authorization(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+impl Default for ApiSettings {
+    fn default() -> Self {
+        Self {
+            check: Check::default(),
+            credentials: None,
+            interval: Duration::from_secs(5),
+            timeout: Duration::from_secs(3),
+        }
+    }
 }
 
 impl Default for Settings {
@@ -27,6 +85,7 @@ impl Default for Settings {
             down_min: Duration::from_secs(1),
             down_max: Duration::from_secs(1),
             resolve_interval: Duration::from_secs(30),
+            api: ApiSettings::default(),
         }
     }
 }

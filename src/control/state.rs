@@ -7,14 +7,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::time::Instant;
 
 use crate::cluster::{
-    Cluster, Endpoint, EndpointKind, Endpoints, KnownNode, Member, MemberEndpoint, Node, NodeAddress, NodeId, NodeLoad,
-    Observed, PassiveHealth, Report, Ring, WEIGHT_MAX, WEIGHT_MIN, WEIGHTS_MAX,
+    Cluster, Endpoint, EndpointKind, Endpoints, Finding, FindingSource, KnownNode, Member, MemberEndpoint, Node,
+    NodeAddress, NodeApi, NodeId, NodeLoad, Observed, PassiveHealth, ProbeResult, Report, Ring, Verdict, WEIGHT_MAX,
+    WEIGHT_MIN, WEIGHTS_MAX,
 };
 
-use super::health::{Change, Health, Probed, Rules};
+use super::check::{CheckChange, Checked, NodeCheck};
+use super::health::{Change, Health, Rules};
 use super::probe::{Target, Unanswered};
 use super::settings::Settings;
 
@@ -66,6 +69,10 @@ pub(super) struct State {
     /// Built from the names and weights of `nodes`, and kept while those stay the same, since building it takes
     /// milliseconds.
     ring: Arc<Ring>,
+    /// Findings have changed since they were published last, and no state with them.
+    has_findings: bool,
+    /// Draws jitter.
+    rng: Rng,
 }
 
 /// One node of the cluster.
@@ -77,6 +84,8 @@ struct NodeControl {
     /// As configured.
     weight: u16,
     wishes: Wishes,
+    /// What its own API says, if it is asked.
+    check: Option<NodeCheck>,
     load: Arc<NodeLoad>,
 }
 
@@ -101,6 +110,8 @@ struct EndpointControl {
     /// A look-up is under way, and no second one is started beside it.
     is_looking_up: bool,
     health: Health,
+    /// What came of the last probe that was asked.
+    probed: Option<ProbeResult>,
     /// Why the last probe that failed has failed.
     unanswered: Option<Arc<Unanswered>>,
     /// The last look-up has failed.
@@ -150,6 +161,8 @@ impl State {
             known: Arc::new([]),
             seed,
             ring: Arc::new(Ring::build(seed, &[])),
+            has_findings: false,
+            rng: Rng::new(),
         };
         state.reconfigure(members, now);
         state
@@ -217,6 +230,14 @@ impl State {
 
     /// Takes an observation of the path. Returns how the endpoint's state has changed, if it has.
     pub(super) fn observe(&mut self, report: &Report, settings: &Settings, now: Instant) -> Option<Changed> {
+        if report.observed == Observed::Answered
+            && let Some(endpoint) = self
+                .endpoints_mut()
+                .find(|endpoint| Arc::ptr_eq(&endpoint.passive, &report.passive))
+        {
+            // An older probe has no say any more.
+            endpoint.probed = None;
+        }
         self.change(&report.passive, settings, |node, health, rules| {
             if let Observed::Failed { .. } = report.observed {
                 node.look_up_soon(now);
@@ -235,26 +256,38 @@ impl State {
         now: Instant,
     ) -> Option<Changed> {
         let probed = match answer {
-            Ok(()) => Probed::Answered,
-            Err(Unanswered { was_asked: true, .. }) => Probed::Failed,
-            Err(Unanswered { was_asked: false, .. }) => Probed::NotAsked,
+            Ok(()) => ProbeResult::Answered,
+            Err(Unanswered { was_asked: true, .. }) => ProbeResult::Failed,
+            Err(Unanswered { was_asked: false, .. }) => ProbeResult::NotAsked,
         };
-        if let Some(endpoint) = self
-            .endpoints_mut()
-            .find(|endpoint| Arc::ptr_eq(&endpoint.passive, passive))
-            && let Err(unanswered) = answer
-            && unanswered.was_asked
-        {
-            endpoint.unanswered = Some(Arc::new(unanswered.clone()));
+        let node = self.nodes.iter_mut().find_map(|node| {
+            let mut endpoints = node.endpoints.iter_mut();
+            let (kind, endpoint) = endpoints.find(|(_, endpoint)| Arc::ptr_eq(&endpoint.passive, passive))?;
+            Some((kind, endpoint, &node.load))
+        });
+        if let Some((kind, endpoint, load)) = node {
+            load.asked
+                .count_probe(kind, probed, now.saturating_duration_since(began));
+            let before = endpoint.probed;
+            if probed != ProbeResult::NotAsked {
+                endpoint.probed = Some(probed);
+            }
+            // What is shown of it changes, even if its state does not.
+            self.has_findings |= before != endpoint.probed;
+            if let Err(unanswered) = answer
+                && unanswered.was_asked
+            {
+                endpoint.unanswered = Some(Arc::new(unanswered.clone()));
+            }
         }
         self.change(passive, settings, |node, health, rules| {
             match probed {
-                Probed::Answered => {
+                ProbeResult::Answered => {
                     passive.has_answered.store(true, Ordering::Relaxed);
                     passive.has_failed.store(false, Ordering::Relaxed);
                 }
-                Probed::Failed => node.look_up_soon(now),
-                Probed::NotAsked => {}
+                ProbeResult::Failed => node.look_up_soon(now),
+                ProbeResult::NotAsked => {}
             }
             health.probed(probed, began, rules, now)
         })
@@ -296,6 +329,45 @@ impl State {
             kind,
             change: change?,
         })
+    }
+
+    /// Takes what the API of a node answered. Returns the node's name and what has changed, if anything has.
+    pub(super) fn checked(
+        &mut self,
+        node: NodeId,
+        api: &NodeApi,
+        checked: &Checked,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<(Arc<str>, CheckChange)> {
+        let interval = self.jittered(settings.api.interval);
+        let node = self.nodes.iter_mut().find(|known| known.id == node)?;
+        // It may have another API by now.
+        let check = node.check.as_mut().filter(|check| check.api == *api)?;
+        node.load.asked.count_check(checked.result());
+        let before = check.finding();
+        let change = check.checked(checked, interval, now);
+        self.has_findings |= check.finding() != before;
+        Some((Arc::clone(&node.name), change?))
+    }
+
+    /// Returns the APIs that are to be asked now, and counts them as being asked.
+    pub(super) fn due_checks(&mut self, now: Instant) -> Vec<(NodeId, NodeApi)> {
+        let checks = self.nodes.iter_mut().filter_map(|node| {
+            let check = node.check.as_mut()?;
+            check.is_due(now).then(|| (node.id, check.api.clone()))
+        });
+        checks.collect()
+    }
+
+    /// Whether what is shown of the nodes has changed without a change of state, since this was asked last.
+    pub(super) fn take_findings(&mut self) -> bool {
+        std::mem::take(&mut self.has_findings)
+    }
+
+    /// An interval that is a tenth longer or shorter at most, so that balancers and nodes do not fall into step.
+    fn jittered(&mut self, interval: Duration) -> Duration {
+        interval.mul_f64(0.9 + 0.2 * self.rng.f64())
     }
 
     /// Has every endpoint probed that has never answered and is not down.
@@ -381,14 +453,12 @@ impl State {
         Some((name, resolved?))
     }
 
-    /// When the next probe or look-up is due.
+    /// When the next probe, look-up or question to an API is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.nodes
-            .iter()
-            .flat_map(|node| node.endpoints.iter())
-            .flat_map(|(_, endpoint)| [endpoint.next_lookup(), endpoint.next_probe()])
-            .flatten()
-            .min()
+        let endpoints = self.nodes.iter().flat_map(|node| node.endpoints.iter());
+        let endpoints = endpoints.flat_map(|(_, endpoint)| [endpoint.next_lookup(), endpoint.next_probe()]);
+        let checks = self.nodes.iter().filter_map(|node| node.check.as_ref()?.next());
+        endpoints.flatten().chain(checks).min()
     }
 
     fn endpoints_mut(&mut self) -> impl Iterator<Item = &mut EndpointControl> {
@@ -429,6 +499,7 @@ impl NodeControl {
             endpoints: member.endpoints.map(|_, member| EndpointControl::new(member, now)),
             weight: member.weight,
             wishes: Wishes::default(),
+            check: member.api.clone().map(|api| NodeCheck::new(api, now)),
             load: known.load,
         }
     }
@@ -448,10 +519,18 @@ impl NodeControl {
                 EndpointControl::new(member, now)
             }
         });
+        let check = match (self.check, &member.api) {
+            (Some(check), Some(api)) if check.api == *api => Some(check),
+            (_, api) => api.clone().map(|api| NodeCheck::new(api, now)),
+        };
         Self {
             endpoints,
+            check,
             weight: member.weight,
-            ..self
+            id: self.id,
+            name: self.name,
+            wishes: self.wishes,
+            load: self.load,
         }
     }
 
@@ -466,9 +545,27 @@ impl NodeControl {
             name: Arc::clone(&self.name),
             endpoints: self.endpoints.map(|_, endpoint| endpoint.endpoint()),
             weight: self.weight(),
-            is_draining: self.wishes.draining,
+            is_draining: self.wishes.draining || self.check.as_ref().is_some_and(NodeCheck::drains),
+            findings: self.findings().collect(),
             load: Arc::clone(&self.load),
         }
+    }
+
+    /// What each source says of it. Sources that have nothing to say, as those of a healthy node, are left out, but for what has
+    /// answered.
+    fn findings(&self) -> impl Iterator<Item = Finding> {
+        let operator = self.wishes.draining.then_some(Finding {
+            source: FindingSource::Operator,
+            endpoint: None,
+            verdict: Verdict::Draining,
+            why: None,
+        });
+        let api = self.check.as_ref().map(NodeCheck::finding);
+        let endpoints = self
+            .endpoints
+            .iter()
+            .flat_map(|(kind, endpoint)| endpoint.findings(kind));
+        operator.into_iter().chain(api).chain(endpoints)
     }
 
     /// The node may have another address: brings its next look-up forward.
@@ -482,6 +579,41 @@ impl NodeControl {
 }
 
 impl EndpointControl {
+    /// What each source says of it.
+    fn findings(&self, kind: EndpointKind) -> impl Iterator<Item = Finding> {
+        let of = move |source, verdict, why| Finding {
+            source,
+            endpoint: Some(kind),
+            verdict,
+            why,
+        };
+        let lookup = (self.is_unresolved || self.addresses.is_empty()).then(|| {
+            let (verdict, why) = match (self.addresses.is_empty(), self.is_unresolved) {
+                (true, true) => (Verdict::Failing, "its host name cannot be resolved"),
+                (true, false) => (Verdict::Unknown, "its host name is not resolved yet"),
+                (false, _) => (
+                    Verdict::Unknown,
+                    "its host name cannot be resolved; its last address is kept",
+                ),
+            };
+            of(FindingSource::Lookup, verdict, Some(why.into()))
+        });
+        let probe = self.probed.map(|probed| match (probed, &self.unanswered) {
+            (ProbeResult::Failed, Some(unanswered)) => of(
+                FindingSource::Probe,
+                Verdict::Failing,
+                Some(unanswered.why.as_str().into()),
+            ),
+            _ => of(FindingSource::Probe, Verdict::Up, None),
+        });
+        let clients = self.health.witnesses();
+        let clients = (clients > 0).then(|| {
+            let why = format!("{clients} clients have met failures since it answered last");
+            of(FindingSource::Clients, Verdict::Failing, Some(why.into()))
+        });
+        lookup.into_iter().chain(probe).chain(clients)
+    }
+
     /// Whether it has never answered and is not down.
     fn is_unknown(&self) -> bool {
         !self.health.is_down() && !self.passive.has_answered.load(Ordering::Relaxed)
@@ -509,6 +641,7 @@ impl EndpointControl {
             looked_up: None,
             is_looking_up: false,
             health: Health::default(),
+            probed: None,
             unanswered: None,
             is_unresolved: false,
             passive: Arc::default(),

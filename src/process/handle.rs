@@ -13,7 +13,7 @@ use super::drain::{self, Closing};
 use crate::admin::AdminState;
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
-use crate::cluster::{EndpointKind, NodeId, NodeState};
+use crate::cluster::{EndpointKind, Finding, NodeId, NodeState};
 use crate::config::Config;
 use crate::control::{ControlHandle, Wish};
 use crate::path::connection::Shared;
@@ -56,8 +56,10 @@ pub struct NodeStatus {
     pub name: Arc<str>,
     /// Its weight on the ring: the configured one, or the operator's override.
     pub weight: u16,
-    /// The operator is draining it: it gets no new clients.
+    /// The operator is draining it, or its own API says so: it gets no new clients.
     pub is_draining: bool,
+    /// What each source says of it: why its endpoints are in their states.
+    pub findings: Arc<[Finding]>,
     /// The states of its endpoints.
     pub endpoints: Vec<(EndpointKind, NodeState)>,
     /// Connections to it, those being set up included.
@@ -122,6 +124,7 @@ impl Handle {
             name: Arc::clone(&node.name),
             weight: node.weight,
             is_draining: node.is_draining,
+            findings: Arc::clone(&node.findings),
             endpoints: node
                 .endpoints
                 .iter()
@@ -136,6 +139,7 @@ impl Handle {
             name: Arc::clone(&known.name),
             weight: 0,
             is_draining: true,
+            findings: Arc::default(),
             endpoints: Vec::new(),
             connections: known.load.connections.load(Ordering::Relaxed),
         });

@@ -138,6 +138,7 @@ pub(super) fn prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> Arc
         greet_timeout: config.greet.timeout,
         depth: config.control.probe,
         instance,
+        api: config.control.api.clone(),
     })
 }
 

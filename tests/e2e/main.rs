@@ -24,6 +24,7 @@ mod admin;
 mod affinity;
 mod away;
 mod drain;
+mod emqx;
 mod greeting;
 mod handle;
 mod introductions;

@@ -280,6 +280,17 @@ const LISTENER: Cases = &[
 ];
 
 const NODES: Cases = &[
+    ("api = \"10.0.0.19:18083\"", &["api = \"http://10.0.0.19:18083\""]),
+    ("api = \"http://10.0.0.19\"", &["api = \"http://10.0.0.19:18083\""]),
+    (
+        "api = \"https://emqx9.example:18084/api/v5/nodes\"",
+        &["api = \"https://emqx9.example:18084\""],
+    ),
+    ("api = 18083", &["api = \"http://10.0.0.11:18083\""]),
+    (
+        "api = \"http://key:secret@10.0.0.19:18083\"",
+        &["api = \"http://10.0.0.19:18083\""],
+    ),
     ("address = \"ssl://h:8883\"", &["address = \"mqtts://h:8883\""]),
     ("address = \"tls://h:8883\"", &["address = \"mqtts://h:8883\""]),
     ("address = \"MQTTS://h:8883\"", &["address = \"mqtts://h:8883\""]),

@@ -170,6 +170,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
     let Member {
         name,
         endpoints,
+        api,
         weight,
     } = node;
     let share = format!("{:.2} %", share * 100.0);
@@ -184,6 +185,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
             ws.as_ref().map(|ws| ws.shown(EndpointKind::Ws).to_string()),
             pass.as_ref()
                 .map(|pass| format!("TLS passed to {}", pass.shown(EndpointKind::Pass))),
+            api.as_ref().map(|api| format!("checked at {api}")),
             unverified.then(|| "CERTIFICATES ARE NOT VERIFIED".to_owned()),
         ]
         .into_iter()

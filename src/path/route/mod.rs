@@ -236,6 +236,7 @@ mod tests {
                 }),
                 weight: cluster::WEIGHT_DEFAULT,
                 is_draining: *state == Draining,
+                findings: Arc::default(),
                 load: Arc::default(),
             })
             .collect();

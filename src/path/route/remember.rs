@@ -88,6 +88,7 @@ mod tests {
                 .expect("an address")]))),
             weight,
             is_draining: false,
+            findings: Arc::default(),
             load: Arc::new(NodeLoad::default()),
         };
         // The other node has no weight and so no point on the ring: all clients have the same home.
