@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::page::Page;
-use crate::cluster::{CheckResult, Cluster, NodeId, NodeLoad, NodeState, ProbeResult};
+use crate::cluster::{CheckResult, Cluster, NodeId, NodeLoad, NodeState, ProbeResult, Verdict};
 use crate::path::counters::{BOUNDS_US, CODES, Count, Counters, Fault, NodeCounters, Retry, Step};
 
 /// Writes what there is to say of each node of `cluster`: states, gauges, and what `workers` have counted.
@@ -60,6 +60,12 @@ fn asked(page: &mut Page<'_>, cluster: &Cluster) -> fmt::Result {
             .iter()
             .flat_map(|node| node.endpoints.iter().map(move |(kind, _)| (node, kind)))
     };
+    let findings = cluster.nodes().iter().flat_map(|node| node.findings.iter());
+    page.gauge(
+        "probes_overruled",
+        "Endpoints that stay in use although their probes fail, because too many nodes would be down",
+        findings.filter(|finding| finding.verdict == Verdict::Overruled).count() as u64,
+    )?;
     page.counters(
         "probes",
         "Probes of the node's endpoint, by result",

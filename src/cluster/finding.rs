@@ -56,6 +56,8 @@ pub enum Verdict {
     Draining,
     /// It fails.
     Failing,
+    /// It fails, and stays in use: more nodes than `health.down_share` allows would be down by probes alone.
+    Overruled,
     /// The source says nothing that counts: it has not been asked, or its answer cannot be used.
     Unknown,
 }
@@ -67,6 +69,7 @@ impl Verdict {
             Self::Up => "up",
             Self::Draining => "draining",
             Self::Failing => "failing",
+            Self::Overruled => "overruled",
             Self::Unknown => "unknown",
         }
     }

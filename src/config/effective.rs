@@ -13,7 +13,7 @@ use crate::admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster::{EndpointTls, Endpoints, Member, MemberEndpoint, NodeAddress};
-use crate::control::{self, Check, ProbeDepth};
+use crate::control::{self, Check, ProbeDepth, ProbeProxy};
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::{Clients, Nodes, Offer, ServerName, Version};
@@ -494,7 +494,11 @@ impl Page<'_> {
     fn health(&mut self, control: &control::Settings) {
         let control::Settings {
             failures_max,
+            rise,
             probe,
+            probe_proxy,
+            interval,
+            down_share,
             down_min,
             down_max,
             resolve_interval,
@@ -503,11 +507,23 @@ impl Page<'_> {
         } = control;
         self.table("health", "[health]");
         self.key("failures_max", plain(failures_max), DEFAULT);
+        self.key("rise", plain(rise), DEFAULT);
         let word = match probe {
             ProbeDepth::Mqtt => "mqtt",
             ProbeDepth::Connect => "connect",
         };
         self.key("probe", string(word), DEFAULT);
+        let word = match probe_proxy {
+            ProbeProxy::Proxy => "proxy",
+            ProbeProxy::Local => "local",
+        };
+        self.key("probe_proxy", string(word), DEFAULT);
+        self.optional(
+            "interval",
+            interval.map(duration),
+            "only when there is a reason to (default)",
+        );
+        self.key("down_share", plain(down_share), DEFAULT);
         self.key("down_min", duration(*down_min), DEFAULT);
         self.key("down_max", duration(*down_max), DEFAULT);
         self.key("resolve_interval", duration(*resolve_interval), DEFAULT);

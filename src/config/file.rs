@@ -12,7 +12,7 @@ use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, Fi
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
 use super::{foreign, syntax, words};
 use crate::base::log;
-use crate::control::{Check, ProbeDepth};
+use crate::control::{Check, ProbeDepth, ProbeProxy};
 use crate::net::tls::Version as TlsVersion;
 use crate::path::affinity;
 use crate::path::greet;
@@ -192,7 +192,11 @@ table! {
     /// `[health]`
     Health {
         failures_max: Whole<u32, 1, 1_000_000>,
+        rise: Whole<u32, 1, 1_000_000>,
         probe: ProbeWord,
+        probe_proxy: ProbeProxyWord,
+        interval: Timeout,
+        down_share: Whole<u8, 1, 100>,
         down_min: Timeout,
         down_max: Timeout,
         resolve_interval: Timeout,
@@ -293,6 +297,18 @@ impl Leaf for ProbeWord {
             "true" | "on" => Some("\"mqtt\"".to_owned()),
             _ => None,
         })
+    }
+}
+
+/// Whom the PROXY header of a probe names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProbeProxyWord;
+
+impl Leaf for ProbeProxyWord {
+    type Output = ProbeProxy;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        word(value, &[("proxy", ProbeProxy::Proxy), ("local", ProbeProxy::Local)])
     }
 }
 

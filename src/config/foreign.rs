@@ -257,9 +257,8 @@ impl Unknown<'_, '_> {
                 convert::<Whole<u32, 1, 1_000_000>>(self.value, "3"),
             ),
             "fail_timeout" | "inter" | "interval" | "check_interval" => self.time(Some("health"), "down_max", "\"1s\""),
-            "check" | "rise" | "health_check" | "slowstart" => {
-                out("nodes are probed when clients fail there, see [health]")
-            }
+            "rise" => elsewhere("health", "rise", convert::<Whole<u32, 1, 1_000_000>>(self.value, "1")),
+            "check" | "health_check" | "slowstart" => out("nodes are probed when clients fail there, see [health]"),
             "timeout" | "connect_timeout" | "dial_timeout" => self.time(Some("timeouts"), "dial", "\"2s\""),
             _ => return None,
         })
@@ -310,7 +309,8 @@ impl Unknown<'_, '_> {
             }
             ("log", "file" | "path" | "target" | "output" | "destination" | "dir" | "to") => out(LOG_IS_OUTPUT),
             ("log", "verbosity" | "severity" | "log_level") => write("level", self.level()),
-            ("health", "interval" | "inter" | "check_interval" | "fail_timeout") => {
+            ("health", "inter" | "check_interval") => self.time(None, "interval", "\"10s\""),
+            ("health", "fail_timeout") => {
                 let time = convert::<AnyTime>(self.value, "\"1s\"");
                 write("down_min", format!("{time} and down_max = {time}"))
             }
@@ -318,7 +318,7 @@ impl Unknown<'_, '_> {
                 write("failures_max", convert::<Whole<u32, 1, 1_000_000>>(self.value, "3"))
             }
             ("health", "timeout") => self.time(Some("timeouts"), "dial", "\"2s\""),
-            ("health", "rise" | "enabled" | "path" | "url" | "uri" | "port") => {
+            ("health", "enabled" | "path" | "url" | "uri" | "port") => {
                 out("a node is probed at its addresses, once a client has failed there")
             }
             ("drain", "timeout" | "max" | "hard_stop_after" | "shutdown_timeout") => {

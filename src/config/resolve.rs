@@ -496,7 +496,11 @@ fn api_settings(written: file::NodesApi, base: &Path, problems: &mut Vec<Problem
 fn control_settings(written: file::Health, api: control::ApiSettings) -> control::Settings {
     let file::Health {
         failures_max,
+        rise,
         probe,
+        probe_proxy,
+        interval,
+        down_share,
         down_min,
         down_max,
         resolve_interval,
@@ -504,7 +508,11 @@ fn control_settings(written: file::Health, api: control::ApiSettings) -> control
     let default = control::Settings::default();
     control::Settings {
         failures_max: failures_max.or(default.failures_max),
+        rise: rise.or(default.rise),
         probe: probe.or(default.probe),
+        probe_proxy: probe_proxy.or(default.probe_proxy),
+        interval: interval.value().or(default.interval),
+        down_share: down_share.or(default.down_share),
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
         resolve_interval: resolve_interval.or(default.resolve_interval),

@@ -30,7 +30,7 @@ use state::{Changed, Reconfigured, Resolved, State};
 
 pub use check::{Check, Checked};
 pub use probe::{Answer, CheckAnswer, NodeProber, Prober, Target, Unanswered};
-pub use settings::{ApiSettings, Credentials, ProbeDepth, Settings};
+pub use settings::{ApiSettings, Credentials, ProbeDepth, ProbeProxy, Settings};
 pub use state::Wish;
 pub(crate) use state::WishError;
 
@@ -184,6 +184,10 @@ impl Control {
     /// since sockets stay on their thread.
     pub async fn run(mut self) {
         loop {
+            let now = Instant::now();
+            self.probe_due(now);
+            self.check_due(now);
+            self.look_up_due(now);
             let wake = self.state.next_deadline();
             tokio::select! {
                 order = self.orders.recv() => match order {
@@ -196,10 +200,6 @@ impl Control {
                 Some(Ok((node, api, checked))) = self.checks.join_next() => self.take_checked(node, &api, &checked),
                 () = sleep_until(wake) => {}
             }
-            let now = Instant::now();
-            self.probe_due(now);
-            self.check_due(now);
-            self.look_up_due(now);
         }
     }
 
@@ -267,6 +267,7 @@ impl Control {
 
     /// Starts the probes that are due.
     fn probe_due(&mut self, now: Instant) {
+        self.state.plan_probes(&self.settings, now);
         for target in self.state.due_probes(now) {
             let passive = Arc::clone(&target.endpoint.passive);
             let probe = self.probes.spawn_local(self.prober.probe(target));
@@ -304,6 +305,12 @@ impl Control {
             .probed(&passive, &answer, began, &self.settings, Instant::now());
         if self.state.take_findings() || changed.is_some() {
             self.publish();
+        }
+        for (node, kind, why) in self.state.take_kept_up() {
+            tracing::warn!(
+                %node, endpoint = kind.name(), why,
+                "probes of node fail, but it stays in use: more nodes than health.down_share allows would be down by probes alone"
+            );
         }
         if let Some(changed) = changed {
             log_change(&changed);

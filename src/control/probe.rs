@@ -1,6 +1,7 @@
 //! Probes of our own: whether an endpoint answers when no client has a say in it.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,14 +10,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::check::Checked;
-use super::settings::{ApiSettings, Credentials, ProbeDepth};
+use super::settings::{ApiSettings, Credentials, ProbeDepth, ProbeProxy};
 use crate::cluster::{Endpoint, EndpointKind, NodeAddress, NodeApi};
 use crate::mqtt::{ConnectPacket, Version};
 use crate::net::dial::{self, Dialer};
 use crate::net::http::{self, Get};
 use crate::net::node::{self, Cause, NodeError, Step};
-use crate::net::tls::NodesTls;
+use crate::net::tls::{self, NodesTls};
 use crate::net::websocket::Framing;
+use crate::proxy_protocol;
 
 /// The most bytes of the body of an answer to a check: EMQX sends fewer than a hundred.
 const CHECK_BYTES_MAX: usize = 64 * 1024;
@@ -69,6 +71,8 @@ pub struct NodeProber {
     pub greet_timeout: Duration,
     /// How far a probe goes.
     pub depth: ProbeDepth,
+    /// Whom the PROXY header of a probe names.
+    pub probe_proxy: ProbeProxy,
     /// Tells the client ids of this process from those of another: nodes end one of two connections with the same id.
     pub instance: u32,
     /// How their APIs are asked.
@@ -92,7 +96,7 @@ impl Prober for NodeProber {
                     "{}: {}{}",
                     error.step.name(),
                     error.cause,
-                    hint(&error, &target.endpoint)
+                    prober.advice(&target, &error).await
                 ),
             })
         })
@@ -138,22 +142,25 @@ impl NodeProber {
             .map_err(|error| error.to_string())
     }
 
-    async fn ask(self, target: &Target) -> Result<(), NodeError> {
+    async fn ask(&self, target: &Target) -> Result<(), NodeError> {
         let Target { node, kind, endpoint } = target;
-        let dialer = Dialer::new(self.dial.clone()).with_tls(self.tls);
+        let dialer = Dialer::new(self.dial.clone()).with_tls(Arc::clone(&self.tls));
+        let names_client = self.probe_proxy == ProbeProxy::Proxy;
         let framing = match (self.depth, kind) {
-            // TLS ends at the node, and a client's certificate may be needed.
-            (ProbeDepth::Connect, _) | (_, EndpointKind::Pass) => {
-                let header = node::own_header(endpoint);
+            (ProbeDepth::Connect, _) => {
+                let header = node::own_header(endpoint, names_client);
                 let dialed = dialer.dial(endpoint, &header, &[], None).await;
                 return dialed.map(drop).map_err(NodeError::from);
             }
+            // No further than the handshake: a client's certificate may be needed.
+            (ProbeDepth::Mqtt, EndpointKind::Pass) => return self.ask_tls(&dialer, endpoint).await,
             (ProbeDepth::Mqtt, EndpointKind::Mqtt) => Framing::Raw,
             (ProbeDepth::Mqtt, EndpointKind::Ws) => Framing::WebSocket,
         };
         let settings = node::Settings {
             framing,
             timeout: self.dial.timeout + self.greet_timeout,
+            names_client,
         };
         let mut connection = node::connect(&dialer, endpoint, &settings).await?;
         let client_id = format!("remora-probe-{:08x}-{node}-{}", self.instance, kind.name());
@@ -174,6 +181,44 @@ impl NodeProber {
                 tokio::task::spawn_local(connection.close());
                 Ok(())
             }
+        }
+    }
+
+    /// Whether the endpoint speaks TLS, whatever its certificate: verifying that is up to the clients.
+    async fn ask_tls(&self, dialer: &Dialer, endpoint: &Endpoint) -> Result<(), NodeError> {
+        let header = node::own_header(endpoint, self.probe_proxy == ProbeProxy::Proxy);
+        let dialed = dialer.dial(endpoint, &header, &[], None).await?;
+        let handshake = tls::try_handshake(dialed.address.ip(), dialed.socket);
+        let tried = tokio::time::timeout(self.greet_timeout, handshake).await;
+        tried
+            .unwrap_or_else(|elapsed| Err(elapsed.into()))
+            .map_err(|error| NodeError {
+                step: Step::Tls,
+                address: Some(dialed.address),
+                cause: error.into(),
+            })
+    }
+
+    /// What an operator may have to change, where the error suggests something: a node that closes the connection instead of an
+    /// answer is asked once more, with a PROXY header if it got none, and without one if it got one.
+    async fn advice(&self, target: &Target, error: &NodeError) -> &'static str {
+        let is_closed = match &error.cause {
+            Cause::Closed | Cause::NotConnack | Cause::InvalidFrames(_) => true,
+            Cause::Io(error) => error.kind() == ErrorKind::ConnectionReset,
+            _ => false,
+        };
+        if !is_closed || !matches!(error.step, Step::Upgrade | Step::Mqtt) {
+            return hint(error, &target.endpoint);
+        }
+        let mut other = target.clone();
+        other.endpoint.proxy_protocol = match target.endpoint.proxy_protocol {
+            None => Some(proxy_protocol::Version::V2),
+            Some(_) => None,
+        };
+        match (self.ask(&other).await, target.endpoint.proxy_protocol) {
+            (Ok(()), None) => "; it answers with a PROXY header: set its proxy_protocol",
+            (Ok(()), Some(_)) => "; it answers without a PROXY header: set its proxy_protocol to \"off\"",
+            (Err(_), _) => hint(error, &target.endpoint),
         }
     }
 }

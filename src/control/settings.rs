@@ -10,8 +10,16 @@ use super::check::Check;
 pub struct Settings {
     /// Failures that make an endpoint down, of different clients and of probes, at least one of a probe.
     pub failures_max: u32,
+    /// Answers to probes in a row, or to clients, that make an endpoint up again.
+    pub rise: u32,
     /// How far a probe goes.
     pub probe: ProbeDepth,
+    /// Whom the PROXY header of a probe names.
+    pub probe_proxy: ProbeProxy,
+    /// The time between two probes of an endpoint that is up, a tenth more or less; `None` probes it only when there is a reason to.
+    pub interval: Option<Duration>,
+    /// The share of the nodes, in percent, that probes alone may take down.
+    pub down_share: u8,
     /// From the start of the probe that took an endpoint down to the start of the next; doubles each time that one fails.
     pub down_min: Duration,
     /// The longest time between two probes of an endpoint that is down.
@@ -30,6 +38,16 @@ pub enum ProbeDepth {
     Mqtt,
     /// The TCP connection, with TLS where the endpoint has it.
     Connect,
+}
+
+/// Whom the PROXY header of a probe names, where an endpoint expects one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProbeProxy {
+    /// This machine, as if it were a client. Some brokers never answer the other one.
+    #[default]
+    Proxy,
+    /// Nobody: LOCAL, or UNKNOWN in version 1. Nodes then see the connection's own addresses.
+    Local,
 }
 
 /// How the HTTP APIs of nodes are asked, of those that have one.
@@ -81,6 +99,10 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             failures_max: 3,
+            rise: 1,
+            probe_proxy: ProbeProxy::default(),
+            interval: None,
+            down_share: 50,
             probe: ProbeDepth::default(),
             down_min: Duration::from_secs(1),
             down_max: Duration::from_secs(1),

@@ -114,6 +114,10 @@ struct EndpointControl {
     probed: Option<ProbeResult>,
     /// Why the last probe that failed has failed.
     unanswered: Option<Arc<Unanswered>>,
+    /// Probes alone would have taken it down, and too many others are down.
+    is_kept_up: bool,
+    /// That has been said.
+    is_said: bool,
     /// The last look-up has failed.
     is_unresolved: bool,
     passive: Arc<PassiveHealth>,
@@ -286,7 +290,11 @@ impl State {
                     passive.has_answered.store(true, Ordering::Relaxed);
                     passive.has_failed.store(false, Ordering::Relaxed);
                 }
-                ProbeResult::Failed => node.look_up_soon(now),
+                ProbeResult::Failed => {
+                    // So that the next client that it accepts is reported, which is worth more than a probe.
+                    passive.has_failed.store(true, Ordering::Relaxed);
+                    node.look_up_soon(now);
+                }
                 ProbeResult::NotAsked => {}
             }
             health.probed(probed, began, rules, now)
@@ -312,6 +320,9 @@ impl State {
         let rules = Rules {
             settings,
             only_probes_count: (down + 1) * 2 > count,
+            // One that has never answered anyone is no loss.
+            must_be_confirmed: (down + 1) * 100 > count * usize::from(settings.down_share)
+                && passive.has_answered.load(Ordering::Relaxed),
         };
         let node = &mut self.nodes[place];
         // Out of the node while both are changed.
@@ -319,6 +330,10 @@ impl State {
         let change = change(node, &mut health, rules);
         let endpoint = node.endpoints.get_mut(kind)?;
         endpoint.health = health;
+        let is_kept_up = endpoint.health.is_kept_up(settings);
+        self.has_findings |= is_kept_up != endpoint.is_kept_up;
+        endpoint.is_kept_up = is_kept_up;
+        endpoint.is_said &= is_kept_up;
         Some(Changed {
             unanswered: endpoint.unanswered.clone(),
             address: match *endpoint.addresses {
@@ -340,7 +355,7 @@ impl State {
         settings: &Settings,
         now: Instant,
     ) -> Option<(Arc<str>, CheckChange)> {
-        let interval = self.jittered(settings.api.interval);
+        let interval = jittered(settings.api.interval, &mut self.rng);
         let node = self.nodes.iter_mut().find(|known| known.id == node)?;
         // It may have another API by now.
         let check = node.check.as_mut().filter(|check| check.api == *api)?;
@@ -365,11 +380,6 @@ impl State {
         std::mem::take(&mut self.has_findings)
     }
 
-    /// An interval that is a tenth longer or shorter at most, so that balancers and nodes do not fall into step.
-    fn jittered(&mut self, interval: Duration) -> Duration {
-        interval.mul_f64(0.9 + 0.2 * self.rng.f64())
-    }
-
     /// Has every endpoint probed that has never answered and is not down.
     pub(super) fn ask_unknown(&mut self, now: Instant) {
         let unknown = self.endpoints_mut().filter(|endpoint| endpoint.is_unknown());
@@ -384,6 +394,34 @@ impl State {
         endpoints.any(|(_, endpoint)| {
             endpoint.is_unknown() && !endpoint.addresses.is_empty() && endpoint.health.is_in_question()
         })
+    }
+
+    /// Plans the probes of endpoints that are up, if they are probed at an interval.
+    pub(super) fn plan_probes(&mut self, settings: &Settings, now: Instant) {
+        let Some(interval) = settings.interval else {
+            return;
+        };
+        let rng = &mut self.rng;
+        for (_, endpoint) in self.nodes.iter_mut().flat_map(|node| node.endpoints.iter_mut()) {
+            if !endpoint.health.is_planned() {
+                endpoint.health.plan(now + jittered(interval, rng));
+            }
+        }
+    }
+
+    /// The endpoints that stay in use although probes fail, with what the last one met: each once, until it has answered.
+    pub(super) fn take_kept_up(&mut self) -> Vec<(Arc<str>, EndpointKind, Option<String>)> {
+        let mut kept_up = Vec::new();
+        for node in &mut self.nodes {
+            for (kind, endpoint) in node.endpoints.iter_mut() {
+                if endpoint.is_kept_up && !endpoint.is_said {
+                    endpoint.is_said = true;
+                    let why = endpoint.unanswered.as_ref().map(|unanswered| unanswered.why.clone());
+                    kept_up.push((Arc::clone(&node.name), kind, why));
+                }
+            }
+        }
+        kept_up
     }
 
     /// Returns the probes that are due, and counts them as under way.
@@ -465,6 +503,11 @@ impl State {
         let endpoints = self.nodes.iter_mut().flat_map(|node| node.endpoints.iter_mut());
         endpoints.map(|(_, endpoint)| endpoint)
     }
+}
+
+/// An interval that is a tenth longer or shorter at most, so that balancers and nodes do not fall into step.
+fn jittered(interval: Duration, rng: &mut Rng) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * rng.f64())
 }
 
 /// Checks the weight of a node, beside others that add up to `others`.
@@ -599,11 +642,13 @@ impl EndpointControl {
             of(FindingSource::Lookup, verdict, Some(why.into()))
         });
         let probe = self.probed.map(|probed| match (probed, &self.unanswered) {
-            (ProbeResult::Failed, Some(unanswered)) => of(
-                FindingSource::Probe,
-                Verdict::Failing,
-                Some(unanswered.why.as_str().into()),
-            ),
+            (ProbeResult::Failed, Some(unanswered)) => {
+                let verdict = match self.is_kept_up {
+                    true => Verdict::Overruled,
+                    false => Verdict::Failing,
+                };
+                of(FindingSource::Probe, verdict, Some(unanswered.why.as_str().into()))
+            }
             _ => of(FindingSource::Probe, Verdict::Up, None),
         });
         let clients = self.health.witnesses();
@@ -643,6 +688,8 @@ impl EndpointControl {
             health: Health::default(),
             probed: None,
             unanswered: None,
+            is_kept_up: false,
+            is_said: false,
             is_unresolved: false,
             passive: Arc::default(),
         }

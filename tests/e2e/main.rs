@@ -32,6 +32,7 @@ mod limits;
 mod logs;
 mod metrics;
 mod placements;
+mod probing;
 mod relaying;
 mod reload;
 mod room;

@@ -47,6 +47,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_node_source_ports", &["node"]),
     ("remora_node_state", &["node", "endpoint", "state"]),
     ("remora_node_checks_total", &["node", "result"]),
+    ("remora_probes_overruled", &[]),
     ("remora_probes_total", &["node", "endpoint", "result"]),
     ("remora_probe_duration_seconds", &["node", "endpoint"]),
     ("remora_panics_total", &[]),
