@@ -317,6 +317,10 @@ impl Prober for Nodes {
     fn check(&self, _: NodeApi) -> control::CheckAnswer {
         unreachable!("no node has an API yet")
     }
+
+    fn find(&self, _: control::Source) -> control::FindAnswer {
+        unreachable!("no nodes are looked for yet")
+    }
 }
 
 struct World<'a> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use toml::Value;
 
+use super::node_address::HOST_PLACE;
 use super::units::{duration_text, size_text};
 use super::{Config, Source};
 use crate::admin;
@@ -38,7 +39,7 @@ pub fn effective(config: &Config, source: Option<&Source>) -> String {
         config,
     };
     page.all();
-    page.text
+    page.text.replace(control::HOST_OF_FOUND, HOST_PLACE)
 }
 
 /// The file, as far as it is written.
@@ -167,9 +168,14 @@ impl Page<'_> {
             self.table(&format!("nodes[{index}]"), "[[nodes]]");
             self.node(node);
         }
+        if let Some(discovery) = &control.discovery {
+            self.table(&format!("nodes[{}]", nodes.len()), "[[nodes]]");
+            self.node(&discovery.template);
+        }
         self.table("nodes_tls", "[nodes_tls]");
         self.nodes_tls(nodes_tls.as_ref());
         self.nodes_api(&control.api);
+        self.discovery(control.discovery.as_ref());
         self.affinity(affinity);
         self.limits(limits, held, relay);
         self.timeouts(peek, dial, greet, relay);
@@ -295,7 +301,12 @@ impl Page<'_> {
             let version = endpoint.and_then(|endpoint| endpoint.proxy_protocol);
             string(version.map_or("off", proxy_protocol::Version::name))
         };
-        self.key("name", string(name), DEFAULT);
+        let is_template = name.is_empty();
+        self.optional(
+            "name",
+            (!is_template).then(|| string(name)),
+            "the name of each node that is found",
+        );
         let scheme = if mqtt.tls.is_some() { "mqtts://" } else { "" };
         self.key("address", string(format!("{scheme}{}", mqtt.address)), DEFAULT);
         let server_name = [Some(mqtt), ws.as_ref()].into_iter().flatten();
@@ -358,6 +369,29 @@ impl Page<'_> {
         self.file("credentials", "none (default)");
         self.key("interval", duration(*interval), DEFAULT);
         self.key("timeout", duration(*timeout), DEFAULT);
+    }
+
+    fn discovery(&mut self, discovery: Option<&control::Discovery>) {
+        self.table("discovery", "[discovery]");
+        let Some(control::Discovery {
+            source,
+            interval,
+            grace,
+            // Among the nodes.
+            template: _,
+        }) = discovery
+        else {
+            self.key("source", string("off"), DEFAULT);
+            return self.line("# seeds, interval, grace: no nodes are looked for");
+        };
+        match source {
+            control::Source::Emqx(seeds) => {
+                self.key("source", string("emqx"), DEFAULT);
+                self.key("seeds", list(seeds), DEFAULT);
+            }
+        }
+        self.key("interval", duration(*interval), DEFAULT);
+        self.key("grace", duration(*grace), DEFAULT);
     }
 
     fn affinity(&mut self, affinity: &affinity::Settings) {
@@ -502,8 +536,9 @@ impl Page<'_> {
             down_min,
             down_max,
             resolve_interval,
-            // A table of its own.
+            // Tables of their own.
             api: _,
+            discovery: _,
         } = control;
         self.table("health", "[health]");
         self.key("failures_max", plain(failures_max), DEFAULT);

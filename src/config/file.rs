@@ -44,6 +44,7 @@ table! {
         nodes: List<Node>,
         nodes_tls: NodesTls,
         nodes_api: NodesApi,
+        discovery: Discovery,
         affinity: Affinity,
         limits: Limits,
         timeouts: Timeouts,
@@ -109,6 +110,16 @@ table! {
         credentials: FilePath,
         interval: Timeout,
         timeout: Timeout,
+    }
+}
+
+table! {
+    /// `[discovery]`
+    Discovery {
+        source: SourceWord,
+        seeds: List<NodeApiUrl>,
+        interval: Timeout,
+        grace: Slack,
     }
 }
 
@@ -309,6 +320,21 @@ impl Leaf for ProbeProxyWord {
 
     fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
         word(value, &[("proxy", ProbeProxy::Proxy), ("local", ProbeProxy::Local)])
+    }
+}
+
+/// Who is asked for further nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SourceWord {
+    Off,
+    Emqx,
+}
+
+impl Leaf for SourceWord {
+    type Output = Self;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
+        word(value, &[("off", Self::Off), ("emqx", Self::Emqx)])
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod address;
 mod credentials;
+mod discovery;
 mod effective;
 mod expiry;
 mod file;

@@ -7,6 +7,7 @@ use super::meant::{self, Role, Url, is_host_name, shown};
 use super::reader::{Leaf, Mismatch, quoted};
 use super::words::suggested;
 use crate::cluster;
+use crate::control::HOST_OF_FOUND;
 
 /// The address of a node's TLS listener: an IP address or a host name, and a port.
 pub(super) struct NodePass;
@@ -19,6 +20,9 @@ pub(super) struct NodeWs;
 
 /// A node's HTTP API: `http://HOST:PORT`, or `https://` with TLS. The second part of the output is whether it uses TLS.
 pub(super) struct NodeApiUrl;
+
+/// What stands for the host of each node that is found.
+pub(super) const HOST_PLACE: &str = "{host}";
 
 /// A parsed [`NodeWs`].
 #[derive(Debug)]
@@ -58,6 +62,11 @@ fn of_node(
     url: impl Fn(String) -> String,
     role: Role,
 ) -> Result<cluster::NodeAddress, Mismatch> {
+    if let Some(port) = written.strip_prefix(HOST_PLACE).and_then(|rest| rest.strip_prefix(':'))
+        && let Ok(port @ 1..) = port.parse()
+    {
+        return Ok(cluster::NodeAddress::Host(HOST_OF_FOUND.to_owned(), port));
+    }
     let suggestion = suggested(&url(meant::address(written, role)));
     let refuse = |message: &str, hint: String| Err(Mismatch::new(format!("{} {message}", shown(whole)), hint));
     match split(written, whole, url, role)? {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use super::units::duration_text;
-use super::{Config, credentials, file, files, overlap, tls};
+use super::{Config, credentials, discovery, file, files, overlap, tls};
 use crate::admin;
 use crate::base::heartbeat;
 use crate::base::log;
@@ -46,6 +46,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         nodes,
         nodes_tls,
         nodes_api,
+        discovery,
         affinity,
         limits,
         timeouts,
@@ -86,7 +87,13 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         _ => Some(SECURE_CONNECT_TIMEOUT),
     };
     let listeners = all_listeners(listeners, secure, base, problems);
-    let (nodes, nodes_tls) = all_nodes(nodes, nodes_tls, base, problems);
+    let discovery = discovery.or_default();
+    let AllNodes {
+        members: nodes,
+        secured: nodes_tls,
+        template,
+    } = all_nodes(nodes, nodes_tls, &discovery, base, problems);
+    let discovery = discovery::resolve(discovery, template, nodes_tls.as_ref(), problems);
     let peek = peek::Limits {
         deadline: connect.or(peek::Limits::default().deadline),
     };
@@ -114,7 +121,11 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         greet: greet_settings(greet_timeout, greet_total, greet.or_default()),
         relay: relay_settings(linger, idle_slack, idle_max, waiting_bytes, relay.or_default()),
         dial,
-        control: control_settings(health, api_settings(nodes_api.or_default(), base, problems)),
+        control: control::Settings {
+            api: api_settings(nodes_api.or_default(), base, problems),
+            discovery,
+            ..control_settings(health)
+        },
         drain: drain_settings(drain.or_default()),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default()),
@@ -249,12 +260,22 @@ fn only_with_ws(place: &Place) -> Problem {
     problem.hint("add transport = \"ws\", or leave the key out")
 }
 
+/// The nodes of the file.
+struct AllNodes {
+    members: Vec<cluster::Member>,
+    /// TLS to them.
+    secured: Option<Nodes>,
+    /// What stands for every node that is found, and its place.
+    template: Option<(cluster::Member, Place)>,
+}
+
 fn all_nodes(
     written: Field<Vec<Spanned<file::Node>>>,
     nodes_tls: Field<tls::NodesTls>,
+    discovery: &file::Discovery,
     base: &Path,
     problems: &mut Vec<Problem>,
-) -> (Vec<cluster::Member>, Option<Nodes>) {
+) -> AllNodes {
     let nodes = at_least_one(
         written,
         "nodes",
@@ -295,8 +316,11 @@ fn all_nodes(
     let wss = given(&nodes, |n| &n.ws).filter(|(ws, _)| ws.has_tls);
     let needed_at = mqtts.map(|(_, place)| place).chain(wss.map(|(_, place)| place)).next();
     let https = given(&nodes, |n| &n.api).filter(|((_, has_tls), _)| *has_tls);
-    let needed_at = needed_at.or(https.map(|(_, place)| place).next());
+    let seeds = discovery.seeds.as_set().into_iter().flat_map(|seeds| &seeds.value);
+    let seeds = seeds.filter(|seed| seed.value.1).map(|seed| &seed.place);
+    let needed_at = needed_at.or(https.map(|(_, place)| place).chain(seeds).next());
     let secured = tls::nodes(nodes_tls, needed_at, base, problems);
+    let mut template = None;
     let members = nodes
         .into_iter()
         .filter_map(|Spanned { value, place }| {
@@ -314,7 +338,13 @@ fn all_nodes(
             } = value;
             note_no_listener(&ws_proxy_protocol, &ws, "ws", problems);
             note_no_listener(&pass_proxy_protocol, &pass, "pass", problems);
-            let name = required(name, &place, "name = \"emqx1\"", problems);
+            let is_template = address
+                .as_set()
+                .is_some_and(|given| discovery::is_of_found(&given.value.0));
+            let name = match is_template {
+                true => discovery::no_name(&name, problems),
+                false => required(name, &place, "name = \"emqx1\"", problems),
+            };
             let address = required(address, &place, "address = \"10.0.0.11:1883\"", problems);
             let server_name = server_name.value();
             let to_node = |has_tls: bool, address: &NodeAddress| {
@@ -322,7 +352,7 @@ fn all_nodes(
                 secured.flatten()
             };
             let (address, has_tls) = address?;
-            Some(cluster::Member {
+            let member = cluster::Member {
                 name: name?,
                 endpoints: Endpoints {
                     mqtt: MemberEndpoint {
@@ -349,10 +379,19 @@ fn all_nodes(
                     address,
                 }),
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
-            })
+            };
+            if is_template {
+                discovery::one_template(&mut template, member, place, problems);
+                return None;
+            }
+            Some(member)
         })
         .collect();
-    (members, secured)
+    AllNodes {
+        members,
+        secured,
+        template,
+    }
 }
 
 /// Notes keys about a listener that the node does not have.
@@ -493,7 +532,7 @@ fn api_settings(written: file::NodesApi, base: &Path, problems: &mut Vec<Problem
     }
 }
 
-fn control_settings(written: file::Health, api: control::ApiSettings) -> control::Settings {
+fn control_settings(written: file::Health) -> control::Settings {
     let file::Health {
         failures_max,
         rise,
@@ -516,7 +555,8 @@ fn control_settings(written: file::Health, api: control::ApiSettings) -> control
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
         resolve_interval: resolve_interval.or(default.resolve_interval),
-        api,
+        api: default.api,
+        discovery: default.discovery,
     }
 }
 

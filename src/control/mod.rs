@@ -4,6 +4,7 @@
 //! The one writer of the cluster, on a thread of its own. The path reads the newest snapshot and never waits for the next.
 
 mod check;
+mod discovery;
 mod health;
 mod probe;
 mod resolve;
@@ -14,6 +15,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -22,14 +24,16 @@ use tokio::time::Instant;
 use tracing::field::display;
 
 use crate::base::log::{self, List, Throttled};
-use crate::cluster::{Clusters, Member, NodeApi, NodeId, PassiveHealth, Report};
+use crate::cluster::{Clusters, Member, NODES_MAX, NodeApi, NodeId, PassiveHealth, Report, WEIGHTS_MAX};
 
 use check::CheckChange;
+use discovery::{Discovered, FoundNodes};
 use health::Change;
 use state::{Changed, Reconfigured, Resolved, State};
 
 pub use check::{Check, Checked};
-pub use probe::{Answer, CheckAnswer, NodeProber, Prober, Target, Unanswered};
+pub use discovery::{Discovery, Found, FoundAnswer, HOST_OF_FOUND, Source};
+pub use probe::{Answer, CheckAnswer, FindAnswer, NodeProber, Prober, Target, Unanswered};
 pub use settings::{ApiSettings, Credentials, ProbeDepth, ProbeProxy, Settings};
 pub use state::Wish;
 pub(crate) use state::WishError;
@@ -68,7 +72,15 @@ pub struct Reload {
 
 /// Sends orders to control, which ends when the last handle is dropped.
 #[derive(Clone, Debug)]
-pub struct ControlHandle(mpsc::Sender<Order>);
+pub struct ControlHandle(mpsc::Sender<Order>, Arc<FindCounts>);
+
+/// Answers of the source of nodes, by what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct FindCounts {
+    pub(crate) used: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) held_back: AtomicU64,
+}
 
 impl ControlHandle {
     /// Applies other nodes and settings. Returns the nodes that are no longer in the cluster.
@@ -97,6 +109,11 @@ impl ControlHandle {
         self.request(Order::AskUnknown).await
     }
 
+    /// Answers of the source of nodes so far.
+    pub(crate) fn finds(&self) -> &FindCounts {
+        &self.1
+    }
+
     async fn request<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<T> {
         let has_ended = || io::Error::other("control has ended");
         let (reply, answer) = oneshot::channel();
@@ -110,6 +127,13 @@ impl ControlHandle {
 pub struct Control {
     settings: Settings,
     state: State,
+    /// The nodes of the configuration.
+    members: Vec<Member>,
+    /// Those that were found beside them.
+    found: FoundNodes,
+    /// The question for them, while it is under way.
+    finding: JoinSet<FoundAnswer>,
+    finds: Arc<FindCounts>,
     clusters: Arc<Clusters>,
     reports: mpsc::Receiver<Report>,
     orders: mpsc::Receiver<Order>,
@@ -143,8 +167,13 @@ impl Control {
         // Each node has one look-up in progress at a time, whose answer waits for room in the queue.
         let (resolver, answers) = mpsc::channel(LOOKUPS_MAX);
         let (handle, orders) = mpsc::channel(ORDERS_MAX);
+        let finds = Arc::<FindCounts>::default();
         let control = Self {
             settings,
+            members: members.to_vec(),
+            found: FoundNodes::default(),
+            finding: JoinSet::new(),
+            finds: Arc::clone(&finds),
             clusters: Clusters::new(state.snapshot()),
             state,
             reports,
@@ -158,7 +187,7 @@ impl Control {
             answers,
             resolver,
         };
-        (control, ControlHandle(handle))
+        (control, ControlHandle(handle, finds))
     }
 
     /// Where the snapshots are published.
@@ -166,8 +195,16 @@ impl Control {
         Arc::clone(&self.clusters)
     }
 
-    /// Looks up all host names once. One that cannot be resolved is a warning, and is tried again later.
+    /// Looks for nodes, and looks up all host names, once. One that cannot be resolved is a warning, and is tried again later.
     pub(crate) async fn resolve_at_start(&mut self) {
+        let due = Instant::now() + FIRST_LOOKUP_MAX;
+        self.find_due(Instant::now());
+        if !self.finding.is_empty() {
+            match tokio::time::timeout_at(due, self.finding.join_next()).await {
+                Ok(Some(joined)) => self.take_found(joined),
+                Ok(None) | Err(_) => tracing::warn!("nodes are still being looked for; starting without them"),
+            }
+        }
         let due = Instant::now() + FIRST_LOOKUP_MAX;
         let mut missing = self.look_up_due(Instant::now());
         while missing > 0 {
@@ -187,8 +224,10 @@ impl Control {
             let now = Instant::now();
             self.probe_due(now);
             self.check_due(now);
+            self.find_due(now);
             self.look_up_due(now);
-            let wake = self.state.next_deadline();
+            let find = self.settings.discovery.as_ref().and_then(|_| self.found.next(now));
+            let wake = [self.state.next_deadline(), find].into_iter().flatten().min();
             tokio::select! {
                 order = self.orders.recv() => match order {
                     Some(order) => self.take_order(order),
@@ -198,6 +237,7 @@ impl Control {
                 Some(answer) = self.answers.recv() => self.take_answer(&answer),
                 Some(joined) = self.probes.join_next_with_id() => self.take_probed(joined),
                 Some(Ok((node, api, checked))) = self.checks.join_next() => self.take_checked(node, &api, &checked),
+                Some(joined) = self.finding.join_next() => self.take_found(joined),
                 () = sleep_until(wake) => {}
             }
         }
@@ -230,8 +270,48 @@ impl Control {
             members,
             prober,
         } = reload;
+        let source = |settings: &Settings| settings.discovery.as_ref().map(|discovery| discovery.source.clone());
+        if source(&settings) != source(&self.settings) {
+            self.finding.abort_all();
+            self.finding = JoinSet::new();
+            match settings.discovery {
+                Some(_) => self.found.begin_anew(),
+                None => self.found = FoundNodes::default(),
+            }
+        }
         self.settings = settings;
         self.prober = prober;
+        self.members = members;
+        self.reconfigure()
+    }
+
+    /// Applies the nodes of the configuration and those that were found. Returns those that are no longer in the cluster.
+    fn reconfigure(&mut self) -> Vec<NodeId> {
+        let mut members = self.members.clone();
+        if let Some(discovery) = &self.settings.discovery {
+            let mut weights: usize = members.iter().map(|member| usize::from(member.weight)).sum();
+            let mut left_out = 0;
+            for (name, host) in self.found.in_force() {
+                // The configuration says more of a node that it names.
+                if self.members.iter().any(|member| member.name == name) {
+                    continue;
+                }
+                let member = discovery.member(name, host);
+                weights += usize::from(member.weight);
+                let known = self.state.known_count() + members.len();
+                if members.len() >= NODES_MAX || weights > WEIGHTS_MAX || known >= usize::from(u16::MAX) {
+                    left_out += 1;
+                } else {
+                    members.push(member);
+                }
+            }
+            if left_out > 0 {
+                tracing::warn!(
+                    left_out,
+                    "found more nodes than a cluster may have, or too many new names for this process"
+                );
+            }
+        }
         let Reconfigured { added, moved, removed } = self.state.reconfigure(&members, Instant::now());
         self.publish();
         for (node, address) in added {
@@ -346,6 +426,47 @@ impl Control {
         for reply in self.asking.drain(..) {
             // Who has asked may be gone.
             let _ = reply.send(more);
+        }
+    }
+
+    /// Asks for nodes, if that is due.
+    fn find_due(&mut self, now: Instant) {
+        if let Some(discovery) = &self.settings.discovery
+            && self.found.is_due(now)
+        {
+            self.finding.spawn_local(self.prober.find(discovery.source.clone()));
+        }
+    }
+
+    fn take_found(&mut self, joined: Result<FoundAnswer, JoinError>) {
+        let Some((interval, grace)) = self.settings.discovery.as_ref().map(|d| (d.interval, d.grace)) else {
+            return;
+        };
+        let answer = joined.unwrap_or_else(|error| Err(format!("the question panicked: {error}")));
+        let interval = self.state.jittered(interval);
+        let said = self.found.answered(&answer, interval, grace, Instant::now());
+        let counted = match (self.found.has_failed(), self.found.holds_back()) {
+            (true, _) => &self.finds.failed,
+            (false, true) => &self.finds.held_back,
+            (false, false) => &self.finds.used,
+        };
+        counted.fetch_add(1, Ordering::Relaxed);
+        for discovered in said {
+            match discovered {
+                Discovered::Changed => drop(self.reconfigure()),
+                Discovered::Failed(why) => {
+                    tracing::warn!(why, "nodes cannot be looked for; keeping those found before");
+                }
+                Discovered::Again => tracing::info!("nodes can be looked for again"),
+                Discovered::HeldBack { missing, of } => tracing::warn!(
+                    missing,
+                    of,
+                    "more than half of the nodes are missing in an answer; keeping them until it has been so for discovery.grace"
+                ),
+                Discovered::Missing(node) => {
+                    tracing::info!(node, "node is missing in an answer; keeping it for discovery.grace");
+                }
+            }
         }
     }
 

@@ -10,11 +10,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::check::Checked;
+use super::discovery::{self, FoundAnswer, Source};
 use super::settings::{ApiSettings, Credentials, ProbeDepth, ProbeProxy};
 use crate::cluster::{Endpoint, EndpointKind, NodeAddress, NodeApi};
 use crate::mqtt::{ConnectPacket, Version};
 use crate::net::dial::{self, Dialer};
-use crate::net::http::{self, Get};
+use crate::net::http::{self, Get, Response};
 use crate::net::node::{self, Cause, NodeError, Step};
 use crate::net::tls::{self, NodesTls};
 use crate::net::websocket::Framing;
@@ -22,6 +23,12 @@ use crate::proxy_protocol;
 
 /// The most bytes of the body of an answer to a check: EMQX sends fewer than a hundred.
 const CHECK_BYTES_MAX: usize = 64 * 1024;
+
+/// The most bytes of an answer with nodes: EMQX sends about a kilobyte for each.
+const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+
+/// How long a source of nodes may take to answer, with all of its seeds.
+const FIND_MAX: Duration = Duration::from_secs(10);
 
 /// An endpoint to be probed.
 #[derive(Clone, Debug)]
@@ -51,6 +58,9 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<(), Unanswered>>>>;
 /// The answer of a node's API, later.
 pub type CheckAnswer = Pin<Box<dyn Future<Output = Checked>>>;
 
+/// The answer of a source of nodes, later.
+pub type FindAnswer = Pin<Box<dyn Future<Output = FoundAnswer>>>;
+
 /// Asks endpoints whether they answer, and nodes' APIs what they say.
 pub trait Prober: fmt::Debug + Send + Sync {
     /// Asks one endpoint.
@@ -58,6 +68,9 @@ pub trait Prober: fmt::Debug + Send + Sync {
 
     /// Asks a node's HTTP API.
     fn check(&self, api: NodeApi) -> CheckAnswer;
+
+    /// Asks a source which nodes there are.
+    fn find(&self, source: Source) -> FindAnswer;
 }
 
 /// Probes nodes over the network.
@@ -106,17 +119,59 @@ impl Prober for NodeProber {
         let prober = self.clone();
         Box::pin(async move {
             let due = Instant::now() + prober.api.timeout;
-            let asked = tokio::time::timeout_at(due, prober.ask_api(&api, due)).await;
-            match asked.unwrap_or(Err("no answer in time".to_owned())) {
-                Ok(status) => Checked::Status(status),
+            let path = prober.api.check.path();
+            match prober.get(&api, path, CHECK_BYTES_MAX, due).await {
+                Ok(response) => Checked::Status(response.status),
                 Err(why) => Checked::Unanswered(why),
+            }
+        })
+    }
+
+    fn find(&self, source: Source) -> FindAnswer {
+        let prober = self.clone();
+        Box::pin(async move {
+            let due = Instant::now() + FIND_MAX;
+            match source {
+                Source::Emqx(seeds) => prober.ask_emqx(&seeds, due).await,
             }
         })
     }
 }
 
 impl NodeProber {
-    async fn ask_api(self, api: &NodeApi, due: Instant) -> Result<u16, String> {
+    /// Asks EMQX for the nodes of its cluster: the first of `seeds` that has an answer.
+    async fn ask_emqx(&self, seeds: &[NodeApi], due: Instant) -> FoundAnswer {
+        let mut failed = "no seed".to_owned();
+        for seed in seeds {
+            let own_due = due.min(Instant::now() + self.api.timeout);
+            let asked = self.get(seed, "/api/v5/nodes", ANSWER_BYTES_MAX, own_due).await;
+            let found = asked.and_then(|response| match response.status {
+                200 => discovery::read_emqx(&response.body),
+                status @ (401 | 403) => Err(format!("answered with {status}: see nodes_api.credentials")),
+                status => Err(format!("answered with {status}")),
+            });
+            match found {
+                Ok(found) if !found.is_empty() => return Ok(found),
+                Ok(_) => failed = format!("{seed}: no node in the answer"),
+                Err(why) => failed = format!("{seed}: {why}"),
+            }
+        }
+        Err(failed)
+    }
+
+    async fn get(&self, api: &NodeApi, path: &str, body_max: usize, due: Instant) -> Result<Response, String> {
+        let get = tokio::time::timeout_at(due, self.get_unbounded(api, path, body_max, due));
+        get.await.unwrap_or(Err("no answer in time".to_owned()))
+    }
+
+    /// Like [`NodeProber::get`]; the look-up of a host name has no end of its own.
+    async fn get_unbounded(
+        &self,
+        api: &NodeApi,
+        path: &str,
+        body_max: usize,
+        due: Instant,
+    ) -> Result<Response, String> {
         let addresses: Arc<[SocketAddr]> = match &api.address {
             NodeAddress::Socket(address) => Arc::new([*address]),
             NodeAddress::Host(host, port) => {
@@ -131,15 +186,13 @@ impl NodeProber {
         };
         let get = Get {
             host: &api.address.to_string(),
-            path: self.api.check.path(),
+            path,
             authorization: self.api.credentials.as_ref().map(Credentials::authorization),
-            body_max: CHECK_BYTES_MAX,
+            body_max,
             due,
         };
         let response = http::get(&dialer, &endpoint, &get).await;
-        response
-            .map(|response| response.status)
-            .map_err(|error| error.to_string())
+        response.map_err(|error| error.to_string())
     }
 
     async fn ask(&self, target: &Target) -> Result<(), NodeError> {

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::check::Check;
+use super::discovery::Discovery;
 
 /// When a node counts as down, and how often names are resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,8 @@ pub struct Settings {
     pub resolve_interval: Duration,
     /// How the nodes' HTTP APIs are asked.
     pub api: ApiSettings,
+    /// Where further nodes are found, if anywhere.
+    pub discovery: Option<Discovery>,
 }
 
 /// How far a probe goes.
@@ -108,6 +111,7 @@ impl Default for Settings {
             down_max: Duration::from_secs(1),
             resolve_interval: Duration::from_secs(30),
             api: ApiSettings::default(),
+            discovery: None,
         }
     }
 }

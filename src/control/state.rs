@@ -346,6 +346,16 @@ impl State {
         })
     }
 
+    /// How many names of nodes this process has known.
+    pub(super) fn known_count(&self) -> usize {
+        self.known.len()
+    }
+
+    /// An interval that is a tenth longer or shorter at most.
+    pub(super) fn jittered(&mut self, interval: Duration) -> Duration {
+        jittered(interval, &mut self.rng)
+    }
+
     /// Takes what the API of a node answered. Returns the node's name and what has changed, if anything has.
     pub(super) fn checked(
         &mut self,

@@ -34,6 +34,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_connections", &["listener"]),
     ("remora_connections_max", &[]),
     ("remora_connects_total", &["version", "result"]),
+    ("remora_discovery_answers_total", &["result"]),
     ("remora_draining", &[]),
     ("remora_ends_total", &["cause"]),
     ("remora_held_bytes", &[]),
@@ -84,6 +85,11 @@ fn closed_series() -> Vec<String> {
             &["home", "placement", "spill", "anonymous"],
         ),
         of("remora_config_reloads_total", "result", &["success", "failure"]),
+        of(
+            "remora_discovery_answers_total",
+            "result",
+            &["used", "failed", "held_back"],
+        ),
     ]
     .concat();
     for node in ["node0", "node1"] {
