@@ -90,6 +90,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("rcgen", &["net::tls"]),
     ("rustls", &["net::tls", "net::socket"]),
     ("sd_notify", &["cli"]),
+    ("simple_dns", &["control::dns"]),
     ("strsim", &["config"]),
     ("tokio_rustls", &["net::tls"]),
     ("toml", &["config"]),

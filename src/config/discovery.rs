@@ -7,7 +7,7 @@ use super::problem::{Place, Problem};
 use super::reader::Field;
 use super::tls;
 use crate::cluster::{Member, NodeAddress, NodeApi};
-use crate::control::{self, HOST_OF_FOUND};
+use crate::control::{self, HOST_OF_FOUND, SourceKind};
 use crate::net::tls::Nodes;
 
 /// The time between two questions: EMQX gathers its answer from all nodes, which is work for them.
@@ -56,6 +56,8 @@ pub(super) fn resolve(
     let file::Discovery {
         source,
         seeds,
+        name,
+        name_servers,
         interval,
         grace,
     } = written;
@@ -67,13 +69,14 @@ pub(super) fn resolve(
             problems.push(problem.hint("a [discovery] with source = \"emqx\" finds nodes"));
             return None;
         }
-        (SourceWord::Emqx, None) => {
+        (SourceWord::Emqx | SourceWord::Dns, None) => {
             let problem = place?.problem("no [[nodes]] says which listeners the nodes that are found have");
             problems
                 .push(problem.hint("one with address = \"{host}:1883\" and without a name stands for each of them"));
             return None;
         }
-        (source @ SourceWord::Emqx, Some((template, _))) => (source, template),
+        (SourceWord::Emqx, Some((template, _))) => (SourceKind::Emqx, template),
+        (SourceWord::Dns, Some((template, _))) => (SourceKind::Dns, template),
     };
     let seeds: Vec<NodeApi> = seeds
         .or_default()
@@ -86,14 +89,31 @@ pub(super) fn resolve(
             }
         })
         .collect();
-    if seeds.is_empty() {
-        let problem = place?.problem("there is no API to ask");
-        problems.push(problem.hint("name one or more nodes: seeds = [\"http://10.0.0.11:18083\"]"));
+    let name = name.value();
+    let lacks = match source {
+        SourceKind::Emqx if seeds.is_empty() => Some((
+            "there is no API to ask",
+            "name one or more nodes: seeds = [\"http://10.0.0.11:18083\"]",
+        )),
+        SourceKind::Dns if name.is_none() => Some((
+            "there is no name to ask for",
+            "name a service, or a host: name = \"_mqtt._tcp.emqx.default.svc.cluster.local\"",
+        )),
+        _ => None,
+    };
+    if let Some((lacks, hint)) = lacks {
+        problems.push(place?.problem(lacks).hint(hint));
         return None;
     }
-    let source = match source {
-        SourceWord::Off => return None,
-        SourceWord::Emqx => control::Source::Emqx(seeds),
+    let source = control::Source {
+        kind: source,
+        seeds,
+        name,
+        name_servers: name_servers
+            .or_default()
+            .into_iter()
+            .map(|server| server.value)
+            .collect(),
     };
     Some(control::Discovery {
         source,

@@ -382,14 +382,22 @@ impl Page<'_> {
         }) = discovery
         else {
             self.key("source", string("off"), DEFAULT);
-            return self.line("# seeds, interval, grace: no nodes are looked for");
+            return self.line("# seeds, name, name_servers, interval, grace: no nodes are looked for");
         };
-        match source {
-            control::Source::Emqx(seeds) => {
-                self.key("source", string("emqx"), DEFAULT);
-                self.key("seeds", list(seeds), DEFAULT);
-            }
-        }
+        let control::Source {
+            kind,
+            seeds,
+            name,
+            name_servers,
+        } = source;
+        let word = match kind {
+            control::SourceKind::Emqx => "emqx",
+            control::SourceKind::Dns => "dns",
+        };
+        self.key("source", string(word), DEFAULT);
+        self.key("seeds", list(seeds), DEFAULT);
+        self.optional("name", name.as_ref().map(string), "none (default)");
+        self.key("name_servers", list(name_servers), "default: those of the system");
         self.key("interval", duration(*interval), DEFAULT);
         self.key("grace", duration(*grace), DEFAULT);
     }

@@ -3,7 +3,9 @@
 
 use toml::de::{DeTable, DeValue};
 
-use super::address::{AdminAddress, HostName, ListenerAddress, Name, Network, Origin, SourceAddress, WsPath};
+use super::address::{
+    AdminAddress, DnsName, HostName, ListenerAddress, Name, NameServer, Network, Origin, SourceAddress, WsPath,
+};
 use super::meant::Scheme;
 use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs};
 use super::problem::{Place, Problem};
@@ -118,6 +120,8 @@ table! {
     Discovery {
         source: SourceWord,
         seeds: List<NodeApiUrl>,
+        name: DnsName,
+        name_servers: List<NameServer>,
         interval: Timeout,
         grace: Slack,
     }
@@ -328,13 +332,14 @@ impl Leaf for ProbeProxyWord {
 pub(super) enum SourceWord {
     Off,
     Emqx,
+    Dns,
 }
 
 impl Leaf for SourceWord {
     type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("off", Self::Off), ("emqx", Self::Emqx)])
+        word(value, &[("off", Self::Off), ("emqx", Self::Emqx), ("dns", Self::Dns)])
     }
 }
 

@@ -5,6 +5,7 @@
 //! are missing may be that of another cluster: nothing of it counts until as much time has passed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub(super) const FOUND_MAX: usize = 1000;
 pub struct Discovery {
     /// Who is asked.
     pub source: Source,
-    /// The time between an answer and the next question, a tenth more or less.
+    /// The time between an answer and the next question, a tenth more or less; less where a record is to be believed for less.
     pub interval: Duration,
     /// How long a node that is missing in answers stays.
     pub grace: Duration,
@@ -33,9 +34,24 @@ pub struct Discovery {
 
 /// Who is asked for nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub struct Source {
+    /// Which of the following is used.
+    pub kind: SourceKind,
     /// EMQX's HTTP API: the first of these that answers.
-    Emqx(Vec<NodeApi>),
+    pub seeds: Vec<NodeApi>,
+    /// The name behind which the nodes are.
+    pub name: Option<String>,
+    /// The name servers to ask; those of the system if there is none.
+    pub name_servers: Vec<SocketAddr>,
+}
+
+/// What kind of source is asked for nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceKind {
+    /// EMQX's HTTP API.
+    Emqx,
+    /// Name servers: SRV records, or addresses.
+    Dns,
 }
 
 /// A node that was found.
@@ -285,7 +301,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Whether it may be a host: an IP address or a host name.
-fn is_host(host: &str) -> bool {
+pub(super) fn is_host(host: &str) -> bool {
     let is_label = |label: &str| {
         (1..=63).contains(&label.len())
             && label
@@ -456,7 +472,12 @@ mod tests {
             is_verified: true,
         };
         let discovery = Discovery {
-            source: Source::Emqx(Vec::new()),
+            source: Source {
+                kind: SourceKind::Emqx,
+                seeds: Vec::new(),
+                name: None,
+                name_servers: Vec::new(),
+            },
             interval: INTERVAL,
             grace: GRACE,
             template: Member {

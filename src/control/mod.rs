@@ -5,6 +5,7 @@
 
 mod check;
 mod discovery;
+mod dns;
 mod health;
 mod probe;
 mod resolve;
@@ -32,7 +33,7 @@ use health::Change;
 use state::{Changed, Reconfigured, Resolved, State};
 
 pub use check::{Check, Checked};
-pub use discovery::{Discovery, Found, FoundAnswer, HOST_OF_FOUND, Source};
+pub use discovery::{Discovery, Found, FoundAnswer, HOST_OF_FOUND, Source, SourceKind};
 pub use probe::{Answer, CheckAnswer, FindAnswer, NodeProber, Prober, Target, Unanswered};
 pub use settings::{ApiSettings, Credentials, ProbeDepth, ProbeProxy, Settings};
 pub use state::Wish;
@@ -40,6 +41,9 @@ pub(crate) use state::WishError;
 
 /// How long one look-up of a host name may take before the listeners open without its answer.
 const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(3);
+
+/// How long records are believed at least, whatever they say.
+const TTL_MIN: Duration = Duration::from_secs(5);
 
 /// The capacity of the queue of the resolver's answers.
 const LOOKUPS_MAX: usize = 64;
@@ -50,7 +54,8 @@ const ORDERS_MAX: usize = 8;
 /// An order to control.
 #[derive(Debug)]
 enum Order {
-    Reload(Reload, oneshot::Sender<Vec<NodeId>>),
+    /// Boxed, since it is far larger than the others.
+    Reload(Box<Reload>, oneshot::Sender<Vec<NodeId>>),
     SetWish {
         node: NodeId,
         wish: Wish,
@@ -88,7 +93,7 @@ impl ControlHandle {
     /// # Errors
     /// Control has ended.
     pub async fn reload(&self, reload: Reload) -> io::Result<Vec<NodeId>> {
-        self.request(|reply| Order::Reload(reload, reply)).await
+        self.request(|reply| Order::Reload(Box::new(reload), reply)).await
     }
 
     /// Sets the operator's wish for a node. The wish is in the published cluster when this returns, and lasts until the
@@ -132,7 +137,7 @@ pub struct Control {
     /// Those that were found beside them.
     found: FoundNodes,
     /// The question for them, while it is under way.
-    finding: JoinSet<FoundAnswer>,
+    finding: JoinSet<(FoundAnswer, Option<Duration>)>,
     finds: Arc<FindCounts>,
     clusters: Arc<Clusters>,
     reports: mpsc::Receiver<Report>,
@@ -251,7 +256,7 @@ impl Control {
         // In all of these, the receiver may have been dropped, which changes nothing.
         match order {
             Order::Reload(reload, reply) => {
-                let _ = reply.send(self.reload(reload));
+                let _ = reply.send(self.reload(*reload));
             }
             Order::SetWish { node, wish, reply } => {
                 let _ = reply.send(self.set_wish(node, wish));
@@ -438,11 +443,12 @@ impl Control {
         }
     }
 
-    fn take_found(&mut self, joined: Result<FoundAnswer, JoinError>) {
+    fn take_found(&mut self, joined: Result<(FoundAnswer, Option<Duration>), JoinError>) {
         let Some((interval, grace)) = self.settings.discovery.as_ref().map(|d| (d.interval, d.grace)) else {
             return;
         };
-        let answer = joined.unwrap_or_else(|error| Err(format!("the question panicked: {error}")));
+        let (answer, ttl) = joined.unwrap_or_else(|error| (Err(format!("the question panicked: {error}")), None));
+        let interval = ttl.map_or(interval, |ttl| ttl.clamp(TTL_MIN.min(interval), interval));
         let interval = self.state.jittered(interval);
         let said = self.found.answered(&answer, interval, grace, Instant::now());
         let counted = match (self.found.has_failed(), self.found.holds_back()) {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::check::Checked;
-use super::discovery::{self, FoundAnswer, Source};
+use super::discovery::{self, FoundAnswer, Source, SourceKind};
+use super::dns;
 use super::settings::{ApiSettings, Credentials, ProbeDepth, ProbeProxy};
 use crate::cluster::{Endpoint, EndpointKind, NodeAddress, NodeApi};
 use crate::mqtt::{ConnectPacket, Version};
@@ -58,8 +59,8 @@ pub type Answer = Pin<Box<dyn Future<Output = Result<(), Unanswered>>>>;
 /// The answer of a node's API, later.
 pub type CheckAnswer = Pin<Box<dyn Future<Output = Checked>>>;
 
-/// The answer of a source of nodes, later.
-pub type FindAnswer = Pin<Box<dyn Future<Output = FoundAnswer>>>;
+/// The answer of a source of nodes, and for how long it may be believed, if it says so; later.
+pub type FindAnswer = Pin<Box<dyn Future<Output = (FoundAnswer, Option<Duration>)>>>;
 
 /// Asks endpoints whether they answer, and nodes' APIs what they say.
 pub trait Prober: fmt::Debug + Send + Sync {
@@ -131,8 +132,18 @@ impl Prober for NodeProber {
         let prober = self.clone();
         Box::pin(async move {
             let due = Instant::now() + FIND_MAX;
-            match source {
-                Source::Emqx(seeds) => prober.ask_emqx(&seeds, due).await,
+            let Source {
+                kind,
+                seeds,
+                name,
+                name_servers,
+            } = source;
+            match kind {
+                SourceKind::Emqx => (prober.ask_emqx(&seeds, due).await, None),
+                SourceKind::Dns => match dns::find(&name.unwrap_or_default(), &name_servers, due).await {
+                    Ok((found, ttl)) => (Ok(found), Some(ttl)),
+                    Err(why) => (Err(why), None),
+                },
             }
         })
     }

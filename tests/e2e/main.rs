@@ -25,6 +25,7 @@ mod affinity;
 mod away;
 mod drain;
 mod emqx;
+mod found_by_dns;
 mod greeting;
 mod handle;
 mod introductions;
