@@ -240,35 +240,45 @@ fn an_admin_listener_that_panics_ends_the_process() {
 /// A thread is stuck as early as can be configured.
 const WATCHED: &str = "[watchdog]\nstuck_after = \"2s\"\n";
 
-/// A program in which this passing of this place takes for as long as the test wants, and systemd, which is told that it runs.
+/// A program in which the next passing of a place takes for as long as the test wants, and systemd, which is told that it runs.
 struct Hanging {
-    /// What keeps it hanging. The first to be dropped: the program would not end before.
-    hold: tempfile::TempPath,
+    /// What keeps it hanging, from [`Hanging::hang`] on. The first to be dropped: the program would not end before.
+    hold: Option<tempfile::TempPath>,
+    hold_path: std::path::PathBuf,
     program: Program,
     systemd: UnixDatagram,
     _directory: tempfile::TempDir,
 }
 
 impl Hanging {
-    fn start(cluster: &Cluster, place: &str, passing: u32) -> Self {
+    fn start(cluster: &Cluster, place: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let hold = tempfile::NamedTempFile::new_in(&directory)
-            .expect("a file")
-            .into_temp_path();
+        let hold_path = directory.path().join("hold");
         let socket = directory.path().join("notify");
         let systemd = UnixDatagram::bind(&socket).expect("a socket");
         let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
         command
-            .env(format!("REMORA_HANG_IN_{place}"), passing.to_string())
-            .env("REMORA_HANG_WHILE", &hold)
+            .env(format!("REMORA_HANG_IN_{place}"), "1")
+            .env("REMORA_HANG_WHILE", &hold_path)
             .env("NOTIFY_SOCKET", &socket)
             .env("WATCHDOG_USEC", "200000");
         Self {
             program: Program::by(command, &toml(cluster, "", &format!("{ADMIN}{WATCHED}"))),
             systemd,
-            hold,
+            hold: None,
+            hold_path,
             _directory: directory,
         }
+    }
+
+    /// From now on, the next passing of the place takes until [`Hanging::go_on`].
+    fn hang(&mut self) {
+        std::fs::write(&self.hold_path, "").expect("a file");
+        self.hold = Some(tempfile::TempPath::try_from_path(&self.hold_path).expect("a path"));
+    }
+
+    fn go_on(&mut self) {
+        self.hold.take().expect("it hangs").close().expect("it was there");
     }
 
     /// Whether systemd is told within this time, beginning with what is said from now on, that all is well.
@@ -303,10 +313,11 @@ impl Hanging {
 #[test]
 fn a_worker_that_hangs_is_reported_and_so_is_its_recovery() {
     let cluster = Cluster::of(1);
-    // Workers sweep at their start and then once a second.
-    let hanging = Hanging::start(&cluster, "SWEEP", 4);
+    let mut hanging = Hanging::start(&cluster, "SWEEP");
     let admin = hanging.program.admin();
     assert_eq!(get(admin, "/livez").status, 200);
+    // Workers sweep once a second.
+    hanging.hang();
     wait::until("/livez says so", || get(admin, "/livez").status == 503);
     let said = get(admin, "/livez").body;
     let thread = said.split(' ').next().expect("a name").to_owned();
@@ -326,27 +337,29 @@ fn a_worker_that_hangs_is_reported_and_so_is_its_recovery() {
     );
     assert!(hanging.silence(&thread) >= 3.0);
     let other = if thread == "remora-0" { "remora-1" } else { "remora-0" };
-    assert!(hanging.silence(other) <= 1.0 && hanging.silence("remora-control") <= 1.0);
+    // Each shows once a second that it runs, and some time later on a busy machine.
+    assert!(hanging.silence(other) < 3.0 && hanging.silence("remora-control") < 3.0);
 
-    std::fs::remove_file(&hanging.hold).expect("it was there");
+    hanging.go_on();
     hanging.program.until_said("thread runs again");
     assert_eq!(hanging.lines("thread runs again")[0]["thread"], thread);
     for path in ["/livez", "/readyz"] {
         assert_eq!(get(admin, path).status, 200, "{path}");
     }
     assert!(hanging.is_well_for_systemd(wait::DEADLINE));
-    assert!(hanging.silence(&thread) <= 1.0);
+    assert!(hanging.silence(&thread) < 3.0);
 }
 
 #[test]
 fn control_that_hangs_is_logged_and_systemd_hears_of_it() {
     let cluster = Cluster::of(1);
-    let hanging = Hanging::start(&cluster, "PLACEMENTS", 3);
+    let mut hanging = Hanging::start(&cluster, "PLACEMENTS");
     assert!(hanging.is_well_for_systemd(wait::DEADLINE));
+    hanging.hang();
     hanging.program.until_said("thread does not run");
     assert_eq!(hanging.lines("thread does not run")[0]["thread"], "remora-control");
     assert!(!hanging.is_well_for_systemd(Duration::from_millis(500)));
-    std::fs::remove_file(&hanging.hold).expect("it was there");
+    hanging.go_on();
     hanging.program.until_said("thread runs again");
     assert!(hanging.is_well_for_systemd(wait::DEADLINE));
     assert_eq!(get(hanging.program.admin(), "/livez").status, 200);

@@ -5,7 +5,7 @@
 use crate::base::task::Task;
 
 /// A place. Its environment variable holds a number N: the Nth passage panics, counted across all workers. With `REMORA_HANG_IN_` for
-/// `REMORA_PANIC_IN_`, that passage takes for as long as the file exists that `REMORA_HANG_WHILE` names.
+/// `REMORA_PANIC_IN_`, passages are counted from when the file exists that `REMORA_HANG_WHILE` names, and the Nth takes until it is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// After a node has answered, before the relay starts: `REMORA_PANIC_IN_SETUP`.
@@ -53,9 +53,12 @@ pub fn pass(place: Place) {
         let left = passages.iter().find(|(other, _)| *other == place);
         left.is_some_and(|(_, left)| left.fetch_sub(1, Ordering::Relaxed) == 1)
     };
-    if is_due(&HANGS) {
+    let holds = || {
         let file = std::env::var_os("REMORA_HANG_WHILE").unwrap_or_default();
-        while std::path::Path::new(&file).exists() {
+        std::path::Path::new(&file).exists()
+    };
+    if !HANGS.is_empty() && holds() && is_due(&HANGS) {
+        while holds() {
             std::thread::park_timeout(std::time::Duration::from_millis(1));
         }
     }

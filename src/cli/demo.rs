@@ -4,14 +4,15 @@ mod command;
 mod screen;
 mod story;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
+use rustix::process::geteuid;
 
 use remora::base::log;
 use remora::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress, WEIGHT_DEFAULT};
@@ -28,6 +29,12 @@ use super::signals::Signals;
 use super::{columns, reachable, ring};
 use screen::{Bound, Ids, Screen};
 use story::Story;
+
+/// What the names of the demos' folders in the temporary directory begin with.
+const FOLDER_PREFIX: &str = "remora-demo-";
+
+/// The file in it with the certificate of the authority.
+const AUTHORITY: &str = "ca.pem";
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -157,6 +164,8 @@ struct Identity {
     certificate: Certificate,
     /// The file with the certificate of its authority, for clients. Removed at the end.
     authority: PathBuf,
+    /// That file, locked for as long as this process lives, however it ends.
+    _lock: File,
 }
 
 impl Identity {
@@ -164,16 +173,22 @@ impl Identity {
         let addresses: Vec<String> = addresses.iter().map(|a| a.ip().to_string()).collect();
         let mut names = vec!["localhost", "127.0.0.1", "::1"];
         names.extend(addresses.iter().map(String::as_str));
+        remove_abandoned();
         let authority = Authority::new().map_err(io::Error::other)?;
         let pair = authority.server(&names).map_err(io::Error::other)?;
         let certificate = Certificate::from_pem(pair.chain.as_bytes(), pair.key.as_bytes());
-        let folder = format!("remora-demo-{:08x}", fastrand::u32(..));
+        let folder = format!("{FOLDER_PREFIX}{:08x}", fastrand::u32(..));
         let folder = std::env::temp_dir().join(folder);
-        let path = folder.join("ca.pem");
+        let path = folder.join(AUTHORITY);
         // Fails if the folder exists: another user could have put other files there.
         let created = fs::DirBuilder::new().mode(0o755).create(&folder);
-        let written = created.and_then(|()| fs::write(&path, authority.pem()));
-        written.map_err(|error| {
+        let written = created.and_then(|()| {
+            let mut file = File::create_new(&path)?;
+            file.try_lock()?;
+            file.write_all(authority.pem().as_bytes())?;
+            Ok(file)
+        });
+        let file = written.map_err(|error| {
             let text = format!(
                 "cannot write {} for the demo's TLS clients: {error}; set TMPDIR to a folder with room that may be written to",
                 path.display()
@@ -183,6 +198,7 @@ impl Identity {
         Ok(Self {
             certificate: certificate.map_err(io::Error::other)?,
             authority: path,
+            _lock: file,
         })
     }
 
@@ -205,6 +221,25 @@ impl Drop for Identity {
         if let Some(folder) = self.authority.parent() {
             // It may already have been removed.
             let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// Removes what demos of this user have left that could not do so themselves, because they were killed.
+fn remove_abandoned() {
+    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let is_folder = entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX);
+        let own = |found: fs::Metadata| found.is_dir() && found.uid() == geteuid().as_raw();
+        // Not that of what a link leads to.
+        if !is_folder || !entry.metadata().is_ok_and(own) {
+            continue;
+        }
+        if File::open(entry.path().join(AUTHORITY)).is_ok_and(|file| file.try_lock().is_ok()) {
+            // Another demo may be removing it too.
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use remora::base::log::{self, List};
 use remora::base::supervise::Task;
-use remora::config::{self, Config};
-use remora::serve::{self, Handle};
+use remora::config::{self, Config, Loaded, Problems};
+use remora::serve::{self, BindError, Handle};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use super::refused;
 use super::signals::{Action, Faster, Foreign, Signals};
 use super::systemd::Service;
 
@@ -147,39 +148,51 @@ async fn ended(result: io::Result<()>) -> io::Result<()> {
 /// # Errors
 /// Why nothing has changed, in a line; the log has all of it.
 async fn reload(path: &Path, running: &Handle) -> Result<(), String> {
-    match config::load(path) {
+    let Loaded { config, source } = match config::load_with_source(path) {
+        Ok(loaded) => loaded,
         Err(problems) => {
             running.reload_failed();
-            // One line for each problem: this is a log, and may be JSON.
-            let mut first = None;
-            for problem in problems.iter() {
-                let position = problems
-                    .position(problem)
-                    .map_or(String::new(), |at| format!(":{}:{}", at.line, at.column));
-                let file = format!("{}{position}", path.display());
-                tracing::error!(file, "{problem}");
-                first.get_or_insert_with(|| format!("{file}: {problem}"));
-            }
-            tracing::error!("configuration rejected, nothing changed");
-            Err(first.unwrap_or_default())
+            return Err(reject(path, &problems));
         }
-        Ok(config) => match running.reload(config).await {
-            Ok(reloaded) => {
-                for key in &reloaded.restart {
-                    tracing::warn!(key, "this key needs a restart; the old value stays in use");
-                }
-                tracing::info!(
-                    addresses = List::of(running.addresses()).value(),
-                    "configuration reloaded"
-                );
-                Ok(())
+    };
+    match running.reload(config.clone()).await {
+        Ok(reloaded) => {
+            for key in &reloaded.restart {
+                tracing::warn!(key, "this key needs a restart; the old value stays in use");
             }
-            Err(error) => {
+            tracing::info!(
+                addresses = List::of(running.addresses()).value(),
+                "configuration reloaded"
+            );
+            Ok(())
+        }
+        Err(error) => match BindError::of(&error) {
+            Some(refused) => {
+                let problem = refused::address(refused, Some(std::process::id()), &config, &source);
+                Err(reject(path, &source.problems(vec![problem])))
+            }
+            None => {
                 tracing::error!(%error, "reload failed, nothing changed");
                 Err(error.to_string())
             }
         },
     }
+}
+
+/// Logs why a configuration was not applied, in one line for each problem: this is a log, and may be JSON. Returns the first.
+fn reject(path: &Path, problems: &Problems) -> String {
+    let mut first = None;
+    for problem in problems.iter() {
+        let position = problems
+            .position(problem)
+            .map_or(String::new(), |at| format!(":{}:{}", at.line, at.column));
+        let file = format!("{}{position}", path.display());
+        let hint = problem.hint.as_deref();
+        tracing::error!(file, hint, "{problem}");
+        first.get_or_insert_with(|| format!("{file}: {problem}"));
+    }
+    tracing::error!("configuration rejected, nothing changed");
+    first.unwrap_or_default()
 }
 
 /// Logs every panic with its backtrace. What the panic ends, a connection or the process, is logged elsewhere.

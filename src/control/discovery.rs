@@ -499,4 +499,58 @@ mod tests {
         assert_eq!(member.endpoints.mqtt.address.to_string(), "h.example:1883");
         assert_eq!((&*member.name, member.weight), ("emqx@h", 7));
     }
+
+    /// Lives of a source that fails, forgets nodes, and answers for another cluster, each with one seed; `REMORA_SEEDS` says how many.
+    #[test]
+    fn what_must_hold_holds_after_every_answer_of_every_seed() {
+        let seeds = std::env::var("REMORA_SEEDS").map_or(64, |seeds| seeds.parse().expect("a number"));
+        for seed in 0..seeds {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut now = Instant::now();
+            let mut nodes = FoundNodes::default();
+            // For the model: when each name was in an answer that could be used last.
+            let mut seen: BTreeMap<String, Instant> = BTreeMap::new();
+            for step in 0..300 {
+                now += INTERVAL * rng.u32(1..4);
+                assert!(nodes.is_due(now), "seed {seed}, step {step}");
+                let first = if rng.u8(0..10) == 0 { 8 } else { 0 };
+                let names: Vec<String> = (first..first + 8).map(|number| format!("n{number}")).collect();
+                let listed: Vec<&str> = names.iter().filter(|_| rng.u8(0..10) > 0).map(String::as_str).collect();
+                let answer = match rng.u8(0..10) {
+                    0 => Err("away".to_owned()),
+                    1 => found(&[]),
+                    2 => found(&[&names[0]]),
+                    _ => found(&listed),
+                };
+                let before: BTreeSet<String> = nodes.in_force().map(|(name, _)| name.to_owned()).collect();
+                let said = nodes.answered(&answer, INTERVAL, GRACE, now);
+                let after: BTreeSet<String> = nodes.in_force().map(|(name, _)| name.to_owned()).collect();
+                let context = format!("seed {seed}, step {step}: {before:?} {answer:?} {said:?} {after:?}");
+                let usable = answer.as_ref().ok().filter(|found| !found.is_empty());
+                let Some(listed) = usable else {
+                    assert_eq!(before, after, "a failure changes nothing: {context}");
+                    continue;
+                };
+                let listed: BTreeSet<String> = listed.iter().map(|found| found.name.clone()).collect();
+                assert!(!after.is_empty(), "{context}");
+                assert_eq!(before != after, said.contains(&Discovered::Changed), "{context}");
+                if nodes.holds_back() {
+                    assert_eq!(before, after, "{context}");
+                    continue;
+                }
+                assert!(listed.is_subset(&after), "what was listed is there: {context}");
+                assert!(
+                    after.iter().all(|name| before.contains(name) || listed.contains(name)),
+                    "{context}"
+                );
+                for gone in before.difference(&after) {
+                    let missing = now - seen[gone];
+                    assert!(missing >= GRACE, "{gone} was seen {missing:?} ago: {context}");
+                }
+                for name in listed {
+                    seen.insert(name, now);
+                }
+            }
+        }
+    }
 }

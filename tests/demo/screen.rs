@@ -38,10 +38,15 @@ impl Demo {
             .prefix("a demo's ")
             .tempdir()
             .expect("a folder");
+        command.env("TMPDIR", files.path());
+        Self::start_in(files, command, arguments)
+    }
+
+    /// The same by a command that knows its folder for temporary files.
+    fn start_in(files: TempDir, mut command: Command, arguments: &[&str]) -> Self {
         let mut child = command
             .arg("demo")
             .args(arguments)
-            .env("TMPDIR", files.path())
             .stdout(Stdio::piped())
             .spawn()
             .expect("the program runs");
@@ -330,6 +335,30 @@ fn the_demo_ends_at_once_even_during_the_experiment() {
     assert!(child.wait().expect("a child").success(), "{rest:?}");
     assert!(!rest.iter().any(|line| line.contains("Ctrl-C")), "{rest:?}");
     assert_eq!(std::fs::read_dir(files.path()).expect("a folder").count(), 0);
+}
+
+#[test]
+fn what_a_killed_demo_has_left_goes_with_the_next_and_what_a_living_one_uses_stays() {
+    let shared = TempDir::new().expect("a folder");
+    let start = || {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+        command.env("TMPDIR", shared.path());
+        Demo::start_in(TempDir::new().expect("a folder"), command, &FREE)
+    };
+    let killed = start();
+    let abandoned = killed.authority();
+    // Dropped, it is killed.
+    drop(killed);
+    assert!(abandoned.exists());
+
+    let living = start();
+    assert!(!abandoned.exists());
+    let used = living.authority();
+    assert_eq!(start().stop(Signal::TERM).0, Some(0));
+    assert!(used.exists());
+    assert_eq!(living.stop(Signal::TERM).0, Some(0));
+    let left: Vec<_> = std::fs::read_dir(shared.path()).expect("a folder").collect();
+    assert!(left.is_empty(), "{left:?} is left");
 }
 
 #[test]

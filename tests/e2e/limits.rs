@@ -52,6 +52,8 @@ fn a_full_listener_takes_nobody_until_one_leaves() {
     gone.end();
     gone.fin();
     first.end();
+    // It sees the end a moment before its place is free.
+    wait::until("a place", || balancer.running.connections() == 2);
     Client::accepted(balancer.address, &Connect::new("next"));
 }
 

@@ -354,6 +354,12 @@ impl Connection {
         self.write(bytes);
     }
 
+    /// Sends `bytes`, which the balancer may no longer want.
+    pub(crate) fn offers(&self, bytes: &[u8]) {
+        // It may have closed in this moment.
+        let _ = (&self.stream).write_all(bytes);
+    }
+
     fn write(&self, bytes: &[u8]) {
         (&self.stream).write_all(bytes).expect("a balancer that reads");
     }

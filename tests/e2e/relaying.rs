@@ -460,17 +460,17 @@ fn a_fin_is_passed_on_as_a_fin() {
 fn a_client_silent_for_longer_than_its_keep_alive_is_closed() {
     let cluster = Cluster::of(1);
     let program = Program::start(&cluster, "[timeouts]\nidle_slack = \"0s\"");
-    let connect = Connect::new("silent").keep_alive(1);
-    let mut silent = Client::accepted(program.address, &connect);
-    let (_, node) = cluster.holder(&connect.bytes());
     let lasting = Connect::new("no keep alive");
     let mut unlimited = Client::accepted(program.address, &lasting);
+    let connect = Connect::new("silent").keep_alive(1);
     let started = tokio::time::Instant::now();
+    let mut silent = Client::accepted(program.address, &connect);
+    let (_, node) = cluster.holder(&connect.bytes());
     // What the node sends does not count.
     let ended = std::thread::scope(|scope| {
         let hearing = scope.spawn(|| silent.rest());
         while !hearing.is_finished() && !node.has_ended() {
-            node.send(&[0xD0, 0]);
+            node.offers(&[0xD0, 0]);
             std::thread::park_timeout(Duration::from_millis(20));
         }
         hearing.join().expect("no panic").1

@@ -84,10 +84,18 @@ fn a_listener_that_cannot_be_opened_leaves_everything_as_it_was() {
     let wish = toml(&cluster, "", "[limits]\nconnections = 1") + &listener("free", free) + &listener("taken", taken.1);
     program.configure(&wish);
     program.signal(Signal::HUP);
-    program.until_said("reload failed, nothing changed");
-    let failed = program.lines(|line| line["message"] == "reload failed, nothing changed");
-    let error = failed[0]["error"].as_str().expect("why");
-    assert!(error.contains(&taken.1.to_string()), "{error}");
+    program.until_said("configuration rejected, nothing changed");
+    let refused = program.lines(|line| line["level"] == "ERROR" && !line["file"].is_null());
+    let line = 1 + wish
+        .lines()
+        .position(|line| line.contains(&taken.1.to_string()))
+        .expect("the address");
+    let file = refused[0]["file"].as_str().expect("where");
+    assert!(file.contains(&format!("remora.toml:{line}:")), "{file}");
+    let message = refused[0]["message"].as_str().expect("what");
+    assert!(message.contains(&format!("{} is in use", taken.1)), "{message}");
+    let hint = refused[0]["hint"].as_str().expect("what to do");
+    assert!(hint.contains(&std::process::id().to_string()), "who has it: {hint}");
     assert!(TcpStream::connect(free).is_err(), "all or nothing");
     let _clients = [0, 1].map(|_| Client::accepted(program.address, &Connect::new("in")));
 }

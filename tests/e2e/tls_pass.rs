@@ -209,7 +209,12 @@ fn a_failed_dial_is_retried_only_if_another_node_is_dialled() {
     let (mut cluster, certificates) = (Cluster::of(3), Certificates::new());
     let passes = cluster.nodes.iter().map(|node| node.address.to_string());
     let passes: Vec<String> = passes.collect();
-    let program = Program::of(&site(&cluster, &passes, "", ADMIN));
+    let program = Program::of(&site(
+        &cluster,
+        &passes,
+        "",
+        &format!("{ADMIN}[health]\nfailures_max = 1000\n"),
+    ));
     cluster.nodes.iter_mut().for_each(FakeNode::die);
     let config = Arc::new(certificates.trusting(BOTH, None));
     let mut client = Client::to(program.address);

@@ -31,13 +31,9 @@ impl About {
         let processor = processor.map(|rest| rest.trim_start_matches([' ', '\t', ':']));
         let processors = std::thread::available_parallelism().map_or(0, usize::from);
         let kernel = read("/proc/sys/kernel/osrelease");
-        let seconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
         let arguments: Vec<_> = env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
         Self {
-            date: date(seconds),
+            date: date(SystemTime::now()),
             host: read("/proc/sys/kernel/hostname"),
             machine: match processor {
                 Some(processor) => format!("Linux {kernel}, {processors} × {processor}"),
@@ -49,36 +45,10 @@ impl About {
     }
 }
 
-/// The date of a moment in seconds since 1970, in UTC.
-fn date(seconds: u64) -> String {
-    let (days, second) = (seconds / 86_400, seconds % 86_400);
-    let (year, month, day) = civil(days);
-    let (hour, minute) = (second / 3_600, second / 60 % 60);
-    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02} UTC")
-}
-
-/// Year, month and day of so many days after 1970-01-01.
-fn civil(mut days: u64) -> (u64, u64, u64) {
-    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let mut year = 1970;
-    loop {
-        let length = if is_leap(year) { 366 } else { 365 };
-        if days < length {
-            break;
-        }
-        days -= length;
-        year += 1;
-    }
-    let february = if is_leap(year) { 29 } else { 28 };
-    let mut month = 1;
-    for length in [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
-        if days < length {
-            break;
-        }
-        days -= length;
-        month += 1;
-    }
-    (year, month, days + 1)
+/// The date of a moment, in UTC, to the minute.
+fn date(at: SystemTime) -> String {
+    let text = humantime::format_rfc3339_seconds(at.max(UNIX_EPOCH)).to_string();
+    format!("{} UTC", text[.."2026-11-30T00:21".len()].replace('T', " "))
 }
 
 /// The command line as it can be typed, with the password left out wherever it stands.
@@ -100,6 +70,8 @@ fn command(arguments: &[String], password: Option<&str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -111,7 +83,7 @@ mod tests {
             (1_795_998_060, "2026-11-30 00:21 UTC"),
             (4_107_542_400, "2100-03-01 00:00 UTC"),
         ] {
-            assert_eq!(date(seconds), text);
+            assert_eq!(date(UNIX_EPOCH + Duration::from_secs(seconds)), text);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fmt::{self, Write as _};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level};
@@ -259,31 +259,13 @@ impl Fields for Journal {
 
 /// The time in UTC, as RFC 3339 writes it, to the microsecond.
 fn timestamp(now: SystemTime) -> String {
-    const DAY: u64 = 24 * 60 * 60;
-    let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    let (day, second) = (since.as_secs() / DAY, since.as_secs() % DAY);
-    let (year, month, day) = civil(day);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z",
-        since.subsec_micros()
-    )
-}
-
-/// The date so many days after 1970-01-01, counted in years that begin in March, so that a leap day is the last one.
-fn civil(days: u64) -> (u64, u64, u64) {
-    const DAYS_OF_400_YEARS: u64 = 146_097;
-    /// From 0000-03-01.
-    const DAYS_BEFORE: u64 = 719_468;
-    let days = days + DAYS_BEFORE;
-    let (era, day) = (days / DAYS_OF_400_YEARS, days % DAYS_OF_400_YEARS);
-    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
-    let day = day - (365 * year + year / 4 - year / 100);
-    // Months of 153 days in five, from March.
-    let month = (5 * day + 2) / 153;
-    let day = day - (153 * month + 2) / 5 + 1;
-    let (month, next_year) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    (era * 400 + year + next_year, month, day)
+    let mut text = String::new();
+    // A clock that is set before 1970 or after 9999 has no such form, and stops no line.
+    let written = write!(text, "{}", humantime::format_rfc3339_micros(now.max(UNIX_EPOCH)));
+    match written {
+        Ok(()) => text,
+        Err(_) => "-".to_owned(),
+    }
 }
 
 #[cfg(test)]

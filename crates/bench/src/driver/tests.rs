@@ -156,11 +156,14 @@ fn an_open_loop_keeps_its_schedule() {
     };
     let measured = measured(&plan);
     assert_eq!(failures(&measured), []);
-    // A second's half at 2,000 a second; a message more or less at either end.
+    // Half a second, or longer on a busy machine, at 2,000 a second; a few messages more or less at either end.
+    let due = 2_000 * measured.measuring / SECOND;
+    assert!(measured.measuring >= SECOND / 2, "{}", measured.measuring);
     assert!(
-        (990..=1_010).contains(&measured.message.count()),
-        "{}",
-        measured.message.count()
+        measured.message.count().abs_diff(due) <= 10 + due / 100,
+        "{} in {} ns",
+        measured.message.count(),
+        measured.measuring
     );
 }
 

@@ -1,4 +1,5 @@
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Metadata, Subscriber};
