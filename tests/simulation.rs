@@ -19,7 +19,7 @@ use std::time::Duration;
 use fastrand::Rng;
 use remora::cluster::{
     Choice, Cluster, Clusters, ConnectionPermit, Decision, EndpointKind, Endpoints, Failure, Member, MemberEndpoint,
-    Node, NodeAddress, NodeId, NodeState, Witness,
+    Node, NodeAddress, NodeApi, NodeId, NodeState, Witness,
 };
 use remora::control::{self, Control, ControlHandle, Prober, Reload, Settings, Target, Unanswered, Wish};
 use remora::net::held::{self, AwaitingConnect, HeldBytes, Room};
@@ -313,6 +313,14 @@ impl Prober for Nodes {
         });
         Box::pin(std::future::ready(answer))
     }
+
+    fn check(&self, _: NodeApi) -> control::CheckAnswer {
+        unreachable!("no node has an API yet")
+    }
+
+    fn find(&self, _: control::Source) -> control::FindAnswer {
+        unreachable!("no nodes are looked for yet")
+    }
 }
 
 struct World<'a> {
@@ -358,6 +366,7 @@ fn member(name: &str, port: u16, weight: u16) -> Member {
             Ipv4Addr::LOCALHOST,
             port,
         ))))),
+        api: None,
         weight,
         connects_per_second: None,
         connections_max: None,

@@ -369,6 +369,19 @@ impl AdminState {
             "Bytes that wait for clients and nodes without room for them, in the kernel too, a second late at most",
             self.waiting.bytes() as u64,
         )?;
+        let finds = self.control.finds();
+        let finds = [
+            ("used", &finds.used),
+            ("failed", &finds.failed),
+            ("held_back", &finds.held_back),
+        ];
+        page.counters(
+            "discovery_answers",
+            "Answers of the source of nodes, by what became of them",
+            finds
+                .iter()
+                .map(|(result, count)| ([("result", *result)], count.load(Ordering::Relaxed))),
+        )?;
         page.gauge(
             "placements",
             "Clients remembered because they are on a node other than their home",

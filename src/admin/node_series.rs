@@ -10,7 +10,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::page::Page;
-use crate::cluster::{Cluster, NodeId, NodeLoad, NodeState};
+use crate::cluster::{CheckResult, Cluster, NodeId, NodeLoad, NodeState, ProbeResult, Verdict};
 use crate::path::counters::{BOUNDS_US, CODES, Count, Counters, Fault, NodeCounters, Retry, Step};
 
 /// Writes what there is to say of each node of `cluster`: states, gauges, and what `workers` have counted.
@@ -32,6 +32,7 @@ pub(super) fn encode(page: &mut Page<'_>, cluster: &Cluster, workers: &[Arc<Coun
             })
         }),
     )?;
+    asked(page, cluster)?;
     let nodes = ShownNode::all(cluster, workers);
     page.gauges(
         "node_connections",
@@ -57,6 +58,57 @@ pub(super) fn encode(page: &mut Page<'_>, cluster: &Cluster, workers: &[Arc<Coun
         }),
     )?;
     counted(page, &nodes)
+}
+
+/// How often control has asked each node, and what came of it.
+fn asked(page: &mut Page<'_>, cluster: &Cluster) -> fmt::Result {
+    let endpoints = || {
+        cluster
+            .nodes()
+            .iter()
+            .flat_map(|node| node.endpoints.iter().map(move |(kind, _)| (node, kind)))
+    };
+    let findings = cluster.nodes().iter().flat_map(|node| node.findings.iter());
+    page.gauge(
+        "probes_overruled",
+        "Endpoints that stay in use although their probes fail, because too many nodes would be down",
+        findings.filter(|finding| finding.verdict == Verdict::Overruled).count() as u64,
+    )?;
+    page.counters(
+        "probes",
+        "Probes of the node's endpoint, by result",
+        endpoints().flat_map(|(node, kind)| {
+            ProbeResult::ALL.iter().map(move |result| {
+                let labels = [
+                    ("node", &*node.name),
+                    ("endpoint", kind.name()),
+                    ("result", result.name()),
+                ];
+                (labels, node.load.asked.probes(kind, *result))
+            })
+        }),
+    )?;
+    let mut family = page.0.encode_descriptor(
+        "probe_duration",
+        "Duration of the last probe of the node's endpoint",
+        Some(&Unit::Seconds),
+        MetricType::Gauge,
+    )?;
+    for (node, kind) in endpoints() {
+        family
+            .encode_family(&[("node", &*node.name), ("endpoint", kind.name())])?
+            .encode_gauge(&node.load.asked.took(kind).as_secs_f64())?;
+    }
+    page.counters(
+        "node_checks",
+        "Questions to the node's HTTP API, by result",
+        cluster.nodes().iter().flat_map(|node| {
+            CheckResult::ALL.iter().map(move |result| {
+                let labels = [("node", &*node.name), ("result", result.name())];
+                (labels, node.load.asked.checks(*result))
+            })
+        }),
+    )
 }
 
 /// What the workers have counted of each node.

@@ -261,6 +261,7 @@ fn config(
             ws: Some(MemberEndpoint::plain(NodeAddress::Socket(node.ws_address()))),
             pass: None,
         },
+        api: None,
         weight: WEIGHT_DEFAULT,
         connects_per_second: None,
         connections_max: None,

@@ -21,6 +21,9 @@ pub enum EndpointKind {
 }
 
 impl EndpointKind {
+    /// Every kind.
+    pub const ALL: &'static [Self] = &[Self::Mqtt, Self::Ws, Self::Pass];
+
     /// The name in log lines and metrics.
     pub const fn name(self) -> &'static str {
         match self {
@@ -162,6 +165,22 @@ impl MemberEndpoint {
                 None => Ok(()),
             }
         })
+    }
+}
+
+/// Where a node's HTTP API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeApi {
+    /// An IP address or a host name, and a port.
+    pub address: NodeAddress,
+    /// TLS to it, if any.
+    pub tls: Option<EndpointTls>,
+}
+
+impl fmt::Display for NodeApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.address)
     }
 }
 

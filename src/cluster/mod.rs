@@ -4,13 +4,17 @@
 mod choice;
 mod connect_rate;
 mod endpoint;
+mod finding;
 mod node;
 mod ring;
 mod snapshot;
 
 pub use choice::{Choice, ConnectionPermit, Decision, Failure, Observed, Report, Witness};
 pub use connect_rate::{ConnectBucket, ConnectRate, Slot, SlowStart};
-pub use endpoint::{Endpoint, EndpointKind, EndpointTls, Endpoints, MemberEndpoint, NodeAddress, Pace, PassiveHealth};
+pub use endpoint::{
+    Endpoint, EndpointKind, EndpointTls, Endpoints, MemberEndpoint, NodeAddress, NodeApi, Pace, PassiveHealth,
+};
+pub use finding::{Asked, CheckResult, Finding, FindingSource, ProbeResult, Verdict};
 pub use node::{KnownNode, Member, Node, NodeId, NodeLoad, NodeState};
 pub use ring::{Choices, Ring, SEED_DEFAULT, WEIGHT_DEFAULT};
 pub(crate) use ring::{NODES_MAX, WEIGHT_MAX, WEIGHT_MIN, WEIGHTS_MAX};

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::base::sync::{AtomicUsize, Ordering};
 use crate::cluster::connect_rate::{ConnectBucket, ConnectRate};
-use crate::cluster::endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint};
+use crate::cluster::endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint, NodeApi};
+use crate::cluster::finding::{Asked, Finding};
 
 /// A node as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,6 +14,8 @@ pub struct Member {
     pub name: String,
     /// Its endpoints.
     pub endpoints: Endpoints<MemberEndpoint>,
+    /// Its HTTP API, if it is asked.
+    pub api: Option<NodeApi>,
     /// 1 to 1000.
     pub weight: u16,
     /// CONNECTs that it gets in a second at most; `None` means as many as every node.
@@ -22,10 +25,11 @@ pub struct Member {
 }
 
 impl Member {
-    /// Whether the certificate of any of this node's endpoints is accepted unverified.
+    /// Whether the certificate of any of this node's endpoints, or of its API, is accepted unverified.
     pub fn is_unverified(&self) -> bool {
-        let mut tls = self.endpoints.iter().filter_map(|(_, e)| e.tls.as_ref());
-        tls.any(|tls| !tls.is_verified)
+        let endpoints = self.endpoints.iter().filter_map(|(_, e)| e.tls.as_ref());
+        let api = self.api.iter().filter_map(|api| api.tls.as_ref());
+        endpoints.chain(api).any(|tls| !tls.is_verified)
     }
 }
 
@@ -57,6 +61,8 @@ pub struct NodeLoad {
     pub released: ConnectBucket,
     /// Clients that wait for that now.
     pub waiting: AtomicUsize,
+    /// How often control has asked it, and what came of it.
+    pub asked: Asked,
 }
 
 impl NodeState {
@@ -146,12 +152,14 @@ pub struct Node {
     pub endpoints: Endpoints<Endpoint>,
     /// 1 to 1000.
     pub weight: u16,
-    /// The operator is draining it: it keeps its clients and gets no new ones.
+    /// The operator is draining it, or its own API says so: it keeps its clients and gets no new ones.
     pub is_draining: bool,
     /// How many CONNECTs it gets in a second; `None` means no limit.
     pub connect_rate: Option<ConnectRate>,
     /// Connections that it may have at a time; `None` means no limit.
     pub connections_max: Option<usize>,
+    /// What each source says of it, for operators; as fresh as the states of its endpoints.
+    pub findings: Arc<[Finding]>,
     /// What changes at every connection.
     pub load: Arc<NodeLoad>,
 }

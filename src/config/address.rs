@@ -36,6 +36,12 @@ pub(super) struct Name;
 /// A host name without a port.
 pub(super) struct HostName;
 
+/// A name to ask name servers for: complete, since no domain is added to it.
+pub(super) struct DnsName;
+
+/// A name server: an IP address, with a port if it is not 53.
+pub(super) struct NameServer;
+
 /// A host and a port; which kind of host is allowed is checked later.
 pub(super) enum HostPort<'t> {
     Ip(SocketAddr),
@@ -200,6 +206,42 @@ pub(super) fn text<'v>(value: &'v DeValue<'_>, role: Role, several: &str) -> Res
         _ => of(""),
     };
     Err(Mismatch::new(format!("{found}, not an address"), hint))
+}
+
+impl Leaf for DnsName {
+    type Output = String;
+
+    fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
+        let example = "_mqtt._tcp.emqx.default.svc.cluster.local";
+        let written = string(value, "a name", &format!("a string such as {example:?}"))?;
+        let is_label = |label: &str| {
+            let is_of_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            (1..=63).contains(&label.len()) && label.bytes().all(is_of_name)
+        };
+        let name = written.trim_end_matches('.');
+        match name.len() <= 253 && name.contains('.') && name.split('.').all(is_label) {
+            true => Ok(name.to_owned()),
+            false => Err(Mismatch::new(
+                format!("{} is not a complete name", quoted(written)),
+                format!("a complete name has all of its domains, as {example:?} has"),
+            )),
+        }
+    }
+}
+
+impl Leaf for NameServer {
+    type Output = SocketAddr;
+
+    fn parse(value: &DeValue<'_>) -> Result<SocketAddr, Mismatch> {
+        let written = string(value, "an address", "a string such as \"10.0.0.53:53\"")?;
+        let ip = written.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53));
+        ip.or_else(|_| written.parse()).map_err(|_| {
+            Mismatch::new(
+                format!("{} is not an IP address", quoted(written)),
+                "an IP address, with its port if that is not 53: \"10.0.0.53\"",
+            )
+        })
+    }
 }
 
 impl Leaf for HostName {

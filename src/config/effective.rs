@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use toml::Value;
 
+use super::node_address::HOST_PLACE;
 use super::units::{duration_text, size_text};
 use super::{Config, Source};
 use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
-use crate::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress};
-use crate::control::{self, OnDown, ProbeDepth};
+use crate::cluster::{EndpointTls, Endpoints, Member, MemberEndpoint, NodeAddress};
+use crate::control::{self, Check, OnDown, ProbeDepth, ProbeProxy};
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::{Clients, Nodes, Offer, ServerName, Version};
@@ -38,7 +39,7 @@ pub fn effective(config: &Config, source: Option<&Source>) -> String {
         config,
     };
     page.all();
-    page.text
+    page.text.replace(control::HOST_OF_FOUND, HOST_PLACE)
 }
 
 /// The file, as far as it is written.
@@ -167,8 +168,14 @@ impl Page<'_> {
             self.table(&format!("nodes[{index}]"), "[[nodes]]");
             self.node(node);
         }
+        if let Some(discovery) = &control.discovery {
+            self.table(&format!("nodes[{}]", nodes.len()), "[[nodes]]");
+            self.node(&discovery.template);
+        }
         self.table("nodes_tls", "[nodes_tls]");
         self.nodes_tls(nodes_tls.as_ref());
+        self.nodes_api(&control.api);
+        self.discovery(control.discovery.as_ref());
         self.affinity(affinity);
         self.limits(limits, held, relay);
         self.timeouts(peek, dial, greet, relay);
@@ -286,6 +293,7 @@ impl Page<'_> {
         let Member {
             name,
             endpoints,
+            api,
             weight,
             connects_per_second,
             connections_max,
@@ -295,10 +303,20 @@ impl Page<'_> {
             let version = endpoint.and_then(|endpoint| endpoint.proxy_protocol);
             string(version.map_or("off", proxy_protocol::Version::name))
         };
-        self.key("name", string(name), DEFAULT);
+        let is_template = name.is_empty();
+        self.optional(
+            "name",
+            (!is_template).then(|| string(name)),
+            "the name of each node that is found",
+        );
         let scheme = if mqtt.tls.is_some() { "mqtts://" } else { "" };
         self.key("address", string(format!("{scheme}{}", mqtt.address)), DEFAULT);
-        let server_name = [Some(mqtt), ws.as_ref()].into_iter().flatten().find_map(own_name);
+        let server_name = [Some(mqtt), ws.as_ref()].into_iter().flatten();
+        let server_name = server_name.map(|endpoint| (&endpoint.tls, &endpoint.address));
+        let server_name = server_name.chain(api.as_ref().map(|api| (&api.tls, &api.address)));
+        let server_name = server_name
+            .into_iter()
+            .find_map(|(tls, address)| own_name(tls.as_ref()?, address));
         self.optional(
             "server_name",
             server_name.map(string),
@@ -319,6 +337,7 @@ impl Page<'_> {
         let pass_address = pass.as_ref().map(|pass| string(&pass.address));
         self.optional("pass", pass_address, "none (default)");
         self.key("pass_proxy_protocol", proxy(pass.as_ref()), DEFAULT);
+        self.optional("api", api.as_ref().map(string), "none (default): it is not asked");
         self.key("weight", plain(weight), DEFAULT);
         self.optional(
             "connects_per_second",
@@ -339,6 +358,56 @@ impl Page<'_> {
             }
             None => self.line("# common_names, insecure_skip_verify: no node is reached with TLS"),
         }
+    }
+
+    fn nodes_api(&mut self, api: &control::ApiSettings) {
+        let control::ApiSettings {
+            check,
+            // Named by its file.
+            credentials: _,
+            interval,
+            timeout,
+        } = api;
+        self.table("nodes_api", "[nodes_api]");
+        let word = match check {
+            Check::Availability => "availability",
+            Check::Status => "status",
+        };
+        self.key("check", string(word), DEFAULT);
+        self.file("credentials", "none (default)");
+        self.key("interval", duration(*interval), DEFAULT);
+        self.key("timeout", duration(*timeout), DEFAULT);
+    }
+
+    fn discovery(&mut self, discovery: Option<&control::Discovery>) {
+        self.table("discovery", "[discovery]");
+        let Some(control::Discovery {
+            source,
+            interval,
+            grace,
+            // Among the nodes.
+            template: _,
+        }) = discovery
+        else {
+            self.key("source", string("off"), DEFAULT);
+            return self.line("# seeds, name, name_servers, interval, grace: no nodes are looked for");
+        };
+        let control::Source {
+            kind,
+            seeds,
+            name,
+            name_servers,
+        } = source;
+        let word = match kind {
+            control::SourceKind::Emqx => "emqx",
+            control::SourceKind::Dns => "dns",
+        };
+        self.key("source", string(word), DEFAULT);
+        self.key("seeds", list(seeds), DEFAULT);
+        self.optional("name", name.as_ref().map(string), "none (default)");
+        self.key("name_servers", list(name_servers), "default: those of the system");
+        self.key("interval", duration(*interval), DEFAULT);
+        self.key("grace", duration(*grace), DEFAULT);
     }
 
     fn affinity(&mut self, affinity: &affinity::Settings) {
@@ -505,22 +574,40 @@ impl Page<'_> {
     fn health(&mut self, control: &control::Settings) {
         let control::Settings {
             failures_max,
+            rise,
             probe,
+            probe_proxy,
+            interval,
+            down_share,
             down_min,
             down_max,
             on_down,
             on_down_rate,
             resolve_interval,
-            // A table of its own.
+            // Tables of their own.
+            api: _,
+            discovery: _,
             pacing: _,
         } = control;
         self.table("health", "[health]");
         self.key("failures_max", plain(failures_max), DEFAULT);
+        self.key("rise", plain(rise), DEFAULT);
         let word = match probe {
             ProbeDepth::Mqtt => "mqtt",
             ProbeDepth::Connect => "connect",
         };
         self.key("probe", string(word), DEFAULT);
+        let word = match probe_proxy {
+            ProbeProxy::Proxy => "proxy",
+            ProbeProxy::Local => "local",
+        };
+        self.key("probe_proxy", string(word), DEFAULT);
+        self.optional(
+            "interval",
+            interval.map(duration),
+            "only when there is a reason to (default)",
+        );
+        self.key("down_share", plain(down_share), DEFAULT);
         self.key("down_min", duration(*down_min), DEFAULT);
         self.key("down_max", duration(*down_max), DEFAULT);
         let word = match on_down {
@@ -630,9 +717,9 @@ impl Page<'_> {
 }
 
 /// The name that an endpoint's certificate must have, if it is not the host of its address.
-fn own_name(endpoint: &MemberEndpoint) -> Option<&str> {
-    let name = &*endpoint.tls.as_ref()?.server_name;
-    let host = match &endpoint.address {
+fn own_name<'a>(tls: &'a EndpointTls, address: &NodeAddress) -> Option<&'a str> {
+    let name = &*tls.server_name;
+    let host = match address {
         NodeAddress::Socket(address) => ServerName::from(address.ip()),
         NodeAddress::Host(host, _) => ServerName::try_from(host.clone()).ok()?,
     };

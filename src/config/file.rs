@@ -4,10 +4,11 @@
 use toml::de::{DeTable, DeValue};
 
 use super::address::{
-    AdminAddresses, HostName, ListenerAddress, Name, Network, Origin, SocketPath, SourceAddress, WsPath,
+    AdminAddresses, DnsName, HostName, ListenerAddress, Name, NameServer, Network, Origin, SocketPath, SourceAddress,
+    WsPath,
 };
 use super::meant::Scheme;
-use super::node_address::{NodeMqtt, NodePass, NodeWs};
+use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs};
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, quoted, table, word, word_or};
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
@@ -15,7 +16,7 @@ use super::tokens::Token;
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
 use super::{foreign, syntax, words};
 use crate::base::log;
-use crate::control::{OnDown, ProbeDepth};
+use crate::control::{Check, OnDown, ProbeDepth, ProbeProxy};
 use crate::net::tls::Version as TlsVersion;
 use crate::path::affinity;
 use crate::path::greet;
@@ -49,6 +50,8 @@ table! {
         listeners: List<Listener>,
         nodes: List<Node>,
         nodes_tls: NodesTls,
+        nodes_api: NodesApi,
+        discovery: Discovery,
         affinity: Affinity,
         limits: Limits,
         timeouts: Timeouts,
@@ -103,9 +106,32 @@ table! {
         ws_proxy_protocol: ProxyWord,
         pass: NodePass,
         pass_proxy_protocol: ProxyWord,
+        api: NodeApiUrl,
         weight: Weight,
         connects_per_second: Rate,
         connections_max: Whole<usize, 1, 100_000_000>,
+    }
+}
+
+table! {
+    /// `[nodes_api]`
+    NodesApi {
+        check: CheckWord,
+        credentials: FilePath,
+        interval: Timeout,
+        timeout: Timeout,
+    }
+}
+
+table! {
+    /// `[discovery]`
+    Discovery {
+        source: SourceWord,
+        seeds: List<NodeApiUrl>,
+        name: DnsName,
+        name_servers: List<NameServer>,
+        interval: Timeout,
+        grace: Slack,
     }
 }
 
@@ -203,7 +229,11 @@ table! {
     /// `[health]`
     Health {
         failures_max: Whole<u32, 1, 1_000_000>,
+        rise: Whole<u32, 1, 1_000_000>,
         probe: ProbeWord,
+        probe_proxy: ProbeProxyWord,
+        interval: Timeout,
+        down_share: Whole<u8, 1, 100>,
         down_min: Timeout,
         down_max: Timeout,
         on_down: OnDown,
@@ -325,6 +355,51 @@ impl Leaf for OnDown {
                 _ => None,
             },
         )
+    }
+}
+
+/// Whom the PROXY header of a probe names.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ProbeProxyWord;
+
+impl Leaf for ProbeProxyWord {
+    type Output = ProbeProxy;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        word(value, &[("proxy", ProbeProxy::Proxy), ("local", ProbeProxy::Local)])
+    }
+}
+
+/// Who is asked for further nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SourceWord {
+    Off,
+    Emqx,
+    Dns,
+}
+
+impl Leaf for SourceWord {
+    type Output = Self;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
+        word(value, &[("off", Self::Off), ("emqx", Self::Emqx), ("dns", Self::Dns)])
+    }
+}
+
+/// What the API of a node is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CheckWord;
+
+impl Leaf for CheckWord {
+    type Output = Check;
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        let words = [("availability", Check::Availability), ("status", Check::Status)];
+        word_or(value, &words, |word| match word {
+            "availability_check" | "true" | "on" => Some("\"availability\"".to_owned()),
+            "/status" | "/api/v5/status" => Some("\"status\"".to_owned()),
+            _ => None,
+        })
     }
 }
 

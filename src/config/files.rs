@@ -7,10 +7,11 @@ use super::file;
 use super::reader::{Field, Spanned};
 use super::tls::{CertificateFiles, NodesTls};
 
-/// The files that the keys of listeners, of `[nodes_tls]` and of `[admin]` name, by key.
+/// The files that the keys of listeners, of `[nodes_tls]`, `[nodes_api]` and `[admin]` name, by key.
 pub(super) fn named(
     listeners: &Field<Vec<Spanned<file::Listener>>>,
     nodes_tls: &Field<NodesTls>,
+    nodes_api: &Field<file::NodesApi>,
     admin: &Field<file::Admin>,
     base: &Path,
 ) -> BTreeMap<String, PathBuf> {
@@ -35,6 +36,11 @@ pub(super) fn named(
     for token in tokens.into_iter().flat_map(|tokens| &tokens.value) {
         named.push(token.value.file.as_set().cloned());
     }
+    named.extend(
+        nodes_api
+            .as_set()
+            .map(|given| given.value.credentials.as_set().cloned()),
+    );
     let absolute = |Spanned { value, place }| {
         let file = base.join(value);
         (place.path, path::absolute(&file).unwrap_or(file))

@@ -264,7 +264,8 @@ impl Unknown<'_, '_> {
                 "connects_per_second",
                 convert::<Whole<u32, 1, 1_000_000>>(self.value, "500"),
             ),
-            "check" | "rise" | "health_check" => out("nodes are probed when clients fail there, see [health]"),
+            "check" | "health_check" => out("nodes are probed when clients fail there, see [health]"),
+            "rise" => elsewhere("health", "rise", convert::<Whole<u32, 1, 1_000_000>>(self.value, "1")),
             "timeout" | "connect_timeout" | "dial_timeout" => self.time(Some("timeouts"), "dial", "\"2s\""),
             _ => return None,
         })
@@ -322,7 +323,8 @@ impl Unknown<'_, '_> {
             ),
             ("log", "file" | "path" | "target" | "output" | "destination" | "dir" | "to") => out(LOG_IS_OUTPUT),
             ("log", "verbosity" | "severity" | "log_level") => write("level", self.level()),
-            ("health", "interval" | "inter" | "check_interval" | "fail_timeout") => {
+            ("health", "inter" | "check_interval") => self.time(None, "interval", "\"10s\""),
+            ("health", "fail_timeout") => {
                 let time = convert::<AnyTime>(self.value, "\"1s\"");
                 write("down_min", format!("{time} and down_max = {time}"))
             }
@@ -330,7 +332,7 @@ impl Unknown<'_, '_> {
                 write("failures_max", convert::<Whole<u32, 1, 1_000_000>>(self.value, "3"))
             }
             ("health", "timeout") => self.time(Some("timeouts"), "dial", "\"2s\""),
-            ("health", "rise" | "enabled" | "path" | "url" | "uri" | "port") => {
+            ("health", "enabled" | "path" | "url" | "uri" | "port") => {
                 out("a node is probed at its addresses, once a client has failed there")
             }
             ("drain", "timeout" | "max" | "hard_stop_after" | "shutdown_timeout") => {

@@ -23,6 +23,7 @@ impl Role {
     pub(super) const MQTTS: Self = Self::of_a_node(8883);
     pub(super) const WS: Self = Self::of_a_node(8083);
     pub(super) const WSS: Self = Self::of_a_node(8084);
+    pub(super) const API: Self = Self::of_a_node(18083);
 
     const fn of_this_machine(host: &'static str, port: u16) -> Self {
         Self {

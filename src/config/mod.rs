@@ -1,6 +1,8 @@
 //! The settings of the whole process as one value, read from a TOML file in one fallible step that finds all problems at once.
 
 mod address;
+mod credentials;
+mod discovery;
 mod effective;
 mod expiry;
 mod file;
@@ -302,6 +304,7 @@ mod tests {
             endpoints: cluster::Endpoints::only(cluster::MemberEndpoint::plain(cluster::NodeAddress::Socket(
                 address.parse().expect("an address"),
             ))),
+            api: None,
             weight: cluster::WEIGHT_DEFAULT,
             connects_per_second: None,
             connections_max: None,

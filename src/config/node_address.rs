@@ -7,6 +7,7 @@ use super::meant::{self, Role, Url, is_host_name, shown};
 use super::reader::{Leaf, Mismatch, quoted};
 use super::words::suggested;
 use crate::cluster;
+use crate::control::HOST_OF_FOUND;
 
 /// The address of a node's TLS listener: an IP address or a host name, and a port.
 pub(super) struct NodePass;
@@ -16,6 +17,12 @@ pub(super) struct NodeMqtt;
 
 /// A node's WebSocket listener: `HOST:PORT`, or `ws://HOST:PORT/PATH` if its path differs from the client's; `wss://` with TLS.
 pub(super) struct NodeWs;
+
+/// A node's HTTP API: `http://HOST:PORT`, or `https://` with TLS. The second part of the output is whether it uses TLS.
+pub(super) struct NodeApiUrl;
+
+/// What stands for the host of each node that is found.
+pub(super) const HOST_PLACE: &str = "{host}";
 
 /// A parsed [`NodeWs`].
 #[derive(Debug)]
@@ -55,6 +62,11 @@ fn of_node(
     url: impl Fn(String) -> String,
     role: Role,
 ) -> Result<cluster::NodeAddress, Mismatch> {
+    if let Some(port) = written.strip_prefix(HOST_PLACE).and_then(|rest| rest.strip_prefix(':'))
+        && let Ok(port @ 1..) = port.parse()
+    {
+        return Ok(cluster::NodeAddress::Host(HOST_OF_FOUND.to_owned(), port));
+    }
     let suggestion = suggested(&url(meant::address(written, role)));
     let refuse = |message: &str, hint: String| Err(Mismatch::new(format!("{} {message}", shown(whole)), hint));
     match split(written, whole, url, role)? {
@@ -131,6 +143,32 @@ fn usual(host: &str, role: Role) -> String {
     match address.rsplit_once(':') {
         Some((host, _)) => format!("{host}:{}", role.port),
         None => address,
+    }
+}
+
+impl Leaf for NodeApiUrl {
+    type Output = (cluster::NodeAddress, bool);
+
+    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
+        let written = text(value, Role::API, "one URL, that of the node's own API")?;
+        let url = Url::of(written);
+        let has_tls = url.known().is_some_and(|known| known.has_tls);
+        let whole = |address: String| match has_tls {
+            true => format!("https://{address}"),
+            false => format!("http://{address}"),
+        };
+        match (url.scheme, url.path) {
+            (Some("http" | "https"), "" | "/") if !written.contains('@') => {
+                Ok((of_node(url.host, written, whole, Role::API)?, has_tls))
+            }
+            _ => Err(Mismatch::new(
+                format!(
+                    "{} is not the URL of an API: http:// or https://, host and port",
+                    shown(written)
+                ),
+                format!("write {}", suggested(&whole(meant::address(url.host, Role::API)))),
+            )),
+        }
     }
 }
 

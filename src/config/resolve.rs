@@ -12,12 +12,12 @@ use super::notes::{note_repeats, required};
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use super::units::duration_text;
-use super::{Config, file, files, overlap, tls, tokens};
+use super::{Config, credentials, discovery, file, files, overlap, tls, tokens};
 use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster;
-use crate::cluster::{Endpoints, MemberEndpoint, NodeAddress};
+use crate::cluster::{Endpoints, MemberEndpoint, NodeAddress, NodeApi};
 use crate::control;
 use crate::net::dial;
 use crate::net::held;
@@ -44,6 +44,8 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         listeners,
         nodes,
         nodes_tls,
+        nodes_api,
+        discovery,
         affinity,
         limits,
         timeouts,
@@ -59,7 +61,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         admin,
         log,
     } = file;
-    let files = files::named(&listeners, &nodes_tls, &admin, base);
+    let files = files::named(&listeners, &nodes_tls, &nodes_api, &admin, base);
     let limits = limits.or_default();
     let timeouts = timeouts.or_default();
     let health = health.or_default();
@@ -88,7 +90,13 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
     let pacing = pacing.or_default();
     let connects_per_id = pacing.connects_per_id_per_minute.as_set().map(|given| given.value);
     let pacing = pacing_settings(pacing, &nodes, problems);
-    let (nodes, nodes_tls) = all_nodes(nodes, nodes_tls, base, problems);
+    let discovery = discovery.or_default();
+    let AllNodes {
+        members: nodes,
+        secured: nodes_tls,
+        template,
+    } = all_nodes(nodes, nodes_tls, &discovery, base, problems);
+    let discovery = discovery::resolve(discovery, template, nodes_tls.as_ref(), problems);
     let peek = peek::Limits {
         deadline: connect.or(peek::Limits::default().deadline),
     };
@@ -116,7 +124,11 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         greet: greet_settings(greet_timeout, greet_total, connects_per_id, greet.or_default()),
         relay: relay_settings(linger, idle_slack, idle_max, waiting_bytes, relay.or_default()),
         dial,
-        control: control_settings(health, pacing),
+        control: control::Settings {
+            api: api_settings(nodes_api.or_default(), base, problems),
+            discovery,
+            ..control_settings(health, pacing)
+        },
         drain: drain_settings(drain.or_default()),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default(), base, problems),
@@ -251,12 +263,22 @@ fn only_with_ws(place: &Place) -> Problem {
     problem.hint("add transport = \"ws\", or leave the key out")
 }
 
+/// The nodes of the file.
+struct AllNodes {
+    members: Vec<cluster::Member>,
+    /// TLS to them.
+    secured: Option<Nodes>,
+    /// What stands for every node that is found, and its place.
+    template: Option<(cluster::Member, Place)>,
+}
+
 fn all_nodes(
     written: Field<Vec<Spanned<file::Node>>>,
     nodes_tls: Field<tls::NodesTls>,
+    discovery: &file::Discovery,
     base: &Path,
     problems: &mut Vec<Problem>,
-) -> (Vec<cluster::Member>, Option<Nodes>) {
+) -> AllNodes {
     let nodes = at_least_one(
         written,
         "nodes",
@@ -296,7 +318,12 @@ fn all_nodes(
     let mqtts = given(&nodes, |n| &n.address).filter(|((_, has_tls), _)| *has_tls);
     let wss = given(&nodes, |n| &n.ws).filter(|(ws, _)| ws.has_tls);
     let needed_at = mqtts.map(|(_, place)| place).chain(wss.map(|(_, place)| place)).next();
+    let https = given(&nodes, |n| &n.api).filter(|((_, has_tls), _)| *has_tls);
+    let seeds = discovery.seeds.as_set().into_iter().flat_map(|seeds| &seeds.value);
+    let seeds = seeds.filter(|seed| seed.value.1).map(|seed| &seed.place);
+    let needed_at = needed_at.or(https.map(|(_, place)| place).chain(seeds).next());
     let secured = tls::nodes(nodes_tls, needed_at, base, problems);
+    let mut template = None;
     let members = nodes
         .into_iter()
         .filter_map(|Spanned { value, place }| {
@@ -309,13 +336,20 @@ fn all_nodes(
                 ws_proxy_protocol,
                 pass,
                 pass_proxy_protocol,
+                api,
                 weight,
                 connects_per_second,
                 connections_max,
             } = value;
             note_no_listener(&ws_proxy_protocol, &ws, "ws", problems);
             note_no_listener(&pass_proxy_protocol, &pass, "pass", problems);
-            let name = required(name, &place, "name = \"emqx1\"", problems);
+            let is_template = address
+                .as_set()
+                .is_some_and(|given| discovery::is_of_found(&given.value.0));
+            let name = match is_template {
+                true => discovery::no_name(&name, problems),
+                false => required(name, &place, "name = \"emqx1\"", problems),
+            };
             let address = required(address, &place, "address = \"10.0.0.11:1883\"", problems);
             let server_name = server_name.value();
             let to_node = |has_tls: bool, address: &NodeAddress| {
@@ -323,7 +357,7 @@ fn all_nodes(
                 secured.flatten()
             };
             let (address, has_tls) = address?;
-            Some(cluster::Member {
+            let member = cluster::Member {
                 name: name?,
                 endpoints: Endpoints {
                     mqtt: MemberEndpoint {
@@ -345,13 +379,26 @@ fn all_nodes(
                         proxy_protocol: pass_proxy_protocol.or(None),
                     }),
                 },
+                api: api.value().map(|(address, has_tls)| NodeApi {
+                    tls: to_node(has_tls, &address),
+                    address,
+                }),
                 weight: weight.or(cluster::WEIGHT_DEFAULT),
                 connects_per_second: connects_per_second.value(),
                 connections_max: connections_max.value(),
-            })
+            };
+            if is_template {
+                discovery::one_template(&mut template, member, place, problems);
+                return None;
+            }
+            Some(member)
         })
         .collect();
-    (members, secured)
+    AllNodes {
+        members,
+        secured,
+        template,
+    }
 }
 
 /// Notes keys about a listener that the node does not have.
@@ -525,10 +572,30 @@ fn pacing_settings(
     }
 }
 
+fn api_settings(written: file::NodesApi, base: &Path, problems: &mut Vec<Problem>) -> control::ApiSettings {
+    let file::NodesApi {
+        check,
+        credentials,
+        interval,
+        timeout,
+    } = written;
+    let default = control::ApiSettings::default();
+    control::ApiSettings {
+        check: check.or(default.check),
+        credentials: credentials::read(credentials, base, problems),
+        interval: interval.or(default.interval),
+        timeout: timeout.or(default.timeout),
+    }
+}
+
 fn control_settings(written: file::Health, pacing: control::Pacing) -> control::Settings {
     let file::Health {
         failures_max,
+        rise,
         probe,
+        probe_proxy,
+        interval,
+        down_share,
         down_min,
         down_max,
         on_down,
@@ -538,13 +605,19 @@ fn control_settings(written: file::Health, pacing: control::Pacing) -> control::
     let default = control::Settings::default();
     control::Settings {
         failures_max: failures_max.or(default.failures_max),
+        rise: rise.or(default.rise),
         probe: probe.or(default.probe),
+        probe_proxy: probe_proxy.or(default.probe_proxy),
+        interval: interval.value().or(default.interval),
+        down_share: down_share.or(default.down_share),
         down_min: down_min.or(default.down_min),
         down_max: down_max.or(default.down_max),
         on_down: on_down.or(default.on_down),
         on_down_rate: on_down_rate.or(default.on_down_rate),
         resolve_interval: resolve_interval.or(default.resolve_interval),
         pacing,
+        api: default.api,
+        discovery: default.discovery,
     }
 }
 

@@ -1,14 +1,15 @@
 //! The health of one endpoint: a state machine, to which every observation and the time are passed in.
 //!
 //! What clients meet only arouses suspicion, since a client may be its cause. A suspected endpoint is probed, and it goes
-//! down when the probes fail too. An endpoint that is down is probed until it answers.
+//! down when the probes fail too. An endpoint that is down is probed until it answers. One that is up may be probed at an
+//! interval, whether or not clients complain.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::settings::Settings;
-use crate::cluster::{Failure, Observed, Witness};
+use crate::cluster::{Failure, Observed, ProbeResult, Witness};
 
 /// How long after a failed probe of an endpoint that is still up the next one follows.
 const PROBE_AGAIN: Duration = Duration::from_millis(50);
@@ -29,8 +30,12 @@ pub(crate) struct Health {
     witnesses: Vec<Witness>,
     /// Probes that failed since it answered last.
     failed_probes: u32,
-    /// When it is probed next, if it may be.
+    /// While it is down: answers since the last failure.
+    answers: u32,
+    /// When it is probed next, if there is a reason to.
     probe_at: Option<Instant>,
+    /// When it is probed next although there is none.
+    regular_at: Option<Instant>,
     /// The probes under way.
     probing: u32,
     /// When the last probe began.
@@ -48,17 +53,6 @@ pub(crate) enum Change {
     CameBack,
 }
 
-/// The result of a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Probed {
-    /// The endpoint answered.
-    Answered,
-    /// It did not.
-    Failed,
-    /// This process could not ask, for want of a descriptor or a port. This says nothing about the endpoint.
-    NotAsked,
-}
-
 /// What an endpoint's health depends on beside the endpoint.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules<'a> {
@@ -66,6 +60,8 @@ pub(crate) struct Rules<'a> {
     /// Half of the nodes or more would be down with this one, so that clients do not count: the probes alone must fail as often
     /// as [`Settings::failures_max`] says.
     pub(crate) only_probes_count: bool,
+    /// So many would be down with this one that probes alone do not count either: at least one client must have met a failure.
+    pub(crate) must_be_confirmed: bool,
 }
 
 impl Health {
@@ -74,10 +70,15 @@ impl Health {
         self.down.is_some()
     }
 
+    /// How many different clients met a failure since it answered last: as many as count, at most.
+    pub(super) fn witnesses(&self) -> usize {
+        self.witnesses.len()
+    }
+
     /// Takes an observation of the path.
     pub(crate) fn observe(&mut self, observed: Observed, rules: Rules<'_>, now: Instant) -> Option<Change> {
         match observed {
-            Observed::Answered => self.answered(now),
+            Observed::Answered => self.answered(rules, now),
             // It is probed in any case.
             Observed::Failed(_) if self.is_down() => None,
             Observed::Failed(failure) => {
@@ -109,14 +110,34 @@ impl Health {
             self.probing += 1;
             self.probed_at = Some(now);
             self.probe_at = self.down.map(|interval| now + interval);
+            self.regular_at = None;
         }
         is_due
+    }
+
+    /// Has it probed at `at` if there is no other reason to before.
+    pub(super) fn plan(&mut self, at: Instant) {
+        if !self.is_planned() {
+            self.regular_at = Some(at);
+        }
+    }
+
+    /// Whether another probe follows in any case.
+    pub(super) fn is_planned(&self) -> bool {
+        self.is_in_question() || self.regular_at.is_some()
+    }
+
+    /// Whether probes have failed often enough to take it down, and it is up because too many others are not.
+    pub(super) fn is_kept_up(&self, settings: &Settings) -> bool {
+        !self.is_down() && self.failed_probes >= settings.failures_max
     }
 
     /// When the next probe is due: while it is up, only when no other is under way.
     pub(crate) fn next_probe(&self) -> Option<Instant> {
         let most = if self.is_down() { PROBES_MAX } else { 1 };
-        self.probe_at.filter(|_| self.probing < most)
+        let regular_at = self.regular_at.filter(|_| !self.is_down());
+        let due = [self.probe_at, regular_at].into_iter().flatten().min();
+        due.filter(|_| self.probing < most)
     }
 
     /// Whether a probe is under way or due.
@@ -125,22 +146,29 @@ impl Health {
     }
 
     /// Takes the result of the probe that began at `began`.
-    pub(crate) fn probed(&mut self, probed: Probed, began: Instant, rules: Rules<'_>, now: Instant) -> Option<Change> {
+    pub(crate) fn probed(
+        &mut self,
+        probed: ProbeResult,
+        began: Instant,
+        rules: Rules<'_>,
+        now: Instant,
+    ) -> Option<Change> {
         self.probing -= 1;
         match probed {
-            Probed::Answered => self.answered(now),
+            ProbeResult::Answered => self.answered(rules, now),
             // It has answered since: what was asked before is as good as answered.
-            Probed::Failed if self.answered_at.is_some_and(|answered_at| began < answered_at) => None,
-            Probed::Failed => {
+            ProbeResult::Failed if self.answered_at.is_some_and(|answered_at| began < answered_at) => None,
+            ProbeResult::Failed => {
                 if let Some(interval) = &mut self.down {
                     *interval = (*interval * 2).min(rules.settings.down_max);
                 }
                 self.failed_probes = self.failed_probes.saturating_add(1);
+                self.answers = 0;
                 let change = self.judge(rules);
                 self.probe_again(now);
                 change
             }
-            Probed::NotAsked => {
+            ProbeResult::NotAsked => {
                 self.probe_again(now);
                 None
             }
@@ -150,16 +178,25 @@ impl Health {
     fn probe_again(&mut self, now: Instant) {
         let at = match (self.down, self.probed_at) {
             (Some(interval), Some(last)) => now.max(last + interval),
+            // No client has failed there: some lost packets in a row are not to look like a node that is gone.
+            (None, Some(last)) if self.witnesses.is_empty() => now.max(last + SUSPICION_INTERVAL),
             _ => now + PROBE_AGAIN,
         };
         self.probe_at = Some(at);
     }
 
-    fn answered(&mut self, now: Instant) -> Option<Change> {
+    fn answered(&mut self, rules: Rules<'_>, now: Instant) -> Option<Change> {
+        self.answered_at = Some(now);
+        self.answers = self.answers.saturating_add(1);
+        if self.is_down() && self.answers < rules.settings.rise {
+            // Probed again as before; every failure makes it begin anew.
+            return None;
+        }
         self.witnesses.clear();
         self.failed_probes = 0;
+        self.answers = 0;
         self.probe_at = None;
-        self.answered_at = Some(now);
+        self.regular_at = None;
         self.down.take().map(|_| Change::CameBack)
     }
 
@@ -173,7 +210,11 @@ impl Health {
         if self.is_down() || self.failed_probes == 0 || failures < rules.settings.failures_max {
             return None;
         }
+        if rules.must_be_confirmed && self.witnesses.is_empty() {
+            return None;
+        }
         self.down = Some(rules.settings.down_min);
+        self.answers = 0;
         self.witnesses.clear();
         self.probe_at = self.probed_at.map(|last| last + rules.settings.down_min);
         Some(Change::WentDown)
@@ -190,6 +231,7 @@ mod tests {
         Rules {
             settings,
             only_probes_count: false,
+            must_be_confirmed: false,
         }
     }
 
@@ -209,7 +251,7 @@ mod tests {
         while !health.is_down() {
             at = health.next_probe().expect("in question");
             assert!(health.probe_is_due(at));
-            health.probed(Probed::Failed, at, rules(settings), at);
+            health.probed(ProbeResult::Failed, at, rules(settings), at);
         }
         health
     }
@@ -222,7 +264,7 @@ mod tests {
             assert_eq!(health.observe(client(number), rules(&settings), now), None);
         }
         assert!(health.probe_is_due(now));
-        assert_eq!(health.probed(Probed::Answered, now, rules(&settings), now), None);
+        assert_eq!(health.probed(ProbeResult::Answered, now, rules(&settings), now), None);
         assert!(!health.is_in_question(), "all of it is forgotten");
         for number in 0..2 {
             assert_eq!(health.observe(client(number), rules(&settings), now), None);
@@ -230,7 +272,7 @@ mod tests {
         let at = health.next_probe().expect("asked again");
         assert_eq!(at, now + SUSPICION_INTERVAL);
         assert!(health.probe_is_due(at));
-        let change = health.probed(Probed::Failed, at, rules(&settings), at);
+        let change = health.probed(ProbeResult::Failed, at, rules(&settings), at);
         assert_eq!(change, Some(Change::WentDown));
     }
 
@@ -240,7 +282,7 @@ mod tests {
         let mut health = Health::default();
         health.observe(client(1), rules(&settings), now);
         assert!(health.probe_is_due(now));
-        assert_eq!(health.probed(Probed::Failed, now, rules(&settings), now), None);
+        assert_eq!(health.probed(ProbeResult::Failed, now, rules(&settings), now), None);
         let change = health.observe(client(2), rules(&settings), now);
         assert_eq!(change, Some(Change::WentDown));
     }
@@ -263,7 +305,7 @@ mod tests {
             health.observe(observed, rules(&settings), now);
         }
         assert!(health.probe_is_due(now));
-        assert_eq!(health.probed(Probed::Failed, now, rules(&settings), now), None);
+        assert_eq!(health.probed(ProbeResult::Failed, now, rules(&settings), now), None);
         assert!(!health.is_down());
     }
 
@@ -273,6 +315,7 @@ mod tests {
         let rules = Rules {
             settings: &settings,
             only_probes_count: true,
+            must_be_confirmed: false,
         };
         let mut health = Health::default();
         for number in 0..100 {
@@ -281,7 +324,7 @@ mod tests {
         for failed in 1..=settings.failures_max {
             now = health.next_probe().expect("in question");
             assert!(health.probe_is_due(now));
-            let change = health.probed(Probed::Failed, now, rules, now);
+            let change = health.probed(ProbeResult::Failed, now, rules, now);
             let expected = (failed == settings.failures_max).then_some(Change::WentDown);
             assert_eq!(change, expected, "{failed}");
         }
@@ -303,11 +346,11 @@ mod tests {
             assert_eq!(health.next_probe(), Some(due));
             assert!(health.probe_is_due(due));
             assert!(!health.probe_is_due(due), "not before its time");
-            assert_eq!(health.probed(Probed::Failed, due, rules(&settings), due), None);
+            assert_eq!(health.probed(ProbeResult::Failed, due, rules(&settings), due), None);
         }
         let due = health.next_probe().expect("another one");
         assert!(health.probe_is_due(due));
-        let change = health.probed(Probed::Answered, due, rules(&settings), due);
+        let change = health.probed(ProbeResult::Answered, due, rules(&settings), due);
         assert_eq!(change, Some(Change::CameBack));
         assert!(!health.is_down() && !health.is_in_question());
     }
@@ -324,10 +367,10 @@ mod tests {
         assert_eq!(began.len(), PROBES_MAX as usize);
         assert!(began.is_sorted_by(|a, b| *b - *a == settings.down_min), "{began:?}");
         let now = began.pop().expect("a probe");
-        let change = health.probed(Probed::Answered, now, rules(&settings), now);
+        let change = health.probed(ProbeResult::Answered, now, rules(&settings), now);
         assert_eq!(change, Some(Change::CameBack));
         for began in began {
-            assert_eq!(health.probed(Probed::Failed, began, rules(&settings), now), None);
+            assert_eq!(health.probed(ProbeResult::Failed, began, rules(&settings), now), None);
         }
         assert!(!health.is_down() && !health.is_in_question());
     }
@@ -350,8 +393,78 @@ mod tests {
         for _ in 0..100 {
             now = health.next_probe().expect("asked again");
             assert!(health.probe_is_due(now));
-            assert_eq!(health.probed(Probed::NotAsked, now, rules(&settings), now), None);
+            assert_eq!(health.probed(ProbeResult::NotAsked, now, rules(&settings), now), None);
         }
         assert!(!health.is_down());
+    }
+
+    #[test]
+    fn beyond_the_share_probes_alone_take_nothing_down_and_one_client_beside_them_does() {
+        let (settings, mut now) = (Settings::default(), Instant::now());
+        let rules = Rules {
+            settings: &settings,
+            only_probes_count: true,
+            must_be_confirmed: true,
+        };
+        let mut health = Health::default();
+        health.suspect(now);
+        for _ in 0..100 {
+            now = health.next_probe().expect("asked again");
+            assert!(health.probe_is_due(now));
+            assert_eq!(health.probed(ProbeResult::Failed, now, rules, now), None);
+        }
+        assert!(health.is_kept_up(&settings));
+        assert_eq!(health.observe(client(1), rules, now), Some(Change::WentDown));
+        assert!(!health.is_kept_up(&settings));
+    }
+
+    #[test]
+    fn one_that_is_down_is_up_after_as_many_answers_in_a_row_as_the_settings_say() {
+        let settings = Settings {
+            rise: 3,
+            ..Settings::default()
+        };
+        let mut health = down(&settings, Instant::now());
+        let results = [true, true, false, true, true, true];
+        for (number, answers) in results.into_iter().enumerate() {
+            let due = health.next_probe().expect("another one");
+            assert!(health.probe_is_due(due));
+            let probed = match answers {
+                true => ProbeResult::Answered,
+                false => ProbeResult::Failed,
+            };
+            let change = health.probed(probed, due, rules(&settings), due);
+            assert_eq!(change.is_some(), number + 1 == results.len(), "{number}");
+        }
+        assert!(!health.is_down() && !health.is_in_question());
+    }
+
+    #[test]
+    fn a_planned_probe_waits_for_its_time_and_gives_way_to_one_with_a_reason() {
+        let (settings, now) = (Settings::default(), Instant::now());
+        let later = now + Duration::from_secs(60);
+        let mut health = Health::default();
+        health.plan(later);
+        assert!(!health.is_in_question() && health.is_planned());
+        assert_eq!(health.next_probe(), Some(later));
+        health.suspect(now);
+        assert!(health.probe_is_due(now));
+        assert_eq!(health.probed(ProbeResult::Answered, now, rules(&settings), now), None);
+        assert_eq!(health.next_probe(), None, "to be planned anew");
+    }
+
+    #[test]
+    fn without_a_client_that_fails_three_lost_probes_are_seconds_apart() {
+        let (settings, now) = (Settings::default(), Instant::now());
+        let mut health = Health::default();
+        health.plan(now);
+        let mut due = now;
+        for _ in 0..settings.failures_max {
+            due = health.next_probe().expect("another one");
+            assert!(health.probe_is_due(due));
+            health.probed(ProbeResult::Failed, due, rules(&settings), due);
+        }
+        assert!(health.is_down());
+        assert_eq!(due - now, SUSPICION_INTERVAL * (settings.failures_max - 1));
     }
 }

@@ -3,6 +3,9 @@
 //!
 //! The one writer of the cluster, on a thread of its own. The path reads the newest snapshot and never waits for the next.
 
+mod check;
+mod discovery;
+mod dns;
 mod health;
 mod probe;
 mod resolve;
@@ -13,6 +16,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,18 +26,25 @@ use tracing::field::display;
 
 use crate::base::events::{self, Events};
 use crate::base::log::{self, List, Throttled};
-use crate::cluster::{Clusters, Member, NodeId, PassiveHealth, Report};
+use crate::cluster::{Clusters, Member, NODES_MAX, NodeApi, NodeId, PassiveHealth, Report, WEIGHTS_MAX};
 
+use check::CheckChange;
+use discovery::{Discovered, FoundNodes};
 use health::Change;
 use state::{Changed, Reconfigured, Resolved, State};
 
-pub use probe::{Answer, NodeProber, ProbeDepth, Prober, Target, Unanswered};
-pub use settings::{OnDown, Pacing, Settings};
+pub use check::{Check, Checked};
+pub use discovery::{Discovery, Found, FoundAnswer, HOST_OF_FOUND, Source, SourceKind};
+pub use probe::{Answer, CheckAnswer, FindAnswer, NodeProber, Prober, Target, Unanswered};
+pub use settings::{ApiSettings, Credentials, OnDown, Pacing, ProbeDepth, ProbeProxy, Settings};
 pub use state::Wish;
 pub(crate) use state::WishError;
 
 /// How long one look-up of a host name may take before the listeners open without its answer.
 const FIRST_LOOKUP_MAX: Duration = Duration::from_secs(3);
+
+/// How long records are believed at least, whatever they say.
+const TTL_MIN: Duration = Duration::from_secs(5);
 
 /// The capacity of the queue of the resolver's answers.
 const LOOKUPS_MAX: usize = 64;
@@ -44,7 +55,8 @@ const ORDERS_MAX: usize = 8;
 /// An order to control.
 #[derive(Debug)]
 enum Order {
-    Reload(Reload, oneshot::Sender<Vec<NodeId>>),
+    /// Boxed, since it is far larger than the others.
+    Reload(Box<Reload>, oneshot::Sender<Vec<NodeId>>),
     SetWish {
         node: NodeId,
         wish: Wish,
@@ -66,7 +78,15 @@ pub struct Reload {
 
 /// Sends orders to control, which ends when the last handle is dropped.
 #[derive(Clone, Debug)]
-pub struct ControlHandle(mpsc::Sender<Order>);
+pub struct ControlHandle(mpsc::Sender<Order>, Arc<FindCounts>);
+
+/// Answers of the source of nodes, by what became of them.
+#[derive(Debug, Default)]
+pub(crate) struct FindCounts {
+    pub(crate) used: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) held_back: AtomicU64,
+}
 
 impl ControlHandle {
     /// Applies other nodes and settings. Returns the nodes that are no longer in the cluster.
@@ -74,7 +94,7 @@ impl ControlHandle {
     /// # Errors
     /// Control has ended.
     pub async fn reload(&self, reload: Reload) -> io::Result<Vec<NodeId>> {
-        self.request(|reply| Order::Reload(reload, reply)).await
+        self.request(|reply| Order::Reload(Box::new(reload), reply)).await
     }
 
     /// Sets the operator's wish for a node. The wish is in the published cluster when this returns, and lasts until the
@@ -95,6 +115,11 @@ impl ControlHandle {
         self.request(Order::AskUnknown).await
     }
 
+    /// Answers of the source of nodes so far.
+    pub(crate) fn finds(&self) -> &FindCounts {
+        &self.1
+    }
+
     async fn request<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<T> {
         let has_ended = || io::Error::other("control has ended");
         let (reply, answer) = oneshot::channel();
@@ -108,6 +133,13 @@ impl ControlHandle {
 pub struct Control {
     settings: Settings,
     state: State,
+    /// The nodes of the configuration.
+    members: Vec<Member>,
+    /// Those that were found beside them.
+    found: FoundNodes,
+    /// The question for them, while it is under way.
+    finding: JoinSet<(FoundAnswer, Option<Duration>)>,
+    finds: Arc<FindCounts>,
     clusters: Arc<Clusters>,
     /// Sent anew with each snapshot.
     published: watch::Sender<Settings>,
@@ -119,6 +151,8 @@ pub struct Control {
     probes: JoinSet<Result<(), Unanswered>>,
     /// Which endpoint each of them is for, and when it began.
     probed: HashMap<task::Id, (Arc<PassiveHealth>, Instant)>,
+    /// The questions to nodes' APIs under way.
+    checks: JoinSet<(NodeId, NodeApi, Checked)>,
     /// At most so many lines say that this process cannot probe.
     unable: Throttled,
     /// Who waits for an endpoint that has never answered.
@@ -143,9 +177,14 @@ impl Control {
         // Each node has one look-up in progress at a time, whose answer waits for room in the queue.
         let (resolver, answers) = mpsc::channel(LOOKUPS_MAX);
         let (handle, orders) = mpsc::channel(ORDERS_MAX);
+        let finds = Arc::<FindCounts>::default();
         let control = Self {
             published: watch::Sender::new(settings.clone()),
             settings,
+            members: members.to_vec(),
+            found: FoundNodes::default(),
+            finding: JoinSet::new(),
+            finds: Arc::clone(&finds),
             clusters: Clusters::new(state.snapshot()),
             events: Arc::default(),
             state,
@@ -154,12 +193,13 @@ impl Control {
             prober,
             probes: JoinSet::new(),
             probed: HashMap::new(),
+            checks: JoinSet::new(),
             unable: Throttled::default(),
             asking: Vec::new(),
             answers,
             resolver,
         };
-        (control, ControlHandle(handle))
+        (control, ControlHandle(handle, finds))
     }
 
     /// Where the snapshots are published.
@@ -177,8 +217,16 @@ impl Control {
         Arc::clone(&self.events)
     }
 
-    /// Looks up all host names once. One that cannot be resolved is a warning, and is tried again later.
+    /// Looks for nodes, and looks up all host names, once. One that cannot be resolved is a warning, and is tried again later.
     pub(crate) async fn resolve_at_start(&mut self) {
+        let due = Instant::now() + FIRST_LOOKUP_MAX;
+        self.find_due(Instant::now());
+        if !self.finding.is_empty() {
+            match tokio::time::timeout_at(due, self.finding.join_next()).await {
+                Ok(Some(joined)) => self.take_found(joined),
+                Ok(None) | Err(_) => tracing::warn!("nodes are still being looked for; starting without them"),
+            }
+        }
         let due = Instant::now() + FIRST_LOOKUP_MAX;
         let mut missing = self.look_up_due(Instant::now());
         while missing > 0 {
@@ -195,7 +243,13 @@ impl Control {
     /// since sockets stay on their thread.
     pub async fn run(mut self) {
         loop {
-            let wake = self.state.next_deadline();
+            let now = Instant::now();
+            self.probe_due(now);
+            self.check_due(now);
+            self.find_due(now);
+            self.look_up_due(now);
+            let find = self.settings.discovery.as_ref().and_then(|_| self.found.next(now));
+            let wake = [self.state.next_deadline(), find].into_iter().flatten().min();
             tokio::select! {
                 order = self.orders.recv() => match order {
                     Some(order) => self.take_order(order),
@@ -204,11 +258,10 @@ impl Control {
                 Some(report) = self.reports.recv() => self.take_report(&report, Instant::now()),
                 Some(answer) = self.answers.recv() => self.take_answer(&answer),
                 Some(joined) = self.probes.join_next_with_id() => self.take_probed(joined),
+                Some(Ok((node, api, checked))) = self.checks.join_next() => self.take_checked(node, &api, &checked),
+                Some(joined) = self.finding.join_next() => self.take_found(joined),
                 () = sleep_until(wake) => {}
             }
-            let now = Instant::now();
-            self.probe_due(now);
-            self.look_up_due(now);
         }
     }
 
@@ -221,7 +274,7 @@ impl Control {
         // In all of these, the receiver may have been dropped, which changes nothing.
         match order {
             Order::Reload(reload, reply) => {
-                let _ = reply.send(self.reload(reload));
+                let _ = reply.send(self.reload(*reload));
             }
             Order::SetWish { node, wish, reply } => {
                 let _ = reply.send(self.set_wish(node, wish));
@@ -241,8 +294,48 @@ impl Control {
             prober,
         } = reload;
         self.state.set_pacing(settings.pacing);
+        let source = |settings: &Settings| settings.discovery.as_ref().map(|discovery| discovery.source.clone());
+        if source(&settings) != source(&self.settings) {
+            self.finding.abort_all();
+            self.finding = JoinSet::new();
+            match settings.discovery {
+                Some(_) => self.found.begin_anew(),
+                None => self.found = FoundNodes::default(),
+            }
+        }
         self.settings = settings;
         self.prober = prober;
+        self.members = members;
+        self.reconfigure()
+    }
+
+    /// Applies the nodes of the configuration and those that were found. Returns those that are no longer in the cluster.
+    fn reconfigure(&mut self) -> Vec<NodeId> {
+        let mut members = self.members.clone();
+        if let Some(discovery) = &self.settings.discovery {
+            let mut weights: usize = members.iter().map(|member| usize::from(member.weight)).sum();
+            let mut left_out = 0;
+            for (name, host) in self.found.in_force() {
+                // The configuration says more of a node that it names.
+                if self.members.iter().any(|member| member.name == name) {
+                    continue;
+                }
+                let member = discovery.member(name, host);
+                weights += usize::from(member.weight);
+                let known = self.state.known_count() + members.len();
+                if members.len() >= NODES_MAX || weights > WEIGHTS_MAX || known >= usize::from(u16::MAX) {
+                    left_out += 1;
+                } else {
+                    members.push(member);
+                }
+            }
+            if left_out > 0 {
+                tracing::warn!(
+                    left_out,
+                    "found more nodes than a cluster may have, or too many new names for this process"
+                );
+            }
+        }
         let Reconfigured { added, moved, removed } = self.state.reconfigure(&members, Instant::now());
         self.publish();
         for (node, address) in added {
@@ -307,6 +400,7 @@ impl Control {
 
     /// Starts the probes that are due.
     fn probe_due(&mut self, now: Instant) {
+        self.state.plan_probes(&self.settings, now);
         for target in self.state.due_probes(now) {
             let passive = Arc::clone(&target.endpoint.passive);
             let probe = self.probes.spawn_local(self.prober.probe(target));
@@ -342,11 +436,42 @@ impl Control {
         let changed = self
             .state
             .probed(&passive, &answer, began, &self.settings, Instant::now());
-        if let Some(changed) = changed {
+        if self.state.take_findings() || changed.is_some() {
             self.publish();
+        }
+        for (node, kind, why) in self.state.take_kept_up() {
+            tracing::warn!(
+                %node, endpoint = kind.name(), why,
+                "probes of node fail, but it stays in use: more nodes than health.down_share allows would be down by probes alone"
+            );
+        }
+        if let Some(changed) = changed {
             self.tell(&changed);
         }
         self.answer_asking();
+    }
+
+    /// Asks the APIs that are to be asked now.
+    fn check_due(&mut self, now: Instant) {
+        for (node, api) in self.state.due_checks(now) {
+            let check = self.prober.check(api.clone());
+            // A panic in it would leave the node unasked.
+            self.checks.spawn_local(async move {
+                let checked = task::spawn_local(check).await;
+                let checked = checked.unwrap_or_else(|error| Checked::Unanswered(error.to_string()));
+                (node, api, checked)
+            });
+        }
+    }
+
+    fn take_checked(&mut self, node: NodeId, api: &NodeApi, checked: &Checked) {
+        let changed = self.state.checked(node, api, checked, &self.settings, Instant::now());
+        if self.state.take_findings() || changed.is_some() {
+            self.publish();
+        }
+        if let Some((node, change)) = changed {
+            log_check(&node, api, &change);
+        }
     }
 
     fn answer_asking(&mut self) {
@@ -354,6 +479,48 @@ impl Control {
         for reply in self.asking.drain(..) {
             // Who has asked may be gone.
             let _ = reply.send(more);
+        }
+    }
+
+    /// Asks for nodes, if that is due.
+    fn find_due(&mut self, now: Instant) {
+        if let Some(discovery) = &self.settings.discovery
+            && self.found.is_due(now)
+        {
+            self.finding.spawn_local(self.prober.find(discovery.source.clone()));
+        }
+    }
+
+    fn take_found(&mut self, joined: Result<(FoundAnswer, Option<Duration>), JoinError>) {
+        let Some((interval, grace)) = self.settings.discovery.as_ref().map(|d| (d.interval, d.grace)) else {
+            return;
+        };
+        let (answer, ttl) = joined.unwrap_or_else(|error| (Err(format!("the question panicked: {error}")), None));
+        let interval = ttl.map_or(interval, |ttl| ttl.clamp(TTL_MIN.min(interval), interval));
+        let interval = self.state.jittered(interval);
+        let said = self.found.answered(&answer, interval, grace, Instant::now());
+        let counted = match (self.found.has_failed(), self.found.holds_back()) {
+            (true, _) => &self.finds.failed,
+            (false, true) => &self.finds.held_back,
+            (false, false) => &self.finds.used,
+        };
+        counted.fetch_add(1, Ordering::Relaxed);
+        for discovered in said {
+            match discovered {
+                Discovered::Changed => drop(self.reconfigure()),
+                Discovered::Failed(why) => {
+                    tracing::warn!(why, "nodes cannot be looked for; keeping those found before");
+                }
+                Discovered::Again => tracing::info!("nodes can be looked for again"),
+                Discovered::HeldBack { missing, of } => tracing::warn!(
+                    missing,
+                    of,
+                    "more than half of the nodes are missing in an answer; keeping them until it has been so for discovery.grace"
+                ),
+                Discovered::Missing(node) => {
+                    tracing::info!(node, "node is missing in an answer; keeping it for discovery.grace");
+                }
+            }
         }
     }
 
@@ -423,6 +590,34 @@ fn log_change(changed: &Changed) {
             tracing::warn!(%node, endpoint, address = asked, why, "node is down");
         }
         Change::CameBack => tracing::info!(%node, endpoint, address = address.map(display), "node is up again"),
+    }
+}
+
+/// Logs a change of what a node's API says.
+fn log_check(node: &str, api: &NodeApi, change: &CheckChange) {
+    let api = display(api);
+    match change {
+        CheckChange::Drains => {
+            tracing::info!(node, api, "node is draining: its API says that it takes no new clients");
+        }
+        CheckChange::Takes => tracing::info!(node, api, "node takes new clients: its API says so"),
+        CheckChange::Unusable(status) => {
+            tracing::warn!(
+                node,
+                api,
+                status,
+                "node's API cannot be used to check it; its state depends on probes and clients alone"
+            );
+        }
+        CheckChange::Silent(why) => {
+            tracing::warn!(
+                node,
+                api,
+                why = &**why,
+                "node's API does not answer; its state depends on probes and clients alone"
+            );
+        }
+        CheckChange::Usable => tracing::info!(node, api, "node's API can be used again"),
     }
 }
 

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use fastrand::Rng;
 use tokio::time::Instant;
 
 use crate::base::clock;
 use crate::cluster::{
-    Cluster, ConnectRate, Endpoint, EndpointKind, Endpoints, KnownNode, Member, MemberEndpoint, Node, NodeAddress,
-    NodeId, NodeLoad, Observed, PassiveHealth, Report, Ring, SlowStart, WEIGHT_MAX, WEIGHT_MIN, WEIGHTS_MAX,
+    Cluster, ConnectRate, Endpoint, EndpointKind, Endpoints, Finding, FindingSource, KnownNode, Member, MemberEndpoint,
+    Node, NodeAddress, NodeApi, NodeId, NodeLoad, Observed, PassiveHealth, ProbeResult, Report, Ring, SlowStart,
+    Verdict, WEIGHT_MAX, WEIGHT_MIN, WEIGHTS_MAX,
 };
 
-use super::health::{Change, Health, Probed, Rules};
+use super::check::{CheckChange, Checked, NodeCheck};
+use super::health::{Change, Health, Rules};
 use super::probe::{Target, Unanswered};
 use super::settings::{Pacing, Settings};
 
@@ -68,6 +71,10 @@ pub(super) struct State {
     /// milliseconds.
     ring: Arc<Ring>,
     pacing: Pacing,
+    /// Findings have changed since they were published last, and no state with them.
+    has_findings: bool,
+    /// Draws jitter.
+    rng: Rng,
 }
 
 /// One node of the cluster.
@@ -84,6 +91,8 @@ struct NodeControl {
     /// When it began to take clients again; `None` if it did from the start of the process.
     came_back: Option<Instant>,
     wishes: Wishes,
+    /// What its own API says, if it is asked.
+    check: Option<NodeCheck>,
     load: Arc<NodeLoad>,
 }
 
@@ -108,8 +117,14 @@ struct EndpointControl {
     /// A look-up is under way, and no second one is started beside it.
     is_looking_up: bool,
     health: Health,
+    /// What came of the last probe that was asked.
+    probed: Option<ProbeResult>,
     /// Why the last probe that failed has failed.
     unanswered: Option<Arc<Unanswered>>,
+    /// Probes alone would have taken it down, and too many others are down.
+    is_kept_up: bool,
+    /// That has been said.
+    is_said: bool,
     /// The last look-up has failed.
     is_unresolved: bool,
     passive: Arc<PassiveHealth>,
@@ -158,6 +173,8 @@ impl State {
             seed,
             ring: Arc::new(Ring::build(seed, &[])),
             pacing: Pacing::default(),
+            has_findings: false,
+            rng: Rng::new(),
         };
         state.reconfigure(members, now);
         // The balancer is new, and not the nodes.
@@ -236,6 +253,14 @@ impl State {
 
     /// Takes an observation of the path. Returns how the endpoint's state has changed, if it has.
     pub(super) fn observe(&mut self, report: &Report, settings: &Settings, now: Instant) -> Option<Changed> {
+        if report.observed == Observed::Answered
+            && let Some(endpoint) = self
+                .endpoints_mut()
+                .find(|endpoint| Arc::ptr_eq(&endpoint.passive, &report.passive))
+        {
+            // An older probe has no say any more.
+            endpoint.probed = None;
+        }
         self.change(&report.passive, settings, now, |node, health, rules| {
             if let Observed::Failed { .. } = report.observed {
                 node.look_up_soon(now);
@@ -254,26 +279,42 @@ impl State {
         now: Instant,
     ) -> Option<Changed> {
         let probed = match answer {
-            Ok(()) => Probed::Answered,
-            Err(Unanswered { was_asked: true, .. }) => Probed::Failed,
-            Err(Unanswered { was_asked: false, .. }) => Probed::NotAsked,
+            Ok(()) => ProbeResult::Answered,
+            Err(Unanswered { was_asked: true, .. }) => ProbeResult::Failed,
+            Err(Unanswered { was_asked: false, .. }) => ProbeResult::NotAsked,
         };
-        if let Some(endpoint) = self
-            .endpoints_mut()
-            .find(|endpoint| Arc::ptr_eq(&endpoint.passive, passive))
-            && let Err(unanswered) = answer
-            && unanswered.was_asked
-        {
-            endpoint.unanswered = Some(Arc::new(unanswered.clone()));
+        let node = self.nodes.iter_mut().find_map(|node| {
+            let mut endpoints = node.endpoints.iter_mut();
+            let (kind, endpoint) = endpoints.find(|(_, endpoint)| Arc::ptr_eq(&endpoint.passive, passive))?;
+            Some((kind, endpoint, &node.load))
+        });
+        if let Some((kind, endpoint, load)) = node {
+            load.asked
+                .count_probe(kind, probed, now.saturating_duration_since(began));
+            let before = endpoint.probed;
+            if probed != ProbeResult::NotAsked {
+                endpoint.probed = Some(probed);
+            }
+            // What is shown of it changes, even if its state does not.
+            self.has_findings |= before != endpoint.probed;
+            if let Err(unanswered) = answer
+                && unanswered.was_asked
+            {
+                endpoint.unanswered = Some(Arc::new(unanswered.clone()));
+            }
         }
         self.change(passive, settings, now, |node, health, rules| {
             match probed {
-                Probed::Answered => {
+                ProbeResult::Answered => {
                     passive.has_answered.store(true, Ordering::Relaxed);
                     passive.has_failed.store(false, Ordering::Relaxed);
                 }
-                Probed::Failed => node.look_up_soon(now),
-                Probed::NotAsked => {}
+                ProbeResult::Failed => {
+                    // So that the next client that it accepts is reported, which is worth more than a probe.
+                    passive.has_failed.store(true, Ordering::Relaxed);
+                    node.look_up_soon(now);
+                }
+                ProbeResult::NotAsked => {}
             }
             health.probed(probed, began, rules, now)
         })
@@ -299,6 +340,9 @@ impl State {
         let rules = Rules {
             settings,
             only_probes_count: (down + 1) * 2 > count,
+            // One that has never answered anyone is no loss.
+            must_be_confirmed: (down + 1) * 100 > count * usize::from(settings.down_share)
+                && passive.has_answered.load(Ordering::Relaxed),
         };
         let node = &mut self.nodes[place];
         // Out of the node while both are changed.
@@ -306,6 +350,10 @@ impl State {
         let change = change(node, &mut health, rules);
         let endpoint = node.endpoints.get_mut(kind)?;
         endpoint.health = health;
+        let is_kept_up = endpoint.health.is_kept_up(settings);
+        self.has_findings |= is_kept_up != endpoint.is_kept_up;
+        endpoint.is_kept_up = is_kept_up;
+        endpoint.is_said &= is_kept_up;
         // Where another endpoint has answered all the time, it is no other node than before.
         let was_all_down = node
             .endpoints
@@ -328,6 +376,50 @@ impl State {
         })
     }
 
+    /// How many names of nodes this process has known.
+    pub(super) fn known_count(&self) -> usize {
+        self.known.len()
+    }
+
+    /// An interval that is a tenth longer or shorter at most.
+    pub(super) fn jittered(&mut self, interval: Duration) -> Duration {
+        jittered(interval, &mut self.rng)
+    }
+
+    /// Takes what the API of a node answered. Returns the node's name and what has changed, if anything has.
+    pub(super) fn checked(
+        &mut self,
+        node: NodeId,
+        api: &NodeApi,
+        checked: &Checked,
+        settings: &Settings,
+        now: Instant,
+    ) -> Option<(Arc<str>, CheckChange)> {
+        let interval = jittered(settings.api.interval, &mut self.rng);
+        let node = self.nodes.iter_mut().find(|known| known.id == node)?;
+        // It may have another API by now.
+        let check = node.check.as_mut().filter(|check| check.api == *api)?;
+        node.load.asked.count_check(checked.result());
+        let before = check.finding();
+        let change = check.checked(checked, interval, now);
+        self.has_findings |= check.finding() != before;
+        Some((Arc::clone(&node.name), change?))
+    }
+
+    /// Returns the APIs that are to be asked now, and counts them as being asked.
+    pub(super) fn due_checks(&mut self, now: Instant) -> Vec<(NodeId, NodeApi)> {
+        let checks = self.nodes.iter_mut().filter_map(|node| {
+            let check = node.check.as_mut()?;
+            check.is_due(now).then(|| (node.id, check.api.clone()))
+        });
+        checks.collect()
+    }
+
+    /// Whether what is shown of the nodes has changed without a change of state, since this was asked last.
+    pub(super) fn take_findings(&mut self) -> bool {
+        std::mem::take(&mut self.has_findings)
+    }
+
     /// Has every endpoint probed that has never answered and is not down.
     pub(super) fn ask_unknown(&mut self, now: Instant) {
         let unknown = self.endpoints_mut().filter(|endpoint| endpoint.is_unknown());
@@ -342,6 +434,34 @@ impl State {
         endpoints.any(|(_, endpoint)| {
             endpoint.is_unknown() && !endpoint.addresses.is_empty() && endpoint.health.is_in_question()
         })
+    }
+
+    /// Plans the probes of endpoints that are up, if they are probed at an interval.
+    pub(super) fn plan_probes(&mut self, settings: &Settings, now: Instant) {
+        let Some(interval) = settings.interval else {
+            return;
+        };
+        let rng = &mut self.rng;
+        for (_, endpoint) in self.nodes.iter_mut().flat_map(|node| node.endpoints.iter_mut()) {
+            if !endpoint.health.is_planned() {
+                endpoint.health.plan(now + jittered(interval, rng));
+            }
+        }
+    }
+
+    /// The endpoints that stay in use although probes fail, with what the last one met: each once, until it has answered.
+    pub(super) fn take_kept_up(&mut self) -> Vec<(Arc<str>, EndpointKind, Option<String>)> {
+        let mut kept_up = Vec::new();
+        for node in &mut self.nodes {
+            for (kind, endpoint) in node.endpoints.iter_mut() {
+                if endpoint.is_kept_up && !endpoint.is_said {
+                    endpoint.is_said = true;
+                    let why = endpoint.unanswered.as_ref().map(|unanswered| unanswered.why.clone());
+                    kept_up.push((Arc::clone(&node.name), kind, why));
+                }
+            }
+        }
+        kept_up
     }
 
     /// Returns the probes that are due, and counts them as under way.
@@ -411,20 +531,23 @@ impl State {
         Some((name, resolved?))
     }
 
-    /// When the next probe or look-up is due.
+    /// When the next probe, look-up or question to an API is due.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.nodes
-            .iter()
-            .flat_map(|node| node.endpoints.iter())
-            .flat_map(|(_, endpoint)| [endpoint.next_lookup(), endpoint.next_probe()])
-            .flatten()
-            .min()
+        let endpoints = self.nodes.iter().flat_map(|node| node.endpoints.iter());
+        let endpoints = endpoints.flat_map(|(_, endpoint)| [endpoint.next_lookup(), endpoint.next_probe()]);
+        let checks = self.nodes.iter().filter_map(|node| node.check.as_ref()?.next());
+        endpoints.flatten().chain(checks).min()
     }
 
     fn endpoints_mut(&mut self) -> impl Iterator<Item = &mut EndpointControl> {
         let endpoints = self.nodes.iter_mut().flat_map(|node| node.endpoints.iter_mut());
         endpoints.map(|(_, endpoint)| endpoint)
     }
+}
+
+/// An interval that is a tenth longer or shorter at most, so that balancers and nodes do not fall into step.
+fn jittered(interval: Duration, rng: &mut Rng) -> Duration {
+    interval.mul_f64(0.9 + 0.2 * rng.f64())
 }
 
 /// Checks the weight of a node, beside others that add up to `others`.
@@ -462,6 +585,7 @@ impl NodeControl {
             connections_max: member.connections_max,
             came_back: Some(now),
             wishes: Wishes::default(),
+            check: member.api.clone().map(|api| NodeCheck::new(api, now)),
             load: known.load,
         }
     }
@@ -481,8 +605,13 @@ impl NodeControl {
                 EndpointControl::new(member, now)
             }
         });
+        let check = match (self.check, &member.api) {
+            (Some(check), Some(api)) if check.api == *api => Some(check),
+            (_, api) => api.clone().map(|api| NodeCheck::new(api, now)),
+        };
         Self {
             endpoints,
+            check,
             weight: member.weight,
             connects_per_second: member.connects_per_second,
             connections_max: member.connections_max,
@@ -512,11 +641,29 @@ impl NodeControl {
             name: Arc::clone(&self.name),
             endpoints: self.endpoints.map(|_, endpoint| endpoint.endpoint()),
             weight: self.weight(),
-            is_draining: self.wishes.draining,
+            is_draining: self.wishes.draining || self.check.as_ref().is_some_and(NodeCheck::drains),
+            findings: self.findings().collect(),
             connect_rate: self.connect_rate(pacing),
             connections_max: self.connections_max,
             load: Arc::clone(&self.load),
         }
+    }
+
+    /// What each source says of it. Sources that have nothing to say, as those of a healthy node, are left out, but for what has
+    /// answered.
+    fn findings(&self) -> impl Iterator<Item = Finding> {
+        let operator = self.wishes.draining.then_some(Finding {
+            source: FindingSource::Operator,
+            endpoint: None,
+            verdict: Verdict::Draining,
+            why: None,
+        });
+        let api = self.check.as_ref().map(NodeCheck::finding);
+        let endpoints = self
+            .endpoints
+            .iter()
+            .flat_map(|(kind, endpoint)| endpoint.findings(kind));
+        operator.into_iter().chain(api).chain(endpoints)
     }
 
     /// The node may have another address: brings its next look-up forward.
@@ -530,6 +677,43 @@ impl NodeControl {
 }
 
 impl EndpointControl {
+    /// What each source says of it.
+    fn findings(&self, kind: EndpointKind) -> impl Iterator<Item = Finding> {
+        let of = move |source, verdict, why| Finding {
+            source,
+            endpoint: Some(kind),
+            verdict,
+            why,
+        };
+        let lookup = (self.is_unresolved || self.addresses.is_empty()).then(|| {
+            let (verdict, why) = match (self.addresses.is_empty(), self.is_unresolved) {
+                (true, true) => (Verdict::Failing, "its host name cannot be resolved"),
+                (true, false) => (Verdict::Unknown, "its host name is not resolved yet"),
+                (false, _) => (
+                    Verdict::Unknown,
+                    "its host name cannot be resolved; its last address is kept",
+                ),
+            };
+            of(FindingSource::Lookup, verdict, Some(why.into()))
+        });
+        let probe = self.probed.map(|probed| match (probed, &self.unanswered) {
+            (ProbeResult::Failed, Some(unanswered)) => {
+                let verdict = match self.is_kept_up {
+                    true => Verdict::Overruled,
+                    false => Verdict::Failing,
+                };
+                of(FindingSource::Probe, verdict, Some(unanswered.why.as_str().into()))
+            }
+            _ => of(FindingSource::Probe, Verdict::Up, None),
+        });
+        let clients = self.health.witnesses();
+        let clients = (clients > 0).then(|| {
+            let why = format!("{clients} clients have met failures since it answered last");
+            of(FindingSource::Clients, Verdict::Failing, Some(why.into()))
+        });
+        lookup.into_iter().chain(probe).chain(clients)
+    }
+
     /// Whether it has never answered and is not down.
     fn is_unknown(&self) -> bool {
         !self.health.is_down() && !self.passive.has_answered.load(Ordering::Relaxed)
@@ -557,7 +741,10 @@ impl EndpointControl {
             looked_up: None,
             is_looking_up: false,
             health: Health::default(),
+            probed: None,
             unanswered: None,
+            is_kept_up: false,
+            is_said: false,
             is_unresolved: false,
             passive: Arc::default(),
         }

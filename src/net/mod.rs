@@ -3,6 +3,7 @@
 pub mod descriptors;
 pub mod dial;
 pub mod held;
+pub mod http;
 pub mod node;
 pub mod reports;
 pub mod socket;

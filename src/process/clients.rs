@@ -192,7 +192,10 @@ impl Handle {
         let key = key.or(last_end.as_ref().map(|end| (end.placement, end.ring_hash)));
         let affinity = &self.0.shared.affinity;
         let (placement, ring_hash) = key.unwrap_or_else(|| match affinity.key {
-            Key::ClientId => (PlacementKey::of(affinity.part(id)), cluster.ring().hash(affinity.part(id))),
+            Key::ClientId => (
+                PlacementKey::of(affinity.part(id)),
+                cluster.ring().hash(affinity.part(id)),
+            ),
             Key::Username | Key::ClientAddress | Key::CertificateCn => (PlacementKey::NONE, 0),
         });
         let hash = placement.hash();

@@ -21,7 +21,7 @@ use crate::admin::settings as admin;
 use crate::base::events::{Change, Events};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
-use crate::cluster::{EndpointKind, NodeId, NodeState};
+use crate::cluster::{EndpointKind, Finding, NodeId, NodeState};
 use crate::config::{self, Config};
 use crate::control::{ControlHandle, Wish};
 use crate::path::connection::Shared;
@@ -78,8 +78,10 @@ pub struct NodeStatus {
     pub weight: u16,
     /// The configured weight; `None` if it was removed from the configuration.
     pub configured_weight: Option<u16>,
-    /// The operator is draining it: it gets no new clients.
+    /// The operator is draining it, or its own API says so: it gets no new clients.
     pub is_draining: bool,
+    /// What each source says of it: why its endpoints are in their states.
+    pub findings: Arc<[Finding]>,
     /// So many of its connections are being closed per second, at the operator's order.
     pub closing_rate: Option<u32>,
     /// The states of its endpoints.
@@ -175,6 +177,7 @@ impl Handle {
             configured_weight: configured.get(&*node.name).copied(),
             is_draining: node.is_draining,
             closing_rate: self.0.closings.rate(node.id),
+            findings: Arc::clone(&node.findings),
             endpoints: node
                 .endpoints
                 .iter()
@@ -191,6 +194,7 @@ impl Handle {
             configured_weight: None,
             is_draining: true,
             closing_rate: self.0.closings.rate(id),
+            findings: Arc::default(),
             endpoints: Vec::new(),
             connections: known.load.connections.load(Ordering::Relaxed),
         });

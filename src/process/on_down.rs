@@ -117,6 +117,7 @@ mod tests {
             is_draining: false,
             connect_rate: None,
             connections_max: None,
+            findings: Arc::default(),
             load: Arc::default(),
         }
     }

@@ -159,7 +159,9 @@ pub(super) fn prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> Arc
         tls: Arc::clone(tls),
         greet_timeout: config.greet.timeout,
         depth: config.control.probe,
+        probe_proxy: config.control.probe_proxy,
         instance,
+        api: config.control.api.clone(),
     })
 }
 

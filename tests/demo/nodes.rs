@@ -29,6 +29,7 @@ impl Balanced {
         let member = |node: &Node| Member {
             name: node.name().to_owned(),
             endpoints: Endpoints::only(MemberEndpoint::plain(NodeAddress::Socket(node.address()))),
+            api: None,
             weight: WEIGHT_DEFAULT,
             connects_per_second: None,
             connections_max: None,

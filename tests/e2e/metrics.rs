@@ -34,6 +34,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_connections", &["listener"]),
     ("remora_connections_max", &[]),
     ("remora_connects_total", &["version", "result"]),
+    ("remora_discovery_answers_total", &["result"]),
     ("remora_draining", &[]),
     ("remora_ends_total", &["cause"]),
     ("remora_held_bytes", &[]),
@@ -50,6 +51,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_node_state", &["node", "endpoint", "state"]),
     ("remora_pace_wait_seconds_total", &["node"]),
     ("remora_pace_waits_total", &["node"]),
+    ("remora_node_checks_total", &["node", "result"]),
+    ("remora_probes_overruled", &[]),
+    ("remora_probes_total", &["node", "endpoint", "result"]),
+    ("remora_probe_duration_seconds", &["node", "endpoint"]),
     ("remora_panics_total", &[]),
     ("remora_placements", &[]),
     ("remora_placements_evicted_total", &[]),
@@ -84,6 +89,11 @@ fn closed_series() -> Vec<String> {
             &["home", "placement", "spill", "full", "anonymous"],
         ),
         of("remora_config_reloads_total", "result", &["success", "failure"]),
+        of(
+            "remora_discovery_answers_total",
+            "result",
+            &["used", "failed", "held_back"],
+        ),
     ]
     .concat();
     for node in ["node0", "node1"] {
@@ -100,6 +110,13 @@ fn closed_series() -> Vec<String> {
         let failures = ["dial", "tls", "upgrade", "silent", "not_mqtt", "late"];
         of_node("remora_node_failures_total", "reason", &failures);
         of_node("remora_node_bytes_total", "direction", &["to_node", "to_client"]);
+        let checks = ["available", "unavailable", "unusable", "unanswered"];
+        of_node("remora_node_checks_total", "result", &checks);
+        for result in ["answered", "failed", "not_asked"] {
+            all.push(format!(
+                "remora_probes_total{{node=\"{node}\",endpoint=\"mqtt\",result=\"{result}\"}}"
+            ));
+        }
     }
     for version in ["3.1", "3.1.1", "5", "unknown"] {
         for result in ["accepted", "refused", "unread", "failed"] {
@@ -300,8 +317,9 @@ fn a_node_has_series_until_it_has_left_and_its_last_connection_is_gone() {
     assert!(all > 50 && all == of("node1"), "{all}");
     let without = config.replace(&cluster.nodes[0].toml(100), "");
     program.reload(&without);
-    // It has no state any more, and all that was counted.
-    assert_eq!(of("node0"), all - 3);
+    // It has no state any more and is not asked any more (three results of probes, a duration, four of checks); and all that was
+    // counted of its clients.
+    assert_eq!(of("node0"), all - 3 - 8);
     client.reset();
     wait::until("the end", || of("node0") == 0);
     program.reload(&config);

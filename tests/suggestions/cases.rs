@@ -280,6 +280,17 @@ const LISTENER: Cases = &[
 ];
 
 const NODES: Cases = &[
+    ("api = \"10.0.0.19:18083\"", &["api = \"http://10.0.0.19:18083\""]),
+    ("api = \"http://10.0.0.19\"", &["api = \"http://10.0.0.19:18083\""]),
+    (
+        "api = \"https://emqx9.example:18084/api/v5/nodes\"",
+        &["api = \"https://emqx9.example:18084\""],
+    ),
+    ("api = 18083", &["api = \"http://10.0.0.11:18083\""]),
+    (
+        "api = \"http://key:secret@10.0.0.19:18083\"",
+        &["api = \"http://10.0.0.19:18083\""],
+    ),
     ("address = \"ssl://h:8883\"", &["address = \"mqtts://h:8883\""]),
     ("address = \"tls://h:8883\"", &["address = \"mqtts://h:8883\""]),
     ("address = \"MQTTS://h:8883\"", &["address = \"mqtts://h:8883\""]),
@@ -384,6 +395,7 @@ const NODES: Cases = &[
 ];
 
 const TABLES: Cases = &[
+    ("[health]\ninter = 5", &["interval = \"5s\""]),
     ("[timeouts]\nconnect = 5", &["connect = \"5s\""]),
     ("[timeouts]\nconnect = 5000", &["connect = \"5s\""]),
     ("[timeouts]\ndial = 500", &["dial = \"500ms\""]),
@@ -478,10 +490,13 @@ const TABLES: Cases = &[
     ("[log]\nformat = \"plain\"", &["format = \"text\""]),
     ("[log]\nformat = true", &["format = \"text\"", "format = \"json\""]),
     ("[log]\nconnections = false", &["connections = \"none\""]),
-    ("[health]\ninterval = \"5s\"", &["down_min = \"5s\"; down_max = \"5s\""]),
+    (
+        "[health]\nfail_timeout = \"5s\"",
+        &["down_min = \"5s\"; down_max = \"5s\""],
+    ),
     ("[health]\nfall = 5", &["failures_max = 5"]),
     ("[health]\nprobe = \"tcp\"", &["probe = \"connect\""]),
-    ("[health]\nrise = 2", &["failures_max = 3"]),
+    ("[health]\nrise = 2", &["rise = 2"]),
     ("[health]\ntimeout = \"4s\"", &["dial = \"4s\""]),
     ("[drain]\ntimeout = \"1m\"", &["grace = \"1m\""]),
     ("[affinity]\nkey = \"client_ip\"", &["key = \"client_address\""]),

@@ -34,6 +34,7 @@ impl Folder {
             ("tls.key", &key),
             ("privkey.pem", &key),
             ("ca.pem", &authority.pem().to_owned()),
+            ("api.key", &"key:secret:viewer\n".to_owned()),
             ("crl.pem", &crl),
             ("other.pem", &both.chain),
             ("other.key", &both.key),

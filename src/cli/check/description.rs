@@ -172,6 +172,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
     let Member {
         name,
         endpoints,
+        api,
         weight,
         connects_per_second,
         connections_max,
@@ -190,6 +191,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
                 .map(|pass| format!("TLS passed to {}", pass.shown(EndpointKind::Pass))),
             connections_max.map(|max| format!("up to {max} connections")),
             connects_per_second.map(|rate| format!("{rate} CONNECTs a second")),
+            api.as_ref().map(|api| format!("checked at {api}")),
             unverified.then(|| "CERTIFICATES ARE NOT VERIFIED".to_owned()),
         ]
         .into_iter()

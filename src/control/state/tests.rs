@@ -15,6 +15,7 @@ fn member(name: &str, address: NodeAddress, weight: u16) -> Member {
     Member {
         name: name.to_owned(),
         endpoints: Endpoints::only(MemberEndpoint::plain(address)),
+        api: None,
         weight,
         connects_per_second: None,
         connections_max: None,

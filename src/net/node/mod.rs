@@ -83,6 +83,9 @@ pub struct Settings {
     pub framing: Framing,
     /// The limit for all steps together, up to the CONNACK.
     pub timeout: Duration,
+    /// Where the endpoint expects a PROXY header: whether it names this machine as the client. Some nodes never answer a header that
+    /// names none (LOCAL).
+    pub names_client: bool,
 }
 
 /// A connection to a node that Remora makes for itself, not for a client.
@@ -93,14 +96,13 @@ pub struct NodeConnection {
     due: Instant,
 }
 
-/// Connects to the first address of `endpoint` that can be reached. If the endpoint expects a PROXY header, the header names
-/// this machine as the client, since some nodes never answer a header that names none (LOCAL).
+/// Connects to the first address of `endpoint` that can be reached.
 ///
 /// # Errors
 /// The step that failed, and why.
 pub async fn connect(dialer: &Dialer, endpoint: &Endpoint, settings: &Settings) -> Result<NodeConnection, NodeError> {
     let due = Instant::now() + settings.timeout;
-    let header = own_header(endpoint);
+    let header = own_header(endpoint, settings.names_client);
     let dialed = dialer.dial(endpoint, &header, &[], Some(due)).await?;
     let address = dialed.address;
     let stream = match settings.framing {
@@ -117,12 +119,13 @@ pub async fn connect(dialer: &Dialer, endpoint: &Endpoint, settings: &Settings) 
     Ok(NodeConnection { stream, address, due })
 }
 
-/// The PROXY header that `endpoint` expects, for a client on this machine; empty if it expects none.
-pub fn own_header(endpoint: &Endpoint) -> Vec<u8> {
+/// The PROXY header that `endpoint` expects, for a client on this machine, or for none; empty if it expects none.
+pub fn own_header(endpoint: &Endpoint, names_client: bool) -> Vec<u8> {
     let Some(version) = endpoint.proxy_protocol else {
         return Vec::new();
     };
-    let source = endpoint.addresses.first().and_then(|node| {
+    let named = endpoint.addresses.first().filter(|_| names_client);
+    let source = named.and_then(|node| {
         let client = local_address(*node).ok()?;
         Some(Source { client, local: *node })
     });

@@ -31,7 +31,11 @@ fn packet(version: Version, client_id: &str) -> ConnectPacket<'_> {
 }
 
 fn settings(framing: Framing, timeout: Duration) -> Settings {
-    Settings { framing, timeout }
+    Settings {
+        framing,
+        timeout,
+        names_client: true,
+    }
 }
 
 /// An endpoint, and how it is reached with TLS.

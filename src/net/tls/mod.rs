@@ -32,6 +32,7 @@ pub use hello::{Hello, HelloReader, NotTls};
 pub(crate) use material::read as read_file;
 pub use material::{Certificate, Revocations, Trust};
 pub use queue::HandshakeQueue;
+pub(crate) use to_node::try_handshake;
 pub use to_node::{Nodes, NodesOffer, NodesTls};
 
 #[cfg(feature = "aws-lc-rs")]

@@ -1,13 +1,15 @@
 //! TLS to nodes: which certificates to trust, which one to present, and the handshake.
 
 use std::io;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwapOption;
 use rustls::ClientConfig;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
 use rustls::sign::SingleCertAndKey;
+use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 
 use super::trusted::Trusted;
@@ -110,5 +112,39 @@ impl NodesTls {
         let stream = connector.connect(server_name, node).await.map_err(in_words)?;
         let (node, connection) = stream.into_inner();
         Ok(node.secured(connection.into(), 0))
+    }
+}
+
+/// Tries a handshake with a peer at `address`, of which nothing is verified and nothing wanted but that it speaks TLS: an alert is as
+/// good as a finished handshake, since the peer may want a certificate or a server name.
+///
+/// # Errors
+/// The connection ended or failed, or the answer was no TLS ([`io::ErrorKind::InvalidData`]).
+pub(crate) async fn try_handshake(address: IpAddr, peer: Socket) -> io::Result<()> {
+    static CONFIG: OnceLock<Arc<ClientConfig>> = OnceLock::new();
+    let config = CONFIG.get_or_init(|| {
+        let config = ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(rustls::ALL_VERSIONS)
+            .unwrap_or_else(|error| unreachable!("the library's own versions: {error}"));
+        let verifier = Arc::new(AcceptAny(provider()));
+        Arc::new(
+            config
+                .dangerous()
+                .with_custom_certificate_verifier(verifier)
+                .with_no_client_auth(),
+        )
+    });
+    let connector = TlsConnector::from(Arc::clone(config));
+    match connector.connect(ServerName::from(address), peer).await {
+        Ok(mut stream) => {
+            stream.get_mut().1.send_close_notify();
+            // It may be gone: it has answered.
+            let _ = stream.flush().await;
+            Ok(())
+        }
+        Err(error) => match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+            Some(rustls::Error::AlertReceived(_) | rustls::Error::PeerIncompatible(_)) => Ok(()),
+            _ => Err(in_words(error)),
+        },
     }
 }

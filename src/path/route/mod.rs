@@ -305,6 +305,7 @@ mod tests {
                 is_draining: *state == Draining,
                 connect_rate: None,
                 connections_max: None,
+                findings: Arc::default(),
                 load: Arc::default(),
             })
             .collect();

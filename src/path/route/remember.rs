@@ -90,6 +90,7 @@ mod tests {
             is_draining: false,
             connect_rate: None,
             connections_max: None,
+            findings: Arc::default(),
             load: Arc::new(NodeLoad::default()),
         };
         // The other node has no weight and so no point on the ring: all clients have the same home.

@@ -1,0 +1,55 @@
+//! Reads the file with the key to the nodes' HTTP API.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use super::problem::Problem;
+use super::reader::{Field, Spanned, quoted};
+use crate::control::Credentials;
+
+/// The credentials in the file that a key names: the first line of it, `KEY:SECRET`, in the form of EMQX's `api_key.bootstrap_file`.
+/// A role behind a second colon is left out.
+pub(super) fn read(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<Credentials> {
+    /// More than any key is long.
+    const BYTES_MAX: u64 = 4096;
+    let Field::Set(Spanned { value, place }) = written else {
+        return None;
+    };
+    let mut text = String::new();
+    let read = File::open(base.join(&value)).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
+    if let Err(error) = read {
+        let message = format!("{} cannot be read: {error}", quoted(&value));
+        problems.push(place.problem(message));
+        return None;
+    }
+    let line = text
+        .lines()
+        .map(str::trim)
+        .find(|line| !line.is_empty())
+        .unwrap_or_default();
+    match line.split(':').collect::<Vec<_>>()[..] {
+        [key, secret, ..] if [key, secret].iter().all(|part| is_word(part)) => {
+            let basic = BASE64_STANDARD.encode(format!("{key}:{secret}"));
+            Some(Credentials::new(format!("Basic {basic}")))
+        }
+        _ => {
+            // What is in it may be secret.
+            let message = format!("{} does not begin with a key and a secret", quoted(&value));
+            problems.push(
+                place
+                    .problem(message)
+                    .hint("one line is expected, KEY:SECRET, as in EMQX's api_key.bootstrap_file"),
+            );
+            None
+        }
+    }
+}
+
+/// Whether it may be a key or a secret.
+fn is_word(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
