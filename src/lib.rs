@@ -50,7 +50,8 @@ pub use config::Config;
 pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
-        BindError, Handle, ListenerStatus, NodeStatus, NotReloaded, Reloaded, Request, Running, Totals, probe, start,
+        BindError, Handle, ListenerStatus, NodeStatus, NodeWish, NotReloaded, Reloaded, Request, Running, Totals,
+        probe, start,
     };
     pub use crate::worker::Selector;
 }

@@ -47,7 +47,7 @@ use usage::Usage;
 use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
-pub use handle::{Handle, ListenerStatus, NodeStatus, Totals};
+pub use handle::{Handle, ListenerStatus, NodeStatus, NodeWish, Totals};
 pub use requests::{NotReloaded, Reloaded, Request};
 
 /// A running balancer: owns its threads, and stops them when dropped. Everything else is done through its [`Handle`],
