@@ -288,12 +288,13 @@ impl Hanging {
         while self.systemd.recv(&mut said).is_ok() {}
         self.systemd.set_nonblocking(false).expect("an option");
         self.systemd.set_read_timeout(Some(within)).expect("an option");
-        // The first may have waited for room in the socket since before. Lines about the state come between them.
+        // The first may have waited for room in the socket since before. Lines about the start and the state come between them.
         (0..2).all(|_| {
             loop {
-                let length = self.systemd.recv(&mut said).unwrap_or(0);
-                if !said[..length].starts_with(b"STATUS=") {
-                    break said[..length].starts_with(b"WATCHDOG=1");
+                match self.systemd.recv(&mut said).unwrap_or(0) {
+                    0 => break false,
+                    length if said[..length].starts_with(b"WATCHDOG=1") => break true,
+                    _ => {}
                 }
             }
         })

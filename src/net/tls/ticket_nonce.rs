@@ -140,7 +140,9 @@ struct ShortEncrypter(Box<dyn MessageEncrypter>);
 
 impl MessageEncrypter for ShortEncrypter {
     fn encrypt(&mut self, message: OutboundPlainMessage<'_>, seq: u64) -> Result<OutboundOpaqueMessage, Error> {
-        if message.typ != ContentType::Handshake {
+        // A ticket is the first that is sent with the keys of a connection, and the part of a certificate that begins with the
+        // number of tickets never is.
+        if message.typ != ContentType::Handshake || seq != 0 {
             return self.0.encrypt(message, seq);
         }
         match shortened(&message.payload.to_vec()) {
@@ -209,6 +211,44 @@ mod tests {
         for end in 0..NONCE_AT + 1 + 32 {
             assert_eq!(shortened(&ticket(&nonce)[..end]), None);
         }
+    }
+
+    /// Remembers what is encrypted.
+    struct Kept(Arc<std::sync::Mutex<Vec<Vec<u8>>>>);
+
+    impl MessageEncrypter for Kept {
+        fn encrypt(&mut self, message: OutboundPlainMessage<'_>, _: u64) -> Result<OutboundOpaqueMessage, Error> {
+            self.0.lock().expect("no panic").push(message.payload.to_vec());
+            Err(Error::EncryptError)
+        }
+
+        fn encrypted_payload_len(&self, payload_len: usize) -> usize {
+            payload_len
+        }
+    }
+
+    #[test]
+    fn what_is_sent_in_parts_is_never_taken_for_a_ticket() {
+        let kept = Arc::default();
+        let mut encrypter = ShortEncrypter(Box::new(Kept(Arc::clone(&kept))));
+        // A part of a certificate in a small record, which could be a ticket with a nonce of 32 bytes.
+        let part = [&[NEW_SESSION_TICKET, 0, 0, 60][..], &[32; 60]].concat();
+        for (typ, seq) in [
+            (ContentType::Handshake, 1),
+            (ContentType::Handshake, 7),
+            (ContentType::ApplicationData, 0),
+            (ContentType::Handshake, 0),
+        ] {
+            let message = OutboundPlainMessage {
+                typ,
+                version: rustls::ProtocolVersion::TLSv1_2,
+                payload: OutboundChunks::Single(&part),
+            };
+            assert!(encrypter.encrypt(message, seq).is_err(), "it only remembers");
+        }
+        let kept = kept.lock().expect("no panic");
+        assert_eq!(kept[..3], [&part[..], &part, &part]);
+        assert_eq!(kept[3].len(), part.len() - 24, "a ticket, as the first");
     }
 
     /// The length of the last nonce that a client has received.
@@ -281,7 +321,8 @@ mod tests {
         let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).expect("PEM");
         let mut roots = RootCertStore::empty();
         roots.add(der(&authority.pem())).expect("an authority");
-        for record_max in [None, Some(64)] {
+        // Many, since signatures differ each time, and any part of one may begin with any byte.
+        for record_max in [None].into_iter().chain([Some(64); 50]) {
             let mut config = ServerConfig::builder_with_provider(Arc::new(provider(library())))
                 .with_protocol_versions(&[&TLS13])
                 .expect("a version")
