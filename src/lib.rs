@@ -51,8 +51,8 @@ pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
         BindError, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, Handle, ListenerStatus,
-        NodeStatus, NotReloaded, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals, probe,
-        start,
+        NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals,
+        probe, start,
     };
     pub use crate::worker::Selector;
 }

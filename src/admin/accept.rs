@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use rustix::io::{DupFlags, dup3};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::api::reader::Reader;
 use super::pages::Pages;
@@ -31,6 +31,9 @@ const HEAD_MAX: Duration = Duration::from_secs(5);
 
 /// How long a connection may last. A scrape takes milliseconds; a peer that does not read must be closed.
 const CONNECTION_MAX: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether a connection has become one that follows the events.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a connection may last that uses the reserved descriptor. All other peers wait for it, and a health check with a timeout
 /// of a second must still be answered if a few peers before it send nothing.
@@ -134,13 +137,10 @@ pub(super) async fn serve<L: Accept>(made: io::Result<L>, pages: Arc<Pages>) {
         let task = tokio::spawn(async move {
             let peer = L::peer(&socket);
             let connection = answer(socket, &peer, &pages, &reader, true);
-            let mut connection = pin!(connection);
-            let is_over = tokio::time::timeout(CONNECTION_MAX, &mut connection).await.is_ok();
-            if let (false, Some(reader)) = (is_over, reader.get()) {
-                tokio::select! {
-                    () = connection => {}
-                    () = reader.falls_behind() => {}
-                }
+            // How the connection ended does not matter.
+            tokio::select! {
+                () = connection => {}
+                () = lasts_too_long(&reader) => {}
             }
         });
         answering.push_back(Answering { task, follows });
@@ -184,6 +184,17 @@ fn close<L: Accept>(socket: L::Stream, listener: &L) -> io::Result<Reserve> {
     let mut descriptor = L::into_fd(socket)?;
     dup3(listener, &mut descriptor, DupFlags::CLOEXEC)?;
     Ok(descriptor.into())
+}
+
+/// Returns when a connection has lasted for too long: one that follows the events, when it falls behind.
+async fn lasts_too_long(follows: &OnceLock<Arc<Reader>>) {
+    let due = Instant::now() + CONNECTION_MAX;
+    while Instant::now() < due {
+        tokio::time::sleep(LOOK).await;
+        if let Some(reader) = follows.get() {
+            return reader.falls_behind().await;
+        }
+    }
 }
 
 /// Serves one connection. A reader of events becomes known in `follows`.

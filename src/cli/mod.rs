@@ -10,12 +10,14 @@ mod refused;
 mod route;
 mod run;
 mod signals;
+mod state;
 mod systemd;
 mod version;
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -69,6 +71,9 @@ enum Command {
         /// Allow core dumps, as far as the system's limits do. They contain private keys and what clients send.
         #[arg(long)]
         core_dumps: bool,
+        /// Keep the operator's wishes for nodes (drain, weight) in this file over restarts.
+        #[arg(long, value_name = "FILE")]
+        state: Option<PathBuf>,
     },
     /// Report every problem in a configuration, or print what it would do.
     ///
@@ -140,11 +145,15 @@ pub(crate) fn main() -> ExitCode {
         };
     };
     match command {
-        Command::Run { file, core_dumps } => {
+        Command::Run {
+            file,
+            core_dumps,
+            state,
+        } => {
             if !core_dumps {
                 run::forbid_core_dumps();
             }
-            run_config(file.locate())
+            run_config(file.locate(), state.as_deref())
         }
         Command::Health { file, address } => health::command(&file, address),
         Command::Check { file, bind, strict } => {
@@ -198,7 +207,7 @@ fn with_config(located: Result<Located, NotFound>, command: impl FnOnce(Loaded) 
 }
 
 /// Runs the balancer; what the system refuses at its start is a problem of a line of the file.
-fn run_config(located: Result<Located, NotFound>) -> ExitCode {
+fn run_config(located: Result<Located, NotFound>, state: Option<&Path>) -> ExitCode {
     let located = match located {
         Ok(located) => located,
         Err(none) => return bad_usage(&format!("{none}; see --help")),
@@ -211,7 +220,7 @@ fn run_config(located: Result<Located, NotFound>) -> ExitCode {
     with_config(Ok(located.clone()), |Loaded { config, source }| {
         // The text of a large file is not kept for as long as the process runs.
         drop(source);
-        match run::run(path, config) {
+        match run::run(path, config, state) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let again = located.load().ok();

@@ -13,17 +13,21 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::refused;
 use super::signals::{Action, Faster, Foreign, Signals};
+use super::state;
 use super::systemd::Service;
 
 /// How long the report of a panic may take after its first symptom.
 const PANIC_REPORT_MAX: Duration = Duration::from_secs(1);
 
-/// Runs until a signal ends it.
-pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
+/// Runs until a signal ends it; `state` is the file in which the operator's wishes for nodes outlive it.
+pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Result<()> {
     let (runtime, mut signals) = Signals::catch()?;
     let _log = log::init(&config.log);
     log_panics();
     let running = serve::start(config)?;
+    if let Some(state) = state {
+        runtime.block_on(state::restore(state, &running));
+    }
     tracing::info!(
         addresses = List::of(running.addresses()).value(),
         admin = addresses(running.admin_addresses()).map(display),
@@ -34,11 +38,18 @@ pub(super) fn run(path: &Path, config: Config) -> io::Result<()> {
     service.ready(&running);
     service.watch(running.handle())?;
     let panic = running.panicked();
+    let kept = async {
+        match state {
+            Some(state) => Some(state::keep(state, &running).await),
+            None => None,
+        }
+    };
     let end = runtime.block_on(async {
         tokio::select! {
             biased;
             task = panic => Err(panicked(task)),
             end = handle_signals(path, &running, &mut signals, &service) => end,
+            Some(never) = kept => match never {},
         }
     });
     if let Err(error) = end {

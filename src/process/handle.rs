@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::closings::{Closings, Work};
@@ -88,6 +89,17 @@ pub struct NodeStatus {
     pub endpoints: Vec<(EndpointKind, NodeState)>,
     /// Connections to it, those being set up included.
     pub connections: usize,
+}
+
+/// What the operator wishes of a node, where that differs from the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeWish {
+    /// The name of the node.
+    pub node: String,
+    /// Its weight instead of the configured one.
+    pub weight: Option<u16>,
+    /// Whether it is draining.
+    pub is_draining: bool,
 }
 
 /// A listener as it is now.
@@ -225,6 +237,39 @@ impl Handle {
             held_bytes: shared.held.bytes(),
             placements: shared.placements.len(),
         }
+    }
+
+    /// The wishes for the nodes of the cluster that differ from the configuration.
+    pub fn wishes(&self) -> Vec<NodeWish> {
+        let nodes = self.nodes().into_iter().filter_map(|node| {
+            let configured = node.configured_weight?;
+            Some(NodeWish {
+                node: node.name.to_string(),
+                weight: (node.weight != configured).then_some(node.weight),
+                is_draining: node.is_draining,
+            })
+        });
+        nodes.filter(|wish| wish.is_draining || wish.weight.is_some()).collect()
+    }
+
+    /// Carries out wishes of an earlier process.
+    ///
+    /// # Errors
+    /// There is no such node, the weight is out of range, or control has ended.
+    pub async fn restore(&self, wish: &NodeWish) -> io::Result<()> {
+        if let Some(weight) = wish.weight {
+            self.set_weight(&wish.node, Some(weight)).await?;
+        }
+        if wish.is_draining {
+            self.drain_node(&wish.node).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits for an event behind the one with the number `seen`, and returns the number of the newest.
+    pub async fn next_change(&self, seen: u64) -> u64 {
+        self.0.events.wait_for(seen + 1).await;
+        self.0.events.newest()
     }
 
     /// Drains a node: it keeps its clients and gets no new ones until [`Handle::undrain_node`], also across reloads.

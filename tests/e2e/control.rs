@@ -550,6 +550,48 @@ fn a_drain_of_the_process_by_the_api_ends_it() {
     assert_eq!(program.lines(|line| line["message"] == "drained").len(), 1);
 }
 
+#[test]
+fn a_state_file_keeps_wishes_over_a_restart_and_a_broken_one_is_ignored() {
+    let cluster = Cluster::of(2);
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("state.json");
+    let start = || {
+        let mut shell = Command::new("sh");
+        let kept = "exec \"$0\" \"$@\" --state \"$STATE\"";
+        shell
+            .args(["-c", kept, env!("CARGO_BIN_EXE_remora")])
+            .env("STATE", &file);
+        Program::by(shell, &toml(&cluster, "", ADMIN))
+    };
+    fs::write(&file, "{ \"wishes\": [{").expect("written");
+    let program = start();
+    program.until_said("the state file is ignored");
+    said(&program, &["drain", "node0"]);
+    said(&program, &["weight", "node1", "7"]);
+    let expected = json!({ "wishes": [
+        { "node": "node0", "weight": null, "is_draining": true },
+        { "node": "node1", "weight": 7, "is_draining": false },
+    ] });
+    let read = || {
+        fs::read(&file)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok())
+    };
+    wait::until("the wishes are written", || read().as_ref() == Some(&expected));
+    drop(program);
+    assert_eq!(read(), Some(expected));
+
+    let again = start();
+    let nodes = json_of(&again, &["nodes"]);
+    assert_eq!(
+        (&nodes["nodes"][0]["is_draining"], &nodes["nodes"][1]["weight"]),
+        (&json!(true), &json!(7))
+    );
+    said(&again, &["undrain", "node0"]);
+    said(&again, &["weight", "node1", "reset"]);
+    wait::until("there are no wishes", || read() == Some(json!({ "wishes": [] })));
+}
+
 /// The kinds and the numbers of what `ctl events` prints.
 #[track_caller]
 fn events(program: &Program, arguments: &[&str]) -> Vec<Value> {

@@ -1,6 +1,6 @@
 //! The control API: one table of routes over the [`Handle`], with requests and answers as JSON.
 //!
-//! `routes::ROUTES` is all there is: what it says of a route is what is served, what a caller needs for it, and what the OpenAPI
+//! The table in `routes` is all there is: what it says of a route is what is served, what a caller needs for it, and what the OpenAPI
 //! document says.
 
 mod access;

@@ -24,3 +24,31 @@ impl Reader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::events::Change;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_does_not_read_falls_behind_and_one_that_does_never() {
+        let events = Arc::<Events>::default();
+        let reader = || Reader {
+            events: Arc::clone(&events),
+            next: AtomicU64::new(1),
+        };
+        let (slow, fast) = (reader(), reader());
+        let is_behind = async |reader: &Reader| {
+            let behind = tokio::time::timeout(std::time::Duration::from_secs(1), reader.falls_behind());
+            behind.await.is_ok()
+        };
+        for _ in 0..1024 {
+            events.push(Change::Drain { connections: 0 });
+            fast.next.fetch_add(1, Ordering::Relaxed);
+        }
+        assert!(!is_behind(&slow).await, "the oldest event is still kept");
+        events.push(Change::Drain { connections: 0 });
+        assert!(is_behind(&slow).await);
+        assert!(!is_behind(&fast).await);
+    }
+}
