@@ -594,10 +594,7 @@ fn a_client_is_shown_and_closed_by_id_whatever_is_in_it() {
                 "{output}"
             );
         }
-        assert_eq!(
-            said(&program, &["disconnect".as_ref(), argument]),
-            "connections closed: 1\n"
-        );
+        assert_eq!(said(&program, &["close".as_ref(), argument]), "connections closed: 1\n");
         assert_eq!(client.end(), End::Fin);
         let last = program.ended(client.address());
         assert_eq!(last["cause"], "closed");

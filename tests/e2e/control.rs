@@ -485,7 +485,7 @@ fn close_ends_the_connections_of_the_named_nodes_and_no_other() {
     let cluster = Cluster::of(3);
     let program = Program::start(&cluster, ADMIN);
     let mut clients: Vec<Vec<Client>> = (0..3).map(|node| at_home(&program, &cluster, node, 4)).collect();
-    said(&program, &["close", "node0", "node2"]);
+    said(&program, &["close-node", "node0", "node2"]);
     for node in [0, 2] {
         for client in &mut clients[node] {
             assert_eq!(client.end(), End::Fin);

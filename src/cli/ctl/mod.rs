@@ -82,7 +82,7 @@ enum Command {
         id: OsString,
     },
     /// Close the connections of a client.
-    Disconnect {
+    Close {
         #[arg(value_name = "ID")]
         id: OsString,
     },
@@ -102,7 +102,7 @@ enum Command {
         stop: bool,
     },
     /// Close the connections that nodes have now.
-    Close {
+    CloseNode {
         #[arg(value_name = "NODE", required = true)]
         nodes: Vec<String>,
         /// So many per second of each node, instead of all at once.
@@ -159,7 +159,7 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
                 false => Ok(draining),
             }
         }
-        Command::Close { nodes, rate } => {
+        Command::CloseNode { nodes, rate } => {
             let mut closed = Vec::new();
             for node in &nodes {
                 let (path, body) = (nodes::path(node, "close"), body(&CloseNode { rate }));
@@ -181,7 +181,7 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
         }
         Command::Clients(filters) => clients::list(&mut connection, filters).await,
         Command::Client { id } => clients::show(&mut connection, &id).await,
-        Command::Disconnect { id } => clients::close(&mut connection, &id).await,
+        Command::Close { id } => clients::close(&mut connection, &id).await,
         Command::Rebalance { stop: true, .. } => clients::stop_rebalance(&mut connection).await,
         Command::Rebalance { node, rate, wait, .. } => {
             clients::rebalance(&mut connection, node.as_deref(), rate.map(NonZeroU32::get), wait).await
