@@ -22,7 +22,7 @@ use crate::admin::settings as admin;
 use crate::base::events::{Change, Events};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
-use crate::cluster::{EndpointKind, Finding, NodeId, NodeState};
+use crate::cluster::{EndpointKind, Finding, FindingSource, NodeId, NodeState, Verdict};
 use crate::config::{self, Config};
 use crate::control::{ControlHandle, Wish};
 use crate::path::connection::Shared;
@@ -77,7 +77,7 @@ pub struct NodeStatus {
     pub name: Arc<str>,
     /// Its weight on the ring: the configured one, or the operator's override.
     pub weight: u16,
-    /// The configured weight; `None` if it was removed from the configuration.
+    /// The weight that the configuration gives it, or those that are found like it; `None` if it is in the cluster no more.
     pub configured_weight: Option<u16>,
     /// The operator is draining it, or its own API says so: it gets no new clients.
     pub is_draining: bool,
@@ -89,6 +89,14 @@ pub struct NodeStatus {
     pub endpoints: Vec<(EndpointKind, NodeState)>,
     /// Connections to it, those being set up included.
     pub connections: usize,
+}
+
+impl NodeStatus {
+    /// Whether it is draining because the operator wishes so.
+    pub fn is_drained_by_operator(&self) -> bool {
+        let mut findings = self.findings.iter();
+        findings.any(|finding| (finding.source, finding.verdict) == (FindingSource::Operator, Verdict::Draining))
+    }
 }
 
 /// What the operator wishes of a node, where that differs from the configuration.
@@ -182,11 +190,13 @@ impl Handle {
         let cluster = self.0.shared.clusters.current();
         let config = self.0.config.load();
         let configured: HashMap<&str, u16> = config.nodes.iter().map(|node| (&*node.name, node.weight)).collect();
+        let discovery = config.control.discovery.as_ref();
+        let found = discovery.map(|discovery| discovery.template.weight);
         let current = cluster.nodes().iter().map(|node| NodeStatus {
             id: node.id,
             name: Arc::clone(&node.name),
             weight: node.weight,
-            configured_weight: configured.get(&*node.name).copied(),
+            configured_weight: configured.get(&*node.name).copied().or(found),
             is_draining: node.is_draining,
             closing_rate: self.0.closings.rate(node.id),
             findings: Arc::clone(&node.findings),
@@ -246,7 +256,8 @@ impl Handle {
             Some(NodeWish {
                 node: node.name.to_string(),
                 weight: (node.weight != configured).then_some(node.weight),
-                is_draining: node.is_draining,
+                // Not what its own API says, which is no wish of the operator's.
+                is_draining: node.is_drained_by_operator(),
             })
         });
         nodes.filter(|wish| wish.is_draining || wish.weight.is_some()).collect()

@@ -64,6 +64,18 @@ fn the_socket_shows_the_process_and_its_nodes_in_the_words_of_the_log() {
     assert_eq!(process["nodes_up"], json!(["node0", "node1"]));
     let (status, nodes) = asked(&program, "GET", "/api/v1/nodes", "");
     assert_eq!(status, 200);
+    let states = |mut node: Value| {
+        // They come as the nodes are asked and answer.
+        node.as_object_mut().expect("a node").remove("findings");
+        node
+    };
+    let shown: Vec<Value> = nodes["nodes"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .cloned()
+        .map(states)
+        .collect();
     let expected = |node: &str, connections: u32| {
         json!({
             "node": node, "weight": 100, "configured_weight": 100, "is_draining": false, "closing_rate": null,
@@ -71,18 +83,51 @@ fn the_socket_shows_the_process_and_its_nodes_in_the_words_of_the_log() {
             "connections": connections, "endpoints": [{ "endpoint": "mqtt", "state": "up" }],
         })
     };
-    assert_eq!(nodes["nodes"], json!([expected("node0", 0), expected("node1", 1)]));
-    assert_eq!(
-        asked(&program, "GET", "/api/v1/nodes/node1", ""),
-        (200, expected("node1", 1))
-    );
+    assert_eq!(shown, [expected("node0", 0), expected("node1", 1)]);
+    let (status, node) = asked(&program, "GET", "/api/v1/nodes/node1", "");
+    assert_eq!((status, states(node)), (200, expected("node1", 1)));
     // The same by the command, as text and as JSON.
-    assert_eq!(json_of(&program, &["nodes"]), nodes);
+    assert_eq!(
+        states(json_of(&program, &["nodes"])["nodes"][1].clone()),
+        expected("node1", 1)
+    );
     assert_eq!(json_of(&program, &["status"])["pid"], program.process());
     let table = said(&program, &["nodes"]);
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(rows[2], ["node1", "up", "100", "1"], "{table}");
     assert!(said(&program, &["status"]).contains("nodes up          node0, node1"));
+}
+
+#[test]
+fn what_each_source_says_of_a_node_is_shown() {
+    let mut cluster = Cluster::of(2);
+    let program = Program::start(&cluster, &format!("{ADMIN}[health]\nfailures_max = 1\n"));
+    cluster.nodes[0].die();
+    said(&program, &["drain", "node1"]);
+    Client::accepted(program.address, &Connect::new(cluster.id_at_home(0, "elsewhere")));
+    let findings = |node: usize| json_of(&program, &["nodes"])["nodes"][node]["findings"].clone();
+    wait::until("a probe has failed", || {
+        let all = findings(0);
+        let mut all = all.as_array().expect("a list").iter();
+        all.any(|finding| {
+            let why = finding["why"].as_str().unwrap_or_default();
+            (&finding["source"], &finding["endpoint"], &finding["verdict"])
+                == (&json!("probe"), &json!("mqtt"), &json!("failing"))
+                && why.contains("Connection refused")
+        })
+    });
+    let operator = json!({ "source": "operator", "endpoint": null, "verdict": "draining", "why": null });
+    assert!(
+        findings(1).as_array().expect("a list").contains(&operator),
+        "{}",
+        findings(1)
+    );
+    let table = said(&program, &["nodes"]);
+    assert!(
+        table.contains("probe of mqtt: failing (TCP connect: Connection refused"),
+        "{table}"
+    );
+    assert!(table.contains("operator: draining"), "{table}");
 }
 
 #[test]

@@ -141,6 +141,7 @@ fn a_node_that_evacuates_gets_no_new_clients_and_keeps_those_it_has() {
         findings.iter().find(says).expect("the API's").verdict,
         Verdict::Draining
     );
+    assert_eq!(balancer.running.wishes(), [], "what the API says is no wish");
 
     api.answer("", answer("200 OK", "application/json", "{}"));
     wait::until("its end is seen", || !drains(&balancer));

@@ -78,18 +78,33 @@ pub struct Node {
     pub node: String,
     /// Its weight on the ring: the configured one, or the operator's.
     pub weight: u16,
-    /// The weight that the file gives it; null if it is not in the file any more.
+    /// The weight that the file gives it, or those that are found like it; null if it is in the cluster no more.
     pub configured_weight: Option<u16>,
-    /// Whether an operator drains it: it keeps its clients and gets no new ones.
+    /// Whether it is draining, at an operator's order or because its own API says so: it keeps its clients and gets no new ones.
     pub is_draining: bool,
     /// So many of its connections are being closed per second at an operator's order; null if none are.
     pub closing_rate: Option<u32>,
-    /// Whether it was removed from the file, and only its connections are left.
+    /// Whether it was removed, and only its connections are left.
     pub is_removed: bool,
     /// Its connections, those being set up included.
     pub connections: usize,
     /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// What each source says of it: why it and its endpoints are in their states.
+    pub findings: Vec<Finding>,
+}
+
+/// What one source says of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Finding {
+    /// `operator`, `api`, `probe`, `clients` or `lookup`.
+    pub source: String,
+    /// The endpoint that it is about: `mqtt`, `ws` or `pass`; null for the node.
+    pub endpoint: Option<String>,
+    /// `up`, `draining`, `failing`, `overruled` (it fails and stays in use, since too many would be down by probes alone) or `unknown`.
+    pub verdict: String,
+    /// More of it, in words.
+    pub why: Option<String>,
 }
 
 /// An endpoint of a node.

@@ -3,9 +3,9 @@
 use std::io;
 use std::num::NonZeroU32;
 
-use super::answers::{CloseNode, DrainNode, Endpoint, Node, Nodes, SetWeight};
+use super::answers::{CloseNode, DrainNode, Endpoint, Finding, Node, Nodes, SetWeight};
 use super::call::{Call, Refusal, Reply};
-use crate::cluster::NodeState;
+use crate::cluster::{self, EndpointKind, NodeState};
 use crate::process::handle::{Handle, NodeStatus};
 
 pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
@@ -68,8 +68,17 @@ fn find(handle: &Handle, name: &str) -> io::Result<NodeStatus> {
     })
 }
 
+fn finding(finding: &cluster::Finding) -> Finding {
+    Finding {
+        source: finding.source.name().to_owned(),
+        endpoint: finding.endpoint.map(|kind| kind.name().to_owned()),
+        verdict: finding.verdict.name().to_owned(),
+        why: finding.why.as_deref().map(str::to_owned),
+    }
+}
+
 fn node(status: NodeStatus) -> Node {
-    let endpoint = |(kind, state): &(crate::cluster::EndpointKind, NodeState)| Endpoint {
+    let endpoint = |(kind, state): &(EndpointKind, NodeState)| Endpoint {
         endpoint: kind.name().to_owned(),
         state: state.name().to_owned(),
     };
@@ -82,5 +91,6 @@ fn node(status: NodeStatus) -> Node {
         is_removed: status.configured_weight.is_none(),
         connections: status.connections,
         endpoints: status.endpoints.iter().map(endpoint).collect(),
+        findings: status.findings.iter().map(finding).collect(),
     }
 }

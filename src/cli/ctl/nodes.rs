@@ -3,7 +3,7 @@
 use std::num::NonZeroU32;
 use std::time::Duration;
 
-use remora::admin::api::answers::{Node, Nodes};
+use remora::admin::api::answers::{Finding, Node, Nodes};
 use remora::admin::escaped;
 
 use super::connection::{Connection, Failed};
@@ -71,7 +71,9 @@ pub(super) fn one(node: &Node) -> String {
 }
 
 fn table(nodes: &[Node]) -> String {
-    let head = ["NODE", "STATE", "WEIGHT", "CONNECTIONS"].map(str::to_owned).to_vec();
+    let head = ["NODE", "STATE", "WEIGHT", "CONNECTIONS", "WHY"]
+        .map(str::to_owned)
+        .to_vec();
     let rows: Vec<Vec<String>> = std::iter::once(head).chain(nodes.iter().map(row)).collect();
     columns("", &rows)
 }
@@ -85,7 +87,28 @@ fn row(node: &Node) -> Vec<String> {
         Some(rate) => format!("{} (closing {rate}/s)", node.connections),
         None => node.connections.to_string(),
     };
-    vec![node.node.clone(), state(node), weight, connections]
+    vec![node.node.clone(), state(node), weight, connections, why(node)]
+}
+
+/// What the sources say that is not fine.
+fn why(node: &Node) -> String {
+    let said = node.findings.iter().filter(|finding| finding.verdict != "up");
+    // What has not been asked says nothing.
+    let said = said.filter(|finding| finding.verdict != "unknown" || finding.why.is_some());
+    let said = said.map(|finding| {
+        let Finding {
+            source,
+            endpoint,
+            verdict,
+            why,
+        } = finding;
+        let endpoint = endpoint
+            .as_ref()
+            .map_or(String::new(), |endpoint| format!(" of {endpoint}"));
+        let why = why.as_ref().map_or(String::new(), |why| format!(" ({why})"));
+        format!("{source}{endpoint}: {verdict}{why}")
+    });
+    said.collect::<Vec<_>>().join("; ")
 }
 
 /// The states of its endpoints, in one word where they agree.
