@@ -22,10 +22,10 @@ class Mosquitto:
     # What mosquitto calls the versions in its log.
     VERSIONS = {"1": "3.1", "2": "3.1.1", "5": "5"}
 
-    def __init__(self, name, folder, extra="", ws=False, authority=None):
+    def __init__(self, name, folder, extra="", ws=False, authority=None, address="127.0.0.1", port=None):
         self.name = name
         self.folder = folder
-        self.port = free_port()
+        self.port = port or free_port()
         self.ws_port = free_port() if ws else None
         self.tls_port = free_port() if authority else None
         if ws:
@@ -38,7 +38,7 @@ class Mosquitto:
         self.configuration = Path(folder) / f"{name}.conf"
         self.configuration.write_text(
             # Anyone may come, since it listens on loopback only.
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\n"
+            f"listener {self.port} {address}\nallow_anonymous true\n"
             # Each line reaches the log when it is written; 'all' names every packet.
             "log_dest stderr\nlog_type all\nconnection_messages true\n"
             # Run as root, it would become a user that may not read these folders.

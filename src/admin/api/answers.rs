@@ -143,7 +143,7 @@ pub struct Connection {
     pub client_id: String,
     /// Its node.
     pub node: String,
-    /// Why it is there: `home`, `placement`, `spill` or `anonymous`.
+    /// Why it is there: `home`, `placement`, `spill`, `full` or `anonymous`.
     pub route: Option<String>,
     /// Its home as of now; null for a client without an affinity key.
     pub home: Option<String>,
