@@ -299,7 +299,7 @@ fn on_tcp_a_token_says_what_may_be_done_and_nothing_else_does() {
         // One that may only read.
         ("GET", nodes, reader.clone(), 200),
         ("POST", drain, reader.clone(), 403),
-        // A change is a POST, whoever asks.
+        // A change is a POST, from any caller.
         ("GET", drain, writer.clone(), 405),
         ("HEAD", drain, writer.clone(), 405),
         ("PUT", drain, writer.clone(), 405),
