@@ -8,9 +8,8 @@ use clap::Args;
 use remora::admin::api::answers::{
     Client, Clients, Closed, Connection as Row, End, Loop, Rebalance, Reconnecting, SetRebalance,
 };
-use remora::admin::escaped;
 
-use super::connection::{Connection, Failed};
+use super::connection::{Connection, Failed, encoded};
 use super::{body, nodes};
 use crate::cli::columns;
 
@@ -60,18 +59,6 @@ fn seconds(text: &str) -> Result<u64, String> {
         number.checked_mul(*seconds)
     });
     parsed.ok_or_else(|| "write a time such as 90s, 10m or 1h".to_owned())
-}
-
-/// Bytes as a part of a path or of a query.
-fn encoded(bytes: &[u8]) -> String {
-    escaped(bytes)
-        .replace('/', "%2F")
-        .replace('?', "%3F")
-        .replace('#', "%23")
-        .replace('&', "%26")
-        .replace('"', "%22")
-        .replace('<', "%3C")
-        .replace('>', "%3E")
 }
 
 /// The path of a client, or of an `action` on it.

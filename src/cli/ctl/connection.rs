@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use remora::admin::api::answers::Refused;
-use remora::admin::{Answer, Client};
+use remora::admin::{Answer, Client, escaped};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -220,4 +220,16 @@ fn why(path: &Path, error: &io::Error) -> String {
         ),
         _ => error.to_string(),
     }
+}
+
+/// Bytes as a part of a path or of a query.
+pub(super) fn encoded(bytes: &[u8]) -> String {
+    escaped(bytes)
+        .replace('/', "%2F")
+        .replace('?', "%3F")
+        .replace('#', "%23")
+        .replace('&', "%26")
+        .replace('"', "%22")
+        .replace('<', "%3C")
+        .replace('>', "%3E")
 }

@@ -4,19 +4,14 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use remora::admin::api::answers::{Finding, Node, Nodes};
-use remora::admin::escaped;
 
-use super::connection::{Connection, Failed};
+use super::connection::{Connection, Failed, encoded};
 use crate::cli::columns;
 
 /// The path of a node, or of an `action` on it.
 pub(super) fn path(node: &str, action: &str) -> String {
     let slash = if action.is_empty() { "" } else { "/" };
-    // In a path, a slash would begin another segment.
-    let node = escaped(node.as_bytes())
-        .replace('/', "%2F")
-        .replace('?', "%3F")
-        .replace('#', "%23");
+    let node = encoded(node.as_bytes());
     format!("/api/v1/nodes/{node}{slash}{action}")
 }
 
@@ -133,6 +128,7 @@ mod tests {
     #[test]
     fn every_name_of_a_node_is_one_segment_of_a_path() {
         assert_eq!(path("emqx1", ""), "/api/v1/nodes/emqx1");
+        assert_eq!(path("a<b", ""), "/api/v1/nodes/a%3Cb");
         assert_eq!(path("a/b ?#%é", "drain"), "/api/v1/nodes/a%2Fb%20%3F%23%25%C3%A9/drain");
     }
 }
