@@ -217,6 +217,8 @@ async fn answer(
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
         .keep_alive(keep_alive)
+        // `nc -N` closes its side behind the request, and still waits for the answer.
+        .half_close(true)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(socket), answer);
     // How the connection ended does not matter.

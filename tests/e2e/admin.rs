@@ -10,10 +10,11 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-use crate::admin_client::{ask, get};
+use crate::admin_client::{ask, get, raw};
 use crate::balancer::{ADMIN, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::node::own_address;
 use crate::packets::Connect;
 use crate::wait::{self, DEADLINE};
 
@@ -75,6 +76,20 @@ fn readyz_says_when_no_node_is_up() {
         Client::to(program.address).offers(&Connect::new("tries").bytes());
         get(program.admin(), "/readyz").status == 200
     });
+}
+
+/// As `nc -N` and many a script do: behind the request they close their side, and read.
+#[test]
+fn one_who_has_closed_its_side_behind_the_request_gets_the_answer() {
+    let silent = TcpListener::bind((own_address(), 0)).expect("a free port");
+    let cluster = Cluster::of(1);
+    let node = cluster.nodes[0].address.to_string();
+    let at = silent.local_addr().expect("an address").to_string();
+    let program = Program::of(&toml(&cluster, "", ADMIN).replace(&node, &at));
+    // This answer takes time: a node is asked first, and it says nothing.
+    let answer = raw(program.admin(), "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
+    assert!(answer.ends_with("\r\n\r\nno node has answered yet\n"), "{answer:?}");
 }
 
 /// What `remora health` ends with.

@@ -18,8 +18,9 @@ use super::reader::Reader;
 /// The most readers at a time: each holds a connection for as long as it likes.
 const READERS_MAX: usize = 32;
 
-/// How often a reader without events gets an empty line, so that what is between sees that the connection is used.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often a reader without events gets an empty line. What is between sees that the connection is used, and a reader that has
+/// gone gives its place back: of one that closes, only the side is seen that it writes on, and many close that one and read.
+const KEEP_ALIVE: Duration = Duration::from_secs(3);
 
 /// Answers with the events from `since` on, or with those that will come; `follow=false` ends with what is kept.
 pub(super) async fn show(call: Call) -> Result<Reply, Refusal> {
