@@ -4,25 +4,41 @@ use std::time::Duration;
 
 use super::{Connack, Connect, Version};
 
-/// How long the session outlives its connection, according to the CONNECT alone; `None` if it ends with the connection.
-pub fn session_expiry(connect: &Connect) -> Option<Duration> {
-    by_connect(connect.version(), connect.clean_start(), connect.session_expiry())
-}
+/// How long a session outlives its connection: seconds, 0 if it ends with it, the largest value if it never expires (MQTT 5,
+/// 3.1.2.11.2).
+///
+/// Half as large as a `Duration`, and each connection has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SessionExpiry(pub u32);
 
-fn by_connect(version: Version, clean_start: bool, seconds: Option<u32>) -> Option<Duration> {
-    match version {
-        Version::V5 => expiry_interval(seconds.unwrap_or(0)),
-        Version::V31 | Version::V311 => (!clean_start).then_some(Duration::MAX),
-        Version::Unknown(_) => None,
+impl SessionExpiry {
+    /// The session ends with its connection.
+    pub const WITH_CONNECTION: Self = Self(0);
+
+    /// The session never expires.
+    pub const NEVER: Self = Self(u32::MAX);
+
+    /// According to the CONNECT alone.
+    pub fn of(connect: &Connect) -> Self {
+        by_connect(connect.version(), connect.clean_start(), connect.session_expiry())
+    }
+
+    /// As a duration, the largest for a session that never expires; `None` if it ends with its connection.
+    pub fn duration(self) -> Option<Duration> {
+        match self {
+            Self::WITH_CONNECTION => None,
+            Self::NEVER => Some(Duration::MAX),
+            Self(seconds) => Some(Duration::from_secs(seconds.into())),
+        }
     }
 }
 
-/// The meaning of a Session Expiry Interval in seconds: `None` for 0, and for ever for the largest value.
-pub(crate) fn expiry_interval(seconds: u32) -> Option<Duration> {
-    match seconds {
-        0 => None,
-        u32::MAX => Some(Duration::MAX),
-        seconds => Some(Duration::from_secs(seconds.into())),
+fn by_connect(version: Version, clean_start: bool, seconds: Option<u32>) -> SessionExpiry {
+    match version {
+        Version::V5 => SessionExpiry(seconds.unwrap_or(0)),
+        Version::V31 | Version::V311 if clean_start => SessionExpiry::WITH_CONNECTION,
+        Version::V31 | Version::V311 => SessionExpiry::NEVER,
+        Version::Unknown(_) => SessionExpiry::WITH_CONNECTION,
     }
 }
 
@@ -55,6 +71,7 @@ mod tests {
     fn a_session_lives_as_long_as_its_connect_says() {
         let ever = Some(Duration::MAX);
         let hour = Some(Duration::from_secs(3_600));
+        let by_connect = |version, clean_start, seconds| by_connect(version, clean_start, seconds).duration();
         assert_eq!(by_connect(Version::V311, true, None), None);
         assert_eq!(by_connect(Version::V311, false, None), ever);
         assert_eq!(by_connect(Version::V31, false, None), ever);

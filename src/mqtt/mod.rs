@@ -11,6 +11,6 @@ mod refusal;
 pub use connack::{Connack, ConnackVerdict, connack_reason, read_connack};
 pub use connect::{Connect, Need, Stranger, Verdict, Version, read_connect};
 pub use connect_packet::ConnectPacket;
-pub use expiry::session_expiry;
-pub(crate) use expiry::{expiry_interval, keep_alive, keep_alive_limit};
+pub use expiry::SessionExpiry;
+pub(crate) use expiry::{keep_alive, keep_alive_limit};
 pub use refusal::{malformed, refusal};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use regex_lite::{Regex, RegexBuilder};
 
 use crate::cluster;
-use crate::mqtt::{Connect, Need, session_expiry};
+use crate::mqtt::{Connect, Need, SessionExpiry};
 use crate::path::record::PlacementKey;
 
 /// What ties a client to a node.
@@ -147,7 +147,7 @@ impl Rule {
         common_name: Option<&'a str>,
     ) -> Affinity<'a> {
         // A client that resumes an earlier session has something to find.
-        let is_clean = connect.clean_start() && session_expiry(connect).is_none();
+        let is_clean = connect.clean_start() && SessionExpiry::of(connect) == SessionExpiry::WITH_CONNECTION;
         if is_clean && self.clean_sessions == Spread::Least {
             return Affinity::NONE;
         }

@@ -131,7 +131,7 @@ impl LastEnds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mqtt::Version;
+    use crate::mqtt::{SessionExpiry, Version};
     use crate::path::record::ListenerId;
 
     fn record(id: &str) -> Record {
@@ -142,7 +142,7 @@ mod tests {
             clean_start: true,
             placement: PlacementKey::NONE,
             ring_hash: 0,
-            session_expiry: None,
+            session_expiry: SessionExpiry::WITH_CONNECTION,
         };
         Record {
             connect: Some(connect),

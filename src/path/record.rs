@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::base::log::{Escaped, EscapedStart};
 use crate::cluster::{Decision, NodeId};
 use crate::identity::{self, Identity};
-use crate::mqtt::{Connack, Connect, Version, expiry_interval, session_expiry};
+use crate::mqtt::{Connack, Connect, SessionExpiry, Version};
 use crate::path::ended::Ended;
 
 /// Bytes of a client id that are kept for logs and look-up.
@@ -105,8 +105,8 @@ pub struct Connected {
     pub placement: PlacementKey,
     /// Where the affinity key is on the ring; without meaning for a client without one.
     pub ring_hash: u64,
-    /// How long the session outlives the connection, as far as is known; `None` if it does not.
-    pub session_expiry: Option<Duration>,
+    /// How long the session outlives the connection, as far as is known.
+    pub session_expiry: SessionExpiry,
 }
 
 impl Connected {
@@ -119,14 +119,14 @@ impl Connected {
             clean_start: connect.clean_start(),
             placement,
             ring_hash,
-            session_expiry: session_expiry(connect),
+            session_expiry: SessionExpiry::of(connect),
         }
     }
 
     /// Records an accepting CONNACK. Returns the client id that it assigns to a client without an affinity key.
     pub fn accepted<'a>(&mut self, connack: &'a Connack) -> Option<&'a [u8]> {
         if let Some(seconds) = connack.session_expiry {
-            self.session_expiry = expiry_interval(seconds);
+            self.session_expiry = SessionExpiry(seconds);
         }
         self.keep_alive = connack.server_keep_alive.unwrap_or(self.keep_alive);
         let assigned = connack.assigned_client_id.as_deref();

@@ -371,7 +371,7 @@ fn status(relay: RelayStatus, homes: &Homes) -> ClientStatus {
         from_node: bytes.from_node.total(),
         keep_alive: connect.as_ref().map(|connect| connect.keep_alive),
         clean_start: connect.as_ref().map(|connect| connect.clean_start),
-        session_expiry: connect.as_ref().and_then(|connect| connect.session_expiry),
+        session_expiry: connect.as_ref().and_then(|connect| connect.session_expiry.duration()),
         client_id: connect.map_or_else(|| KeptId::of(&[]), |connect| connect.client_id),
         server_name,
         certificate_cn,

@@ -33,7 +33,7 @@ pub struct RowId {
 /// The relays of one worker.
 #[derive(Debug)]
 pub struct Table {
-    chunks: Vec<Option<Box<Chunk>>>,
+    chunks: Vec<Chunk>,
     /// Chunks with at least one free row: the lowest is filled first, so that the others can be freed.
     with_room: BTreeSet<u32>,
     /// Finds rows by client id.
@@ -43,12 +43,17 @@ pub struct Table {
     tools: Tools,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Chunk {
     /// A bit for each row that is taken.
     taken: u64,
-    rows: [Option<(u32, Row)>; CHUNK_ROWS],
+    /// Not with `taken`: the allocator has a size for 64 rows, and with 8 bytes more it gives the next one, 4 KiB more.
+    rows: Option<Box<Rows>>,
 }
+
+type Rows = [Option<(u32, Row)>; CHUNK_ROWS];
+
+const _: () = assert!(size_of::<Rows>() <= 16 * 1024);
 
 impl Table {
     /// An empty table.
@@ -259,36 +264,34 @@ impl Table {
     /// What is in this place, and its generation.
     fn row(&self, index: u32) -> Option<(u32, &Row)> {
         let (number, place) = place_of(index);
-        let (generation, row) = self.chunks.get(number)?.as_ref()?.rows[place].as_ref()?;
+        let (generation, row) = self.chunks.get(number)?.rows.as_ref()?[place].as_ref()?;
         Some((*generation, row))
     }
 
     fn rows_mut(&mut self) -> impl Iterator<Item = &mut Row> {
         self.chunks
             .iter_mut()
-            .flatten()
-            .flat_map(|chunk| chunk.rows.iter_mut())
+            .filter_map(|chunk| chunk.rows.as_mut())
+            .flat_map(|rows| rows.iter_mut())
             .flatten()
             .map(|(_, row)| row)
     }
 
     fn insert(&mut self, row: Row) -> RowId {
         let number = self.with_room.first().copied().unwrap_or_else(|| {
-            let number = match self.chunks.iter().position(Option::is_none) {
+            let number = match self.chunks.iter().position(|chunk| chunk.rows.is_none()) {
                 Some(free) => free,
                 None => {
-                    self.chunks.push(None);
+                    self.chunks.push(Chunk::default());
                     self.chunks.len() - 1
                 }
             };
-            self.chunks[number] = Some(Box::new(Chunk {
-                taken: 0,
-                rows: [const { None }; CHUNK_ROWS],
-            }));
+            self.chunks[number].rows = Some(Box::new([const { None }; CHUNK_ROWS]));
             self.with_room.insert(number as u32);
             number as u32
         });
-        let chunk = self.chunks[number as usize].as_mut().expect("a chunk with room exists");
+        let chunk = &mut self.chunks[number as usize];
+        let rows = chunk.rows.as_mut().expect("a chunk with room has rows");
         let place = chunk.taken.trailing_ones();
         let index = number * CHUNK_ROWS as u32 + place;
         if let Some(id) = row.facts().1.client_id() {
@@ -296,7 +299,7 @@ impl Table {
         }
         chunk.taken |= 1 << place;
         self.generation = self.generation.wrapping_add(1);
-        chunk.rows[place as usize] = Some((self.generation, row));
+        rows[place as usize] = Some((self.generation, row));
         if chunk.taken == u64::MAX {
             self.with_room.remove(&number);
         }
@@ -310,8 +313,8 @@ impl Table {
     fn remove(&mut self, id: RowId) -> Option<Row> {
         row_mut(&mut self.chunks, id)?;
         let (number, place) = id.place();
-        let chunk = self.chunks[number].as_mut()?;
-        let (_, row) = chunk.rows[place].take()?;
+        let chunk = &mut self.chunks[number];
+        let (_, row) = chunk.rows.as_mut()?[place].take()?;
         if let Some(client_id) = row.facts().1.client_id() {
             self.index.remove(client_id.short_hash(), id.index);
         }
@@ -319,7 +322,7 @@ impl Table {
         self.rows -= 1;
         // The first chunk is kept, so that connections one after another do not allocate and free it each time.
         if chunk.taken == 0 && number > 0 {
-            self.chunks[number] = None;
+            chunk.rows = None;
             self.with_room.remove(&(number as u32));
         } else {
             self.with_room.insert(number as u32);
@@ -361,9 +364,9 @@ fn place_of(index: u32) -> (usize, usize) {
     (index as usize / CHUNK_ROWS, index as usize % CHUNK_ROWS)
 }
 
-fn row_mut(chunks: &mut [Option<Box<Chunk>>], id: RowId) -> Option<&mut Row> {
+fn row_mut(chunks: &mut [Chunk], id: RowId) -> Option<&mut Row> {
     let (number, place) = id.place();
-    match &mut chunks.get_mut(number)?.as_mut()?.rows[place] {
+    match &mut chunks.get_mut(number)?.rows.as_mut()?[place] {
         Some((generation, row)) if *generation == id.generation => Some(row),
         _ => None,
     }

@@ -58,7 +58,7 @@ impl Router {
     pub(crate) fn ended(&self, connect: &Connected, owner: u64) {
         if let Some(hash) = connect.placement.hash() {
             self.placements
-                .ended(hash, owner, connect.session_expiry, Instant::now());
+                .ended(hash, owner, connect.session_expiry.duration(), Instant::now());
         }
     }
 }
