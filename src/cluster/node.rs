@@ -152,6 +152,8 @@ pub struct Node {
     pub endpoints: Endpoints<Endpoint>,
     /// 1 to 1000.
     pub weight: u16,
+    /// That of the configuration, or of the source that it was found by.
+    pub configured_weight: u16,
     /// The operator is draining it, or its own API says so: it keeps its clients and gets no new ones.
     pub is_draining: bool,
     /// How many CONNECTs it gets in a second; `None` means no limit.

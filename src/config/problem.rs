@@ -164,6 +164,23 @@ impl Problems {
         })
     }
 
+    /// The first problem in one line: `nodes.toml:6:11: nodes[0].address: …`, and how many more there are.
+    pub fn first(&self) -> String {
+        let Some(problem) = self.problems.first() else {
+            return self.file.clone();
+        };
+        let place = self.position(problem).map_or(String::new(), |at| {
+            let Position { line, column } = at;
+            format!(":{line}:{column}")
+        });
+        let more = match self.problems.len() - 1 {
+            0 => String::new(),
+            1 => ", and 1 more problem".to_owned(),
+            more => format!(", and {more} more problems"),
+        };
+        format!("{}{place}: {problem}{more}", self.file)
+    }
+
     /// All problems as text with colours for a terminal.
     pub fn coloured(&self) -> String {
         self.render(&Renderer::styled())
