@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
 
 use super::node_series;
 use super::page::Page;
@@ -19,7 +20,7 @@ use crate::cluster::{Clusters, Decision};
 use crate::control::ControlHandle;
 use crate::net::held::HeldBytes;
 use crate::path::accept::Admission;
-use crate::path::counters::{Count, Counters, ListenerCounters, VERSIONS, Verdict};
+use crate::path::counters::{BOUNDS_US, Count, Counters, ListenerCounters, VERSIONS, Verdict};
 use crate::path::ended::Ended;
 use crate::path::listeners::{ListenerEntry, Listeners};
 use crate::path::relay::WaitingBytes;
@@ -319,6 +320,7 @@ impl AdminState {
                 ([("decision", decision.name())], count)
             }),
         )?;
+        self.peek(page)?;
         page.counters(
             "ends",
             "Connections that ended, by cause",
@@ -327,6 +329,23 @@ impl AdminState {
                 ([("cause", cause.name())], count)
             }),
         )
+    }
+
+    fn peek(&self, page: &mut Page<'_>) -> fmt::Result {
+        let (mut counts, mut sum) = ([0; BOUNDS_US.len() + 1], Duration::ZERO);
+        for counters in &self.counters {
+            let (more, more_sum) = counters.peek.read();
+            counts.iter_mut().zip(more).for_each(|(a, b)| *a += b);
+            sum += more_sum;
+        }
+        let mut family = page.0.encode_descriptor(
+            "peek_duration",
+            "How long the CONNECT was awaited, for clients that were connected to a node",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        let buckets = node_series::buckets(counts);
+        family.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), counts.iter().sum(), &buckets, None)
     }
 
     fn limits(&self, page: &mut Page<'_>) -> fmt::Result {
