@@ -16,7 +16,7 @@ use super::process::Process;
 use crate::base::build;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::log;
-use crate::cluster::{Clusters, Decision};
+use crate::cluster::{Clusters, Decision, EndpointKind};
 use crate::control::ControlHandle;
 use crate::net::held::HeldBytes;
 use crate::path::accept::Admission;
@@ -66,6 +66,9 @@ pub(crate) enum Unready {
     Stuck(String),
     /// No node has answered a client or a probe yet.
     NoAnswer,
+    /// Probes of every node fail, and no client is connected. Some nodes are up all the same, since probes alone take down no more
+    /// than a share of them.
+    ProbesFail,
     /// Every node is down or draining.
     NoNode,
 }
@@ -76,6 +79,7 @@ impl fmt::Display for Unready {
             Self::Draining => "draining",
             Self::Stuck(thread) => thread,
             Self::NoAnswer => "no node has answered yet",
+            Self::ProbesFail => "probes of every node fail",
             Self::NoNode => "no node is up",
         })
     }
@@ -176,12 +180,23 @@ impl AdminState {
         let listeners = self.listeners.current();
         let open = listeners.iter().filter(|listener| !listener.removed);
         let kinds: Vec<_> = open.map(|listener| listener.kind()).collect();
-        if kinds.iter().any(|kind| cluster.is_answering(*kind)) {
+        // Probes may fail where clients do not, and clients that are connected say so. Without any, nothing contradicts them.
+        let has_clients = (cluster.nodes().iter()).any(|node| node.load.connections.load(Ordering::Relaxed) > 0);
+        let takes = |kind: &EndpointKind| {
+            let mut answering = cluster.answering(*kind);
+            answering.any(|node| has_clients || !node.is_overruled(*kind))
+        };
+        if kinds.iter().any(takes) {
             return None;
         }
-        Some(match kinds.iter().any(|kind| cluster.up(*kind).next().is_some()) {
-            true => Unready::NoAnswer,
-            false => Unready::NoNode,
+        let mut up = kinds
+            .iter()
+            .flat_map(|kind| cluster.up(*kind).map(|node| node.is_overruled(*kind)));
+        Some(match (up.next(), up.all(|is_overruled| is_overruled)) {
+            (None, _) => Unready::NoNode,
+            (Some(true), true) => Unready::ProbesFail,
+            // Those that have not answered can be asked.
+            _ => Unready::NoAnswer,
         })
     }
 

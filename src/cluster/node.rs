@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::sync::{AtomicUsize, Ordering};
 use crate::cluster::connect_rate::{ConnectBucket, ConnectRate};
 use crate::cluster::endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint, NodeApi};
-use crate::cluster::finding::{Asked, Finding};
+use crate::cluster::finding::{Asked, Finding, Verdict};
 
 /// A node as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +97,17 @@ impl Node {
     pub(crate) fn state_for(&self, kind: EndpointKind) -> Option<NodeState> {
         let (_, endpoint) = self.endpoint_for(kind)?;
         Some(self.state_of(endpoint))
+    }
+
+    /// Whether probes of its endpoint for clients that arrive by `kind` fail, and it is in use all the same, because too many nodes
+    /// would be down by probes alone.
+    pub(crate) fn is_overruled(&self, kind: EndpointKind) -> bool {
+        let Some((kind, _)) = self.endpoint_for(kind) else {
+            return false;
+        };
+        let of_it = |finding: &&Finding| finding.endpoint == Some(kind);
+        let mut findings = self.findings.iter().filter(of_it);
+        findings.any(|finding| finding.verdict == Verdict::Overruled)
     }
 
     /// What the path may do with this endpoint of the node. An endpoint that is both down and draining is down: it gets
