@@ -24,10 +24,11 @@ pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Resu
     let (runtime, mut signals) = Signals::catch()?;
     let _log = log::init(&config.log);
     log_panics();
-    let running = serve::start(config)?;
-    if let Some(state) = state {
-        runtime.block_on(state::restore(state, &running));
-    }
+    let running = serve::start_with(config, async |handle| {
+        if let Some(state) = state {
+            state::restore(state, handle).await;
+        }
+    })?;
     tracing::info!(
         addresses = List::of(running.addresses()).value(),
         admin = addresses(running.admin_addresses()).map(display),
