@@ -235,9 +235,15 @@ mod tests {
         assert!(!contents(&file).expect("a file").is_settled);
         let runtime = runtime();
         let nodes = NodesFile::new(Lines);
-        let due = Instant::now() + Duration::from_secs(60);
+        let began = Instant::now();
+        let due = began + Duration::from_secs(60);
         let found = runtime.block_on(async { nodes.find(&file, due).await }).expect("nodes");
         assert_eq!(found.len(), 2, "what was read twice counts all the same");
+        assert!(
+            began.elapsed() >= SETTLED_AFTER,
+            "it was read once: {:?}",
+            began.elapsed()
+        );
     }
 
     #[test]
