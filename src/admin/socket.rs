@@ -105,7 +105,7 @@ impl From<SocketRefused> for io::Error {
     }
 }
 
-/// Tries the configured socket as [`bind`] would, and removes it again. Why it is refused, if it is; one of the default ones never is.
+/// Tries the configured socket as a start would bind it, and removes it again. Why it is refused, if it is; one of the default ones never is.
 pub fn probe(settings: &Settings) -> Option<SocketRefused> {
     let paths = settings.socket_paths();
     match settings.socket {

@@ -8,7 +8,7 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -132,7 +132,7 @@ fn contents(file: &Path) -> io::Result<Contents> {
     })
 }
 
-fn found(format: &dyn NodesFormat, file: &PathBuf, bytes: Vec<u8>) -> FoundAnswer {
+fn found(format: &dyn NodesFormat, file: &Path, bytes: Vec<u8>) -> FoundAnswer {
     let text = String::from_utf8(bytes).map_err(|_| format!("{}: not UTF-8", file.display()))?;
     let members = format.read(file, &text)?;
     Ok(members.into_iter().map(Found::from).collect())

@@ -3,12 +3,15 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::admin_client::Metrics;
 use crate::balancer::{ADMIN, Balancer, Program, block_on};
 use crate::client::Client;
+use crate::control;
 use crate::node::FakeNode;
 use crate::packets::Connect;
 use crate::wait;
@@ -50,9 +53,7 @@ impl Listed {
 }
 
 fn nodes(count: usize) -> Vec<FakeNode> {
-    (0..count)
-        .map(|number| FakeNode::start(&format!("n{number}")))
-        .collect()
+    (0..count).map(|number| FakeNode::start(format!("n{number}"))).collect()
 }
 
 fn table(node: &FakeNode) -> String {
@@ -285,4 +286,31 @@ fn what_is_wrong_in_the_file_is_said_with_its_place_and_once() {
         whys(&program),
         [format!("{}:4:1: nodes[0].wieght: unknown key", listed.path().display())]
     );
+}
+
+#[test]
+fn a_wish_of_before_a_restart_waits_for_its_node_to_be_found() {
+    let (listed, nodes) = (Listed::new(), nodes(2));
+    let file = listed.folder.path().join("state.json");
+    let drained = "{\"wishes\":[{\"node\":\"n1\",\"weight\":null,\"is_draining\":true}]}";
+    fs::write(&file, drained).expect("written");
+    let mut shell = Command::new("sh");
+    let kept = "exec \"$0\" \"$@\" --state \"$STATE\"";
+    shell
+        .args(["-c", kept, env!("CARGO_BIN_EXE_remora")])
+        .env("STATE", &file);
+    listed.put(&tables(&nodes[..1]));
+    let program = Program::by(shell, &listed.tables(""));
+    program.until_said("wishes for the node wait until it is found");
+    let read = || -> Value { serde_json::from_slice(&fs::read(&file).expect("a file")).expect("JSON") };
+    // What is kept of it until then.
+    control::ctl(&program, &["weight", "n0", "7"]);
+    wait::until("the wish for the other node is written", || {
+        read()["wishes"].as_array().is_some_and(|wishes| wishes.len() == 2)
+    });
+    assert_eq!(read()["wishes"][1]["node"], "n1");
+    listed.put(&tables(&nodes));
+    program.until_said("wishes for the node restored");
+    let series = "remora_node_state{node=\"n1\",endpoint=\"mqtt\",state=\"draining\"}";
+    wait::until("it is draining", || Metrics::of(program.admin()).value(series) == 1.0);
 }
