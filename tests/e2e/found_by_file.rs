@@ -284,7 +284,10 @@ fn what_is_wrong_in_the_file_is_said_with_its_place_and_once() {
     wait::until("it is read a few times more", || failed() >= before + 3.0);
     assert_eq!(
         whys(&program),
-        [format!("{}:4:1: nodes[0].wieght: unknown key", listed.path().display())]
+        [format!(
+            "{}:4:1: nodes[0].wieght: unknown key (did you mean `weight`?)",
+            listed.path().display()
+        )]
     );
 }
 
