@@ -233,13 +233,11 @@ fn what_cannot_be_done_is_refused_with_what_would_do() {
     let error = String::from_utf8_lossy(&failed.stderr);
     assert_eq!(error, "remora: there is no node nobody; there are node0\n");
     assert_eq!(ctl(&program, &["weight", "node0", "much"]).status.code(), Some(64));
-    let large = ask_socket(
-        program.socket(),
-        "POST",
-        "/api/v1/nodes/node0/weight",
-        &"x".repeat(1 << 20),
-    );
-    assert_eq!(large.status, 413, "{large:?}");
+    for (length, expected) in [(256 << 10, 400), ((256 << 10) + 1, 413), (1 << 20, 413)] {
+        let body = "x".repeat(length);
+        let answer = ask_socket(program.socket(), "POST", "/api/v1/nodes/node0/weight", &body);
+        assert_eq!(answer.status, expected, "{length} bytes: {answer:?}");
+    }
     for (body, words) in [
         ("", "the body is not"),
         ("{\"id\":\"\"}", "id is empty"),
