@@ -738,3 +738,136 @@ fn check_suggests_a_seed_of_the_sites_own_that_can_be_used_as_it_is() {
         "{printed}"
     );
 }
+
+/// As `ONE_NODE`, with this admin socket and without an admin listener on TCP.
+fn with_socket(socket: &Path) -> String {
+    ONE_NODE.replace("enabled = false", &format!("address = []\nsocket = {socket:?}"))
+}
+
+#[test]
+fn an_admin_socket_that_cannot_be_had_is_a_problem_of_its_line_for_run_and_for_check_that_binds() {
+    let folder = TempDir::new().expect("a directory");
+    let in_use = folder.path().join("in-use.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&in_use).expect("free");
+    let no_socket = folder.path().join("no-socket");
+    fs::write(&no_socket, "mine").expect("written");
+    let nowhere = folder.path().join("no/such/directory/admin.sock");
+    for (socket, what, hint) in [
+        (
+            &in_use,
+            format!("is in use by process {}", std::process::id()),
+            "stop the process that has it",
+        ),
+        (&no_socket, "is there and is no socket".to_owned(), "remove it"),
+        (
+            &nowhere,
+            "cannot be opened: No such file".to_owned(),
+            "its directory must be there",
+        ),
+    ] {
+        let file = Written::new(&with_socket(socket));
+        for arguments in [&["run", "-c", file.path()][..], &["check", "--bind", file.path()]] {
+            let output = output(arguments);
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+            let said = text(&output.stderr);
+            for part in ["error: admin.socket: ", &format!("{}:5:10", file.path()), &what, hint] {
+                assert!(said.contains(part), "{part:?} is not in {said}");
+            }
+        }
+        // Without --bind nothing is tried.
+        assert_eq!(output(&["check", file.path()]).status.code(), Some(0));
+    }
+    assert_eq!(fs::read(&no_socket).expect("a file"), b"mine");
+}
+
+#[test]
+fn check_that_binds_lets_the_socket_of_its_own_process_be_and_leaves_none_behind() {
+    let folder = TempDir::new().expect("a directory");
+    let socket = folder.path().join("admin.sock");
+    let file = Written::new(&with_socket(&socket));
+    let free = output(&["check", "--bind", file.path()]);
+    assert_eq!(free.status.code(), Some(0), "{free:?}");
+    assert!(!socket.exists());
+    let (_running, _) = Running::start(file.path());
+    let own = output(&["check", "--bind", file.path()]);
+    assert_eq!(own.status.code(), Some(0), "{own:?}");
+    let note = format!(
+        "note: {} is open in the process of this configuration",
+        socket.display()
+    );
+    assert!(text(&own.stderr).contains(&note), "{own:?}");
+    // Another file that says the same is not that process's.
+    let copy = Written::new(&with_socket(&socket));
+    assert_eq!(output(&["check", "--bind", copy.path()]).status.code(), Some(1));
+}
+
+#[test]
+fn check_and_route_say_where_nodes_are_found_and_read_the_file_that_lists_them() {
+    let discovery = |source: &str| {
+        format!(
+            "[[listeners]]\naddress = \"127.0.0.1:1883\"\n[[nodes]]\naddress = \"{{host}}:1883\"\nws = \"{{host}}:8083\"\n\
+             [discovery]\n{source}\n"
+        )
+    };
+    for (source, expected) in [
+        (
+            "source = \"emqx\"\nseeds = [\"http://10.0.0.11:18083\"]\ngrace = \"2m\"",
+            "nodes that EMQX lists at http://10.0.0.11:18083, asked every 10s; one that is missing stays for 2m",
+        ),
+        (
+            "source = \"dns\"\nname = \"_mqtt._tcp.emqx.example\"\nname_servers = [\"10.0.0.53\"]",
+            "nodes behind the name _mqtt._tcp.emqx.example, of which 10.0.0.53:53 are asked every 10s or as its TTL says",
+        ),
+    ] {
+        let file = Written::new(&discovery(source));
+        let output = output(&["check", file.path()]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let printed = text(&output.stdout);
+        assert!(printed.contains(expected), "{expected:?} is not in {printed}");
+        let template = "each node that is found  {host}:1883  weight 100  by its weight  ws://{host}:8083";
+        assert!(printed.contains(template), "{template:?} is not in {printed}");
+    }
+    let file = Written::new(
+        "[[listeners]]\naddress = \"127.0.0.1:1883\"\n[discovery]\nsource = \"file\"\nfile = \"nodes.toml\"\n",
+    );
+    let nodes = file.path.with_file_name("nodes.toml");
+    // Before its writer has come, or after it has failed.
+    let said = format!("{}: 1 problem", nodes.display());
+    for wrong in [None, Some("[[nodes]]\nname = \"emqx1\"\n")] {
+        if let Some(wrong) = wrong {
+            fs::write(&nodes, wrong).expect("written");
+        }
+        let lenient = output(&["check", file.path()]);
+        assert_eq!(lenient.status.code(), Some(0), "{lenient:?}");
+        assert!(text(&lenient.stderr).contains(&said), "{lenient:?}");
+        assert!(
+            text(&lenient.stderr).contains("note: `run` would start without the nodes"),
+            "{lenient:?}"
+        );
+        assert_eq!(output(&["check", "--strict", file.path()]).status.code(), Some(1));
+        assert_eq!(
+            output(&["route", "-c", file.path(), "sensor-1"]).status.code(),
+            Some(64)
+        );
+    }
+    fs::write(
+        &nodes,
+        THREE_NODES
+            .split_once("[[nodes]]")
+            .map(|(_, nodes)| format!("[[nodes]]{nodes}"))
+            .expect("nodes"),
+    )
+    .expect("written");
+    let checked = output(&["check", "--strict", file.path()]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    let printed = text(&checked.stdout);
+    let listed = format!("nodes listed in {}, read every 2s", nodes.display());
+    for part in [&*listed, "emqx2  emqx2.example.com:1883  weight 200"] {
+        assert!(printed.contains(part), "{part:?} is not in {printed}");
+    }
+    // As if they were in the configuration.
+    let same = Written::new(THREE_NODES);
+    let of = |file: &Written| output(&["route", "-c", file.path(), "--json", "sensor-1", "sensor-2"]).stdout;
+    assert!(text(&of(&file)).contains("emqx2"));
+    assert_eq!(text(&of(&file)), text(&of(&same)));
+}

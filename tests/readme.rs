@@ -465,7 +465,7 @@ fn balancer_text() -> (String, [tempfile::NamedTempFile; 3]) {
         [[listeners]]\naddress = \"127.0.0.1:0\"\nname = \"mqtts\"\n\
         tls = \"end\"\ncertificates = [{{ chain = {:?} }}]\n\
         client_certificates = \"required\"\nclient_ca = {:?}\nclient_crl = {:?}\n\
-        [[nodes]]\nname = \"emqx1\"\naddress = \"127.0.0.1:1\"\n\
+        [[nodes]]\nname = \"emqx1\"\naddress = \"127.0.0.1:1\"\napi = \"http://127.0.0.1:1\"\n\
         [admin]\naddress = \"127.0.0.1:0\"\n",
         file.path(),
         ca.path(),

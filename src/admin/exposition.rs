@@ -3,11 +3,12 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Unit;
 
 use super::node_series;
 use super::page::Page;
@@ -15,11 +16,11 @@ use super::process::Process;
 use crate::base::build;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::log;
-use crate::cluster::{Clusters, Decision};
+use crate::cluster::{Clusters, Decision, EndpointKind};
 use crate::control::ControlHandle;
 use crate::net::held::HeldBytes;
 use crate::path::accept::Admission;
-use crate::path::counters::{Count, Counters, ListenerCounters, VERSIONS, Verdict};
+use crate::path::counters::{BOUNDS_US, Count, Counters, ListenerCounters, VERSIONS, Verdict};
 use crate::path::ended::Ended;
 use crate::path::listeners::{ListenerEntry, Listeners};
 use crate::path::relay::WaitingBytes;
@@ -65,6 +66,9 @@ pub(crate) enum Unready {
     Stuck(String),
     /// No node has answered a client or a probe yet.
     NoAnswer,
+    /// Probes of every node fail, and no client is connected. Some nodes are up all the same, since probes alone take down no more
+    /// than a share of them.
+    ProbesFail,
     /// Every node is down or draining.
     NoNode,
 }
@@ -75,6 +79,7 @@ impl fmt::Display for Unready {
             Self::Draining => "draining",
             Self::Stuck(thread) => thread,
             Self::NoAnswer => "no node has answered yet",
+            Self::ProbesFail => "probes of every node fail",
             Self::NoNode => "no node is up",
         })
     }
@@ -175,12 +180,23 @@ impl AdminState {
         let listeners = self.listeners.current();
         let open = listeners.iter().filter(|listener| !listener.removed);
         let kinds: Vec<_> = open.map(|listener| listener.kind()).collect();
-        if kinds.iter().any(|kind| cluster.is_answering(*kind)) {
+        // Probes may fail where clients do not, and clients that are connected say so. Without any, nothing contradicts them.
+        let has_clients = (cluster.nodes().iter()).any(|node| node.load.connections.load(Ordering::Relaxed) > 0);
+        let takes = |kind: &EndpointKind| {
+            let mut answering = cluster.answering(*kind);
+            answering.any(|node| has_clients || !node.is_overruled(*kind))
+        };
+        if kinds.iter().any(takes) {
             return None;
         }
-        Some(match kinds.iter().any(|kind| cluster.up(*kind).next().is_some()) {
-            true => Unready::NoAnswer,
-            false => Unready::NoNode,
+        let mut up = kinds
+            .iter()
+            .flat_map(|kind| cluster.up(*kind).map(|node| node.is_overruled(*kind)));
+        Some(match (up.next(), up.all(|is_overruled| is_overruled)) {
+            (None, _) => Unready::NoNode,
+            (Some(true), true) => Unready::ProbesFail,
+            // Those that have not answered can be asked.
+            _ => Unready::NoAnswer,
         })
     }
 
@@ -319,6 +335,7 @@ impl AdminState {
                 ([("decision", decision.name())], count)
             }),
         )?;
+        self.peek(page)?;
         page.counters(
             "ends",
             "Connections that ended, by cause",
@@ -327,6 +344,23 @@ impl AdminState {
                 ([("cause", cause.name())], count)
             }),
         )
+    }
+
+    fn peek(&self, page: &mut Page<'_>) -> fmt::Result {
+        let (mut counts, mut sum) = ([0; BOUNDS_US.len() + 1], Duration::ZERO);
+        for counters in &self.counters {
+            let (more, more_sum) = counters.peek.read();
+            counts.iter_mut().zip(more).for_each(|(a, b)| *a += b);
+            sum += more_sum;
+        }
+        let mut family = page.0.encode_descriptor(
+            "peek_duration",
+            "How long the CONNECT was awaited, for clients that were connected to a node",
+            Some(&Unit::Seconds),
+            MetricType::Histogram,
+        )?;
+        let buckets = node_series::buckets(counts);
+        family.encode_histogram::<NoLabelSet>(sum.as_secs_f64(), counts.iter().sum(), &buckets, None)
     }
 
     fn limits(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -41,6 +41,7 @@ use pages::Pages;
 pub use percent::escaped;
 pub use settings::{ADDRESS_DEFAULT, Address, Settings, Socket};
 use socket::AdminSocket;
+pub use socket::{SocketRefused, probe as probe_socket};
 pub use tokens::{Scope, Token};
 
 /// The bound admin listener.

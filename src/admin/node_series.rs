@@ -10,7 +10,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::page::Page;
-use crate::cluster::{CheckResult, Cluster, NodeId, NodeLoad, NodeState, ProbeResult, Verdict};
+use crate::cluster::{
+    CheckResult, Cluster, EndpointKind, FindingSource, NodeId, NodeLoad, NodeState, ProbeResult, Verdict,
+};
 use crate::path::counters::{BOUNDS_US, CODES, Count, Counters, Fault, NodeCounters, Retry, Step};
 
 /// Writes what there is to say of each node of `cluster`: states, gauges, and what `workers` have counted.
@@ -78,7 +80,11 @@ fn asked(page: &mut Page<'_>, cluster: &Cluster) -> fmt::Result {
         "probes",
         "Probes of the node's endpoint, by result",
         endpoints().flat_map(|(node, kind)| {
-            ProbeResult::ALL.iter().map(move |result| {
+            // The third result is no node's.
+            let results = ProbeResult::ALL
+                .iter()
+                .filter(|result| **result != ProbeResult::NotAsked);
+            results.map(move |result| {
                 let labels = [
                     ("node", &*node.name),
                     ("endpoint", kind.name()),
@@ -87,6 +93,16 @@ fn asked(page: &mut Page<'_>, cluster: &Cluster) -> fmt::Result {
                 (labels, node.load.asked.probes(kind, *result))
             })
         }),
+    )?;
+    let not_asked = |load: &NodeLoad| {
+        let kinds = EndpointKind::ALL.iter();
+        let counts = kinds.map(|kind| load.asked.probes(*kind, ProbeResult::NotAsked));
+        counts.sum::<u64>()
+    };
+    page.counter(
+        "probes_not_asked",
+        "Probes that could not be sent, because no descriptor or no port was left",
+        cluster.all_known().iter().map(|known| not_asked(&known.load)).sum(),
     )?;
     let mut family = page.0.encode_descriptor(
         "probe_duration",
@@ -99,10 +115,15 @@ fn asked(page: &mut Page<'_>, cluster: &Cluster) -> fmt::Result {
             .encode_family(&[("node", &*node.name), ("endpoint", kind.name())])?
             .encode_gauge(&node.load.asked.took(kind).as_secs_f64())?;
     }
+    // The others are never asked.
+    let with_api = cluster.nodes().iter().filter(|node| {
+        let mut findings = node.findings.iter();
+        findings.any(|finding| finding.source == FindingSource::Api)
+    });
     page.counters(
         "node_checks",
         "Questions to the node's HTTP API, by result",
-        cluster.nodes().iter().flat_map(|node| {
+        with_api.flat_map(|node| {
             CheckResult::ALL.iter().map(move |result| {
                 let labels = [("node", &*node.name), ("result", result.name())];
                 (labels, node.load.asked.checks(*result))
@@ -178,21 +199,25 @@ fn counted(page: &mut Page<'_>, nodes: &[ShownNode<'_>]) -> fmt::Result {
     }
     let mut family = page.0.encode_descriptor(
         "step_duration",
-        "Duration of the steps of a connection's setup, for clients that were connected to the node",
+        "How long dial and greet took, for clients that were connected to the node",
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;
     for node in nodes {
         for step in Step::ALL {
             let (counts, sum) = node.durations(*step);
-            let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
-            let buckets: Vec<(f64, u64)> = bounds.zip(counts).collect();
             family
                 .encode_family(&[("node", node.name), ("step", step.name())])?
-                .encode_histogram::<NoLabelSet>(sum.as_secs_f64(), counts.iter().sum(), &buckets, None)?;
+                .encode_histogram::<NoLabelSet>(sum.as_secs_f64(), counts.iter().sum(), &buckets(counts), None)?;
         }
     }
     Ok(())
+}
+
+/// The counts of a histogram with their bounds, in seconds.
+pub(super) fn buckets(counts: [u64; BOUNDS_US.len() + 1]) -> Vec<(f64, u64)> {
+    let bounds = BOUNDS_US.iter().map(|us| *us as f64 / 1e6).chain([f64::INFINITY]);
+    bounds.zip(counts).collect()
 }
 
 /// A node with series: one of the cluster, or a removed one as long as it has connections.

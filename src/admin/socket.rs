@@ -35,50 +35,68 @@ pub(super) struct AdminSocket {
     file: (u64, u64),
 }
 
-/// Why a socket cannot be had.
+/// Why the admin socket cannot be had. [`start`](crate::serve::start) returns it inside of an [`io::Error`].
 #[derive(Debug)]
-pub(super) struct Refused {
-    path: PathBuf,
+pub struct SocketRefused {
+    /// The path of the socket.
+    pub path: PathBuf,
     why: Why,
 }
 
 #[derive(Debug)]
 enum Why {
     /// This process has it, if the system says which.
-    InUse(Option<i32>),
+    InUse(Option<u32>),
     /// Something is there that is no socket.
     NotASocket,
     System(io::Error),
 }
 
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl SocketRefused {
+    /// What is refused, if `error` is about the admin socket.
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref()?.downcast_ref()
+    }
+
+    /// The process that has the socket, if one has and the system says which.
+    pub fn process(&self) -> Option<u32> {
+        match self.why {
+            Why::InUse(pid) => pid,
+            Why::NotASocket | Why::System(_) => None,
+        }
+    }
+
+    /// What is wrong.
+    pub fn message(&self) -> String {
         let path = self.path.display();
         match &self.why {
-            Why::InUse(Some(pid)) => write!(
-                f,
-                "the admin socket {path} is in use by process {pid}: stop it, or set another socket in [admin]"
-            ),
-            Why::InUse(None) => write!(
-                f,
-                "the admin socket {path} is in use: stop the process that has it, or set another socket in [admin]"
-            ),
-            Why::NotASocket => write!(
-                f,
-                "{path} is there and is no socket: remove it, or set another socket in [admin]"
-            ),
-            Why::System(error) => write!(
-                f,
-                "the admin socket {path} cannot be opened: {error}; its directory must be there, and writable for this user"
-            ),
+            Why::InUse(Some(pid)) => format!("the admin socket {path} is in use by process {pid}"),
+            Why::InUse(None) => format!("the admin socket {path} is in use"),
+            Why::NotASocket => format!("{path} is there and is no socket"),
+            Why::System(error) => format!("the admin socket {path} cannot be opened: {error}"),
+        }
+    }
+
+    /// What would do.
+    pub fn hint(&self) -> &'static str {
+        match &self.why {
+            Why::InUse(_) => "stop the process that has it, or set another socket in [admin]",
+            Why::NotASocket => "remove it, or set another socket in [admin]",
+            Why::System(_) => "its directory must be there, and writable for this user",
         }
     }
 }
 
-impl Error for Refused {}
+impl fmt::Display for SocketRefused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.message(), self.hint())
+    }
+}
 
-impl From<Refused> for io::Error {
-    fn from(refused: Refused) -> Self {
+impl Error for SocketRefused {}
+
+impl From<SocketRefused> for io::Error {
+    fn from(refused: SocketRefused) -> Self {
         let kind = match &refused.why {
             Why::InUse(_) | Why::NotASocket => ErrorKind::AddrInUse,
             Why::System(error) => error.kind(),
@@ -87,8 +105,17 @@ impl From<Refused> for io::Error {
     }
 }
 
+/// Tries the configured socket as a start would bind it, and removes it again. Why it is refused, if it is; one of the default ones never is.
+pub fn probe(settings: &Settings) -> Option<SocketRefused> {
+    let paths = settings.socket_paths();
+    match settings.socket {
+        Socket::At(_) => AdminSocket::bind(paths.first()?).err(),
+        Socket::Default => None,
+    }
+}
+
 /// Binds the configured socket, or the first of the default ones that can be had. One of these that cannot is only a warning.
-pub(super) fn bind(settings: &Settings) -> Result<Option<AdminSocket>, Refused> {
+pub(super) fn bind(settings: &Settings) -> Result<Option<AdminSocket>, SocketRefused> {
     let paths = settings.socket_paths();
     if let Socket::At(_) = settings.socket {
         return paths.first().map(|path| AdminSocket::bind(path)).transpose();
@@ -111,8 +138,8 @@ pub(super) fn bind(settings: &Settings) -> Result<Option<AdminSocket>, Refused> 
 
 impl AdminSocket {
     /// Binds the socket at `path`. A file there that no process listens on is replaced.
-    pub(super) fn bind(path: &Path) -> Result<Self, Refused> {
-        let refused = |why| Refused {
+    pub(super) fn bind(path: &Path) -> Result<Self, SocketRefused> {
+        let refused = |why| SocketRefused {
             path: path.to_owned(),
             why,
         };
@@ -129,7 +156,9 @@ impl AdminSocket {
                 Err(_) => return Err(refused(Why::InUse(None))),
                 Ok(stream) => {
                     let peer = socket_peercred(&stream).ok();
-                    return Err(refused(Why::InUse(peer.map(|peer| peer.pid.as_raw_nonzero().get()))));
+                    return Err(refused(Why::InUse(
+                        peer.map(|peer| peer.pid.as_raw_nonzero().get().cast_unsigned()),
+                    )));
                 }
             }
         }
@@ -184,7 +213,7 @@ mod tests {
         let first = AdminSocket::bind(&path).expect("free");
         assert_eq!(fs::metadata(&path).expect("a file").mode() & 0o777, MODE);
         let refused = AdminSocket::bind(&path).expect_err("in use").to_string();
-        let expected = format!("is in use by process {}: stop it", std::process::id());
+        let expected = format!("is in use by process {}: stop the process", std::process::id());
         assert!(refused.contains(&expected), "{refused}");
         drop(first);
         assert!(!path.exists(), "removed at the end");

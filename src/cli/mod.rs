@@ -5,6 +5,7 @@ mod ctl;
 mod demo;
 mod health;
 mod holder;
+mod listed;
 mod locate;
 mod refused;
 mod route;
@@ -25,7 +26,6 @@ use clap::{ArgAction, Parser, Subcommand};
 use remora::cluster::Ring;
 use remora::config::{self, Config, Loaded, Problems};
 use remora::path::affinity::{Key, Rule};
-use remora::serve::BindError;
 
 use locate::{File, FileOption, Located, NotFound};
 
@@ -83,7 +83,7 @@ enum Command {
     Check {
         #[command(flatten)]
         file: File,
-        /// Also try to bind every listener, as `run` would; exits with 1 if one cannot be. Clients notice nothing.
+        /// Also try to bind every listener and the admin socket, as `run` would; exits with 1 if one cannot be. Clients notice nothing.
         #[arg(long)]
         bind: bool,
         /// Exit with 1 if there is anything to look at.
@@ -157,7 +157,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Health { file, address } => health::command(&file, address),
         Command::Check { file, bind, strict } => {
-            with_config(file.locate(), |loaded| check::command(&loaded, bind, strict))
+            with_config(file.locate(), |loaded| check::command(loaded, bind, strict))
         }
         Command::Config(file) => with_config(file.locate(), |Loaded { config, source }| {
             print(config::effective(&config, Some(&source)).trim_end())
@@ -165,15 +165,17 @@ pub(crate) fn main() -> ExitCode {
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Ctl(arguments) => ctl::command(arguments),
         Command::Bench(args) => remora_bench::run(*args, &version::line()),
-        Command::Route { file, json, ids } => {
-            with_config(file.locate(), |Loaded { config, .. }| {
-                match route::answers(&config, &ids) {
-                    Ok(answers) if json => print(&answers.json()),
-                    Ok(answers) => print(&answers.text()),
-                    Err(error) => bad_usage(&error),
-                }
-            })
-        }
+        Command::Route { file, json, ids } => with_config(file.locate(), |Loaded { mut config, .. }| {
+            if let Err(problems) = listed::add(&mut config) {
+                print_problems(&problems);
+                return ExitCode::from(BAD_USAGE);
+            }
+            match route::answers(&config, &ids) {
+                Ok(answers) if json => print(&answers.json()),
+                Ok(answers) => print(&answers.text()),
+                Err(error) => bad_usage(&error),
+            }
+        }),
     }
 }
 
@@ -224,12 +226,13 @@ fn run_config(located: Result<Located, NotFound>, state: Option<&Path>) -> ExitC
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let again = located.load().ok();
-                match (BindError::of(&error), again) {
-                    (Some(refused), Some(Loaded { config, source })) => {
-                        let problem = refused::address(refused, None, &config, &source);
-                        print_problems(&source.problems(vec![problem]));
-                    }
-                    _ => eprintln!("{}", refused::other(&error)),
+                let problem = again.as_ref().and_then(|Loaded { config, source }| {
+                    let problem = refused::problem(&error, config, source)?;
+                    Some(source.problems(vec![problem]))
+                });
+                match problem {
+                    Some(problem) => print_problems(&problem),
+                    None => eprintln!("{}", refused::other(&error)),
                 }
                 ExitCode::FAILURE
             }

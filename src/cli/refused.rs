@@ -8,10 +8,24 @@ use std::io::{self, ErrorKind};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
+use remora::admin::SocketRefused;
 use remora::config::{Config, Problem, Source};
 use remora::serve::BindError;
 
 use super::holder::{self, Holder};
+
+/// The problem with what is refused, if it is an address or the admin socket.
+pub(super) fn problem(error: &io::Error, config: &Config, source: &Source) -> Option<Problem> {
+    if let Some(refused) = SocketRefused::of(error) {
+        return Some(socket(refused, source));
+    }
+    BindError::of(error).map(|refused| address(refused, None, config, source))
+}
+
+/// The problem with an admin socket that cannot be opened.
+pub(super) fn socket(refused: &SocketRefused, source: &Source) -> Problem {
+    source.problem("admin.socket", refused.message()).hint(refused.hint())
+}
 
 /// The problem with an address that cannot be opened. `own` is the process that runs this configuration already, if one does.
 pub(super) fn address(error: &BindError, own: Option<u32>, config: &Config, source: &Source) -> Problem {

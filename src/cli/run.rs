@@ -24,10 +24,13 @@ pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Resu
     let (runtime, mut signals) = Signals::catch()?;
     let _log = log::init(&config.log);
     log_panics();
-    let running = serve::start(config)?;
-    if let Some(state) = state {
-        runtime.block_on(state::restore(state, &running));
-    }
+    let may_come = config.control.discovery.is_some();
+    let mut waiting = Vec::new();
+    let running = serve::start_with(config, async |handle| {
+        if let Some(state) = state {
+            waiting = state::restore(state, handle, may_come).await;
+        }
+    })?;
     tracing::info!(
         addresses = List::of(running.addresses()).value(),
         admin = addresses(running.admin_addresses()).map(display),
@@ -40,7 +43,7 @@ pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Resu
     let panic = running.panicked();
     let kept = async {
         match state {
-            Some(state) => Some(state::keep(state, &running).await),
+            Some(state) => Some(state::keep(state, &running, waiting).await),
             None => None,
         }
     };

@@ -15,32 +15,49 @@ struct State {
     wishes: Vec<NodeWish>,
 }
 
-/// Carries out the wishes in the file. One that cannot be read is a warning, and so is a wish that cannot be carried out.
-pub(super) async fn restore(path: &Path, running: &Handle) {
+/// Carries out the wishes in the file. One that cannot be read is a warning, and so is a wish that cannot be carried out. If nodes are
+/// looked for (`may_come`), one that is not there may be found later: returns the wishes for such nodes.
+pub(super) async fn restore(path: &Path, running: &Handle, may_come: bool) -> Vec<NodeWish> {
     let state = match read(path) {
         Ok(state) => state,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Vec::new(),
         Err(error) => {
             tracing::warn!(file = %path.display(), %error, "the state file is ignored");
-            return;
+            return Vec::new();
         }
     };
-    for wish in &state.wishes {
-        match running.restore(wish).await {
-            Ok(()) => tracing::info!(node = wish.node, "wishes for the node restored"),
-            Err(error) => tracing::warn!(node = wish.node, %error, "wishes for the node cannot be restored"),
+    let mut waiting = Vec::new();
+    for wish in state.wishes {
+        if may_come && running.node_id(&wish.node).is_none() {
+            tracing::info!(node = wish.node, "wishes for the node wait until it is found");
+            waiting.push(wish);
+        } else {
+            carry_out(&wish, running).await;
         }
+    }
+    waiting
+}
+
+async fn carry_out(wish: &NodeWish, running: &Handle) {
+    match running.restore(wish).await {
+        Ok(()) => tracing::info!(node = wish.node, "wishes for the node restored"),
+        Err(error) => tracing::warn!(node = wish.node, %error, "wishes for the node cannot be restored"),
     }
 }
 
-/// Writes the wishes into the file whenever they change, for ever.
-pub(super) async fn keep(path: &Path, running: &Handle) -> std::convert::Infallible {
+/// Writes the wishes into the file whenever they change, for ever. Those that are `waiting` are carried out once their nodes are found.
+pub(super) async fn keep(path: &Path, running: &Handle, mut waiting: Vec<NodeWish>) -> std::convert::Infallible {
     let mut written = None;
     let mut seen = 0;
     loop {
-        let state = State {
-            wishes: running.wishes(),
-        };
+        let is_there = |wish: &mut NodeWish| running.node_id(&wish.node).is_some();
+        let found: Vec<NodeWish> = waiting.extract_if(.., is_there).collect();
+        for wish in &found {
+            carry_out(wish, running).await;
+        }
+        let mut wishes = running.wishes();
+        wishes.extend_from_slice(&waiting);
+        let state = State { wishes };
         if written.as_ref() != Some(&state) {
             if let Err(error) = write(path, &state) {
                 tracing::warn!(file = %path.display(), %error, "the state file cannot be written");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::sync::{AtomicUsize, Ordering};
 use crate::cluster::connect_rate::{ConnectBucket, ConnectRate};
 use crate::cluster::endpoint::{Endpoint, EndpointKind, Endpoints, MemberEndpoint, NodeApi};
-use crate::cluster::finding::{Asked, Finding};
+use crate::cluster::finding::{Asked, Finding, Verdict};
 
 /// A node as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +99,17 @@ impl Node {
         Some(self.state_of(endpoint))
     }
 
+    /// Whether probes of its endpoint for clients that arrive by `kind` fail, and it is in use all the same, because too many nodes
+    /// would be down by probes alone.
+    pub(crate) fn is_overruled(&self, kind: EndpointKind) -> bool {
+        let Some((kind, _)) = self.endpoint_for(kind) else {
+            return false;
+        };
+        let of_it = |finding: &&Finding| finding.endpoint == Some(kind);
+        let mut findings = self.findings.iter().filter(of_it);
+        findings.any(|finding| finding.verdict == Verdict::Overruled)
+    }
+
     /// What the path may do with this endpoint of the node. An endpoint that is both down and draining is down: it gets
     /// clients only if there is no other node. One whose host name could not be resolved yet is down as well.
     pub fn state_of(&self, endpoint: &Endpoint) -> NodeState {
@@ -152,6 +163,8 @@ pub struct Node {
     pub endpoints: Endpoints<Endpoint>,
     /// 1 to 1000.
     pub weight: u16,
+    /// That of the configuration, or of the source that it was found by.
+    pub configured_weight: u16,
     /// The operator is draining it, or its own API says so: it keeps its clients and gets no new ones.
     pub is_draining: bool,
     /// How many CONNECTs it gets in a second; `None` means no limit.

@@ -47,13 +47,13 @@ impl Cluster {
         self.nodes.iter().filter(is_up)
     }
 
-    /// Whether a node has answered that can take clients of `kind` now.
-    pub(crate) fn is_answering(&self, kind: EndpointKind) -> bool {
-        let answers = |node: &Node| {
+    /// The nodes that can take clients of `kind` now and have answered.
+    pub(crate) fn answering(&self, kind: EndpointKind) -> impl Iterator<Item = &Node> {
+        let answers = move |node: &&Node| {
             node.endpoint_for(kind)
                 .is_some_and(|(_, endpoint)| endpoint.is_answering())
         };
-        self.up(kind).any(answers)
+        self.up(kind).filter(answers)
     }
 
     /// Whether another node than `but` that can take clients of `kind` now has answered CONNECTs within `most` lately.

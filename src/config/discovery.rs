@@ -1,5 +1,6 @@
 //! Resolves where further nodes are found, and the `[[nodes]]` that stands for each of them.
 
+use std::path::{self, Path};
 use std::time::Duration;
 
 use super::file::{self, SourceWord};
@@ -13,12 +14,22 @@ use crate::net::tls::Nodes;
 /// The time between two questions: EMQX gathers its answer from all nodes, which is work for them.
 const INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 
+/// Reading a file costs little.
+const INTERVAL_OF_FILE: Duration = Duration::from_secs(2);
+
 /// Longer than a node takes to restart.
 const GRACE_DEFAULT: Duration = Duration::from_secs(60);
 
 /// Whether the host is that of each node that is found.
 pub(super) fn is_of_found(address: &NodeAddress) -> bool {
     matches!(address, NodeAddress::Host(host, _) if host == HOST_OF_FOUND)
+}
+
+/// Whether an address of the node has the host of a node that is found.
+pub(super) fn names_found(member: &Member) -> bool {
+    let endpoints = member.endpoints.iter().map(|(_, endpoint)| &endpoint.address);
+    let api = member.api.iter().map(|api| &api.address);
+    endpoints.chain(api).any(is_of_found)
 }
 
 /// The name of a template, which has none: nodes that are found have their own.
@@ -51,6 +62,7 @@ pub(super) fn resolve(
     written: file::Discovery,
     template: Option<(Member, Place)>,
     secured: Option<&Nodes>,
+    base: &Path,
     problems: &mut Vec<Problem>,
 ) -> Option<control::Discovery> {
     let file::Discovery {
@@ -58,6 +70,7 @@ pub(super) fn resolve(
         seeds,
         name,
         name_servers,
+        file,
         interval,
         grace,
     } = written;
@@ -75,8 +88,15 @@ pub(super) fn resolve(
                 .push(problem.hint("one with address = \"{host}:1883\" and without a name stands for each of them"));
             return None;
         }
-        (SourceWord::Emqx, Some((template, _))) => (SourceKind::Emqx, template),
-        (SourceWord::Dns, Some((template, _))) => (SourceKind::Dns, template),
+        (SourceWord::Emqx, Some((template, _))) => (SourceKind::Emqx, Some(template)),
+        (SourceWord::Dns, Some((template, _))) => (SourceKind::Dns, Some(template)),
+        (SourceWord::File, None) => (SourceKind::File, None),
+        (SourceWord::File, Some((_, place))) => {
+            let problem =
+                place.problem("{host} is known of no node: those that a file lists have addresses of their own");
+            problems.push(problem.hint("leave the table out, or name a node and its host"));
+            return None;
+        }
     };
     let seeds: Vec<NodeApi> = seeds
         .or_default()
@@ -99,6 +119,10 @@ pub(super) fn resolve(
             "there is no name to ask for",
             "name a service, or a host: name = \"_mqtt._tcp.emqx.default.svc.cluster.local\"",
         )),
+        SourceKind::File if file.as_set().is_none() => Some((
+            "there is no file to read",
+            "name one, whose [[nodes]] have the keys of those here: file = \"nodes.toml\"",
+        )),
         _ => None,
     };
     if let Some((lacks, hint)) = lacks {
@@ -114,10 +138,19 @@ pub(super) fn resolve(
             .into_iter()
             .map(|server| server.value)
             .collect(),
+        // Of another source, it is left over.
+        file: file.value().filter(|_| source == SourceKind::File).map(|file| {
+            let file = base.join(file);
+            path::absolute(&file).unwrap_or(file)
+        }),
+    };
+    let interval_default = match source.kind {
+        SourceKind::Emqx | SourceKind::Dns => INTERVAL_DEFAULT,
+        SourceKind::File => INTERVAL_OF_FILE,
     };
     Some(control::Discovery {
         source,
-        interval: interval.or(INTERVAL_DEFAULT),
+        interval: interval.or(interval_default),
         grace: grace.or(GRACE_DEFAULT),
         template,
     })

@@ -168,9 +168,13 @@ impl Page<'_> {
             self.table(&format!("nodes[{index}]"), "[[nodes]]");
             self.node(node);
         }
-        if let Some(discovery) = &control.discovery {
+        if let Some(template) = control
+            .discovery
+            .as_ref()
+            .and_then(|discovery| discovery.template.as_ref())
+        {
             self.table(&format!("nodes[{}]", nodes.len()), "[[nodes]]");
-            self.node(&discovery.template);
+            self.node(template);
         }
         self.table("nodes_tls", "[nodes_tls]");
         self.nodes_tls(nodes_tls.as_ref());
@@ -390,22 +394,26 @@ impl Page<'_> {
         }) = discovery
         else {
             self.key("source", string("off"), DEFAULT);
-            return self.line("# seeds, name, name_servers, interval, grace: no nodes are looked for");
+            return self.line("# seeds, name, name_servers, file, interval, grace: no nodes are looked for");
         };
         let control::Source {
             kind,
             seeds,
             name,
             name_servers,
+            // Named by its key.
+            file: _,
         } = source;
         let word = match kind {
             control::SourceKind::Emqx => "emqx",
             control::SourceKind::Dns => "dns",
+            control::SourceKind::File => "file",
         };
         self.key("source", string(word), DEFAULT);
         self.key("seeds", list(seeds), DEFAULT);
         self.optional("name", name.as_ref().map(string), "none (default)");
         self.key("name_servers", list(name_servers), "default: those of the system");
+        self.file("file", "none (default)");
         self.key("interval", duration(*interval), DEFAULT);
         self.key("grace", duration(*grace), DEFAULT);
     }

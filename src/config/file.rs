@@ -130,8 +130,16 @@ table! {
         seeds: List<NodeApiUrl>,
         name: DnsName,
         name_servers: List<NameServer>,
+        file: FilePath,
         interval: Timeout,
         grace: Slack,
+    }
+}
+
+table! {
+    /// The file in which nodes are listed.
+    NodesFile {
+        nodes: List<Node>,
     }
 }
 
@@ -280,28 +288,28 @@ table! {
     }
 }
 
-impl File {
-    /// Reads a file and collects all problems in it. Of TOML syntax errors, only the first one is reported.
-    pub(super) fn read(text: &str) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let tree = DeTable::parse(text).map_err(|error| {
-            let mut problem = Problem::of_file(format!("not TOML: {}", error.message()));
-            problem.span = error.span();
-            if error.message() == "duplicate key" {
-                problem =
-                    problem.hint("write a key once; several tables of one name have two brackets, as in [[nodes]]");
-            } else if let Some(hint) = error.span().and_then(|span| syntax::hint(text, span)) {
-                problem = problem.hint(hint);
-            }
-            vec![problem]
-        })?;
-        let place = Place {
-            path: String::new(),
-            span: tree.span(),
-        };
-        let mut reader = Reader::new::<Self>(foreign::meant);
-        let file = <Self as Value>::read(&DeValue::Table(tree.into_inner()), &place, &mut reader);
-        Ok((file.unwrap_or_default(), reader.problems))
-    }
+/// Reads a file of type `T` and collects all problems in it. Of TOML syntax errors, only the first one is reported.
+pub(super) fn read<T: Value>(text: &str) -> Result<(T::Output, Vec<Problem>), Vec<Problem>>
+where
+    T::Output: Default,
+{
+    let tree = DeTable::parse(text).map_err(|error| {
+        let mut problem = Problem::of_file(format!("not TOML: {}", error.message()));
+        problem.span = error.span();
+        if error.message() == "duplicate key" {
+            problem = problem.hint("write a key once; several tables of one name have two brackets, as in [[nodes]]");
+        } else if let Some(hint) = error.span().and_then(|span| syntax::hint(text, span)) {
+            problem = problem.hint(hint);
+        }
+        vec![problem]
+    })?;
+    let place = Place {
+        path: String::new(),
+        span: tree.span(),
+    };
+    let mut reader = Reader::new::<T>(foreign::meant);
+    let file = T::read(&DeValue::Table(tree.into_inner()), &place, &mut reader);
+    Ok((file.unwrap_or_default(), reader.problems))
 }
 
 /// The protocol below MQTT, as a word; the other settings of a transport have keys of their own.
@@ -376,13 +384,20 @@ pub(super) enum SourceWord {
     Off,
     Emqx,
     Dns,
+    File,
 }
 
 impl Leaf for SourceWord {
     type Output = Self;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("off", Self::Off), ("emqx", Self::Emqx), ("dns", Self::Dns)])
+        let words = [
+            ("off", Self::Off),
+            ("emqx", Self::Emqx),
+            ("dns", Self::Dns),
+            ("file", Self::File),
+        ];
+        word(value, &words)
     }
 }
 

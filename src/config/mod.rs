@@ -10,6 +10,7 @@ mod files;
 mod foreign;
 mod meant;
 mod node_address;
+mod nodes;
 mod notes;
 mod overlap;
 mod problem;
@@ -29,6 +30,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 pub use effective::effective;
+pub use nodes::ListedNodes;
 pub use problem::{Position, Problem, Problems, Severity};
 pub use source::Source;
 pub use units::{duration_text, size_text};
@@ -186,7 +188,8 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Problems> {
 }
 
 fn parse_beside(name: &str, text: &str, base: &Path) -> Result<Config, Problems> {
-    let (file, mut problems) = file::File::read(text).map_err(|problems| Problems::new(name, text, problems))?;
+    let (file, mut problems) =
+        file::read::<file::File>(text).map_err(|problems| Problems::new(name, text, problems))?;
     let config = resolve::config(file, base, &mut problems);
     let (problems, warnings): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::refuses);
     if problems.is_empty() {
@@ -271,7 +274,7 @@ mod tests {
     #[test]
     fn the_full_file_has_every_key_and_no_other() {
         let text = with_every_key(FULL);
-        let (_, problems) = file::File::read(&text).expect("a file that can be read");
+        let (_, problems) = file::read::<file::File>(&text).expect("a file that can be read");
         assert!(problems.is_empty(), "{problems:?}");
         let mut known = BTreeSet::new();
         keys_of_shape(&<file::File as Value>::SHAPE, "", &mut known);

@@ -2,13 +2,13 @@
 //! Tables and settings are destructured completely, so that no key can be forgotten.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::notes::{note_repeats, required};
+use super::nodes::{self, AllNodes};
+use super::notes::{at_least_one, given, note_repeats, required};
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use super::units::duration_text;
@@ -16,12 +16,9 @@ use super::{Config, credentials, discovery, file, files, overlap, tls, tokens};
 use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
-use crate::cluster;
-use crate::cluster::{Endpoints, MemberEndpoint, NodeAddress, NodeApi};
 use crate::control;
 use crate::net::dial;
 use crate::net::held;
-use crate::net::tls::Nodes;
 use crate::net::websocket;
 use crate::path::accept;
 use crate::path::affinity;
@@ -29,13 +26,9 @@ use crate::path::greet;
 use crate::path::peek;
 use crate::path::relay;
 use crate::process::drain;
-use crate::proxy_protocol;
 
 /// The time from accept to CONNECT where TLS ends here: an RSA signature alone takes a small processor some seconds.
 const SECURE_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// MQTT's registered port for TLS, for suggestions.
-const PORT_OF_TLS: u16 = 8883;
 
 /// The settings in `file`. Meaningful only if `problems` stays empty.
 pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>) -> Config {
@@ -61,14 +54,14 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         admin,
         log,
     } = file;
-    let files = files::named(&listeners, &nodes_tls, &nodes_api, &admin, base);
+    let files = files::named(&listeners, &nodes_tls, &nodes_api, &discovery, &admin, base);
     let limits = limits.or_default();
     let timeouts = timeouts.or_default();
     let health = health.or_default();
     note_contradictions(&timeouts, &listeners, &health, problems);
     overlap::note(&listeners, &admin, problems);
     note_loops(&listeners, &nodes, problems);
-    note_passing(&listeners, &nodes, problems);
+    nodes::note_passing(&listeners, &nodes, problems);
 
     let file::Timeouts {
         connect,
@@ -95,8 +88,8 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         members: nodes,
         secured: nodes_tls,
         template,
-    } = all_nodes(nodes, nodes_tls, &discovery, base, problems);
-    let discovery = discovery::resolve(discovery, template, nodes_tls.as_ref(), problems);
+    } = nodes::all(nodes, nodes_tls, &discovery, base, problems);
+    let discovery = discovery::resolve(discovery, template, nodes_tls.as_ref(), base, problems);
     let peek = peek::Limits {
         deadline: connect.or(peek::Limits::default().deadline),
     };
@@ -261,157 +254,6 @@ fn transport_of(
 fn only_with_ws(place: &Place) -> Problem {
     let problem = place.problem("has no effect without transport = \"ws\"");
     problem.hint("add transport = \"ws\", or leave the key out")
-}
-
-/// The nodes of the file.
-struct AllNodes {
-    members: Vec<cluster::Member>,
-    /// TLS to them.
-    secured: Option<Nodes>,
-    /// What stands for every node that is found, and its place.
-    template: Option<(cluster::Member, Place)>,
-}
-
-fn all_nodes(
-    written: Field<Vec<Spanned<file::Node>>>,
-    nodes_tls: Field<tls::NodesTls>,
-    discovery: &file::Discovery,
-    base: &Path,
-    problems: &mut Vec<Problem>,
-) -> AllNodes {
-    let nodes = at_least_one(
-        written,
-        "nodes",
-        "name = \"emqx1\" and address = \"10.0.0.11:1883\"",
-        problems,
-    );
-    if let Some(first_too_many) = nodes.get(cluster::NODES_MAX) {
-        let message = format!("{} nodes are too many", nodes.len());
-        let hint = format!("a cluster has at most {} nodes", cluster::NODES_MAX);
-        problems.push(first_too_many.place.problem(message).hint(hint));
-    }
-    let weight = |node: &Spanned<file::Node>| match &node.value.weight {
-        Field::Set(weight) => usize::from(weight.value),
-        Field::Absent | Field::Invalid => usize::from(cluster::WEIGHT_DEFAULT),
-    };
-    let weights: usize = nodes.iter().map(weight).sum();
-    if let Some(heaviest) = nodes.iter().max_by_key(|node| weight(node))
-        && nodes.len() <= cluster::NODES_MAX
-        && weights > cluster::WEIGHTS_MAX
-    {
-        let message = format!("all weights add up to {weights}, more than {}", cluster::WEIGHTS_MAX);
-        let hint = "only their proportions count: divide all of them by the same number";
-        problems.push(heaviest.place.problem(message).hint(hint));
-    }
-    note_repeats(
-        given(&nodes, |n| &n.name),
-        |name| format!("two nodes are called {}", quoted(name)),
-        "give each node its own name: clients are tied to it",
-        problems,
-    );
-    note_repeats(
-        given(&nodes, |n| &n.address).map(|((address, _), place)| (address.to_string(), place)),
-        |address| format!("two nodes are at {address}"),
-        "name each node once; a larger share is a larger weight",
-        problems,
-    );
-    let mqtts = given(&nodes, |n| &n.address).filter(|((_, has_tls), _)| *has_tls);
-    let wss = given(&nodes, |n| &n.ws).filter(|(ws, _)| ws.has_tls);
-    let needed_at = mqtts.map(|(_, place)| place).chain(wss.map(|(_, place)| place)).next();
-    let https = given(&nodes, |n| &n.api).filter(|((_, has_tls), _)| *has_tls);
-    let seeds = discovery.seeds.as_set().into_iter().flat_map(|seeds| &seeds.value);
-    let seeds = seeds.filter(|seed| seed.value.1).map(|seed| &seed.place);
-    let needed_at = needed_at.or(https.map(|(_, place)| place).chain(seeds).next());
-    let secured = tls::nodes(nodes_tls, needed_at, base, problems);
-    let mut template = None;
-    let members = nodes
-        .into_iter()
-        .filter_map(|Spanned { value, place }| {
-            let file::Node {
-                name,
-                address,
-                server_name,
-                proxy_protocol,
-                ws,
-                ws_proxy_protocol,
-                pass,
-                pass_proxy_protocol,
-                api,
-                weight,
-                connects_per_second,
-                connections_max,
-            } = value;
-            note_no_listener(&ws_proxy_protocol, &ws, "ws", problems);
-            note_no_listener(&pass_proxy_protocol, &pass, "pass", problems);
-            let is_template = address
-                .as_set()
-                .is_some_and(|given| discovery::is_of_found(&given.value.0));
-            let name = match is_template {
-                true => discovery::no_name(&name, problems),
-                false => required(name, &place, "name = \"emqx1\"", problems),
-            };
-            let address = required(address, &place, "address = \"10.0.0.11:1883\"", problems);
-            let server_name = server_name.value();
-            let to_node = |has_tls: bool, address: &NodeAddress| {
-                let secured = has_tls.then(|| tls::to_node(secured.as_ref(), server_name.as_ref(), address));
-                secured.flatten()
-            };
-            let (address, has_tls) = address?;
-            let member = cluster::Member {
-                name: name?,
-                endpoints: Endpoints {
-                    mqtt: MemberEndpoint {
-                        tls: to_node(has_tls, &address),
-                        address,
-                        path: None,
-                        proxy_protocol: proxy_protocol.or(None),
-                    },
-                    ws: ws.value().map(|ws| MemberEndpoint {
-                        tls: to_node(ws.has_tls, &ws.address),
-                        address: ws.address,
-                        path: ws.path.map(Arc::from),
-                        proxy_protocol: ws_proxy_protocol.or(None),
-                    }),
-                    pass: pass.value().map(|address| MemberEndpoint {
-                        tls: None,
-                        address,
-                        path: None,
-                        proxy_protocol: pass_proxy_protocol.or(None),
-                    }),
-                },
-                api: api.value().map(|(address, has_tls)| NodeApi {
-                    tls: to_node(has_tls, &address),
-                    address,
-                }),
-                weight: weight.or(cluster::WEIGHT_DEFAULT),
-                connects_per_second: connects_per_second.value(),
-                connections_max: connections_max.value(),
-            };
-            if is_template {
-                discovery::one_template(&mut template, member, place, problems);
-                return None;
-            }
-            Some(member)
-        })
-        .collect();
-    AllNodes {
-        members,
-        secured,
-        template,
-    }
-}
-
-/// Notes keys about a listener that the node does not have.
-fn note_no_listener<T>(
-    proxy_protocol: &Field<Option<proxy_protocol::Version>>,
-    listener: &Field<T>,
-    key: &str,
-    problems: &mut Vec<Problem>,
-) {
-    if let (Some(Spanned { value: Some(_), place }), Field::Absent) = (proxy_protocol.as_set(), listener) {
-        let problem = place.problem(format!("has no effect without {key}"));
-        problems.push(problem.hint(format!("add {key}, or leave the key out")));
-    }
 }
 
 fn affinity_settings(written: file::Affinity) -> affinity::Settings {
@@ -687,84 +529,12 @@ fn log_settings(written: file::Log) -> log::Settings {
     }
 }
 
-/// The tables of a list that needs at least one; empty if they could not be read.
-fn at_least_one<T>(
-    written: Field<Vec<Spanned<T>>>,
-    key: &str,
-    example: &str,
-    problems: &mut Vec<Problem>,
-) -> Vec<Spanned<T>> {
-    let hint = format!("add [[{key}]] with {example}");
-    match written {
-        Field::Absent => {
-            let problem = Problem::of_file(format!("{key}: at least one is required"));
-            problems.push(problem.hint(hint));
-            Vec::new()
-        }
-        Field::Invalid => Vec::new(),
-        Field::Set(Spanned { value, place }) => {
-            if value.is_empty() {
-                problems.push(place.problem("at least one is required").hint(hint));
-            }
-            value
-        }
-    }
-}
-
-/// The values of one key in the tables of a list, with their places.
-fn given<'a, T, V: 'a>(
-    tables: &'a [Spanned<T>],
-    key: impl Fn(&'a T) -> &'a Field<V>,
-) -> impl Iterator<Item = (&'a V, &'a Place)> {
-    tables
-        .iter()
-        .filter_map(move |table| key(&table.value).as_set())
-        .map(|given| (&given.value, &given.place))
-}
-
 fn values<T>(written: Field<Vec<Spanned<T>>>) -> Vec<T> {
     let items = written.or_default();
     items.into_iter().map(|item| item.value).collect()
 }
 
-/// Notes settings that make `tls = "pass"` impossible.
-fn note_passing(
-    listeners: &Field<Vec<Spanned<file::Listener>>>,
-    nodes: &Field<Vec<Spanned<file::Node>>>,
-    problems: &mut Vec<Problem>,
-) {
-    let (Some(listeners), Some(nodes)) = (listeners.as_set(), nodes.as_set()) else {
-        return;
-    };
-    let passing = |listener: &&Spanned<file::Listener>| {
-        let tls = listener.value.tls.as_set();
-        tls.is_some_and(|tls| tls.value == tls::TlsWord::Pass)
-    };
-    let mut passes = false;
-    for listener in listeners.value.iter().filter(passing) {
-        passes = true;
-        if let Some(ws) = listener.value.transport.as_set()
-            && matches!(ws.value, file::TransportWord::Ws)
-        {
-            let problem = ws.place.problem("has no effect with tls = \"pass\"");
-            problems.push(problem.hint("leave the key out: the bytes inside TLS are not read"));
-        }
-    }
-    for node in &nodes.value {
-        if passes && matches!(node.value.pass, Field::Absent) {
-            let place = node.place.below("pass", node.place.span.clone());
-            let host = match node.value.address.as_set().map(|given| &given.value.0) {
-                Some(NodeAddress::Socket(address)) => SocketAddr::new(address.ip(), PORT_OF_TLS).to_string(),
-                Some(NodeAddress::Host(host, _)) => format!("{host}:{PORT_OF_TLS}"),
-                None => format!("10.0.0.11:{PORT_OF_TLS}"),
-            };
-            let hint = format!("add pass = \"{host}\", the TLS listener of the node that passed connections go to");
-            problems.push(place.problem("is missing").hint(hint));
-        }
-    }
-}
-
-/// Notes nodes whose address is one of our own listeners: each connection would loop for ever.
+/// Notes nodes that are our own listeners.
 fn note_loops(
     listeners: &Field<Vec<Spanned<file::Listener>>>,
     nodes: &Field<Vec<Spanned<file::Node>>>,
@@ -773,26 +543,8 @@ fn note_loops(
     let (Some(listeners), Some(nodes)) = (listeners.as_set(), nodes.as_set()) else {
         return;
     };
-    let leads_to = |node: SocketAddr, listener: SocketAddr| {
-        let everywhere = listener.ip().is_unspecified() && node.ip().is_loopback();
-        node.port() == listener.port() && (everywhere || node.ip() == listener.ip())
-    };
-    let plain = given(&nodes.value, |n| &n.address).map(|((address, _), place)| (address, place));
-    let ws = given(&nodes.value, |n| &n.ws).map(|(ws, place)| (&ws.address, place));
-    let pass = given(&nodes.value, |n| &n.pass);
-    for (address, place) in plain.chain(ws).chain(pass) {
-        let NodeAddress::Socket(address) = *address else {
-            continue;
-        };
-        let listener = given(&listeners.value, |l| &l.address).find(|(listener, _)| leads_to(address, **listener));
-        if let Some((_, listener_place)) = listener {
-            let problem = place
-                .problem(format!("{address} leads back to this balancer"))
-                .other(listener_place, "the listener is here")
-                .hint("give the node another port than the listener, or another address");
-            problems.push(problem);
-        }
-    }
+    let listeners = given(&listeners.value, |l| &l.address).map(|(address, place)| (*address, Some(place)));
+    nodes::note_loops(&listeners.collect::<Vec<_>>(), &nodes.value, problems);
 }
 
 /// Notes durations that contradict each other.

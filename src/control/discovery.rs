@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,8 +29,8 @@ pub struct Discovery {
     pub interval: Duration,
     /// How long a node that is missing in answers stays.
     pub grace: Duration,
-    /// The endpoints of every node that is found; their hosts are [`HOST_OF_FOUND`].
-    pub template: Member,
+    /// The endpoints of every node whose host is found; their hosts are [`HOST_OF_FOUND`]. `None` if the source says all of a node.
+    pub template: Option<Member>,
 }
 
 /// Who is asked for nodes.
@@ -43,6 +44,8 @@ pub struct Source {
     pub name: Option<String>,
     /// The name servers to ask; those of the system if there is none.
     pub name_servers: Vec<SocketAddr>,
+    /// The file that lists them.
+    pub file: Option<PathBuf>,
 }
 
 /// What kind of source is asked for nodes.
@@ -52,15 +55,45 @@ pub enum SourceKind {
     Emqx,
     /// Name servers: SRV records, or addresses.
     Dns,
+    /// A file, which says all of each node.
+    File,
 }
 
 /// A node that was found.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// Its name: its identity.
     pub name: String,
-    /// Where it is: an IP address or a host name.
-    pub host: String,
+    /// Where it is.
+    pub at: FoundAt,
+}
+
+/// What a source says of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoundAt {
+    /// Its host, an IP address or a host name. All else is the template's.
+    Host(String),
+    /// All that a configuration could say of it.
+    Member(Box<Member>),
+}
+
+impl Found {
+    /// A node at `host`.
+    pub fn at_host(name: String, host: String) -> Self {
+        Self {
+            name,
+            at: FoundAt::Host(host),
+        }
+    }
+}
+
+impl From<Member> for Found {
+    fn from(member: Member) -> Self {
+        Self {
+            name: member.name.clone(),
+            at: FoundAt::Member(Box::new(member)),
+        }
+    }
 }
 
 /// The nodes of one answer, or why there is none.
@@ -100,7 +133,7 @@ pub(super) struct FoundNodes {
 
 #[derive(Debug)]
 struct InForce {
-    host: String,
+    at: FoundAt,
     /// Since when it is missing in answers.
     missing: Option<Instant>,
 }
@@ -138,8 +171,8 @@ impl FoundNodes {
     }
 
     /// The nodes in force, by name.
-    pub(super) fn in_force(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.in_force.iter().map(|(name, node)| (&**name, &*node.host))
+    pub(super) fn in_force(&self) -> impl Iterator<Item = (&str, &FoundAt)> {
+        self.in_force.iter().map(|(name, node)| (&**name, &node.at))
     }
 
     /// Takes an answer; the next question follows after `interval`. Returns what is to be said of it.
@@ -172,9 +205,9 @@ impl FoundNodes {
             said.push(Discovered::Again);
         }
         // Of two with one name, the first counts.
-        let mut by_name: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut by_name: BTreeMap<&str, &FoundAt> = BTreeMap::new();
         for node in found {
-            by_name.entry(&node.name).or_insert(&node.host);
+            by_name.entry(&node.name).or_insert(&node.at);
         }
         let of = self.in_force.len();
         let missing = self
@@ -211,17 +244,17 @@ impl FoundNodes {
             is_changed |= !stays;
             stays
         });
-        for (name, host) in by_name {
+        for (name, at) in by_name {
             let node = self.in_force.entry(name.to_owned()).or_insert_with(|| {
                 is_changed = true;
                 InForce {
-                    host: host.to_owned(),
+                    at: at.clone(),
                     missing: None,
                 }
             });
-            if node.host != host {
+            if node.at != *at {
                 is_changed = true;
-                host.clone_into(&mut node.host);
+                node.at.clone_from(at);
             }
         }
         if is_changed {
@@ -231,7 +264,7 @@ impl FoundNodes {
     }
 
     /// Whether the same names have been held back for the grace time.
-    fn is_believed(&self, by_name: &BTreeMap<&str, &str>, grace: Duration, now: Instant) -> bool {
+    fn is_believed(&self, by_name: &BTreeMap<&str, &FoundAt>, grace: Duration, now: Instant) -> bool {
         self.held_back.as_ref().is_some_and(|(since, names)| {
             names.iter().map(String::as_str).eq(by_name.keys().copied())
                 && now.saturating_duration_since(*since) >= grace
@@ -240,8 +273,16 @@ impl FoundNodes {
 }
 
 impl Discovery {
+    /// The node of this name that was found there; `None` if its host is all that is known, and there is no template.
+    pub(super) fn member(&self, name: &str, at: &FoundAt) -> Option<Member> {
+        match at {
+            FoundAt::Host(host) => self.member_at(name, host),
+            FoundAt::Member(member) => Some(Member::clone(member)),
+        }
+    }
+
     /// The node of this name at `host`, by the template.
-    pub(super) fn member(&self, name: &str, host: &str) -> Member {
+    fn member_at(&self, name: &str, host: &str) -> Option<Member> {
         let address = |address: &mut NodeAddress| {
             if let NodeAddress::Host(of_template, port) = address
                 && of_template == HOST_OF_FOUND
@@ -252,7 +293,7 @@ impl Discovery {
                 };
             }
         };
-        let mut member = self.template.clone();
+        let mut member = self.template.clone()?;
         name.clone_into(&mut member.name);
         let of_api = member.api.iter_mut().map(|api| (&mut api.address, &mut api.tls));
         let of_endpoints = member.endpoints.iter_mut().map(|(_, endpoint)| {
@@ -267,7 +308,7 @@ impl Discovery {
                 tls.server_name = Arc::from(host);
             }
         }
-        member
+        Some(member)
     }
 }
 
@@ -279,10 +320,10 @@ pub(super) fn read_emqx(body: &[u8]) -> FoundAnswer {
         return Err(format!("more than {FOUND_MAX} nodes in the answer"));
     }
     let found = nodes.into_iter().map(|EmqxNode { node }| match node.rsplit_once('@') {
-        Some((_, host)) if is_host(host) && is_name(&node) => Ok(Found {
-            host: host.to_owned(),
-            name: node,
-        }),
+        Some((_, host)) if is_host(host) && is_name(&node) => {
+            let host = host.to_owned();
+            Ok(Found::at_host(node, host))
+        }
         _ => Err("a node whose name is not NAME@HOST is in the answer".to_owned()),
     });
     found.collect()
@@ -321,15 +362,19 @@ mod tests {
     const GRACE: Duration = Duration::from_secs(60);
 
     fn found(names: &[&str]) -> FoundAnswer {
-        let found = names.iter().map(|name| Found {
-            name: format!("emqx@{name}"),
-            host: (*name).to_owned(),
-        });
-        Ok(found.collect())
+        let found = |name: &&str| Found::at_host(format!("emqx@{name}"), (*name).to_owned());
+        Ok(names.iter().map(found).collect())
+    }
+
+    fn host(at: &FoundAt) -> &str {
+        match at {
+            FoundAt::Host(host) => host,
+            FoundAt::Member(member) => panic!("{member:?}"),
+        }
     }
 
     fn hosts(nodes: &FoundNodes) -> Vec<&str> {
-        nodes.in_force().map(|(_, host)| host).collect()
+        nodes.in_force().map(|(_, at)| host(at)).collect()
     }
 
     fn started(names: &[&str], now: Instant) -> FoundNodes {
@@ -432,7 +477,7 @@ mod tests {
                 {"node":"emqx@h2.example","node_status":"running","version":"5.10.0","description":"x"}]"#,
         ] {
             let found = read_emqx(body.as_bytes()).expect("nodes");
-            let found: Vec<(&str, &str)> = found.iter().map(|f| (&*f.name, &*f.host)).collect();
+            let found: Vec<(&str, &str)> = found.iter().map(|f| (&*f.name, host(&f.at))).collect();
             assert_eq!(
                 found,
                 [("emqx@10.0.0.1", "10.0.0.1"), ("emqx@h2.example", "h2.example")]
@@ -477,10 +522,11 @@ mod tests {
                 seeds: Vec::new(),
                 name: None,
                 name_servers: Vec::new(),
+                file: None,
             },
             interval: INTERVAL,
             grace: GRACE,
-            template: Member {
+            template: Some(Member {
                 name: String::new(),
                 endpoints: Endpoints::only(MemberEndpoint::plain(at(1883))),
                 api: Some(NodeApi {
@@ -490,16 +536,25 @@ mod tests {
                 weight: 7,
                 connects_per_second: None,
                 connections_max: None,
-            },
+            }),
         };
-        let member = discovery.member("emqx@10.0.0.1", "10.0.0.1");
+        let member = discovery.member("emqx@10.0.0.1", &FoundAt::Host("10.0.0.1".into()));
+        let member = member.expect("a template");
         let api = member.api.expect("an API");
         assert_eq!(member.endpoints.mqtt.address.to_string(), "10.0.0.1:1883");
         assert_eq!(api.address.to_string(), "10.0.0.1:18084");
         assert_eq!(&*api.tls.expect("TLS").server_name, "10.0.0.1");
-        let member = discovery.member("emqx@h", "h.example");
+        let member = discovery.member("emqx@h", &FoundAt::Host("h.example".into()));
+        let member = member.expect("a template");
         assert_eq!(member.endpoints.mqtt.address.to_string(), "h.example:1883");
         assert_eq!((&*member.name, member.weight), ("emqx@h", 7));
+        let whole = Member { weight: 9, ..member };
+        let found = Found::from(whole.clone());
+        assert_eq!(
+            discovery.member(&found.name, &found.at),
+            Some(whole),
+            "nothing of the template"
+        );
     }
 
     /// Lives of a source that fails, forgets nodes, and answers for another cluster, each with one seed; `REMORA_SEEDS` says how many.

@@ -152,10 +152,7 @@ fn read(answer: &[u8], id: u16, name: &str, kind: TYPE) -> Result<(Vec<Found>, D
             return Err("a target that is no host name is in the answer".to_owned());
         }
         ttl = ttl.min(record.ttl);
-        found.push(Found {
-            name: host.clone(),
-            host,
-        });
+        found.push(Found::at_host(host.clone(), host));
     }
     Ok((found, Duration::from_secs(ttl.into())))
 }

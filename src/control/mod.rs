@@ -6,6 +6,7 @@
 mod check;
 mod discovery;
 mod dns;
+mod file;
 mod health;
 mod probe;
 mod resolve;
@@ -34,7 +35,8 @@ use health::Change;
 use state::{Changed, Reconfigured, Resolved, State};
 
 pub use check::{Check, Checked};
-pub use discovery::{Discovery, Found, FoundAnswer, HOST_OF_FOUND, Source, SourceKind};
+pub use discovery::{Discovery, Found, FoundAnswer, FoundAt, HOST_OF_FOUND, Source, SourceKind};
+pub use file::{NodesFile, NodesFormat, read as read_nodes_file};
 pub use probe::{Answer, CheckAnswer, FindAnswer, NodeProber, Prober, Target, Unanswered};
 pub use settings::{ApiSettings, Credentials, OnDown, Pacing, ProbeDepth, ProbeProxy, Settings};
 pub use state::Wish;
@@ -315,12 +317,14 @@ impl Control {
         if let Some(discovery) = &self.settings.discovery {
             let mut weights: usize = members.iter().map(|member| usize::from(member.weight)).sum();
             let mut left_out = 0;
-            for (name, host) in self.found.in_force() {
-                // The configuration says more of a node that it names.
+            for (name, at) in self.found.in_force() {
+                // What the configuration says of a node comes first.
                 if self.members.iter().any(|member| member.name == name) {
                     continue;
                 }
-                let member = discovery.member(name, host);
+                let Some(member) = discovery.member(name, at) else {
+                    continue;
+                };
                 weights += usize::from(member.weight);
                 let known = self.state.known_count() + members.len();
                 if members.len() >= NODES_MAX || weights > WEIGHTS_MAX || known >= usize::from(u16::MAX) {
@@ -392,8 +396,11 @@ impl Control {
     }
 
     fn take_report(&mut self, report: &Report, now: Instant) {
-        if let Some(changed) = self.state.observe(report, &self.settings, now) {
+        let changed = self.state.observe(report, &self.settings, now);
+        if self.state.take_findings() || changed.is_some() {
             self.publish();
+        }
+        if let Some(changed) = changed {
             self.tell(&changed);
         }
     }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::check::Checked;
 use super::discovery::{self, FoundAnswer, Source, SourceKind};
 use super::dns;
+use super::file::NodesFile;
 use super::settings::{ApiSettings, Credentials, ProbeDepth, ProbeProxy};
 use crate::cluster::{Endpoint, EndpointKind, NodeAddress, NodeApi};
 use crate::mqtt::{ConnectPacket, Version};
@@ -91,6 +92,8 @@ pub struct NodeProber {
     pub instance: u32,
     /// How their APIs are asked.
     pub api: ApiSettings,
+    /// How a file that lists nodes is read.
+    pub nodes_file: NodesFile,
 }
 
 impl Prober for NodeProber {
@@ -137,6 +140,7 @@ impl Prober for NodeProber {
                 seeds,
                 name,
                 name_servers,
+                file,
             } = source;
             match kind {
                 SourceKind::Emqx => (prober.ask_emqx(&seeds, due).await, None),
@@ -144,6 +148,7 @@ impl Prober for NodeProber {
                     Ok((found, ttl)) => (Ok(found), Some(ttl)),
                     Err(why) => (Err(why), None),
                 },
+                SourceKind::File => (prober.nodes_file.find(&file.unwrap_or_default(), due).await, None),
             }
         })
     }

@@ -641,6 +641,7 @@ impl NodeControl {
             name: Arc::clone(&self.name),
             endpoints: self.endpoints.map(|_, endpoint| endpoint.endpoint()),
             weight: self.weight(),
+            configured_weight: self.weight,
             is_draining: self.wishes.draining || self.check.as_ref().is_some_and(NodeCheck::drains),
             findings: self.findings().collect(),
             connect_rate: self.connect_rate(pacing),

@@ -111,7 +111,7 @@ impl Reporter {
         if let Some(decision) = record.decision {
             self.counters.routes(decision).add(1);
         }
-        observe(Step::Peek, steps.peek);
+        self.counters.peek.observe(steps.peek.into());
         observe(Step::Dial, steps.dial);
         // Of a client whose TLS ends at the node, neither CONNECT nor CONNACK is read.
         if let Some(connect) = &record.connect {

@@ -1,7 +1,6 @@
 //! The cloneable handle of a balancer: orders to its workers and to control, and snapshots to show. Reload is in a
 //! file of its own.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -77,7 +76,7 @@ pub struct NodeStatus {
     pub name: Arc<str>,
     /// Its weight on the ring: the configured one, or the operator's override.
     pub weight: u16,
-    /// The weight that the configuration gives it, or those that are found like it; `None` if it is in the cluster no more.
+    /// The weight that the configuration gives it, or the source that it was found by; `None` if it is in the cluster no more.
     pub configured_weight: Option<u16>,
     /// The operator is draining it, or its own API says so: it gets no new clients.
     pub is_draining: bool,
@@ -188,15 +187,11 @@ impl Handle {
     /// The nodes of the cluster, sorted by name, and the removed ones that still have connections.
     pub fn nodes(&self) -> Vec<NodeStatus> {
         let cluster = self.0.shared.clusters.current();
-        let config = self.0.config.load();
-        let configured: HashMap<&str, u16> = config.nodes.iter().map(|node| (&*node.name, node.weight)).collect();
-        let discovery = config.control.discovery.as_ref();
-        let found = discovery.map(|discovery| discovery.template.weight);
         let current = cluster.nodes().iter().map(|node| NodeStatus {
             id: node.id,
             name: Arc::clone(&node.name),
             weight: node.weight,
-            configured_weight: configured.get(&*node.name).copied().or(found),
+            configured_weight: Some(node.configured_weight),
             is_draining: node.is_draining,
             closing_rate: self.0.closings.rate(node.id),
             findings: Arc::clone(&node.findings),

@@ -86,6 +86,15 @@ struct ControlThread {
 /// # Errors
 /// The first thing that the system refuses: an address in use, a thread that cannot start.
 pub fn start(config: Config) -> io::Result<Running> {
+    start_with(config, async |_| {})
+}
+
+/// Starts a balancer like [`start`]. `prepare` is run before the first client can be accepted: for what must be in force by then,
+/// such as a node that is draining.
+///
+/// # Errors
+/// As of [`start`].
+pub fn start_with(config: Config, prepare: impl AsyncFnOnce(&Handle)) -> io::Result<Running> {
     descriptors::raise_limit();
     let count = match config.workers {
         Some(count) => count,
@@ -201,6 +210,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     };
     // All workers are ready before the first client is accepted.
     running.control.runtime.block_on(async {
+        prepare(&running.handle).await;
         for bound in bound {
             running.handle.0.open(bound).await?;
         }

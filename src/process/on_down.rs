@@ -114,6 +114,7 @@ mod tests {
                 ..Endpoints::only(endpoint(EndpointKind::Mqtt))
             },
             weight: WEIGHT_DEFAULT,
+            configured_weight: WEIGHT_DEFAULT,
             is_draining: false,
             connect_rate: None,
             connections_max: None,

@@ -11,8 +11,8 @@ use crate::admin::settings as admin;
 use crate::base::events::Change;
 use crate::base::log::{self, List};
 use crate::cluster::Member;
-use crate::config::Config;
-use crate::control::{self, NodeProber, Prober};
+use crate::config::{Config, ListedNodes};
+use crate::control::{self, NodeProber, NodesFile, Prober};
 use crate::net::tls::NodesTls;
 use crate::path::affinity;
 use crate::worker::Order;
@@ -162,6 +162,7 @@ pub(super) fn prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> Arc
         probe_proxy: config.control.probe_proxy,
         instance,
         api: config.control.api.clone(),
+        nodes_file: NodesFile::new(ListedNodes::of(config)),
     })
 }
 

@@ -564,14 +564,21 @@ fn said(program: &Program, arguments: &[&OsStr]) -> String {
 fn a_client_is_shown_and_closed_by_id_whatever_is_in_it() {
     let cluster = Cluster::of(2);
     let program = Program::start(&cluster, ADMIN);
-    let ids: [&[u8]; 6] = [
+    // The longest there is, of which each byte is encoded.
+    let longest = b"\xc3\xa9".repeat(32_767);
+    let almost = [&longest[2..], b"x"].concat();
+    let ids: [&[u8]; 8] = [
         b"plain",
         b"with/slash ?#%&",
         b"\xff\xfe\n",
         "<b>\u{202e}\u{1b}[31m".as_bytes(),
         b"\"quoted\"",
         &[b'x'; 10_000],
+        &[&longest[..], b"x"].concat(),
+        // The same beginning.
+        &almost,
     ];
+    assert_eq!(ids[6].len(), 65_535);
     let mut clients: Vec<Client> = ids
         .iter()
         .map(|id| Client::accepted(program.address, &Connect::new(id)))

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
@@ -17,8 +17,8 @@ use crate::admin_client::{ask, ask_socket, get, raw};
 use crate::balancer::{ADMIN, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::node::End;
-use crate::packets::Connect;
+use crate::node::{End, own_address};
+use crate::packets::{self, Connect};
 use crate::{raise_descriptor_limit, wait};
 
 /// What `ctl` says of this program.
@@ -233,13 +233,25 @@ fn what_cannot_be_done_is_refused_with_what_would_do() {
     let error = String::from_utf8_lossy(&failed.stderr);
     assert_eq!(error, "remora: there is no node nobody; there are node0\n");
     assert_eq!(ctl(&program, &["weight", "node0", "much"]).status.code(), Some(64));
-    let large = ask_socket(
-        program.socket(),
-        "POST",
-        "/api/v1/nodes/node0/weight",
-        &"x".repeat(1 << 20),
-    );
-    assert_eq!(large.status, 413, "{large:?}");
+    for (length, expected) in [(256 << 10, 400), ((256 << 10) + 1, 413), (1 << 20, 413)] {
+        let body = "x".repeat(length);
+        let answer = ask_socket(program.socket(), "POST", "/api/v1/nodes/node0/weight", &body);
+        assert_eq!(answer.status, expected, "{length} bytes: {answer:?}");
+    }
+    for (body, words) in [
+        ("", "the body is not"),
+        ("{\"id\":\"\"}", "id is empty"),
+        ("{\"client_id\":\"a\"}", "unknown field"),
+    ] {
+        for path in ["/api/v1/client", "/api/v1/client/close"] {
+            let (status, refused) = asked(&program, "POST", path, body);
+            let error = refused["error"].as_str().expect("an error");
+            assert!(
+                status == 400 && error.contains(words),
+                "{path} {body}: {status} {error}"
+            );
+        }
+    }
     // Nothing of this is on TCP.
     assert_eq!(get_status(&program, "/api/v1/nodes"), 403);
     assert_eq!(get_status(&program, "/livez"), 200);
@@ -596,6 +608,77 @@ fn a_drain_of_the_process_by_the_api_ends_it() {
 }
 
 #[test]
+fn a_drain_of_the_process_by_ctl_is_one_by_the_api() {
+    let cluster = Cluster::of(1);
+    for (arguments, expected) in [
+        (
+            &["drain-process"][..],
+            "draining: 1 connection, then the process ends\n",
+        ),
+        (&["drain-process", "--json"], "{\n  \"connections\": 1\n}\n"),
+    ] {
+        let mut program = Program::start(&cluster, &format!("{ADMIN}[drain]\nrate = 1000\n"));
+        let mut client = at_home(&program, &cluster, 0, 1).remove(0);
+        assert_eq!(said(&program, arguments), expected);
+        assert_eq!(client.end(), End::Fin);
+        assert_eq!(program.exit_code(), Some(0));
+        assert_eq!(program.lines(|line| line["change"] == "drain").len(), 1);
+    }
+}
+
+/// Clients that come as soon as there is a listener never meet a node that was draining before the restart.
+#[test]
+fn a_state_file_is_in_force_before_the_first_client() {
+    let cluster = Cluster::of(2);
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("state.json");
+    fs::write(
+        &file,
+        "{ \"wishes\": [{ \"node\": \"node0\", \"weight\": null, \"is_draining\": true }] }",
+    )
+    .expect("written");
+    // No other process is at this address, and it is known before the program starts.
+    let address = TcpListener::bind((own_address(), 0)).and_then(|listener| listener.local_addr());
+    let address = address.expect("a free port");
+    let config = toml(&cluster, "", ADMIN).replacen(
+        "[[listeners]]\naddress = \"127.0.0.1:0\"",
+        &format!("[[listeners]]\naddress = \"{address}\""),
+        1,
+    );
+    let ids = cluster.ids_at_home(0, "early", 8);
+    let program = std::thread::scope(|scope| {
+        for id in &ids {
+            scope.spawn(move || {
+                let stream = wait::until_some("it listens", || TcpStream::connect(address).ok());
+                let mut client = Client::of(stream);
+                client.send(&Connect::new(id).bytes());
+                client.expect(&packets::connack(4, 0));
+            });
+        }
+        let mut shell = Command::new("sh");
+        let kept = "exec \"$0\" \"$@\" --state \"$STATE\"";
+        shell
+            .args(["-c", kept, env!("CARGO_BIN_EXE_remora")])
+            .env("STATE", &file);
+        Program::by(shell, &config)
+    });
+    for id in &ids {
+        let connect = Connect::new(id).bytes();
+        assert_eq!(
+            [0, 1].map(|node: usize| cluster.nodes[node].asked(&connect)),
+            [0, 1],
+            "{id}"
+        );
+    }
+    assert_eq!(
+        program
+            .lines(|line| line["message"] == "wishes for the node restored")
+            .len(),
+        1
+    );
+}
+
+#[test]
 fn a_state_file_keeps_wishes_over_a_restart_and_a_broken_one_is_ignored() {
     let cluster = Cluster::of(2);
     let folder = TempDir::new().expect("a folder");
@@ -731,10 +814,10 @@ fn readers_that_do_not_read_are_bounded_and_keep_nobody_from_an_answer() {
 fn every_answer_has_the_form_that_the_document_gives_it() {
     let cluster = Cluster::of(2);
     let program = Program::start(&cluster, ADMIN);
-    let _client = Client::accepted(program.address, &Connect::new("shown"));
-    wait::until("it is relayed", || {
+    let _clients = ["shown", "asked"].map(|id| Client::accepted(program.address, &Connect::new(id)));
+    wait::until("they are relayed", || {
         let (_, list) = asked(&program, "GET", "/api/v1/clients", "");
-        list["clients"].as_array().is_some_and(|clients| clients.len() == 1)
+        list["clients"].as_array().is_some_and(|clients| clients.len() == 2)
     });
     let (_, document) = asked(&program, "GET", "/api/v1/openapi.json", "");
     let mut seen = 0;
@@ -745,9 +828,10 @@ fn every_answer_has_the_form_that_the_document_gives_it() {
                 // It would end the process.
                 continue;
             }
-            let body = match target.ends_with("/weight") {
-                true => "{\"weight\": 7}",
-                false => "",
+            let body = match &*target {
+                "/api/v1/nodes/node0/weight" => "{\"weight\": 7}",
+                "/api/v1/client" | "/api/v1/client/close" => "{\"id\": \"asked\"}",
+                _ => "",
             };
             let responses = &operation["responses"];
             seen += 1;
@@ -784,6 +868,22 @@ fn every_answer_has_the_form_that_the_document_gives_it() {
     let schema = &document["components"]["schemas"]["Event"];
     for event in events(&program, &[]) {
         fits(&document, schema, &event, "event");
+    }
+}
+
+#[test]
+fn the_document_says_which_weights_there_are() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, ADMIN);
+    let (_, document) = asked(&program, "GET", "/api/v1/openapi.json", "");
+    let weight = &document["components"]["schemas"]["SetWeight"]["properties"]["weight"];
+    let bound = |name: &str| weight[name].as_u64().unwrap_or_else(|| panic!("no {name}: {weight}"));
+    let (least, most) = (bound("minimum"), bound("maximum"));
+    assert_eq!((least, most), (1, 1000));
+    for (number, expected) in [(least, 200), (most, 200), (least - 1, 400), (most + 1, 400)] {
+        let body = json!({ "weight": number }).to_string();
+        let (status, answer) = asked(&program, "POST", "/api/v1/nodes/node0/weight", &body);
+        assert_eq!(status, expected, "{number}: {answer}");
     }
 }
 

@@ -28,6 +28,7 @@ mod control;
 mod drain;
 mod emqx;
 mod found_by_dns;
+mod found_by_file;
 mod greeting;
 mod handle;
 mod introductions;

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 
-use crate::admin_client::Metrics;
+use crate::admin_client::{self, Metrics};
 use crate::balancer::{ADMIN, Program, toml};
 use crate::certificates::{Certificates, NAME};
 use crate::client::Client;
@@ -162,4 +162,47 @@ fn a_pass_endpoint_is_up_as_long_as_it_speaks_tls_whatever_it_says_in_it() {
         wait::until("it answers", || probes("answered") >= 3.0);
         assert_eq!(probes("failed"), 0.0, "node{node}");
     }
+}
+
+#[test]
+fn a_balancer_without_clients_is_not_ready_once_probes_of_every_node_fail() {
+    let cluster = Cluster::of(3);
+    let program = Program::start(&cluster, &format!("{SOON}{ADMIN}{OFTEN}"));
+    let ready = || admin_client::get(program.admin(), "/readyz");
+    wait::until("all have answered", || {
+        (0..3).all(|node| answered(&program, node) >= 1.0)
+    });
+    assert_eq!(ready().status, 200);
+    let overruled = || Metrics::of(program.admin()).value("remora_probes_overruled");
+    cluster.answer(&Answer::Stall);
+    // One is down, which is less than half; the others stay in use.
+    wait::until("two stay in use", || overruled() == 2.0);
+    wait::until("it is not ready", || ready().status == 503);
+    assert_eq!(ready().body, "probes of every node fail\n");
+    // One that answers is enough.
+    let kept = (0..3).find(|node| !is_down(&program, *node)).expect("two of three");
+    cluster.nodes[kept].answer(Answer::Accept);
+    wait::until("it is ready", || ready().status == 200);
+    assert_eq!(ready().body, "ready\n");
+}
+
+#[test]
+fn a_client_that_is_connected_is_a_sign_of_life_where_probes_of_every_node_fail() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, &format!("{SOON}{ADMIN}{OFTEN}"));
+    let client = Client::accepted(program.address, &Connect::new("connected"));
+    // As a broker that refuses the ids of probes, and no others.
+    cluster.nodes[0].answer(Answer::StallAt("remora-probe"));
+    wait::until("it stays in use", || {
+        Metrics::of(program.admin()).value("remora_probes_overruled") == 1.0
+    });
+    let ready = || admin_client::get(program.admin(), "/readyz");
+    assert_eq!((ready().status, &*ready().body), (200, "ready\n"));
+    client.reset();
+    wait::until("it is not ready without a client", || {
+        ready().body == "probes of every node fail\n"
+    });
+    // The next one is taken all the same, and shows that it was right to.
+    let _client = Client::accepted(program.address, &Connect::new("next"));
+    wait::until("it is ready", || ready().status == 200);
 }

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::base::events::{Change, Event};
+use crate::cluster::{WEIGHT_MAX, WEIGHT_MIN};
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -120,8 +121,9 @@ pub struct Endpoint {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SetWeight {
-    /// The weight on the ring, 1 to 1000; null for that of the file.
+    /// The weight on the ring; null for that of the file.
     #[serde(deserialize_with = "given")]
+    #[schemars(range(min = WEIGHT_MIN, max = WEIGHT_MAX))]
     pub weight: Option<u16>,
 }
 
@@ -194,6 +196,15 @@ pub struct Client {
     pub last_end: Option<End>,
 }
 
+/// Which client is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AskClient {
+    /// Its id, percent-encoded as in a path. Other than there, only `%` and what is not UTF-8 must be.
+    #[schemars(length(min = 1))]
+    pub id: String,
+}
+
 /// How a connection of a client ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct End {
@@ -225,6 +236,7 @@ pub struct Closed {
 #[serde(default, deny_unknown_fields)]
 pub struct SetRebalance {
     /// Connections closed per second; 50 without it.
+    #[schemars(range(min = 1))]
     pub rate: Option<u32>,
 }
 

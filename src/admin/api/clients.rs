@@ -11,7 +11,9 @@ use hyper::StatusCode;
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use super::answers::{Client, Clients, Closed, Connection, End, Loop, Rebalance, Reconnecting, SetRebalance};
+use super::answers::{
+    AskClient, Client, Clients, Closed, Connection, End, Loop, Rebalance, Reconnecting, SetRebalance,
+};
 use super::call::{Call, Refusal, Reply};
 use super::route::{SchemaOf, of};
 use crate::admin::percent::unescaped;
@@ -121,10 +123,26 @@ pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
 }
 
 pub(super) async fn show(call: Call) -> Result<Reply, Refusal> {
-    let id = call.id();
-    let found = call.handle.client(&id).await?;
+    look_up(&call, &call.id()).await
+}
+
+pub(super) async fn show_asked(call: Call) -> Result<Reply, Refusal> {
+    look_up(&call, &asked(&call)?).await
+}
+
+/// The id in the body.
+fn asked(call: &Call) -> Result<Vec<u8>, Refusal> {
+    let AskClient { id } = call.body()?;
+    match unescaped(&id).into_vec() {
+        id if id.is_empty() => Err(refused("id is empty: a client without an id has none to be found by")),
+        id => Ok(id),
+    }
+}
+
+async fn look_up(call: &Call, id: &[u8]) -> Result<Reply, Refusal> {
+    let found = call.handle.client(id).await?;
     Reply::json(&Client {
-        client_id: Escaped(&id).to_string(),
+        client_id: Escaped(id).to_string(),
         connections: found.connections.into_iter().map(connection).collect(),
         home: found.home.map(owned),
         placement: found.placement.map(owned),
@@ -133,10 +151,18 @@ pub(super) async fn show(call: Call) -> Result<Reply, Refusal> {
 }
 
 pub(super) async fn close(call: Call) -> Result<Reply, Refusal> {
-    let id = call.id();
-    let closed = call.handle.close_client(&id).await?;
+    close_all(&call, &call.id()).await
+}
+
+pub(super) async fn close_asked(call: Call) -> Result<Reply, Refusal> {
+    close_all(&call, &asked(&call)?).await
+}
+
+/// Closes the connections of the client with this id.
+async fn close_all(call: &Call, id: &[u8]) -> Result<Reply, Refusal> {
+    let closed = call.handle.close_client(id).await?;
     if closed == 0 {
-        let error = format!("there is no client {} now", Escaped(&id));
+        let error = format!("there is no client {} now", Escaped(id));
         return Err(Refusal::new(StatusCode::NOT_FOUND, error));
     }
     call.log_change("close", None);

@@ -3,8 +3,8 @@
 use hyper::Method;
 
 use super::answers::{
-    Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners, Node, Nodes, OpenApi,
-    Rebalance, Reconnecting, Reloaded, SetRebalance, SetWeight, Status,
+    AskClient, Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners, Node, Nodes,
+    OpenApi, Rebalance, Reconnecting, Reloaded, SetRebalance, SetWeight, Status,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
 use super::{clients, events, listeners, nodes, openapi, process, status};
@@ -141,6 +141,26 @@ pub(super) static ROUTES: &[Route] = &[
         body: None,
         answer: answers::<Closed>(),
         handler: |call| Box::pin(clients::close(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/client",
+        scope: Scope::Read,
+        summary: "A client, connected or not, whose id may be too long for a path.",
+        query: &[],
+        body: takes::<AskClient>(),
+        answer: answers::<Client>(),
+        handler: |call| Box::pin(clients::show_asked(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/client/close",
+        scope: Scope::Write,
+        summary: "Closes the connections of a client whose id may be too long for a path.",
+        query: &[],
+        body: takes::<AskClient>(),
+        answer: answers::<Closed>(),
+        handler: |call| Box::pin(clients::close_asked(call)),
     },
     Route {
         method: Method::GET,
@@ -308,9 +328,16 @@ mod tests {
     fn what_changes_something_is_a_post_that_takes_the_right_to_write() {
         for route in ROUTES {
             assert!([Method::GET, Method::POST].contains(&route.method), "{}", route.path);
-            let is_change = route.method == Method::POST;
-            assert!(!is_change || route.scope == Scope::Write, "{}", route.path);
-            assert!(is_change || route.body.is_none(), "{}", route.path);
+            let is_post = route.method == Method::POST;
+            // A question that may be too long for a path.
+            let is_question = route.path == "/api/v1/client";
+            assert_eq!(
+                is_post && !is_question,
+                route.scope == Scope::Write && route.path != "/api/v1/config",
+                "{}",
+                route.path
+            );
+            assert!(is_post || route.body.is_none(), "{}", route.path);
             assert!(route.path.starts_with("/api/v1/") && route.summary.ends_with('.'));
         }
     }

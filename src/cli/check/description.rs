@@ -2,12 +2,13 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::time::SystemTime;
 
 use remora::admin;
 use remora::cluster::{EndpointKind, Endpoints, Member, SEED_DEFAULT};
 use remora::config::{Config, Problem, Severity, duration_text as text, size_text};
-use remora::control;
+use remora::control::{self, SourceKind};
 use remora::net::dial;
 use remora::net::held;
 use remora::net::tls::{Certificate, Clients, Offer, Revocations, Version};
@@ -34,7 +35,10 @@ pub(super) fn description(config: &Config, problems: &[Problem]) -> String {
     [
         first.to_owned(),
         section("listeners", config.listeners.iter().map(listener)),
-        section("nodes, and their shares of the clients", nodes.map(node)),
+        section(
+            "nodes, and their shares of the clients",
+            nodes.map(node).chain(template(config)),
+        ),
         section("settings", settings(config).into_iter()),
     ]
     .into_iter()
@@ -201,6 +205,16 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
     ]
 }
 
+/// What stands for every node that is found.
+fn template(config: &Config) -> Option<Vec<String>> {
+    let template = config.control.discovery.as_ref()?.template.as_ref()?;
+    let mut row = node((template, 0.0));
+    "each node that is found".clone_into(&mut row[0]);
+    "by its weight".clone_into(&mut row[3]);
+    let in_words = |cell: String| cell.replace(control::HOST_OF_FOUND, "{host}");
+    Some(row.into_iter().map(in_words).collect())
+}
+
 fn settings(config: &Config) -> Vec<Vec<String>> {
     let Config {
         workers,
@@ -282,6 +296,7 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
                 text(control.down_max)
             ),
         ),
+        ("discovery", discovery(control.discovery.as_ref())),
         ("pacing", pacing(&control.pacing, &config.nodes)),
         (
             "at SIGTERM",
@@ -335,6 +350,46 @@ fn connections(limits: &accept::Limits, held: &held::Limits) -> String {
         "{all}{source}{rate}, {undecided_max} that have not sent their CONNECT, {handshakes_max} in a TLS handshake; when that is \
          reached, {source_share} % of it for one source"
     )
+}
+
+fn discovery(discovery: Option<&control::Discovery>) -> String {
+    let Some(control::Discovery {
+        source,
+        interval,
+        grace,
+        template: _,
+    }) = discovery
+    else {
+        return "no further nodes are looked for".to_owned();
+    };
+    let control::Source {
+        kind,
+        seeds,
+        name,
+        name_servers,
+        file,
+    } = source;
+    let list = |items: &mut dyn Iterator<Item = String>| items.collect::<Vec<_>>().join(", ");
+    let interval = text(*interval);
+    let from = match kind {
+        SourceKind::Emqx => {
+            let seeds = list(&mut seeds.iter().map(ToString::to_string));
+            format!("nodes that EMQX lists at {seeds}, asked every {interval}")
+        }
+        SourceKind::Dns => {
+            let name = name.as_deref().unwrap_or_default();
+            let servers = match &name_servers[..] {
+                [] => "the system's name servers".to_owned(),
+                servers => list(&mut servers.iter().map(ToString::to_string)),
+            };
+            format!("nodes behind the name {name}, of which {servers} are asked every {interval} or as its TTL says")
+        }
+        SourceKind::File => {
+            let file = file.as_deref().unwrap_or(Path::new(""));
+            format!("nodes listed in {}, read every {interval}", file.display())
+        }
+    };
+    format!("{from}; one that is missing stays for {}", text(*grace))
 }
 
 fn pacing(pacing: &control::Pacing, nodes: &[Member]) -> String {

@@ -3,17 +3,21 @@
 mod description;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use remora::admin;
+use remora::admin::api::answers::Status;
+use remora::admin::{self, Client, Identity};
 use remora::config::{Config, Loaded, Problem, Source};
 use remora::serve;
 
-use super::{health, holder, print, print_problems, refused};
+use super::{health, holder, listed, print, print_problems, refused};
 
 /// Prints what `remora run` would do, and what an operator should look at; with `bind`, also what the system would refuse.
-pub(super) fn command(loaded: &Loaded, bind: bool, strict: bool) -> ExitCode {
-    let Loaded { config, source } = loaded;
+pub(super) fn command(loaded: Loaded, bind: bool, strict: bool) -> ExitCode {
+    let Loaded { mut config, source } = loaded;
+    let unlisted = listed::add(&mut config).err();
+    let (config, source) = (&config, &source);
     let mut problems = config.warnings.clone();
     problems.extend(free_ports(config, source));
     let refused = match bind {
@@ -26,7 +30,11 @@ pub(super) fn command(loaded: &Loaded, bind: bool, strict: bool) -> ExitCode {
     if !problems.is_empty() {
         print_problems(&source.problems(problems.clone()));
     }
-    match is_refused || strict && !problems.is_empty() {
+    if let Some(unlisted) = &unlisted {
+        print_problems(unlisted);
+        eprintln!("note: `run` would start without the nodes of this file, and use it once it is right");
+    }
+    match is_refused || strict && !(problems.is_empty() && unlisted.is_none()) {
         true => ExitCode::FAILURE,
         false => code,
     }
@@ -67,14 +75,51 @@ fn refused_now(config: &Config, source: &Source) -> Vec<Problem> {
     for error in kept {
         eprintln!("note: {} is open in the process of this configuration", error.address);
     }
-    refused
-        .into_iter()
-        .map(|error| refused::address(error, own, config, source))
-        .collect()
+    let refused = refused.into_iter();
+    let addresses = refused.map(|error| refused::address(error, own, config, source));
+    addresses.chain(socket_refused(own, config, source)).collect()
 }
 
-/// The process that runs this configuration now, if it answers at its admin address.
+/// What is wrong with the admin socket, unless this configuration's own process has it.
+fn socket_refused(own: Option<u32>, config: &Config, source: &Source) -> Option<Problem> {
+    let refused = admin::probe_socket(&config.admin)?;
+    if own.is_some() && refused.process() == own {
+        eprintln!(
+            "note: {} is open in the process of this configuration",
+            refused.path.display()
+        );
+        return None;
+    }
+    Some(refused::socket(&refused, source))
+}
+
+/// The process that runs this configuration now, if it answers at its admin address or at its socket.
 fn own_process(config: &Config) -> Option<u32> {
+    process_at_address(config).or_else(|| process_at_socket(config))
+}
+
+fn process_at_socket(config: &Config) -> Option<u32> {
+    let file = config.admin.configuration.as_ref()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .ok()?;
+    let mut paths = config.admin.socket_paths().into_iter();
+    paths.find_map(|path| {
+        let asked = runtime.block_on(async {
+            let mut client = Client::connect(&path).await?;
+            client.request(false, "/api/v1/status", None).await
+        });
+        let status: Status = serde_json::from_slice(&asked.ok()?.body).ok()?;
+        let process = Identity {
+            pid: status.pid,
+            configuration: status.configuration.map(PathBuf::from),
+        };
+        process.is_of(file).then_some(process.pid)
+    })
+}
+
+fn process_at_address(config: &Config) -> Option<u32> {
     let address = match &config.admin.address {
         admin::Address::Default => admin::ADDRESS_DEFAULT,
         admin::Address::At(addresses) => *addresses.iter().find(|address| address.port() != 0)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use remora::admin::api::answers::{
-    Client, Clients, Closed, Connection as Row, End, Loop, Rebalance, Reconnecting, SetRebalance,
+    AskClient, Client, Clients, Closed, Connection as Row, End, Loop, Rebalance, Reconnecting, SetRebalance,
 };
 
 use super::connection::{Connection, Failed, encoded};
@@ -60,6 +60,9 @@ fn seconds(text: &str) -> Result<u64, String> {
     });
     parsed.ok_or_else(|| "write a time such as 90s, 10m or 1h".to_owned())
 }
+
+/// The longest id, in bytes of its encoding, that is asked for by its path: the head of a request may have 16 KiB.
+const ID_IN_PATH_MAX: usize = 8 * 1024;
 
 /// The path of a client, or of an `action` on it.
 fn path(id: &OsStr, action: &str) -> String {
@@ -118,12 +121,24 @@ pub(super) async fn list(connection: &mut Connection, filters: Filters) -> Resul
 }
 
 pub(super) async fn show(connection: &mut Connection, id: &OsStr) -> Result<String, Failed> {
-    connection.get(&path(id, ""), one).await
+    match in_body(id) {
+        None => connection.get(&path(id, ""), one).await,
+        body => connection.post("/api/v1/client", body, one).await,
+    }
+}
+
+/// An id that is too long for a path, in a body.
+fn in_body(id: &OsStr) -> Option<String> {
+    let id = encoded(id.as_bytes());
+    (id.len() > ID_IN_PATH_MAX).then(|| body(&AskClient { id })).flatten()
 }
 
 pub(super) async fn close(connection: &mut Connection, id: &OsStr) -> Result<String, Failed> {
     let text = |closed: &Closed| format!("connections closed: {}", closed.closed);
-    connection.post(&path(id, "/close"), None, text).await
+    match in_body(id) {
+        None => connection.post(&path(id, "/close"), None, text).await,
+        body => connection.post("/api/v1/client/close", body, text).await,
+    }
 }
 
 pub(super) async fn rebalance(

@@ -109,6 +109,8 @@ enum Command {
         #[arg(long, value_name = "N/s", value_parser = nodes::rate)]
         rate: Option<NonZeroU32>,
     },
+    /// Drain the whole process, as SIGTERM does: it takes no new clients, closes its connections at the rate of [drain], and ends.
+    DrainProcess,
     /// Show the listeners.
     Listeners,
     /// Print what has changed lately.
@@ -167,6 +169,7 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
             }
             Ok(connection.shown(&Nodes { nodes: closed }, nodes::list))
         }
+        Command::DrainProcess => connection.post("/api/v1/drain", None, process::draining).await,
         Command::Listeners => connection.get("/api/v1/listeners", process::listeners).await,
         Command::Events { follow, since } => events::print(&mut connection, follow, since).await,
         Command::Config => connection.get("/api/v1/config", process::config).await,

@@ -1,6 +1,6 @@
-//! `remora ctl config`, `listeners` and `reload`.
+//! `remora ctl config`, `drain-process`, `listeners` and `reload`.
 
-use remora::admin::api::answers::{Configuration, Listener, Listeners, Reloaded};
+use remora::admin::api::answers::{Configuration, Draining, Listener, Listeners, Reloaded};
 
 use crate::cli::columns;
 
@@ -10,6 +10,12 @@ pub(super) fn config(config: &Configuration) -> String {
         _ => String::new(),
     };
     format!("{note}{}", config.toml.trim_end())
+}
+
+pub(super) fn draining(draining: &Draining) -> String {
+    let connections = draining.connections;
+    let noun = if connections == 1 { "connection" } else { "connections" };
+    format!("draining: {connections} {noun}, then the process ends")
 }
 
 pub(super) fn listeners(listeners: &Listeners) -> String {

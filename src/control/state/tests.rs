@@ -317,7 +317,7 @@ fn one_that_has_never_answered_is_probed_when_somebody_asks() {
         None
     );
     assert!(!state.has_unknown_in_question());
-    assert!(state.snapshot().is_answering(EndpointKind::Mqtt));
+    assert_eq!(state.snapshot().answering(EndpointKind::Mqtt).count(), 1);
     state.ask_unknown(now);
     assert!(state.due_probes(now).is_empty(), "it is known");
 }

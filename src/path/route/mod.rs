@@ -303,6 +303,7 @@ mod tests {
                 }),
                 weight: cluster::WEIGHT_DEFAULT,
                 is_draining: *state == Draining,
+                configured_weight: cluster::WEIGHT_DEFAULT,
                 connect_rate: None,
                 connections_max: None,
                 findings: Arc::default(),

@@ -88,6 +88,7 @@ mod tests {
                 .expect("an address")]))),
             weight,
             is_draining: false,
+            configured_weight: weight,
             connect_rate: None,
             connections_max: None,
             findings: Arc::default(),
