@@ -337,12 +337,13 @@ impl State {
         let (count, down) = of_kind.fold((0, 0), |(count, down), endpoint| {
             (count + 1, down + usize::from(endpoint.health.is_down()))
         });
+        let has_answered = passive.has_answered.load(Ordering::Relaxed);
         let rules = Rules {
             settings,
             only_probes_count: (down + 1) * 2 > count,
             // One that has never answered anyone is no loss.
-            must_be_confirmed: (down + 1) * 100 > count * usize::from(settings.down_share)
-                && passive.has_answered.load(Ordering::Relaxed),
+            must_be_confirmed: (down + 1) * 100 > count * usize::from(settings.down_share) && has_answered,
+            has_answered,
         };
         let node = &mut self.nodes[place];
         // Out of the node while both are changed.

@@ -9,6 +9,8 @@
 //! `REMORA_SEEDS=10000 cargo test --test simulation` tries more seeds; `REMORA_SEED=7` tries that one alone. A failure
 //! names its seed and step.
 
+mod loss;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -315,11 +317,11 @@ impl Prober for Nodes {
     }
 
     fn check(&self, _: NodeApi) -> control::CheckAnswer {
-        unreachable!("no node has an API yet")
+        unreachable!("no node has an API here")
     }
 
     fn find(&self, _: control::Source) -> control::FindAnswer {
-        unreachable!("no nodes are looked for yet")
+        unreachable!("no nodes are looked for here")
     }
 }
 
