@@ -392,8 +392,11 @@ impl Control {
     }
 
     fn take_report(&mut self, report: &Report, now: Instant) {
-        if let Some(changed) = self.state.observe(report, &self.settings, now) {
+        let changed = self.state.observe(report, &self.settings, now);
+        if self.state.take_findings() || changed.is_some() {
             self.publish();
+        }
+        if let Some(changed) = changed {
             self.tell(&changed);
         }
     }
