@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 const NODES: u16 = 10;
 /// `REMORA_HOURS` says otherwise.
-const HOURS: u64 = 6;
+const HOURS: u64 = 3;
 const INTERVAL: Duration = Duration::from_secs(5);
 /// How long an answer is waited for.
 const TIMEOUT: Duration = Duration::from_secs(7);
