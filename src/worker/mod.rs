@@ -30,7 +30,7 @@ use crate::path::relay::{OrderedToEnd, Owner, RelayStatus, Relayed, RowId};
 use listening::ListenSockets;
 pub(crate) use select::Page;
 pub use select::{Filter, Selector};
-use slices::{ROWS_MAX, Slices};
+use slices::{CLOSES_MAX, Slices};
 
 /// The capacity of a worker's queue of orders.
 const ORDERS_MAX: usize = 64;
@@ -334,7 +334,7 @@ async fn close(path: &Path, order: Close) -> Closed {
         let slice = || {
             let now = path.clock.now();
             let mut table = path.table.borrow_mut();
-            for _ in 0..left.min(ROWS_MAX as usize) {
+            for _ in 0..left.min(CLOSES_MAX) {
                 if count == most {
                     break;
                 }

@@ -1,9 +1,14 @@
 //! Long work of a worker, cut into slices between which other tasks have a turn.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Rows or places of the table that one slice looks at, at most: tens of microseconds.
 pub(super) const ROWS_MAX: u32 = 256;
+
+/// Connections that one slice orders to end, at most: each of them wakes a task.
+pub(super) const CLOSES_MAX: usize = 64;
 
 /// The slices of one piece of work.
 #[derive(Debug, Default)]

@@ -778,6 +778,9 @@ fn no_order_holds_up_a_worker_for_more_than_256_connections_at_a_time() {
             assert!(number(line, "rows") <= number(line, "slices") * AT_ONCE, "{line}");
         }
         // On one of the two workers at least, which has half of them or more.
-        assert!(done.iter().any(|line| number(line, "rows") > AT_ONCE), "{order}: {done:?}");
+        assert!(
+            done.iter().any(|line| number(line, "rows") > AT_ONCE),
+            "{order}: {done:?}"
+        );
     }
 }
