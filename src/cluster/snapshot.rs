@@ -47,6 +47,17 @@ impl Cluster {
         self.nodes.iter().filter(is_up)
     }
 
+    /// The endpoints that are down while another node takes their clients. Where no node does, closing their connections would help
+    /// no client.
+    pub fn to_close(&self) -> Vec<(NodeId, EndpointKind)> {
+        let endpoints = self.nodes.iter().flat_map(|node| {
+            let endpoints = node.endpoints.iter();
+            endpoints.map(move |(kind, endpoint)| (node.id, kind, endpoint))
+        });
+        let down = endpoints.filter(|(_, kind, endpoint)| endpoint.is_down && self.up(*kind).next().is_some());
+        down.map(|(node, kind, _)| (node, kind)).collect()
+    }
+
     /// The nodes that can take clients of `kind` now and have answered.
     pub(crate) fn answering(&self, kind: EndpointKind) -> impl Iterator<Item = &Node> {
         let answers = move |node: &&Node| {
@@ -133,5 +144,47 @@ impl Clusters {
     /// Replaces the cluster. Only control does.
     pub fn publish(&self, cluster: Cluster) {
         self.0.store(Arc::new(cluster));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{Endpoint, Endpoints, SEED_DEFAULT, WEIGHT_DEFAULT};
+
+    fn node(number: u16, down: &[EndpointKind]) -> Node {
+        let endpoint = |kind| Endpoint {
+            is_down: down.contains(&kind),
+            ..Endpoint::plain([([127, 0, 0, 1], 1883 + number).into()].into())
+        };
+        Node {
+            id: NodeId(number),
+            name: format!("node{number}").into(),
+            endpoints: Endpoints {
+                ws: Some(endpoint(EndpointKind::Ws)),
+                ..Endpoints::only(endpoint(EndpointKind::Mqtt))
+            },
+            weight: WEIGHT_DEFAULT,
+            configured_weight: WEIGHT_DEFAULT,
+            is_draining: false,
+            connect_rate: None,
+            connections_max: None,
+            findings: Arc::default(),
+            load: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn only_what_is_down_while_others_are_up_is_closed() {
+        use EndpointKind::{Mqtt, Ws};
+        let to_close = |down: [&[EndpointKind]; 2]| {
+            let nodes = vec![node(0, down[0]), node(1, down[1])];
+            Cluster::new(nodes, Arc::new([]), SEED_DEFAULT).to_close()
+        };
+        assert_eq!(to_close([&[], &[]]), []);
+        assert_eq!(to_close([&[], &[Ws]]), [(NodeId(1), Ws)]);
+        assert_eq!(to_close([&[Mqtt, Ws], &[]]), [(NodeId(0), Mqtt), (NodeId(0), Ws)]);
+        assert_eq!(to_close([&[Mqtt, Ws], &[Mqtt]]), [(NodeId(0), Ws)]);
+        assert_eq!(to_close([&[Mqtt, Ws], &[Mqtt, Ws]]), []);
     }
 }

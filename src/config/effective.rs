@@ -582,6 +582,7 @@ impl Page<'_> {
     fn health(&mut self, control: &control::Settings) {
         let control::Settings {
             failures_max,
+            fall,
             rise,
             probe,
             probe_proxy,
@@ -599,6 +600,7 @@ impl Page<'_> {
         } = control;
         self.table("health", "[health]");
         self.key("failures_max", plain(failures_max), DEFAULT);
+        self.key("fall", plain(fall), DEFAULT);
         self.key("rise", plain(rise), DEFAULT);
         let word = match probe {
             ProbeDepth::Mqtt => "mqtt",

@@ -237,6 +237,7 @@ table! {
     /// `[health]`
     Health {
         failures_max: Whole<u32, 1, 1_000_000>,
+        fall: Whole<u32, 1, 1_000_000>,
         rise: Whole<u32, 1, 1_000_000>,
         probe: ProbeWord,
         probe_proxy: ProbeProxyWord,

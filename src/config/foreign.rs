@@ -251,7 +251,7 @@ impl Unknown<'_, '_> {
             "maxconn" | "max_conns" | "max_connections" | "max_conn" | "connections" => {
                 write("connections_max", convert::<Connections>(self.value, "10000"))
             }
-            "max_fails" | "fall" | "failures_max" => elsewhere(
+            "max_fails" | "failures_max" => elsewhere(
                 "health",
                 "failures_max",
                 convert::<Whole<u32, 1, 1_000_000>>(self.value, "3"),
@@ -266,6 +266,7 @@ impl Unknown<'_, '_> {
             ),
             "check" | "health_check" => out("nodes are probed when clients fail there, see [health]"),
             "rise" => elsewhere("health", "rise", convert::<Whole<u32, 1, 1_000_000>>(self.value, "1")),
+            "fall" => elsewhere("health", "fall", convert::<Whole<u32, 1, 1_000_000>>(self.value, "10")),
             "timeout" | "connect_timeout" | "dial_timeout" => self.time(Some("timeouts"), "dial", "\"2s\""),
             _ => return None,
         })
@@ -328,7 +329,7 @@ impl Unknown<'_, '_> {
                 let time = convert::<AnyTime>(self.value, "\"1s\"");
                 write("down_min", format!("{time} and down_max = {time}"))
             }
-            ("health", "max_fails" | "fall" | "retries" | "failures") => {
+            ("health", "max_fails" | "retries" | "failures") => {
                 write("failures_max", convert::<Whole<u32, 1, 1_000_000>>(self.value, "3"))
             }
             ("health", "timeout") => self.time(Some("timeouts"), "dial", "\"2s\""),

@@ -433,6 +433,7 @@ fn api_settings(written: file::NodesApi, base: &Path, problems: &mut Vec<Problem
 fn control_settings(written: file::Health, pacing: control::Pacing) -> control::Settings {
     let file::Health {
         failures_max,
+        fall,
         rise,
         probe,
         probe_proxy,
@@ -447,6 +448,7 @@ fn control_settings(written: file::Health, pacing: control::Pacing) -> control::
     let default = control::Settings::default();
     control::Settings {
         failures_max: failures_max.or(default.failures_max),
+        fall: fall.or(default.fall),
         rise: rise.or(default.rise),
         probe: probe.or(default.probe),
         probe_proxy: probe_proxy.or(default.probe_proxy),

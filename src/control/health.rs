@@ -1,8 +1,9 @@
 //! The health of one endpoint: a state machine, to which every observation and the time are passed in.
 //!
 //! What clients meet only arouses suspicion, since a client may be its cause. A suspected endpoint is probed, and it goes
-//! down when the probes fail too. An endpoint that is down is probed until it answers. One that is up may be probed at an
-//! interval, whether or not clients complain.
+//! down when the probes fail too. Probes that fail while no client does are rather lost on the way, so that many of them must
+//! fail in a row. An endpoint that is down is probed until it answers. One that is up may be probed at an interval, whether or
+//! not clients complain.
 
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use crate::cluster::{Failure, Observed, ProbeResult, Witness};
 /// How long after a failed probe of an endpoint that is still up the next one follows.
 const PROBE_AGAIN: Duration = Duration::from_millis(50);
 
-/// The most probes of one endpoint under way. Those of an endpoint that is down begin at an interval, whether or not the last one has
-/// an answer: it may be answering again, and never answer that one.
+/// The most probes of one endpoint under way. They begin at an interval, whether or not the last one has an answer: that one may
+/// be lost, or the endpoint may be answering again and never answer it.
 const PROBES_MAX: u32 = 8;
 
 /// The shortest time between two probes of an endpoint that answers them, however often clients arouse suspicion.
@@ -24,8 +25,8 @@ const SUSPICION_INTERVAL: Duration = Duration::from_secs(1);
 /// The health of one of a node's endpoints.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Health {
-    /// While it is down: the time between its last probe and the next.
-    down: Option<Duration>,
+    /// While it is down.
+    down: Option<Down>,
     /// The clients that met a failure since it answered last, no two of them the same, and no more than count.
     witnesses: Vec<Witness>,
     /// Probes that failed since it answered last.
@@ -42,6 +43,13 @@ pub(crate) struct Health {
     probed_at: Option<Instant>,
     /// When it answered last, after a failure.
     answered_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Down {
+    since: Instant,
+    /// The time between its last probe and the next.
+    interval: Duration,
 }
 
 /// A change of state.
@@ -62,6 +70,8 @@ pub(crate) struct Rules<'a> {
     pub(crate) only_probes_count: bool,
     /// So many would be down with this one that probes alone do not count either: at least one client must have met a failure.
     pub(crate) must_be_confirmed: bool,
+    /// It has answered a client or a probe before: probes alone must fail as often as [`Settings::fall`] says.
+    pub(crate) has_answered: bool,
 }
 
 impl Health {
@@ -89,7 +99,7 @@ impl Health {
                     self.witnesses.push(witness);
                 }
                 self.suspect(now);
-                self.judge(rules)
+                self.judge(rules, now)
             }
         }
     }
@@ -109,7 +119,7 @@ impl Health {
         if is_due {
             self.probing += 1;
             self.probed_at = Some(now);
-            self.probe_at = self.down.map(|interval| now + interval);
+            self.probe_at = Some(now + self.down.map_or(SUSPICION_INTERVAL, |down| down.interval));
             self.regular_at = None;
         }
         is_due
@@ -129,15 +139,14 @@ impl Health {
 
     /// Whether probes have failed often enough to take it down, and it is up because too many others are not.
     pub(super) fn is_kept_up(&self, settings: &Settings) -> bool {
-        !self.is_down() && self.failed_probes >= settings.failures_max
+        !self.is_down() && self.failed_probes >= settings.fall
     }
 
-    /// When the next probe is due: while it is up, only when no other is under way.
+    /// When the next probe is due.
     pub(crate) fn next_probe(&self) -> Option<Instant> {
-        let most = if self.is_down() { PROBES_MAX } else { 1 };
         let regular_at = self.regular_at.filter(|_| !self.is_down());
         let due = [self.probe_at, regular_at].into_iter().flatten().min();
-        due.filter(|_| self.probing < most)
+        due.filter(|_| self.probing < PROBES_MAX)
     }
 
     /// Whether a probe is under way or due.
@@ -159,12 +168,13 @@ impl Health {
             // It has answered since: what was asked before is as good as answered.
             ProbeResult::Failed if self.answered_at.is_some_and(|answered_at| began < answered_at) => None,
             ProbeResult::Failed => {
-                if let Some(interval) = &mut self.down {
-                    *interval = (*interval * 2).min(rules.settings.down_max);
+                // Those that were under way when it went down say nothing new.
+                if let Some(down) = self.down.as_mut().filter(|down| began >= down.since) {
+                    down.interval = (down.interval * 2).min(rules.settings.down_max);
                 }
                 self.failed_probes = self.failed_probes.saturating_add(1);
                 self.answers = 0;
-                let change = self.judge(rules);
+                let change = self.judge(rules, now);
                 self.probe_again(now);
                 change
             }
@@ -177,7 +187,7 @@ impl Health {
 
     fn probe_again(&mut self, now: Instant) {
         let at = match (self.down, self.probed_at) {
-            (Some(interval), Some(last)) => now.max(last + interval),
+            (Some(down), Some(last)) => now.max(last + down.interval),
             // No client has failed there: some lost packets in a row are not to look like a node that is gone.
             (None, Some(last)) if self.witnesses.is_empty() => now.max(last + SUSPICION_INTERVAL),
             _ => now + PROBE_AGAIN,
@@ -201,22 +211,34 @@ impl Health {
     }
 
     /// Decides whether it goes down: only if a probe has failed as well.
-    fn judge(&mut self, rules: Rules<'_>) -> Option<Change> {
-        let clients = match rules.only_probes_count {
-            true => 0,
-            false => self.witnesses.len() as u32,
+    fn judge(&mut self, rules: Rules<'_>, now: Instant) -> Option<Change> {
+        let Settings { failures_max, fall, .. } = *rules.settings;
+        if self.is_down() || self.failed_probes == 0 {
+            return None;
+        }
+        let is_enough = if self.witnesses.is_empty() {
+            let most = if rules.has_answered {
+                fall
+            } else {
+                failures_max.min(fall)
+            };
+            self.failed_probes >= most && !rules.must_be_confirmed
+        } else {
+            let clients = if rules.only_probes_count {
+                0
+            } else {
+                self.witnesses.len() as u32
+            };
+            self.failed_probes.saturating_add(clients) >= failures_max
         };
-        let failures = self.failed_probes.saturating_add(clients);
-        if self.is_down() || self.failed_probes == 0 || failures < rules.settings.failures_max {
+        if !is_enough {
             return None;
         }
-        if rules.must_be_confirmed && self.witnesses.is_empty() {
-            return None;
-        }
-        self.down = Some(rules.settings.down_min);
+        let interval = rules.settings.down_min;
+        self.down = Some(Down { since: now, interval });
         self.answers = 0;
         self.witnesses.clear();
-        self.probe_at = self.probed_at.map(|last| last + rules.settings.down_min);
+        self.probe_at = self.probed_at.map(|last| last + interval);
         Some(Change::WentDown)
     }
 }
@@ -232,6 +254,7 @@ mod tests {
             settings,
             only_probes_count: false,
             must_be_confirmed: false,
+            has_answered: true,
         }
     }
 
@@ -316,6 +339,7 @@ mod tests {
             settings: &settings,
             only_probes_count: true,
             must_be_confirmed: false,
+            has_answered: true,
         };
         let mut health = Health::default();
         for number in 0..100 {
@@ -405,6 +429,7 @@ mod tests {
             settings: &settings,
             only_probes_count: true,
             must_be_confirmed: true,
+            has_answered: true,
         };
         let mut health = Health::default();
         health.suspect(now);
@@ -454,17 +479,73 @@ mod tests {
     }
 
     #[test]
-    fn without_a_client_that_fails_three_lost_probes_are_seconds_apart() {
+    fn without_a_client_that_fails_many_probes_a_second_apart_must_fail() {
+        let (settings, now) = (Settings::default(), Instant::now());
+        for (has_answered, most) in [(true, settings.fall), (false, settings.failures_max)] {
+            let rules = Rules {
+                has_answered,
+                ..rules(&settings)
+            };
+            let mut health = Health::default();
+            health.plan(now);
+            let mut due = now;
+            for _ in 0..most {
+                assert!(!health.is_down());
+                due = health.next_probe().expect("another one");
+                assert!(health.probe_is_due(due));
+                health.probed(ProbeResult::Failed, due, rules, due);
+            }
+            assert!(health.is_down());
+            assert_eq!(due - now, SUSPICION_INTERVAL * (most - 1));
+        }
+    }
+
+    #[test]
+    fn a_probe_that_is_lost_holds_up_no_other_and_any_answer_makes_up_for_all_before_it() {
         let (settings, now) = (Settings::default(), Instant::now());
         let mut health = Health::default();
-        health.plan(now);
-        let mut due = now;
-        for _ in 0..settings.failures_max {
-            due = health.next_probe().expect("another one");
+        health.suspect(now);
+        let mut began = Vec::new();
+        while let Some(due) = health.next_probe() {
             assert!(health.probe_is_due(due));
-            health.probed(ProbeResult::Failed, due, rules(&settings), due);
+            began.push(due);
+        }
+        assert_eq!(began.len(), PROBES_MAX as usize);
+        assert!(began.is_sorted_by(|a, b| *b - *a == SUSPICION_INTERVAL), "{began:?}");
+        let last = began.pop().expect("a probe");
+        health.probed(ProbeResult::Failed, began.remove(0), rules(&settings), last);
+        health.probed(ProbeResult::Answered, last, rules(&settings), last);
+        for began in began {
+            health.probed(ProbeResult::Failed, began, rules(&settings), last);
+        }
+        assert_eq!(health.failed_probes, 0);
+        assert!(!health.is_in_question());
+    }
+
+    #[test]
+    fn probes_under_way_when_it_goes_down_do_not_put_off_the_next() {
+        let settings = Settings {
+            down_max: Duration::from_secs(60),
+            ..Settings::default()
+        };
+        let now = Instant::now();
+        let mut health = Health::default();
+        health.observe(client(1), rules(&settings), now);
+        let mut began = Vec::new();
+        while let Some(due) = health.next_probe() {
+            assert!(health.probe_is_due(due));
+            began.push(due);
+        }
+        let last = *began.last().expect("a probe");
+        for began in began {
+            health.probed(
+                ProbeResult::Failed,
+                began,
+                rules(&settings),
+                last + Duration::from_millis(1),
+            );
         }
         assert!(health.is_down());
-        assert_eq!(due - now, SUSPICION_INTERVAL * (settings.failures_max - 1));
+        assert_eq!(health.next_probe(), Some(last + settings.down_min));
     }
 }

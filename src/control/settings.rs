@@ -27,8 +27,12 @@ impl Default for Pacing {
 /// When a node counts as down, how often names are resolved, and how fast clients are taken to nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Failures that make an endpoint down, of different clients and of probes, at least one of a probe.
+    /// Failures that make an endpoint down, of different clients and of probes, at least one of each; for one that has never answered,
+    /// of probes alone.
     pub failures_max: u32,
+    /// Failed probes in a row that make an endpoint down without any client that failed, if it has answered before. They begin a second
+    /// apart.
+    pub fall: u32,
     /// Answers to probes in a row, or to clients, that make an endpoint up again.
     pub rise: u32,
     /// How far a probe goes.
@@ -136,6 +140,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             failures_max: 3,
+            // So that one of which 30 % of the probes are lost stays up; see the simulation of that.
+            fall: 10,
             rise: 1,
             probe_proxy: ProbeProxy::default(),
             interval: None,

@@ -253,13 +253,13 @@ impl State {
 
     /// Takes an observation of the path. Returns how the endpoint's state has changed, if it has.
     pub(super) fn observe(&mut self, report: &Report, settings: &Settings, now: Instant) -> Option<Changed> {
-        if report.observed == Observed::Answered
-            && let Some(endpoint) = self
-                .endpoints_mut()
-                .find(|endpoint| Arc::ptr_eq(&endpoint.passive, &report.passive))
-        {
+        if report.observed == Observed::Answered {
+            let mut endpoints = self.endpoints_mut();
+            let endpoint = endpoints.find(|endpoint| Arc::ptr_eq(&endpoint.passive, &report.passive));
             // An older probe has no say any more.
-            endpoint.probed = None;
+            let probed = endpoint.and_then(|endpoint| endpoint.probed.take());
+            drop(endpoints);
+            self.has_findings |= probed == Some(ProbeResult::Failed);
         }
         self.change(&report.passive, settings, now, |node, health, rules| {
             if let Observed::Failed { .. } = report.observed {
@@ -337,17 +337,21 @@ impl State {
         let (count, down) = of_kind.fold((0, 0), |(count, down), endpoint| {
             (count + 1, down + usize::from(endpoint.health.is_down()))
         });
+        let has_answered = passive.has_answered.load(Ordering::Relaxed);
         let rules = Rules {
             settings,
             only_probes_count: (down + 1) * 2 > count,
             // One that has never answered anyone is no loss.
-            must_be_confirmed: (down + 1) * 100 > count * usize::from(settings.down_share)
-                && passive.has_answered.load(Ordering::Relaxed),
+            must_be_confirmed: (down + 1) * 100 > count * usize::from(settings.down_share) && has_answered,
+            has_answered,
         };
         let node = &mut self.nodes[place];
         // Out of the node while both are changed.
         let mut health = std::mem::take(&mut node.endpoints.get_mut(kind)?.health);
+        let clients = health.witnesses();
         let change = change(node, &mut health, rules);
+        // No more often than there are failures that count.
+        self.has_findings |= health.witnesses() != clients;
         let endpoint = node.endpoints.get_mut(kind)?;
         endpoint.health = health;
         let is_kept_up = endpoint.health.is_kept_up(settings);

@@ -42,7 +42,7 @@ pub(super) async fn run(
         let settings = published.borrow_and_update().clone();
         let cluster = clusters.current();
         let down = match settings.on_down {
-            OnDown::Close => to_close(&cluster),
+            OnDown::Close => cluster.to_close(),
             OnDown::Keep => Vec::new(),
         };
         closing.retain(|which, task| {
@@ -59,16 +59,6 @@ pub(super) async fn run(
             });
         }
     }
-}
-
-/// The endpoints that are down while another node takes their clients. Where no node does, closing would help no client.
-fn to_close(cluster: &Cluster) -> Vec<Which> {
-    let endpoints = cluster.nodes().iter().flat_map(|node| {
-        let endpoints = node.endpoints.iter();
-        endpoints.map(move |(kind, endpoint)| (node.id, kind, endpoint))
-    });
-    let down = endpoints.filter(|(_, kind, endpoint)| endpoint.is_down && cluster.up(*kind).next().is_some());
-    down.map(|(node, kind, _)| (node, kind)).collect()
 }
 
 /// Closes the connections to an endpoint at this rate, until it is aborted or a worker has ended.
@@ -93,47 +83,5 @@ fn check(joined: Result<io::Result<()>, JoinError>) {
     {
         // In the guard of this task, which ends the process.
         std::panic::resume_unwind(error.into_panic());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cluster::{Endpoint, Endpoints, Node, SEED_DEFAULT, WEIGHT_DEFAULT};
-
-    fn node(number: u16, down: &[EndpointKind]) -> Node {
-        let endpoint = |kind| Endpoint {
-            is_down: down.contains(&kind),
-            ..Endpoint::plain([([127, 0, 0, 1], 1883 + number).into()].into())
-        };
-        Node {
-            id: NodeId(number),
-            name: format!("node{number}").into(),
-            endpoints: Endpoints {
-                ws: Some(endpoint(EndpointKind::Ws)),
-                ..Endpoints::only(endpoint(EndpointKind::Mqtt))
-            },
-            weight: WEIGHT_DEFAULT,
-            configured_weight: WEIGHT_DEFAULT,
-            is_draining: false,
-            connect_rate: None,
-            connections_max: None,
-            findings: Arc::default(),
-            load: Arc::default(),
-        }
-    }
-
-    #[test]
-    fn only_what_is_down_while_others_are_up_is_closed() {
-        use EndpointKind::{Mqtt, Ws};
-        let to_close = |down: [&[EndpointKind]; 2]| {
-            let nodes = vec![node(0, down[0]), node(1, down[1])];
-            to_close(&Cluster::new(nodes, Arc::new([]), SEED_DEFAULT))
-        };
-        assert_eq!(to_close([&[], &[]]), []);
-        assert_eq!(to_close([&[], &[Ws]]), [(NodeId(1), Ws)]);
-        assert_eq!(to_close([&[Mqtt, Ws], &[]]), [(NodeId(0), Mqtt), (NodeId(0), Ws)]);
-        assert_eq!(to_close([&[Mqtt, Ws], &[Mqtt]]), [(NodeId(0), Ws)]);
-        assert_eq!(to_close([&[Mqtt, Ws], &[Mqtt, Ws]]), []);
     }
 }

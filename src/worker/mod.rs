@@ -3,6 +3,7 @@
 
 mod listening;
 mod select;
+mod slices;
 mod sweep;
 
 use std::collections::VecDeque;
@@ -29,6 +30,7 @@ use crate::path::relay::{OrderedToEnd, Owner, RelayStatus, Relayed, RowId};
 use listening::ListenSockets;
 pub(crate) use select::Page;
 pub use select::{Filter, Selector};
+use slices::{CLOSES_MAX, Slices};
 
 /// The capacity of a worker's queue of orders.
 const ORDERS_MAX: usize = 64;
@@ -279,7 +281,10 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
         }
         Order::Close(order, reply) => {
             failpoint::pass(Place::Close);
-            let _ = reply.send(close(path, order));
+            let path = Rc::clone(path);
+            in_task(supervisor, async move {
+                let _ = reply.send(close(&path, order).await);
+            });
         }
         Order::Find(id, reply) => {
             let _ = reply.send(find(path, &id));
@@ -314,28 +319,40 @@ fn in_task(supervisor: &Supervisor, work: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(supervisor.clone().guard(Task::Orders, work));
 }
 
-fn close(path: &Path, order: Close) -> Closed {
+async fn close(path: &Path, order: Close) -> Closed {
     let Close {
         mut rows,
         most,
         at_rest,
         cause,
     } = order;
-    let now = path.clock.now();
-    let mut table = path.table.borrow_mut();
     let mut count = 0;
-    for _ in 0..rows.len() {
-        if count == most {
-            break;
-        }
-        let Some(id) = rows.pop_front() else {
-            break;
+    // Each is looked at once: those that are busy go to the back.
+    let mut left = rows.len();
+    let (mut slices, all) = (Slices::default(), left);
+    while left > 0 && count < most {
+        let slice = || {
+            let now = path.clock.now();
+            let mut table = path.table.borrow_mut();
+            for _ in 0..left.min(CLOSES_MAX) {
+                if count == most {
+                    break;
+                }
+                left -= 1;
+                let Some(id) = rows.pop_front() else {
+                    break;
+                };
+                match table.close(id, now, at_rest, cause) {
+                    OrderedToEnd::Now => count += 1,
+                    OrderedToEnd::Before => {}
+                    OrderedToEnd::Busy => rows.push_back(id),
+                }
+            }
         };
-        match table.close(id, now, at_rest, cause) {
-            OrderedToEnd::Now => count += 1,
-            OrderedToEnd::Before => {}
-            OrderedToEnd::Busy => rows.push_back(id),
-        }
+        slices.next(slice).await;
+    }
+    if all > left {
+        slices.log("close", all - left);
     }
     Closed { count, left: rows }
 }

@@ -14,8 +14,7 @@ use crate::path::home::Homes;
 use crate::path::record::KeptId;
 use crate::path::relay::{RelayStatus, RelayView, RowId};
 
-/// Places of the table that are looked at before other tasks get a turn: tens of microseconds.
-const PLACES_AT_ONCE: u32 = 256;
+use super::slices::{ROWS_MAX, Slices};
 
 /// Which connections an order applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,21 +117,28 @@ pub(super) async fn select(path: &Rc<Path>, selector: &Selector) -> VecDeque<Row
     }
     let homes = path.homes();
     let mut selected = VecDeque::new();
+    let mut slices = Slices::default();
+    let mut places = 0;
     let mut from = Some(0);
     while let Some(place) = from {
-        from = path.table.borrow().visit(place, PLACES_AT_ONCE, |id, relay| {
-            if selector.includes(relay, &homes) {
-                selected.push_back(id);
-            }
-        });
-        tokio::task::yield_now().await;
+        let slice = || {
+            path.table.borrow().visit(place, ROWS_MAX, |id, relay| {
+                if selector.includes(relay, &homes) {
+                    selected.push_back(id);
+                }
+            })
+        };
+        from = slices.next(slice).await;
+        places = place as usize + ROWS_MAX as usize;
     }
+    slices.log("select", places);
     selected
 }
 
 /// Up to `most` of the relays that `filter` includes, from this place of the table on.
 pub(super) async fn list(path: &Rc<Path>, filter: &Filter, place: u32, most: usize) -> Page {
     let homes = path.homes();
+    let (mut slices, mut looked_at) = (Slices::default(), 0);
     let mut page = Page {
         relays: Vec::new(),
         next: Some(place),
@@ -142,13 +148,17 @@ pub(super) async fn list(path: &Rc<Path>, filter: &Filter, place: u32, most: usi
     {
         let now = path.clock.now();
         // No more places than there is room for in the page.
-        let places = PLACES_AT_ONCE.min(u32::try_from(most - page.relays.len()).unwrap_or(u32::MAX));
-        page.next = path.table.borrow().visit(place, places, |_, relay| {
-            if filter.includes(relay, &homes, now) {
-                page.relays.push(relay.status(now));
-            }
-        });
-        tokio::task::yield_now().await;
+        let places = ROWS_MAX.min(u32::try_from(most - page.relays.len()).unwrap_or(u32::MAX));
+        let slice = || {
+            path.table.borrow().visit(place, places, |_, relay| {
+                if filter.includes(relay, &homes, now) {
+                    page.relays.push(relay.status(now));
+                }
+            })
+        };
+        page.next = slices.next(slice).await;
+        looked_at += places as usize;
     }
+    slices.log("list", looked_at);
     page
 }

@@ -68,6 +68,8 @@ class Balancer(Remora):
         super().configure(nodes)
         path = Path(self.folder) / "remora.toml"
         text = path.read_text()
+        self.socket = Path(self.folder) / "admin.sock"
+        text = text.replace("[admin]\n", f'[admin]\nsocket = "{self.socket}"\n')
         if self.authority:
             text = text.replace('tls = "end"\n', f'tls = "end"\nclient_certificates = "optional"\nclient_ca = "{self.authority.ca}"\n')
         path.write_text(f"workers = 1\n\n{text}\n{self.more}\n")

@@ -759,3 +759,35 @@ fn clients_in_trouble_are_listed() {
     let text = said(&program, &["clients".as_ref(), "--reconnecting".as_ref(), "8".as_ref()]);
     assert_eq!(text.lines().count(), 1, "{text}");
 }
+
+#[test]
+fn no_order_holds_up_a_worker_for_more_than_256_connections_at_a_time() {
+    raise_descriptor_limit();
+    const CLIENTS: usize = 1_000;
+    const AT_ONCE: u64 = 256;
+    let cluster = Cluster::of(1);
+    let tables = format!("{ADMIN}[log]\nlevel = \"debug\"\n");
+    let program = Program::start(&cluster, &tables);
+    let connected = |number| Client::accepted(program.address, &Connect::new(format!("client-{number}")));
+    let clients: Vec<Client> = (0..CLIENTS).map(connected).collect();
+    wait::until("all are listed", || {
+        let (_, list) = asked(&program, "GET", "/api/v1/clients?limit=1000", "");
+        list["clients"].as_array().is_some_and(|list| list.len() == CLIENTS)
+    });
+    let (status, answer) = asked(&program, "POST", "/api/v1/nodes/node0/close", "{}");
+    assert_eq!(status, 200, "{answer}");
+    program.until_ended_with("closed", CLIENTS);
+    drop(clients);
+    for order in ["list", "select", "close"] {
+        let done = program.lines(|line| line["message"] == "order carried out" && line["order"] == order);
+        let number = |line: &Value, field: &str| line[field].as_u64().expect("a number");
+        for line in &done {
+            assert!(number(line, "rows") <= number(line, "slices") * AT_ONCE, "{line}");
+        }
+        // On one of the two workers at least, which has half of them or more.
+        assert!(
+            done.iter().any(|line| number(line, "rows") > AT_ONCE),
+            "{order}: {done:?}"
+        );
+    }
+}

@@ -13,8 +13,8 @@ use crate::packets::{self, Connect};
 use crate::tls_front::TlsFront;
 use crate::wait;
 
-/// All nodes are probed often.
-const OFTEN: &str = "[health]\ninterval = \"50ms\"\n";
+/// All nodes are probed often, and down after few probes.
+const OFTEN: &str = "[health]\ninterval = \"50ms\"\nfall = 3\n";
 
 /// A probe that is not answered fails after 1.5 s.
 const SOON: &str = "[timeouts]\ndial = \"1s\"\ngreet = \"500ms\"\n";

@@ -22,9 +22,10 @@ class Mosquitto:
     # What mosquitto calls the versions in its log.
     VERSIONS = {"1": "3.1", "2": "3.1.1", "5": "5"}
 
-    def __init__(self, name, folder, extra="", ws=False, authority=None, address="127.0.0.1", port=None):
+    def __init__(self, name, folder, extra="", ws=False, authority=None, address="127.0.0.1", port=None, inside=()):
         self.name = name
         self.folder = folder
+        self.inside = inside
         self.port = port or free_port()
         self.ws_port = free_port() if ws else None
         self.tls_port = free_port() if authority else None
@@ -47,7 +48,7 @@ class Mosquitto:
         self.start()
 
     def start(self):
-        self.process = Process(self.name, ["mosquitto", "-c", self.configuration], self.folder)
+        self.process = Process(self.name, [*self.inside, "mosquitto", "-c", self.configuration], self.folder)
         self.process.wait_for(r"mosquitto version \S+ running")
 
     def kill(self):

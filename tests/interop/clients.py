@@ -36,13 +36,13 @@ def mosquitto_pub(port, *options, version="3.1.1", payload=b"hello", source="-s"
 class MosquittoSub(Process):
     """A mosquitto_sub whose standard output holds payloads and nothing else."""
 
-    def __init__(self, port, folder, *options, version="3.1.1"):
+    def __init__(self, port, folder, *options, version="3.1.1", inside=()):
         name = f"mosquitto_sub-{uuid.uuid4().hex[:8]}"
         self.received = Path(folder) / f"{name}.received"
         # The tool's own messages go to the log, payloads to a file of their own, byte for byte.
         script = 'received=$1; shift; exec "$@" >"$received"'
         command = _tool("mosquitto_sub", port, version, *options)
-        super().__init__(name, ["sh", "-c", script, "sh", self.received, *command], folder)
+        super().__init__(name, [*inside, "sh", "-c", script, "sh", self.received, *command], folder)
 
     def payload(self, seconds=10):
         """All it received, once it ended by itself as `-C` makes it do."""
@@ -123,7 +123,7 @@ class Paho:
 
     PROTOCOLS = {"3.1": paho.MQTTv31, "3.1.1": paho.MQTTv311, "5": paho.MQTTv5}
 
-    def __init__(self, client_id, version, user_name, persistent, transport):
+    def __init__(self, client_id, version, user_name, persistent, transport, returns=False):
         self.client_id = client_id
         # Before MQTT 5 one flag says both whether to begin anew and whether to keep the session; MQTT 5 says them apart,
         # and when connecting.
@@ -134,8 +134,8 @@ class Paho:
             self.on_connect = {"clean_start": not persistent, "properties": properties}
         else:
             options["clean_session"] = not persistent
-        # The cases say when it connects; by itself it would fight for its id with the client that takes it over.
-        options["reconnect_on_failure"] = False
+        # Most cases say when it connects; by itself it would fight for its id with the client that takes it over.
+        options["reconnect_on_failure"] = returns
         options["transport"] = transport
         self.client = paho.Client(CallbackAPIVersion.VERSION2, client_id, protocol=self.PROTOCOLS[version], **options)
         if user_name:
@@ -173,6 +173,11 @@ class Paho:
     def ended(self):
         """The reason for which the broker ended the connection."""
         return _next(self.ends, "the end of the connection")
+
+    def returned(self, seconds):
+        """Waits until it has come back by itself."""
+        _, reason = _next(self.connacks, "a CONNACK", seconds)
+        assert not reason.is_failure, f"refused: {reason}"
 
     def disconnect(self):
         self.client.disconnect()

@@ -19,6 +19,8 @@ class Lab(contextlib.ExitStack):
         super().__init__()
         self.folder = folder
         self.through = through
+        # What a command begins with that is to run in another network namespace.
+        self.inside = []
         self.callback(Process.kill_all)
 
     def balancer(self, nodes, **options):
@@ -31,7 +33,7 @@ class Lab(contextlib.ExitStack):
         return Authority(self.folder, name)
 
     def mosquitto(self, name, extra="", ws=False, authority=None):
-        return Mosquitto(name, self.folder, extra, ws, authority)
+        return Mosquitto(name, self.folder, extra, ws, authority, inside=self.inside)
 
     def mosquittos(self, extra="", ws=()):
         """Three brokers that share nothing; those whose numbers are in `ws` speak WebSocket too."""
@@ -72,7 +74,7 @@ class Lab(contextlib.ExitStack):
         return found[0]
 
     def mosquitto_sub(self, port, *options, version="3.1.1"):
-        return MosquittoSub(port, self.folder, *options, version=version)
+        return MosquittoSub(port, self.folder, *options, version=version, inside=self.inside)
 
     def mqttjs(self, port, client_id, **options):
         return MqttJs(port, self.folder, client_id, **options)
@@ -82,8 +84,8 @@ class Lab(contextlib.ExitStack):
         self.callback(tab.close)
         return tab
 
-    def paho(self, client_id, version, user_name=None, persistent=True, transport="tcp"):
-        client = Paho(client_id, version, user_name, persistent, transport)
+    def paho(self, client_id, version, user_name=None, persistent=True, transport="tcp", returns=False):
+        client = Paho(client_id, version, user_name, persistent, transport, returns)
         self.callback(client.stop)
         return client
 

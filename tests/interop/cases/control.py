@@ -12,19 +12,20 @@ from process import Process, free_port, wait_until
 IDS = [f"device-{number}" for number in range(12)]
 
 
-class _Steered:
-    """`remora run` with a socket for the control API."""
+class Steered:
+    """`remora run` with a socket for the control API; `admin` is more of its table."""
 
-    def __init__(self, lab, nodes, tables=""):
+    def __init__(self, lab, nodes, tables="", admin=""):
         self.port = free_port()
+        self.admin = free_port()
         self.folder = lab.folder
         self.socket = Path(lab.folder) / "remora.sock"
         listed = "".join(f'[[nodes]]\nname = "{node.name}"\naddress = "127.0.0.1:{node.port}"\n' for node in nodes)
         self.configuration = Path(lab.folder) / "steered.toml"
         self.configuration.write_text(
-            f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n{listed}[admin]\naddress = "127.0.0.1:{free_port()}"\nsocket = "{self.socket}"\n{tables}'
+            f'[[listeners]]\naddress = "127.0.0.1:{self.port}"\n{listed}[admin]\naddress = "127.0.0.1:{self.admin}"\nsocket = "{self.socket}"\n{admin}{tables}'
         )
-        self.process = Process("remora", [os.environ["REMORA_BIN"], "run", "-c", self.configuration], lab.folder)
+        self.process = Process("remora", [*lab.inside, os.environ["REMORA_BIN"], "run", "-c", self.configuration], lab.folder)
         self.process.wait_for("listening")
 
     def ctl(self, *words):
@@ -45,6 +46,21 @@ class _Steered:
         """The nodes that a client is connected to."""
         return [connection["node"] for connection in self.ctl("client", client_id)["connections"]]
 
+    def homes(self, ids):
+        """The node of each of these clients; None for one that is not connected, or more than once."""
+        nodes = {client_id: self.where(client_id) for client_id in ids}
+        return {client_id: found[0] if len(found) == 1 else None for client_id, found in nodes.items()}
+
+    def at_home(self, ids):
+        """The nodes of these clients, once all are connected."""
+        wait_until(lambda: None not in self.homes(ids).values(), f"{len(ids)} clients", seconds=30)
+        return self.homes(ids)
+
+    def since(self, ids):
+        """The number of the connection of each of these clients: another one, if it has come back since."""
+        connections = {client_id: self.ctl("client", client_id)["connections"] for client_id in ids}
+        return {client_id: found[0]["connection"] if found else None for client_id, found in connections.items()}
+
     def states(self, node):
         return [endpoint["state"] for endpoint in self.curl(f"nodes/{node}")["endpoints"]]
 
@@ -52,7 +68,7 @@ class _Steered:
 def curl_and_ctl_drain_a_node_and_bring_its_clients_home(lab):
     """12 mosquitto_sub: found by id, drained away from a broker at a rate, and brought home again."""
     brokers = lab.mosquittos()
-    remora = _Steered(lab, brokers)
+    remora = Steered(lab, brokers)
     for client_id in IDS:
         lab.mosquitto_sub(remora.port, "-t", "nothing", "-i", client_id)
     wait_until(lambda: all(len(remora.where(client_id)) == 1 for client_id in IDS), "12 clients", seconds=30)
@@ -82,7 +98,7 @@ def curl_and_ctl_drain_a_node_and_bring_its_clients_home(lab):
 def a_frozen_brokers_clients_go_elsewhere(lab):
     """SIGSTOP: probes find it, its connections are closed; SIGCONT: it takes clients again."""
     brokers = lab.mosquittos()
-    remora = _Steered(lab, brokers, '[health]\ninterval = "1s"\n[timeouts]\ngreet = "1s"\n')
+    remora = Steered(lab, brokers, '[health]\ninterval = "1s"\n[timeouts]\ngreet = "1s"\n')
     for client_id in IDS:
         lab.mosquitto_sub(remora.port, "-t", "nothing", "-i", client_id)
     wait_until(lambda: all(len(remora.where(client_id)) == 1 for client_id in IDS), "12 clients", seconds=30)
@@ -117,7 +133,7 @@ def nodes_are_those_that_dnsmasq_names(lab):
 
     server = serve(addresses[:2])
     tables = f'[discovery]\nsource = "dns"\nname = "emqx.test"\nname_servers = ["127.0.0.1:{names}"]\ninterval = "5s"\n'
-    remora = _Steered(lab, [], f'[[nodes]]\naddress = "{{host}}:{port}"\n{tables}')
+    remora = Steered(lab, [], f'[[nodes]]\naddress = "{{host}}:{port}"\n{tables}')
     found = lambda: sorted(node["node"] for node in remora.curl("nodes")["nodes"])  # noqa: E731
     wait_until(lambda: found() == addresses[:2], "two nodes", seconds=30)
     server.kill()

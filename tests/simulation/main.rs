@@ -9,6 +9,10 @@
 //! `REMORA_SEEDS=10000 cargo test --test simulation` tries more seeds; `REMORA_SEED=7` tries that one alone. A failure
 //! names its seed and step.
 
+mod control;
+mod loss;
+
+use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -21,7 +25,7 @@ use remora::cluster::{
     Choice, Cluster, Clusters, ConnectionPermit, Decision, EndpointKind, Endpoints, Failure, Member, MemberEndpoint,
     Node, NodeAddress, NodeApi, NodeId, NodeState, Witness,
 };
-use remora::control::{self, Control, ControlHandle, Prober, Reload, Settings, Target, Unanswered, Wish};
+use remora::control::{Control, ControlHandle, Prober, Reload, Settings, Target, Unanswered, Wish};
 use remora::net::held::{self, AwaitingConnect, HeldBytes, Room};
 use remora::net::reports::Reports;
 use remora::path::accept::{Admission, Admitted, Limits, ListenerCount};
@@ -64,6 +68,12 @@ const OTHER_NODES: usize = 2;
 
 #[test]
 fn what_must_hold_holds_after_every_step_of_every_seed() {
+    let seen = Seen::of(WHATS);
+    run_seeds(|seed| live(seed, &seen), &|seeds| seen.check(seeds, &[RARE]));
+}
+
+/// Lives every seed that is asked for, and afterwards checks what was seen of so many of them.
+fn run_seeds(live: impl Fn(u64) -> Result<(), String> + Sync, check: &dyn Fn(usize)) {
     let number = |name: &str| {
         let value = std::env::var(name).ok()?;
         Some(value.parse::<u64>().expect("a number"))
@@ -72,24 +82,27 @@ fn what_must_hold_holds_after_every_step_of_every_seed() {
         Some(seed) => vec![seed],
         None => (0..number("REMORA_SEEDS").unwrap_or(SEEDS)).collect(),
     };
-    let (next, seen) = (AtomicUsize::new(0), Seen::default());
+    let next = AtomicUsize::new(0);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let failures: Vec<String> = std::thread::scope(|scope| {
         let work = || {
-            std::iter::from_fn(|| seeds.get(next.fetch_add(1, Ordering::Relaxed)))
-                .find_map(|seed| live(*seed, &seen).err())
+            std::iter::from_fn(|| seeds.get(next.fetch_add(1, Ordering::Relaxed))).find_map(|seed| live(*seed).err())
         };
         let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
         let results = threads.into_iter().map(|thread| thread.join());
         results.filter_map(|result| result.expect("caught")).collect()
     });
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    // A simulation in which the thing never happens proves nothing about it.
-    for (what, count) in seen.0.iter() {
-        let count = count.load(Ordering::Relaxed);
-        let least = if *what == RARE { seeds.len() / 8 } else { seeds.len() };
-        assert!(count >= least, "{what}: only {count} times");
+    // One life need not have everything.
+    if seeds.len() > 1 {
+        check(seeds.len());
     }
+}
+
+/// The message of a panic.
+fn said(panic: &(dyn Any + Send)) -> &str {
+    let said = panic.downcast_ref::<String>().map(String::as_str);
+    said.or(panic.downcast_ref::<&str>().copied()).unwrap_or("panicked")
 }
 
 /// What happened, over all seeds.
@@ -122,13 +135,20 @@ const WHATS: &[&str] = &[
 /// Few lives see it, since a source gets only a share of the placements.
 const RARE: &str = "room was made among placements";
 
-impl Default for Seen {
-    fn default() -> Self {
-        Self(WHATS.iter().map(|what| (*what, AtomicUsize::new(0))).collect())
-    }
-}
-
 impl Seen {
+    fn of(whats: &[&'static str]) -> Self {
+        Self(whats.iter().map(|what| (*what, AtomicUsize::new(0))).collect())
+    }
+
+    /// A simulation in which the thing never happens proves nothing about it.
+    fn check(&self, seeds: usize, rare: &[&str]) {
+        for (what, count) in &self.0 {
+            let count = count.load(Ordering::Relaxed);
+            let least = if rare.contains(what) { seeds / 8 } else { seeds };
+            assert!(count >= least, "{what}: only {count} times");
+        }
+    }
+
     fn note(&self, what: &str) {
         self.0[what].fetch_add(1, Ordering::Relaxed);
     }
@@ -155,15 +175,8 @@ fn live(seed: u64, seen: &Seen) -> Result<(), String> {
             finished.store(true, Ordering::Relaxed);
         });
     };
-    std::panic::catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
-        let said = panic.downcast_ref::<String>().map(String::as_str);
-        let said = said.or(panic.downcast_ref::<&str>().copied());
-        format!(
-            "seed {seed}, step {}: {}",
-            step.load(Ordering::Relaxed),
-            said.unwrap_or("panicked")
-        )
-    })?;
+    std::panic::catch_unwind(AssertUnwindSafe(run))
+        .map_err(|panic| format!("seed {seed}, step {}: {}", step.load(Ordering::Relaxed), said(&*panic)))?;
     assert!(finished.load(Ordering::Relaxed));
     Ok(())
 }
@@ -296,7 +309,7 @@ impl Nodes {
 }
 
 impl Prober for Nodes {
-    fn probe(&self, target: Target) -> control::Answer {
+    fn probe(&self, target: Target) -> remora::control::Answer {
         let mut answer = Ok(());
         self.change(&target.node, |node| {
             node.failed_probes = match node.nature {
@@ -314,12 +327,12 @@ impl Prober for Nodes {
         Box::pin(std::future::ready(answer))
     }
 
-    fn check(&self, _: NodeApi) -> control::CheckAnswer {
-        unreachable!("no node has an API yet")
+    fn check(&self, _: NodeApi) -> remora::control::CheckAnswer {
+        unreachable!("no node has an API here")
     }
 
-    fn find(&self, _: control::Source) -> control::FindAnswer {
-        unreachable!("no nodes are looked for yet")
+    fn find(&self, _: remora::control::Source) -> remora::control::FindAnswer {
+        unreachable!("no nodes are looked for here")
     }
 }
 
