@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, SystemTime};
 
-use remora::config::{self, Config, Problem, Severity};
+use remora::config::{self, Config, ListedNodes, Problem, Severity};
 use remora::net::tls::throwaway::{Authority, Pair};
 use tempfile::TempDir;
 
@@ -356,6 +356,13 @@ fn no_hint_of_the_loader_is_untried() {
             outcome.follow(&folder, &text, 1);
         }
     }
+    // What is wrong in a file of nodes, and in no configuration.
+    let listed = ListedNodes::of(&folder.load(BASE).expect("a configuration"));
+    let problems = listed.parse("nodes.toml", "[[nodes]]\nname = \"a\"\naddress = \"mqtts://a:8883\"\n");
+    let problems = problems.expect_err("no authority");
+    outcome
+        .hints
+        .extend(problems.iter().filter_map(|problem| problem.hint.clone()));
     let mut untried = Vec::new();
     let mut tried = 0;
     for file in fs::read_dir(root.join("src/config")).expect("a folder") {
