@@ -43,6 +43,8 @@ pub(crate) struct Health {
     probed_at: Option<Instant>,
     /// When it answered last, after a failure.
     answered_at: Option<Instant>,
+    /// When a client met a failure last, while it was up.
+    suspected_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +100,7 @@ impl Health {
                 {
                     self.witnesses.push(witness);
                 }
+                self.suspected_at = Some(now);
                 self.suspect(now);
                 self.judge(rules, now)
             }
@@ -164,7 +167,14 @@ impl Health {
     ) -> Option<Change> {
         self.probing -= 1;
         match probed {
-            ProbeResult::Answered => self.answered(rules, now),
+            ProbeResult::Answered => {
+                let change = self.answered(rules, now);
+                // What a client has met since it was asked is not answered.
+                if !self.is_down() && self.suspected_at.is_some_and(|suspected_at| began < suspected_at) {
+                    self.suspect(now);
+                }
+                change
+            }
             // It has answered since: what was asked before is as good as answered.
             ProbeResult::Failed if self.answered_at.is_some_and(|answered_at| began < answered_at) => None,
             ProbeResult::Failed => {
@@ -519,6 +529,21 @@ mod tests {
             health.probed(ProbeResult::Failed, began, rules(&settings), last);
         }
         assert_eq!(health.failed_probes, 0);
+        assert!(!health.is_in_question());
+    }
+
+    #[test]
+    fn an_answer_to_an_older_probe_does_not_settle_a_newer_failure() {
+        let (settings, now) = (Settings::default(), Instant::now());
+        let later = now + SUSPICION_INTERVAL / 2;
+        let mut health = Health::default();
+        health.suspect(now);
+        assert!(health.probe_is_due(now));
+        health.observe(Observed::Failed(Failure::Suspected), rules(&settings), later);
+        health.probed(ProbeResult::Answered, now, rules(&settings), later);
+        assert_eq!(health.next_probe(), Some(now + SUSPICION_INTERVAL));
+        assert!(health.probe_is_due(now + SUSPICION_INTERVAL));
+        health.probed(ProbeResult::Answered, now + SUSPICION_INTERVAL, rules(&settings), later);
         assert!(!health.is_in_question());
     }
 

@@ -191,7 +191,7 @@ fn a_node_that_goes_down_says_what_failed_and_where_once() {
     let mut cluster = Cluster::of(2);
     let program = Program::start(
         &cluster,
-        &format!("{ADMIN}[health]\ndown_min = \"100ms\"\ndown_max = \"200ms\""),
+        &format!("{ADMIN}[health]\nfall = 3\ndown_min = \"100ms\"\ndown_max = \"200ms\""),
     );
     let address = json!(cluster.nodes[0].address.to_string());
     let about = |message: &str| program.lines(|line| line["message"] == message && line["node"] == "node0");

@@ -60,6 +60,7 @@ pub(super) const WHATS: &[&str] = &[
     "back at once",
     "back after several answers",
     "an answer outweighed older failures",
+    "an older answer settled no newer failure",
     "a late report of an endpoint that has moved",
     "drained by its API",
     "its API fell silent",
@@ -193,6 +194,8 @@ struct Known {
     clients: Vec<Witness>,
     /// While it is down: answers since the last failure.
     answers: u32,
+    /// When a client met a failure last, while it was up.
+    client_failed_at: Option<Instant>,
     /// When something happened that a probe must follow.
     suspected_at: Option<Instant>,
     under_way: usize,
@@ -213,6 +216,7 @@ impl Known {
             failed: 0,
             clients: Vec::new(),
             answers: 0,
+            client_failed_at: None,
             suspected_at: None,
             under_way: 0,
             probed_at: None,
@@ -478,6 +482,11 @@ impl<'a> World<'a> {
             known.planned_at = now;
             if has_answered {
                 self.note_answer(&at);
+                let known = self.known.get_mut(&at).expect("an endpoint");
+                if !known.is_down && known.client_failed_at.is_some_and(|failed_at| began < failed_at) {
+                    known.suspected_at = Some(now);
+                    self.seen.note("an older answer settled no newer failure");
+                }
             } else if is_asked {
                 known.has_failed = true;
                 if known.answered_at.is_some_and(|answered_at| began < answered_at) {
@@ -957,6 +966,7 @@ impl<'a> World<'a> {
             return;
         }
         known.suspected_at = Some(Instant::now());
+        known.client_failed_at = known.suspected_at;
         if let Failure::Of(witness) = failure {
             let is_known = |other: &Witness| other.client_id == witness.client_id || other.source == witness.source;
             if known.clients.len() < failures_max && !known.clients.iter().any(is_known) {
@@ -1148,11 +1158,11 @@ impl<'a> World<'a> {
             );
         } else if known.under_way > 0 {
             // One that was asked before the last answer is of no interest.
-            let is_answered = known.answered_at >= known.probed_at;
-            assert!(
-                is_answered || since.is_some_and(|since| since < SPACING),
-                "{at:?}: {known:?}"
-            );
+            let is_answered = known.answered_at >= known.probed_at && known.suspected_at.is_none();
+            // Beside a client's failure, the next one follows that of a probe.
+            let has_just_failed = known.suspected_at.is_some_and(|at| now - at < SPACING_WITH_CLIENT);
+            let is_recent = has_just_failed || since.is_some_and(|since| since < SPACING);
+            assert!(is_answered || is_recent, "{at:?}: {known:?}");
         } else if let Some(suspected_at) = known.suspected_at {
             assert!(now - suspected_at < SPACING, "{at:?} was not asked: {known:?}");
         } else if self.settings.interval.is_some() {
