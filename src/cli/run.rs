@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use remora::base::events::Change;
 use remora::base::log::{self, List};
 use remora::base::supervise::Task;
 use remora::config::{self, Config, Loaded, Problems};
@@ -121,7 +122,7 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
             }
             Action::StopSoftly(signal) => {
                 let connections = running.connections();
-                tracing::info!(signal, connections, "stopping softly");
+                tracing::info!(event = Change::DRAIN, signal, connections, "stopping softly");
                 service.stopping_softly(running);
                 return stop_softly(running, signals, service).await;
             }
@@ -160,7 +161,7 @@ async fn drain(
     service: &Service,
 ) -> io::Result<()> {
     let connections = running.connections();
-    tracing::info!(signal, connections, "draining");
+    tracing::info!(event = Change::DRAIN, signal, connections, "draining");
     service.stopping("draining", running);
     let drained = tokio::select! {
         drained = running.drain() => drained,
@@ -202,6 +203,7 @@ async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> 
                 tracing::warn!(key, "this key needs a restart; the old value stays in use");
             }
             tracing::info!(
+                event = Change::RELOAD,
                 addresses = List::of(running.addresses()).value(),
                 "configuration reloaded"
             );
@@ -213,7 +215,7 @@ async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> 
                 Err(reject(path, source.problems(vec![problem])))
             }
             None => {
-                tracing::error!(%error, "reload failed, nothing changed");
+                tracing::error!(event = Change::RELOAD, %error, "reload failed, nothing changed");
                 Err(NotReloaded {
                     why: error.to_string(),
                     problems: None,
@@ -235,7 +237,7 @@ fn reject(path: &Path, problems: Problems) -> NotReloaded {
         tracing::error!(file, hint, "{problem}");
         first.get_or_insert_with(|| format!("{file}: {problem}"));
     }
-    tracing::error!("configuration rejected, nothing changed");
+    tracing::error!(event = Change::RELOAD, "configuration rejected, nothing changed");
     NotReloaded {
         why: first.unwrap_or_default(),
         problems: Some(problems),

@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, watch};
 
+use super::certificates::{self, CertificateStatus};
 use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
 use super::rebalance::{Background, RebalanceStatus};
@@ -539,6 +540,11 @@ impl Handle {
             is_in_force: false,
             error: Some(why.to_owned()),
         });
+    }
+
+    /// The certificates in use: those of each open listener in turn, then the one that is presented to nodes.
+    pub fn certificates(&self) -> Vec<CertificateStatus> {
+        certificates::in_use(&self.0.shared.listeners, &self.0.shared.nodes_tls)
     }
 
     /// Reports on `/readyz` that the balancer drains.

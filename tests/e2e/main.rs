@@ -27,6 +27,7 @@ mod clients;
 mod control;
 mod drain;
 mod emqx;
+mod events;
 mod found_by_dns;
 mod greeting;
 mod handle;

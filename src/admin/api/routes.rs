@@ -3,8 +3,8 @@
 use hyper::Method;
 
 use super::answers::{
-    Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners, Node, Nodes, OpenApi,
-    Rebalance, Reconnecting, Reloaded, SetRebalance, SetWeight, Status,
+    Certificates, Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners, Node,
+    Nodes, OpenApi, Rebalance, Reconnecting, Reloaded, SetRebalance, SetWeight, Status,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
 use super::{clients, events, listeners, nodes, openapi, process, status};
@@ -181,6 +181,16 @@ pub(super) static ROUTES: &[Route] = &[
         body: None,
         answer: answers::<Listeners>(),
         handler: |call| Box::pin(listeners::list(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/certificates",
+        scope: Scope::Read,
+        summary: "All certificates in use, and when they expire.",
+        query: &[],
+        body: None,
+        answer: answers::<Certificates>(),
+        handler: |call| Box::pin(listeners::certificates(call)),
     },
     Route {
         method: Method::GET,

@@ -1,6 +1,7 @@
-//! `remora ctl config`, `listeners` and `reload`.
+//! `remora ctl config`, `listeners`, `certificates` and `reload`.
 
-use remora::admin::api::answers::{Configuration, Listener, Listeners, Reloaded};
+use remora::admin::api::answers::{Certificate, Certificates, Configuration, Listener, Listeners, Reloaded};
+use remora::base::log::Escaped;
 
 use crate::cli::columns;
 
@@ -38,4 +39,20 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
     lines.extend(restart.map(|key| format!("{key} needs a restart; the old value stays in use")));
     lines.extend(reloaded.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.join("\n")
+}
+
+pub(super) fn certificates(certificates: &Certificates) -> String {
+    let head = ["LISTENER", "EXPIRES", "DAYS", "NAMES"].map(str::to_owned).to_vec();
+    let row = |certificate: &Certificate| {
+        vec![
+            certificate.listener.clone().unwrap_or_else(|| "(to nodes)".to_owned()),
+            certificate.expires.clone(),
+            certificate.days.to_string(),
+            Escaped(certificate.names.join(", ").as_bytes()).to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(head)
+        .chain(certificates.certificates.iter().map(row))
+        .collect();
+    columns("", &rows)
 }
