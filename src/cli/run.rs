@@ -23,7 +23,7 @@ const PANIC_REPORT_MAX: Duration = Duration::from_secs(1);
 /// Runs until a signal ends it; `state` is the file in which the operator's wishes for nodes outlive it.
 pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Result<()> {
     let (runtime, mut signals) = Signals::catch()?;
-    let _log = log::init(&config.log);
+    let _log = log::init(&config.log)?;
     log_panics();
     let running = serve::start(config)?;
     if let Some(state) = state {
@@ -120,7 +120,8 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
                 service.stopping("stopping", running);
                 return Ok(());
             }
-            Action::StopSoftly(signal) => {
+            Action::ReopenOrStopSoftly(signal) if running.has_log_file() => reopen_log(signal, running).await,
+            Action::ReopenOrStopSoftly(signal) => {
                 let connections = running.connections();
                 tracing::info!(event = Change::DRAIN, signal, connections, "stopping softly");
                 service.stopping_softly(running);
@@ -137,7 +138,7 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
 async fn stop_softly(running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
     let stopped = tokio::select! {
         stopped = running.stop_softly() => stopped,
-        faster = signals.faster(log_ignored) => match faster {
+        faster = signals.faster(log_ignored, || reopen_if_file(running)) => match faster {
             Faster::Drain(signal) => return drain(Some(signal), running, signals, service).await,
             Faster::Stop(signal) => {
                 tracing::info!(signal, "stopping before all connections have ended");
@@ -148,6 +149,21 @@ async fn stop_softly(running: &Handle, signals: &mut Signals, service: &Service)
     ended(stopped).await?;
     tracing::info!("the last connection has ended");
     Ok(())
+}
+
+/// Opens the log's file anew.
+async fn reopen_log(signal: &'static str, running: &Handle) {
+    match running.reopen_log().await {
+        Ok(file) => tracing::info!(signal, file = display(file.display()), "log file opened anew"),
+        Err(error) => tracing::error!(signal, %error, "log file cannot be opened anew"),
+    }
+}
+
+/// What SIGUSR1 means to a balancer that is about to end.
+async fn reopen_if_file(running: &Handle) {
+    if running.has_log_file() {
+        reopen_log("SIGUSR1", running).await;
+    }
 }
 
 fn log_ignored(Foreign { signal, hint, .. }: Foreign) {
@@ -165,7 +181,7 @@ async fn drain(
     service.stopping("draining", running);
     let drained = tokio::select! {
         drained = running.drain() => drained,
-        signal = signals.second(log_ignored) => {
+        signal = signals.second(log_ignored, || reopen_if_file(running)) => {
             tracing::info!(signal, "stopping before all connections are drained");
             return Ok(());
         }

@@ -33,6 +33,7 @@ mod greeting;
 mod handle;
 mod introductions;
 mod limits;
+mod log_file;
 mod logs;
 mod metrics;
 mod node_limits;

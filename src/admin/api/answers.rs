@@ -321,6 +321,13 @@ pub struct Certificate {
     pub days: i64,
 }
 
+/// The file of the log was opened anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reopened {
+    /// The path of the file.
+    pub file: String,
+}
+
 /// The configuration in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Configuration {

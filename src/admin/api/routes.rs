@@ -4,7 +4,7 @@ use hyper::Method;
 
 use super::answers::{
     Certificates, Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners, Node,
-    Nodes, OpenApi, Rebalance, Reconnecting, Reloaded, SetRebalance, SetWeight, Status,
+    Nodes, OpenApi, Rebalance, Reconnecting, Reloaded, Reopened, SetRebalance, SetWeight, Status,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
 use super::{clients, events, listeners, nodes, openapi, process, status};
@@ -211,6 +211,16 @@ pub(super) static ROUTES: &[Route] = &[
         body: None,
         answer: answers::<Reloaded>(),
         handler: |call| Box::pin(process::reload(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/log/reopen",
+        scope: Scope::Write,
+        summary: "Opens the file of the log anew, after something else has moved it.",
+        query: &[],
+        body: None,
+        answer: answers::<Reopened>(),
+        handler: |call| Box::pin(process::reopen_log(call)),
     },
     Route {
         method: Method::POST,

@@ -1,6 +1,6 @@
-//! `remora ctl config`, `listeners`, `certificates` and `reload`.
+//! `remora ctl config`, `listeners`, `certificates`, `reload` and `reopen-logs`.
 
-use remora::admin::api::answers::{Certificate, Certificates, Configuration, Listener, Listeners, Reloaded};
+use remora::admin::api::answers::{Certificate, Certificates, Configuration, Listener, Listeners, Reloaded, Reopened};
 use remora::base::log::Escaped;
 
 use crate::cli::columns;
@@ -55,4 +55,8 @@ pub(super) fn certificates(certificates: &Certificates) -> String {
         .chain(certificates.certificates.iter().map(row))
         .collect();
     columns("", &rows)
+}
+
+pub(super) fn reopened(reopened: &Reopened) -> String {
+    format!("{} was opened anew", reopened.file)
 }
