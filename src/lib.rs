@@ -50,9 +50,9 @@ pub use config::Config;
 pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
-        BindError, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, Handle, ListenerStatus,
-        NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals,
-        probe, start, start_with,
+        BindError, CertificateStatus, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, Handle,
+        ListenerStatus, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Request,
+        Running, Totals, probe, start, start_with,
     };
     pub use crate::worker::Selector;
 }

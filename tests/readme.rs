@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, SerialNumber};
+use remora::admin::api::answers::Change;
 use remora::config::{self, Config};
 use remora::net::tls::throwaway::{Authority, Pair};
 use remora::path::ended::Ended;
@@ -19,6 +20,7 @@ const README: &str = include_str!("../README.md");
 const ARCHITECTURE: &str = include_str!("../ARCHITECTURE.md");
 const BENCHMARKS: &str = include_str!("../docs/benchmarks.md");
 const CONFIGURATION: &str = include_str!("../docs/configuration.md");
+const CONTROL: &str = include_str!("../docs/control.md");
 const LOGS: &str = include_str!("../docs/logs.md");
 const METRICS: &str = include_str!("../docs/metrics.md");
 const SECURITY: &str = include_str!("../SECURITY.md");
@@ -103,6 +105,27 @@ fn every_command_is_listed() {
         .collect();
     let listed: BTreeSet<_> = rows(OPERATIONS, "Commands")
         .map(|row| code(&row[0]).split(' ').take(2).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(listed, known);
+}
+
+#[test]
+fn every_event_is_listed_with_its_fields() {
+    let schema = serde_json::to_value(schemars::schema_for!(Change)).expect("JSON");
+    let kinds = schema["oneOf"].as_array().expect("kinds").iter();
+    let known: BTreeMap<String, BTreeSet<String>> = kinds
+        .map(|kind| {
+            let fields = kind["properties"].as_object().expect("fields");
+            let names = fields.keys().filter(|field| *field != "kind").cloned();
+            let kind = fields["kind"]["const"].as_str().expect("a name");
+            (kind.to_owned(), names.collect())
+        })
+        .collect();
+    let listed: BTreeMap<String, BTreeSet<String>> = rows(CONTROL, "Events")
+        .flat_map(|row| {
+            let kinds = codes(&row[0]).into_iter();
+            kinds.map(move |kind| (kind, codes(&row[2]))).collect::<Vec<_>>()
+        })
         .collect();
     assert_eq!(listed, known);
 }

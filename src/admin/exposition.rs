@@ -14,11 +14,13 @@ use super::node_series;
 use super::page::Page;
 use super::process::Process;
 use crate::base::build;
+use crate::base::events::Events;
 use crate::base::heartbeat::Heartbeats;
 use crate::base::log;
 use crate::cluster::{Clusters, Decision, EndpointKind};
 use crate::control::ControlHandle;
 use crate::net::held::HeldBytes;
+use crate::net::tls::NodesTls;
 use crate::path::accept::Admission;
 use crate::path::counters::{BOUNDS_US, Count, Counters, ListenerCounters, VERSIONS, Verdict};
 use crate::path::ended::Ended;
@@ -53,6 +55,12 @@ pub struct AdminState {
     pub connections_max: AtomicUsize,
     /// The results of reloads.
     pub reloads: Reloads,
+    /// What has changed.
+    pub events: Arc<Events>,
+    /// The certificate that is presented to nodes.
+    pub nodes_tls: Arc<NodesTls>,
+    /// Whether a storm of clients goes on.
+    pub storm: AtomicBool,
     /// Whether each thread runs.
     pub heartbeats: Arc<Heartbeats>,
 }
@@ -210,6 +218,30 @@ impl AdminState {
         ))
     }
 
+    /// Clients that have connected since the start of the process: the CONNECT packets read, and the connections accepted where
+    /// TLS ends at the node. Health checks and what else sends no CONNECT are no clients.
+    pub(crate) fn connects(&self) -> u64 {
+        let versions = 0..VERSIONS.len();
+        let of_version = |version| {
+            let verdicts = Verdict::ALL.iter();
+            verdicts.map(move |verdict| self.sum(|counters| counters.connects_at(version, *verdict)))
+        };
+        let listeners = self.listeners.current();
+        let unread = listeners
+            .iter()
+            .filter(|listener| listener.kind() == EndpointKind::Pass);
+        let unread = unread.flat_map(|listener| listener.counters.iter());
+        let unread: u64 = unread.map(|counters| counters.accepted.get()).sum();
+        unread + versions.flat_map(of_version).sum::<u64>()
+    }
+
+    /// Clients that wait for their turn at nodes.
+    pub(crate) fn connects_waiting(&self) -> usize {
+        let cluster = self.clusters.current();
+        let known = cluster.all_known().iter();
+        known.map(|known| known.load.waiting.load(Ordering::Relaxed)).sum()
+    }
+
     fn sum(&self, count: impl Fn(&Counters) -> &Count) -> u64 {
         self.counters.iter().map(|counters| count(counters).get()).sum()
     }
@@ -303,6 +335,14 @@ impl AdminState {
                 ))
             }),
         )?;
+        let mut of_nodes = page.family(
+            "nodes_certificate_expiry_timestamp_seconds",
+            "When the certificate that is presented to nodes expires",
+            MetricType::Gauge,
+        )?;
+        if let Some(certificate) = self.nodes_tls.certificate() {
+            of_nodes.encode_gauge(&timestamp(certificate.expires()))?;
+        }
         page.gauges(
             "revocation_list_expiry_timestamp_seconds",
             "When the first of the listener's lists of revoked certificates expires",
@@ -490,6 +530,16 @@ impl AdminState {
             "config_last_reload_success_timestamp_seconds",
             "When the current configuration was loaded",
             read(succeeded_at),
+        )?;
+        page.counters(
+            "events",
+            "Events by kind, as the API and the log name them",
+            self.events.counts().map(|(kind, count)| ([("event", kind)], count)),
+        )?;
+        page.gauge(
+            "storm",
+            "1 while far more clients connect than usual, or more than nodes may get",
+            u64::from(self.storm.load(Ordering::Relaxed)),
         )?;
         page.gauge(
             "draining",

@@ -35,6 +35,14 @@ pub(super) fn encode(page: &mut Page<'_>, cluster: &Cluster, workers: &[Arc<Coun
         }),
     )?;
     asked(page, cluster)?;
+    let mut shares = page.family(
+        "node_share",
+        "The node's part of the ring, from 0 to 1: that of the clients whose home it is",
+        MetricType::Gauge,
+    )?;
+    for (node, share) in cluster.nodes().iter().zip(cluster.ring().shares()) {
+        shares.encode_family(&[("node", &*node.name)])?.encode_gauge(&share)?;
+    }
     let nodes = ShownNode::all(cluster, workers);
     page.gauges(
         "node_connections",

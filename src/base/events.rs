@@ -3,6 +3,7 @@
 //! The ring is the queue of each reader: one that falls behind its oldest event is too slow, and is told so.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -39,6 +40,8 @@ pub enum Change {
         endpoint: String,
         /// `up`, `draining` or `down`.
         state: String,
+        /// Whose word made the difference: `api`, `probe`, `clients` or `lookup`.
+        source: String,
         /// What the last probe met, if the endpoint went down.
         why: Option<String>,
     },
@@ -87,26 +90,112 @@ pub enum Change {
         /// How many connections there are.
         connections: usize,
     },
+    /// A certificate has 21 days or fewer left, then 7, then 1.
+    CertificateExpiring {
+        /// The listener that presents it; null for the one that is presented to nodes.
+        listener: Option<String>,
+        /// The host names that it is for.
+        names: Vec<String>,
+        /// When it expires, in UTC.
+        expires: String,
+        /// Whole days until then.
+        days: u64,
+    },
+    /// A certificate has expired.
+    CertificateExpired {
+        /// The listener that presents it; null for the one that is presented to nodes.
+        listener: Option<String>,
+        /// The host names that it is for.
+        names: Vec<String>,
+        /// When it expired, in UTC.
+        expires: String,
+    },
+    /// Far more clients connect than usual, or more than nodes may get.
+    StormBegun {
+        /// Clients that connect per second, of late.
+        connects_per_second: u64,
+        /// How many that is usually.
+        usual_per_second: u64,
+        /// Clients that wait for their turn at nodes.
+        waiting: usize,
+    },
+    /// No more clients connect than usual, and none waits for its turn.
+    StormEnded {
+        /// How long it took.
+        seconds: u64,
+        /// Clients that have connected meanwhile.
+        connects: u64,
+    },
+    /// Something was found that an operator should look at, or is there no more.
+    Finding {
+        /// What: `connections_near_limit`, `revocation_list_expired` or `thread_stuck`.
+        code: String,
+        /// Of what: the name of a listener or a thread; `all` for the whole process.
+        subject: String,
+        /// Whether it has begun; if not, it has ended.
+        is_begun: bool,
+    },
 }
 
 impl Change {
-    /// The names of all kinds.
-    pub const KINDS: [&str; 8] = [
-        "node_state",
-        "node_wish",
-        "node_added",
-        "node_removed",
-        "reload",
-        "listener_opened",
-        "listener_closed",
-        "drain",
+    /// The names of all kinds: `kind` in the API, `event` in lines of the log and in the metric.
+    pub const KINDS: [&str; 13] = [
+        Self::NODE_STATE,
+        Self::NODE_WISH,
+        Self::NODE_ADDED,
+        Self::NODE_REMOVED,
+        Self::RELOAD,
+        Self::LISTENER_OPENED,
+        Self::LISTENER_CLOSED,
+        Self::DRAIN,
+        Self::CERTIFICATE_EXPIRING,
+        Self::CERTIFICATE_EXPIRED,
+        Self::STORM_BEGUN,
+        Self::STORM_ENDED,
+        Self::FINDING,
     ];
+    pub(crate) const NODE_STATE: &str = "node_state";
+    pub(crate) const NODE_WISH: &str = "node_wish";
+    pub(crate) const NODE_ADDED: &str = "node_added";
+    pub(crate) const NODE_REMOVED: &str = "node_removed";
+    /// For the lines of the program, which reads the file.
+    pub const RELOAD: &str = "reload";
+    pub(crate) const LISTENER_OPENED: &str = "listener_opened";
+    pub(crate) const LISTENER_CLOSED: &str = "listener_closed";
+    /// For the line of the program, which knows the signal.
+    pub const DRAIN: &str = "drain";
+    pub(crate) const CERTIFICATE_EXPIRING: &str = "certificate_expiring";
+    pub(crate) const CERTIFICATE_EXPIRED: &str = "certificate_expired";
+    pub(crate) const STORM_BEGUN: &str = "storm_begun";
+    pub(crate) const STORM_ENDED: &str = "storm_ended";
+    pub(crate) const FINDING: &str = "finding";
+
+    /// The place of its kind in [`Change::KINDS`].
+    fn place(&self) -> usize {
+        match self {
+            Self::NodeState { .. } => 0,
+            Self::NodeWish { .. } => 1,
+            Self::NodeAdded { .. } => 2,
+            Self::NodeRemoved { .. } => 3,
+            Self::Reload { .. } => 4,
+            Self::ListenerOpened { .. } => 5,
+            Self::ListenerClosed { .. } => 6,
+            Self::Drain { .. } => 7,
+            Self::CertificateExpiring { .. } => 8,
+            Self::CertificateExpired { .. } => 9,
+            Self::StormBegun { .. } => 10,
+            Self::StormEnded { .. } => 11,
+            Self::Finding { .. } => 12,
+        }
+    }
 }
 
 /// The events of a process.
 #[derive(Debug)]
 pub struct Events {
     kept: Mutex<VecDeque<Event>>,
+    /// How many there were of each of [`Change::KINDS`].
+    counts: [AtomicU64; Change::KINDS.len()],
     /// The number of the newest event; 0 before the first.
     newest: watch::Sender<u64>,
 }
@@ -115,6 +204,7 @@ impl Default for Events {
     fn default() -> Self {
         Self {
             kept: Mutex::default(),
+            counts: Default::default(),
             newest: watch::Sender::new(0),
         }
     }
@@ -127,6 +217,7 @@ pub(crate) struct Behind;
 impl Events {
     /// Adds an event.
     pub(crate) fn push(&self, change: Change) {
+        self.counts[change.place()].fetch_add(1, Ordering::Relaxed);
         let mut kept = self.kept();
         let id = *self.newest.borrow() + 1;
         if kept.len() == EVENTS_MAX {
@@ -138,6 +229,12 @@ impl Events {
             change,
         });
         self.newest.send_replace(id);
+    }
+
+    /// The kinds, and how many events there were of each.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        Change::KINDS.into_iter().zip(counts)
     }
 
     /// The number of the newest event; 0 before the first.
@@ -232,5 +329,73 @@ mod tests {
         let kinds = schema["oneOf"].as_array().expect("kinds").iter();
         let kinds: Vec<_> = kinds.map(|kind| kind["properties"]["kind"]["const"].as_str()).collect();
         assert_eq!(kinds, Change::KINDS.map(Some));
+    }
+
+    #[test]
+    fn each_event_is_counted_under_the_name_that_the_api_gives_it() {
+        let text = String::new;
+        let all = [
+            Change::NodeState {
+                node: text(),
+                endpoint: text(),
+                state: text(),
+                source: text(),
+                why: None,
+            },
+            Change::NodeWish {
+                node: text(),
+                weight: 1,
+                is_draining: false,
+            },
+            Change::NodeAdded { node: text() },
+            Change::NodeRemoved { node: text() },
+            Change::Reload {
+                is_in_force: true,
+                error: None,
+            },
+            Change::ListenerOpened {
+                listener: text(),
+                address: text(),
+            },
+            Change::ListenerClosed {
+                listener: text(),
+                address: text(),
+            },
+            Change::Drain { connections: 0 },
+            Change::CertificateExpiring {
+                listener: None,
+                names: Vec::new(),
+                expires: text(),
+                days: 1,
+            },
+            Change::CertificateExpired {
+                listener: None,
+                names: Vec::new(),
+                expires: text(),
+            },
+            Change::StormBegun {
+                connects_per_second: 1,
+                usual_per_second: 1,
+                waiting: 1,
+            },
+            Change::StormEnded {
+                seconds: 1,
+                connects: 1,
+            },
+            Change::Finding {
+                code: text(),
+                subject: text(),
+                is_begun: true,
+            },
+        ];
+        assert_eq!(all.len(), Change::KINDS.len());
+        for change in all {
+            let kind = serde_json::to_value(&change).expect("JSON")["kind"].clone();
+            let events = Events::default();
+            events.push(change);
+            let counted: Vec<_> = events.counts().filter(|(_, count)| *count == 1).collect();
+            assert_eq!(counted.len(), 1);
+            assert_eq!(counted[0].0, kind);
+        }
     }
 }

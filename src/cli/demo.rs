@@ -72,7 +72,9 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
     let identity = Identity::new(&wanted)?;
     let config = config(wanted, &sandbox, &identity)?;
     // The experiment prints lines of its own; those on its connections would come between them.
-    let mut log = (!arguments.broken_routing).then(|| log::init(&config.log));
+    let mut log = (!arguments.broken_routing)
+        .then(|| log::init(&config.log))
+        .transpose()?;
     let (running, taken) = match serve::start(config.clone()) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             let taken = wanted.map(|address| is_taken(address).then_some(address));
@@ -120,7 +122,9 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
                 sandbox.cut_routing(true)?;
             }
             print(&screen.commands())?;
-            log.get_or_insert_with(|| log::init(&config.log));
+            if log.is_none() {
+                log = Some(log::init(&config.log)?);
+            }
             io::Result::Ok(std::future::pending().await)
         };
         tokio::select! {

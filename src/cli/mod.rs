@@ -63,8 +63,8 @@ const EXAMPLE: &str = concat!(
 enum Command {
     /// Run the balancer.
     ///
-    /// SIGHUP reads the configuration again; SIGTERM and SIGQUIT drain and end; SIGUSR1 accepts no more clients and ends with the last
-    /// one; SIGINT, or a second SIGTERM, ends at once.
+    /// SIGHUP reads the configuration again; SIGTERM and SIGQUIT drain and end; SIGUSR1 opens the log's file anew, or
+    /// without one accepts no more clients and ends with the last one; SIGINT, or a second SIGTERM, ends at once.
     Run {
         #[command(flatten)]
         file: File,

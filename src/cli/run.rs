@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use remora::base::events::Change;
 use remora::base::log::{self, List};
 use remora::base::supervise::Task;
 use remora::config::{self, Config, Loaded, Problems};
@@ -22,7 +23,7 @@ const PANIC_REPORT_MAX: Duration = Duration::from_secs(1);
 /// Runs until a signal ends it; `state` is the file in which the operator's wishes for nodes outlive it.
 pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Result<()> {
     let (runtime, mut signals) = Signals::catch()?;
-    let _log = log::init(&config.log);
+    let _log = log::init(&config.log)?;
     log_panics();
     let may_come = config.control.discovery.is_some();
     let mut waiting = Vec::new();
@@ -122,9 +123,10 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
                 service.stopping("stopping", running);
                 return Ok(());
             }
-            Action::StopSoftly(signal) => {
+            Action::ReopenOrStopSoftly(signal) if running.has_log_file() => reopen_log(signal, running).await,
+            Action::ReopenOrStopSoftly(signal) => {
                 let connections = running.connections();
-                tracing::info!(signal, connections, "stopping softly");
+                tracing::info!(event = Change::DRAIN, signal, connections, "stopping softly");
                 service.stopping_softly(running);
                 return stop_softly(running, signals, service).await;
             }
@@ -139,7 +141,7 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
 async fn stop_softly(running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
     let stopped = tokio::select! {
         stopped = running.stop_softly() => stopped,
-        faster = signals.faster(log_ignored) => match faster {
+        faster = signals.faster(log_ignored, || reopen_if_file(running)) => match faster {
             Faster::Drain(signal) => return drain(Some(signal), running, signals, service).await,
             Faster::Stop(signal) => {
                 tracing::info!(signal, "stopping before all connections have ended");
@@ -150,6 +152,21 @@ async fn stop_softly(running: &Handle, signals: &mut Signals, service: &Service)
     ended(stopped).await?;
     tracing::info!("the last connection has ended");
     Ok(())
+}
+
+/// Opens the log's file anew.
+async fn reopen_log(signal: &'static str, running: &Handle) {
+    match running.reopen_log().await {
+        Ok(file) => tracing::info!(signal, file = display(file.display()), "log file opened anew"),
+        Err(error) => tracing::error!(signal, %error, "log file cannot be opened anew"),
+    }
+}
+
+/// What SIGUSR1 means to a balancer that is about to end.
+async fn reopen_if_file(running: &Handle) {
+    if running.has_log_file() {
+        reopen_log("SIGUSR1", running).await;
+    }
 }
 
 fn log_ignored(Foreign { signal, hint, .. }: Foreign) {
@@ -163,11 +180,11 @@ async fn drain(
     service: &Service,
 ) -> io::Result<()> {
     let connections = running.connections();
-    tracing::info!(signal, connections, "draining");
+    tracing::info!(event = Change::DRAIN, signal, connections, "draining");
     service.stopping("draining", running);
     let drained = tokio::select! {
         drained = running.drain() => drained,
-        signal = signals.second(log_ignored) => {
+        signal = signals.second(log_ignored, || reopen_if_file(running)) => {
             tracing::info!(signal, "stopping before all connections are drained");
             return Ok(());
         }
@@ -205,6 +222,7 @@ async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> 
                 tracing::warn!(key, "this key needs a restart; the old value stays in use");
             }
             tracing::info!(
+                event = Change::RELOAD,
                 addresses = List::of(running.addresses()).value(),
                 "configuration reloaded"
             );
@@ -216,7 +234,7 @@ async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> 
                 Err(reject(path, source.problems(vec![problem])))
             }
             None => {
-                tracing::error!(%error, "reload failed, nothing changed");
+                tracing::error!(event = Change::RELOAD, %error, "reload failed, nothing changed");
                 Err(NotReloaded {
                     why: error.to_string(),
                     problems: None,
@@ -238,7 +256,7 @@ fn reject(path: &Path, problems: Problems) -> NotReloaded {
         tracing::error!(file, hint, "{problem}");
         first.get_or_insert_with(|| format!("{file}: {problem}"));
     }
-    tracing::error!("configuration rejected, nothing changed");
+    tracing::error!(event = Change::RELOAD, "configuration rejected, nothing changed");
     NotReloaded {
         why: first.unwrap_or_default(),
         problems: Some(problems),

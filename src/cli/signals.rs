@@ -62,8 +62,8 @@ pub(super) enum Action {
     Reload(&'static str),
     /// Drain, then end.
     Drain(&'static str),
-    /// Accept no more clients, and end with the last one.
-    StopSoftly(&'static str),
+    /// Open the log's file anew; if it has none, accept no more clients, and end with the last one.
+    ReopenOrStopSoftly(&'static str),
     /// End at once.
     Stop(&'static str),
     /// Say that nothing is done.
@@ -114,8 +114,8 @@ impl Signals {
             _ = self.quit.recv() => Action::Drain("SIGQUIT"),
             _ = self.interrupt.recv() => Action::Stop("SIGINT"),
             _ = self.hang_up.recv() => Action::Reload("SIGHUP"),
-            // As to HAProxy, whose new process sends it to the old one.
-            _ = self.user_1.recv() => Action::StopSoftly("SIGUSR1"),
+            // As to nginx, for logrotate, where there is a file; otherwise as to HAProxy, whose new process sends it to the old one.
+            _ = self.user_1.recv() => Action::ReopenOrStopSoftly("SIGUSR1"),
             // As to HAProxy: who renews a certificate and sends it expects the new one to be served. nginx would start its new
             // binary, to which a reload does no harm.
             _ = self.user_2.recv() => Action::Reload("SIGUSR2"),
@@ -123,10 +123,11 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that ends a draining balancer, and passes those that do nothing to `ignored`.
-    pub(super) async fn second(&mut self, ignored: impl Fn(Foreign)) -> &'static str {
+    /// Waits for a signal that ends a draining balancer. Passes those that do nothing to `ignored`, and calls `reopen` for SIGUSR1.
+    pub(super) async fn second(&mut self, ignored: impl Fn(Foreign), reopen: impl AsyncFn()) -> &'static str {
         loop {
             tokio::select! {
+                _ = self.user_1.recv() => reopen().await,
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
                 foreign = next_of(&mut self.foreign) => ignored(foreign),
@@ -134,10 +135,12 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal that requests a faster end than a soft stop, and passes those that do nothing to `ignored`.
-    pub(super) async fn faster(&mut self, ignored: impl Fn(Foreign)) -> Faster {
+    /// Waits for a signal that requests a faster end than a soft stop. Passes those that do nothing to `ignored`, and calls `reopen` for
+    /// SIGUSR1.
+    pub(super) async fn faster(&mut self, ignored: impl Fn(Foreign), reopen: impl AsyncFn()) -> Faster {
         loop {
             tokio::select! {
+                _ = self.user_1.recv() => reopen().await,
                 _ = self.terminate.recv() => return Faster::Drain("SIGTERM"),
                 _ = self.quit.recv() => return Faster::Drain("SIGQUIT"),
                 _ = self.interrupt.recv() => return Faster::Stop("SIGINT"),
@@ -151,7 +154,7 @@ impl Signals {
     pub(super) async fn end_or_hang_up(&mut self) -> &'static str {
         loop {
             match self.next().await {
-                Action::Drain(signal) | Action::Stop(signal) | Action::StopSoftly(signal) => return signal,
+                Action::Drain(signal) | Action::Stop(signal) | Action::ReopenOrStopSoftly(signal) => return signal,
                 Action::Reload(signal @ "SIGHUP") if !self.outlives_terminal => return signal,
                 Action::Reload(_) | Action::Ignore(_) => {}
             }

@@ -132,6 +132,23 @@ impl Leaf for SocketPath {
     }
 }
 
+/// The path of the log's file.
+pub(super) struct LogPath;
+
+impl Leaf for LogPath {
+    type Output = String;
+
+    fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
+        const EXAMPLE: &str = "\"/var/log/remora/remora.log\"";
+        let written = string(value, "a path", &format!("a string such as {EXAMPLE}"))?;
+        if written.is_empty() || written.contains('\0') || written.ends_with('/') {
+            let message = format!("{} is not the path of a file", quoted(written));
+            return Err(Mismatch::new(message, format!("write {EXAMPLE}")));
+        }
+        Ok(written.to_owned())
+    }
+}
+
 /// The addresses of the admin listener: one, or a list.
 pub(super) struct AdminAddresses;
 

@@ -691,6 +691,9 @@ impl Page<'_> {
             level,
             format,
             output,
+            file,
+            file_size_max,
+            file_count,
             connections,
             unrouted_rate,
         } = log;
@@ -716,6 +719,11 @@ impl Page<'_> {
             output,
             "journald where text on standard output goes there, else stdout (default)",
         );
+        let file = file.as_ref().map(|path| string(path.display()));
+        self.optional("file", file, "none (default)");
+        let bytes = file_size_max.and_then(|max| usize::try_from(max).ok());
+        self.key("file_size_max", size(bytes.unwrap_or(0)), DEFAULT);
+        self.key("file_count", plain(file_count), DEFAULT);
         let connections = match connections {
             log::Connections::End => "end",
             log::Connections::Both => "both",

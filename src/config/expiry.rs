@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::problem::{Place, Problem};
 use super::reader::quoted;
 
-/// How long before its end a certificate is warned of: two weeks, in which the operator can renew it.
-const WARNED_BEFORE: Duration = Duration::from_secs(14 * DAY);
+/// How long before its end a certificate is warned of: three weeks, in which the operator can renew it, as the first event
+/// on it does.
+const WARNED_BEFORE: Duration = Duration::from_secs(21 * DAY);
 const DAY: u64 = 86_400;
 
 /// The time in which a certificate is valid.
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_a_fault_once_it_has_expired_and_warned_of_two_weeks_before() {
+    fn a_certificate_is_a_fault_once_it_has_expired_and_warned_of_three_weeks_before() {
         let now = UNIX_EPOCH + Duration::from_secs(1_796_000_000);
         let day = Duration::from_secs(DAY);
         let check_all = |number, from: SystemTime, until: SystemTime| {
@@ -149,14 +150,14 @@ mod tests {
             check_all(2, now - 9 * day, now - day),
             Some((Severity::Fault, of_chain.to_owned()))
         );
-        assert_eq!(check(now + 14 * day), None);
+        assert_eq!(check(now + 21 * day), None);
         let warned = |when: &str| {
             let message = format!("the certificate in \"tls.pem\" expires {when}");
             Some((Severity::Warning, message))
         };
         assert_eq!(
-            check(now + 14 * day - Duration::from_secs(1)),
-            warned("in 13 days (2026-12-14)")
+            check(now + 21 * day - Duration::from_secs(1)),
+            warned("in 20 days (2026-12-21)")
         );
         assert_eq!(check(now), warned("within a day (2026-11-30)"));
         let fault = |when: &str| {

@@ -4,8 +4,8 @@
 use toml::de::{DeTable, DeValue};
 
 use super::address::{
-    AdminAddresses, DnsName, HostName, ListenerAddress, Name, NameServer, Network, Origin, SocketPath, SourceAddress,
-    WsPath,
+    AdminAddresses, DnsName, HostName, ListenerAddress, LogPath, Name, NameServer, Network, Origin, SocketPath,
+    SourceAddress, WsPath,
 };
 use super::meant::Scheme;
 use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs};
@@ -284,6 +284,9 @@ table! {
         level: log::Level,
         format: log::Format,
         output: log::Output,
+        file: LogPath,
+        file_size_max: Size<0, { 1024 * GIB }>,
+        file_count: Whole<u32, 0, 1000>,
         connections: log::Connections,
         unrouted_rate: Whole<u32, 0, 1_000_000>,
     }

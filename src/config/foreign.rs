@@ -4,11 +4,11 @@ use std::net::Ipv6Addr;
 
 use toml::de::{DeTable, DeValue};
 
-use super::address::{AdminAddress, ListenerAddress};
+use super::address::{AdminAddress, ListenerAddress, LogPath};
 use super::meant::Scheme;
 use super::node_address::NodeMqtt;
 use super::reader::{Leaf, Meant};
-use super::units::{HOUR, Time, Whole};
+use super::units::{HOUR, Size, Time, Whole};
 use super::words::{self, PAIR, list_of, suggested, text, toml};
 
 /// A duration, as far as other programs have it.
@@ -84,6 +84,9 @@ impl Unknown<'_, '_> {
                 out("by default there is one thread for each core")
             }
             "log_level" | "loglevel" | "verbosity" => elsewhere("log", "level", self.level()),
+            "error_log" | "access_log" | "log_file" | "logfile" if self.text().starts_with('/') => {
+                elsewhere("log", "file", convert::<LogPath>(self.value, LOG_FILE))
+            }
             "error_log" | "access_log" | "log_file" | "logfile" | "syslog" => out(LOG_IS_OUTPUT),
             "user" | "group" | "daemon" | "pid" | "pidfile" | "pid_file" | "chroot" | "master_process" => {
                 out("systemd does that, see config/remora.service")
@@ -322,7 +325,19 @@ impl Unknown<'_, '_> {
             ("admin", "password" | "user" | "username" | "token" | "auth" | "api_key") => out(
                 "a token is a file of its own, named in tokens; without one, only /livez, /readyz and /metrics are served on TCP",
             ),
-            ("log", "file" | "path" | "target" | "output" | "destination" | "dir" | "to") => out(LOG_IS_OUTPUT),
+            ("log", "path" | "target" | "destination" | "to" | "file_name" | "filename")
+                if self.text().starts_with('/') =>
+            {
+                write("file", convert::<LogPath>(self.value, LOG_FILE))
+            }
+            ("log", "path" | "target" | "destination" | "dir" | "to") => out(LOG_IS_OUTPUT),
+            ("log", "max_size" | "size_max" | "rotate_size" | "size" | "file_max_size") => write(
+                "file_size_max",
+                convert::<Size<0, { 1 << 40 }>>(self.value, "\"100MiB\""),
+            ),
+            ("log", "count" | "rotate" | "backups" | "max_files" | "keep" | "rotate_count" | "max_backups") => {
+                write("file_count", convert::<Whole<u32, 0, 1000>>(self.value, "5"))
+            }
             ("log", "verbosity" | "severity" | "log_level") => write("level", self.level()),
             ("health", "inter" | "check_interval") => self.time(None, "interval", "\"10s\""),
             ("health", "fail_timeout") => {
@@ -520,7 +535,9 @@ const HOSTS: [&str; 11] = [
     "endpoint",
 ];
 
-const LOG_IS_OUTPUT: &str = "the log is standard output, which systemd or a container keeps";
+const LOG_IS_OUTPUT: &str =
+    "the log is standard output, which systemd or a container keeps, or file = \"/var/log/remora/remora.log\" in [log]";
+const LOG_FILE: &str = "\"/var/log/remora/remora.log\"";
 
 fn write(key: &'static str, value: impl AsRef<str>) -> Meant {
     Meant {

@@ -299,6 +299,27 @@ mod tests {
     }
 
     #[test]
+    fn a_log_file_is_warned_of_if_its_folder_is_not_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |file: &str| folder.path().join(file).display().to_string();
+        let with = |file: &str| {
+            accepted(&format!(
+                "{MINIMAL}\n[log]\nfile = \"{file}\"\nfile_size_max = \"0B\"\n"
+            ))
+        };
+        let config = with(&path("remora.log"));
+        assert_eq!(config.warnings, []);
+        assert_eq!(config.log.file, Some(folder.path().join("remora.log")));
+        assert_eq!((config.log.file_size_max, config.log.file_count), (None, 5));
+        let warnings = with(&path("a/remora.log")).warnings;
+        let expected = format!("log.file: its folder \"{}\" is not there", path("a"));
+        assert!(
+            warnings.len() == 1 && warnings[0].to_string() == expected,
+            "{warnings:?}"
+        );
+    }
+
+    #[test]
     fn what_is_left_out_is_the_default_of_its_part() {
         let config = accepted(MINIMAL);
         let address = "0.0.0.0:1883".parse().expect("an address");

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{self, Path};
 use std::time::Duration;
 
 use super::nodes::{self, AllNodes};
@@ -125,7 +125,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         drain: drain_settings(drain.or_default()),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default(), base, problems),
-        log: log_settings(log.or_default()),
+        log: log_settings(log.or_default(), base, problems),
         files,
         warnings: Vec::new(),
     }
@@ -513,16 +513,39 @@ fn admin_settings(written: file::Admin, base: &Path, problems: &mut Vec<Problem>
     }
 }
 
-fn log_settings(written: file::Log) -> log::Settings {
+fn log_settings(written: file::Log, base: &Path, problems: &mut Vec<Problem>) -> log::Settings {
     let file::Log {
         level,
         format,
         output,
+        file,
+        file_size_max,
+        file_count,
         connections,
         unrouted_rate,
     } = written;
+    if let Some(Spanned { value, place }) = file.as_set()
+        && let Some(folder) = base
+            .join(value)
+            .parent()
+            .filter(|folder| !folder.is_dir() && folder.parent().is_some())
+    {
+        let message = format!("its folder {} is not there", quoted(&folder.display().to_string()));
+        let hint = "make it, and let the user of this process write there: without it, `run` fails";
+        problems.push(place.problem(message).hint(hint).warning());
+    }
     let default = log::Settings::default();
     log::Settings {
+        // The process may have another working directory than the one that checks the file.
+        file: file.value().map(|written| {
+            let path = base.join(written);
+            path::absolute(&path).unwrap_or(path)
+        }),
+        file_size_max: match file_size_max.value() {
+            None => default.file_size_max,
+            Some(bytes) => (bytes > 0).then_some(bytes as u64),
+        },
+        file_count: file_count.or(default.file_count),
         level: level.or(default.level),
         format: format.or(default.format),
         output: output.value(),

@@ -27,7 +27,9 @@ use tracing::field::display;
 
 use crate::base::events::{self, Events};
 use crate::base::log::{self, List, Throttled};
-use crate::cluster::{Clusters, Member, NODES_MAX, NodeApi, NodeId, PassiveHealth, Report, WEIGHTS_MAX};
+use crate::cluster::{
+    Cluster, Clusters, FindingSource, Member, NODES_MAX, NodeApi, NodeId, PassiveHealth, Report, WEIGHTS_MAX,
+};
 
 use check::CheckChange;
 use discovery::{Discovered, FoundNodes};
@@ -258,7 +260,11 @@ impl Control {
                     None => return,
                 },
                 Some(report) = self.reports.recv() => self.take_report(&report, Instant::now()),
-                Some(answer) = self.answers.recv() => self.take_answer(&answer),
+                Some(answer) = self.answers.recv() => {
+                    let before = self.clusters.current();
+                    self.take_answer(&answer);
+                    self.tell_states(&before, FindingSource::Lookup);
+                }
                 Some(joined) = self.probes.join_next_with_id() => self.take_probed(joined),
                 Some(Ok((node, api, checked))) = self.checks.join_next() => self.take_checked(node, &api, &checked),
                 Some(joined) = self.finding.join_next() => self.take_found(joined),
@@ -344,14 +350,16 @@ impl Control {
         self.publish();
         for (node, address) in added {
             self.events.push(events::Change::NodeAdded { node: node.to_string() });
-            tracing::info!(%node, %address, "node added");
+            let event = events::Change::NODE_ADDED;
+            tracing::info!(event, %node, %address, "node added");
         }
         for (node, kind, address) in moved {
             tracing::info!(%node, endpoint = kind.name(), %address, "node address changed");
         }
         for (_, node) in &removed {
             self.events.push(events::Change::NodeRemoved { node: node.to_string() });
-            tracing::info!(%node, "node removed; its connections stay");
+            let event = events::Change::NODE_REMOVED;
+            tracing::info!(event, %node, "node removed; its connections stay");
         }
         removed.into_iter().map(|(id, _)| id).collect()
     }
@@ -367,18 +375,19 @@ impl Control {
                 is_draining: now.is_draining,
             });
         }
+        let event = events::Change::NODE_WISH;
         match wish {
-            Wish::Up => tracing::info!(%node, "node takes new clients"),
-            Wish::Draining => tracing::info!(%node, "node is draining"),
-            Wish::Weight(Some(weight)) => tracing::info!(%node, weight, "node weight set"),
-            Wish::Weight(None) => tracing::info!(%node, "node weight reset to the configured one"),
+            Wish::Up => tracing::info!(event, %node, "node takes new clients"),
+            Wish::Draining => tracing::info!(event, %node, "node is draining"),
+            Wish::Weight(Some(weight)) => tracing::info!(event, %node, weight, "node weight set"),
+            Wish::Weight(None) => tracing::info!(event, %node, "node weight reset to the configured one"),
         }
         Ok(())
     }
 
     /// Logs a change that was published, and tells those who follow the events.
-    fn tell(&self, changed: &Changed) {
-        log_change(changed);
+    fn tell(&self, changed: &Changed, source: FindingSource) {
+        log_change(changed, source);
         let cluster = self.clusters.current();
         let node = cluster.nodes().iter().find(|node| node.name == changed.node);
         let Some((node, endpoint)) = node.and_then(|node| Some((node, node.endpoints.get(changed.kind)?))) else {
@@ -389,10 +398,40 @@ impl Control {
             node: node.name.to_string(),
             endpoint: changed.kind.name().to_owned(),
             state: node.state_of(endpoint).name().to_owned(),
+            source: source.name().to_owned(),
             why: unanswered
                 .filter(|_| changed.change == Change::WentDown)
                 .map(|unanswered| unanswered.why.clone()),
         });
+    }
+
+    /// Tells of each endpoint that is in another state than in `before`, at the word of `source`.
+    fn tell_states(&self, before: &Cluster, source: FindingSource) {
+        for node in self.clusters.current().nodes() {
+            let Some(old) = before.node(node.id) else {
+                continue;
+            };
+            for (kind, endpoint) in node.endpoints.iter() {
+                let state = node.state_of(endpoint).name();
+                if old
+                    .endpoints
+                    .get(kind)
+                    .is_none_or(|before| old.state_of(before).name() == state)
+                {
+                    continue;
+                }
+                let (event, name, endpoint, source) =
+                    (events::Change::NODE_STATE, &*node.name, kind.name(), source.name());
+                tracing::info!(event, node = name, endpoint, state, source, "node has another state");
+                self.events.push(events::Change::NodeState {
+                    node: name.to_owned(),
+                    endpoint: endpoint.to_owned(),
+                    state: state.to_owned(),
+                    source: source.to_owned(),
+                    why: None,
+                });
+            }
+        }
     }
 
     fn take_report(&mut self, report: &Report, now: Instant) {
@@ -401,7 +440,7 @@ impl Control {
             self.publish();
         }
         if let Some(changed) = changed {
-            self.tell(&changed);
+            self.tell(&changed, FindingSource::Clients);
         }
     }
 
@@ -453,7 +492,7 @@ impl Control {
             );
         }
         if let Some(changed) = changed {
-            self.tell(&changed);
+            self.tell(&changed, FindingSource::Probe);
         }
         self.answer_asking();
     }
@@ -472,12 +511,14 @@ impl Control {
     }
 
     fn take_checked(&mut self, node: NodeId, api: &NodeApi, checked: &Checked) {
+        let before = self.clusters.current();
         let changed = self.state.checked(node, api, checked, &self.settings, Instant::now());
         if self.state.take_findings() || changed.is_some() {
             self.publish();
         }
         if let Some((node, change)) = changed {
             log_check(&node, api, &change);
+            self.tell_states(&before, FindingSource::Api);
         }
     }
 
@@ -577,7 +618,7 @@ impl Control {
 }
 
 /// Logs a change that was published.
-fn log_change(changed: &Changed) {
+fn log_change(changed: &Changed, source: FindingSource) {
     let Changed {
         node,
         kind,
@@ -585,7 +626,7 @@ fn log_change(changed: &Changed) {
         unanswered,
         address,
     } = changed;
-    let endpoint = kind.name();
+    let (event, endpoint, source) = (events::Change::NODE_STATE, kind.name(), source.name());
     match change {
         Change::WentDown => {
             // What the last probe met, without which no endpoint goes down.
@@ -594,9 +635,12 @@ fn log_change(changed: &Changed) {
                 .map(|failed| (failed.address, &*failed.why))
                 .unzip();
             let asked = asked.flatten().map(display);
-            tracing::warn!(%node, endpoint, address = asked, why, "node is down");
+            tracing::warn!(event, %node, endpoint, source, address = asked, why, "node is down");
         }
-        Change::CameBack => tracing::info!(%node, endpoint, address = address.map(display), "node is up again"),
+        Change::CameBack => {
+            let address = address.map(display);
+            tracing::info!(event, %node, endpoint, source, address, "node is up again");
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use arc_swap::ArcSwap;
 
 use crate::cluster::EndpointKind;
+use crate::net::tls::Certificate;
 use crate::path::accept::{Listener, ListenerCount, Tls};
 use crate::path::counters::ListenerCounters;
 use crate::path::record::ListenerId;
@@ -55,6 +56,14 @@ impl ListenerEntry {
     /// How many connections it may have at once, if all listeners together may have `all`.
     pub(crate) fn connections_max(&self, all: usize) -> usize {
         self.listener.connections_max.map_or(all, |own| own.min(all))
+    }
+
+    /// The certificates that it presents.
+    pub(crate) fn certificates(&self) -> &[Certificate] {
+        match &self.listener.tls {
+            Some(Tls::End(acceptor)) => &acceptor.offer().certificates,
+            Some(Tls::Pass) | None => &[],
+        }
     }
 
     /// When the first of its certificates expires; `None` if it has none.

@@ -4,8 +4,12 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
+use crate::base::events::{Change, Events};
 use crate::path::listeners::{ListenerEntry, Listeners};
 use crate::path::record::ListenerId;
+
+/// The code of the finding.
+const CODE: &str = "revocation_list_expired";
 
 /// How often the same list is warned of.
 const WARN_INTERVAL: Duration = Duration::from_secs(60 * 60);
@@ -19,15 +23,27 @@ pub(super) struct ExpiredLists {
 
 impl ExpiredLists {
     /// Warns of each open listener with a list that has expired at `now`: at once, and then once an hour.
-    pub(super) fn check(&mut self, listeners: &Listeners, now: SystemTime) {
+    pub(super) fn check(&mut self, listeners: &Listeners, events: &Events, now: SystemTime) {
         for listener in listeners.current().iter().filter(|listener| !listener.removed) {
             let expired = listener.revocations_expire().filter(|expires| *expires < now);
             match expired {
                 None => {
-                    self.warned.remove(&listener.id);
+                    if self.warned.remove(&listener.id).is_some() {
+                        tell(events, listener, false);
+                        let (event, code) = (Change::FINDING, CODE);
+                        let listener = listener.name();
+                        tracing::info!(event, code, listener, "client_crl: no list has expired any more");
+                    }
                 }
-                Some(expired) if self.is_due(listener.id, expired, now) => warn(listener, expired, now),
-                Some(_) => {}
+                Some(expired) => {
+                    let is_new = !self.warned.contains_key(&listener.id);
+                    if self.is_due(listener.id, expired, now) {
+                        warn(listener, expired, is_new, now);
+                    }
+                    if is_new {
+                        tell(events, listener, true);
+                    }
+                }
             }
         }
     }
@@ -43,9 +59,19 @@ impl ExpiredLists {
     }
 }
 
-fn warn(listener: &ListenerEntry, expired: SystemTime, now: SystemTime) {
+fn tell(events: &Events, listener: &ListenerEntry, is_begun: bool) {
+    events.push(Change::Finding {
+        code: CODE.to_owned(),
+        subject: listener.name().to_owned(),
+        is_begun,
+    });
+}
+
+fn warn(listener: &ListenerEntry, expired: SystemTime, is_new: bool, now: SystemTime) {
     let hours = now.duration_since(expired).unwrap_or_default().as_secs() / 3_600;
     tracing::warn!(
+        event = is_new.then_some(Change::FINDING),
+        code = CODE,
         listener = listener.name(),
         hours,
         "client_crl: a list of revoked certificates has expired"

@@ -12,6 +12,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, watch};
 
+use super::certificates::{self, CertificateStatus};
 use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
 use super::rebalance::{Background, RebalanceStatus};
@@ -20,6 +21,7 @@ use crate::admin::AdminState;
 use crate::admin::settings as admin;
 use crate::base::events::{Change, Events};
 use crate::base::heartbeat::Heartbeat;
+use crate::base::log;
 use crate::base::supervise::{Supervisor, Task};
 use crate::cluster::{EndpointKind, Finding, FindingSource, NodeId, NodeState, Verdict};
 use crate::config::{self, Config};
@@ -534,6 +536,24 @@ impl Handle {
             is_in_force: false,
             error: Some(why.to_owned()),
         });
+    }
+
+    /// Whether the log is in a file, by the configuration in force.
+    pub fn has_log_file(&self) -> bool {
+        self.0.config.load().log.file.is_some()
+    }
+
+    /// Opens the file of the log anew, after something else has moved it. Returns its path.
+    ///
+    /// # Errors
+    /// The log is not in a file, or that cannot be opened; then lines go where they went before.
+    pub async fn reopen_log(&self) -> io::Result<PathBuf> {
+        log::reopen().await
+    }
+
+    /// The certificates in use: those of each open listener in turn, then the one that is presented to nodes.
+    pub fn certificates(&self) -> Vec<CertificateStatus> {
+        certificates::in_use(&self.0.shared.listeners, &self.0.shared.nodes_tls)
     }
 
     /// Reports on `/readyz` that the balancer drains.

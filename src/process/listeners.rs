@@ -82,7 +82,8 @@ impl Inner {
                 listener: name.clone(),
                 address: address.to_string(),
             });
-            tracing::info!(listener = name, %address, "listener opened");
+            let event = Change::LISTENER_OPENED;
+            tracing::info!(event, listener = name, %address, "listener opened");
         }
         Ok(())
     }
@@ -136,7 +137,8 @@ impl Inner {
                     listener: entry.name().to_owned(),
                     address: entry.address.to_string(),
                 });
-                tracing::info!(listener = entry.name(), address = %entry.address, "listener closed");
+                let event = Change::LISTENER_CLOSED;
+                tracing::info!(event, listener = entry.name(), address = %entry.address, "listener closed");
             });
         }
         Ok(())

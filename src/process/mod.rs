@@ -1,6 +1,7 @@
 //! The process: starts workers, control and the admin listener, and owns their threads. Orders go through a [`Handle`].
 
 mod bind_error;
+pub(crate) mod certificates;
 pub(crate) mod clients;
 mod closings;
 pub mod drain;
@@ -13,6 +14,7 @@ mod owner;
 pub(crate) mod rebalance;
 mod reload;
 mod requests;
+mod storm;
 mod usage;
 mod watchdog;
 
@@ -20,7 +22,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::path::Path;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
@@ -42,15 +44,18 @@ use crate::path::connection::{self, Shared};
 use crate::path::route::Placements;
 use crate::worker::Worker;
 
+use certificates::Certificates;
 use closings::Closings;
 use expiry::ExpiredLists;
 use handle::Inner;
 use listeners::Bound;
 use rebalance::Background;
+use storm::{Sample, Storm};
 use usage::Usage;
 use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
+pub use certificates::CertificateStatus;
 pub use clients::{ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, Reconnecting};
 pub use handle::{Handle, ListenerStatus, NodeStatus, NodeWish, Totals};
 pub use rebalance::RebalanceStatus;
@@ -149,6 +154,9 @@ pub fn start_with(config: Config, prepare: impl AsyncFnOnce(&Handle)) -> io::Res
         source_ports: AtomicUsize::new(config.dial.source_ports()),
         connections_max: AtomicUsize::new(limits::connections_max(&config, count)),
         reloads: Reloads::default(),
+        events: Arc::clone(&events),
+        nodes_tls: Arc::clone(&shared.nodes_tls),
+        storm: AtomicBool::new(false),
         heartbeats: Arc::new(Heartbeats::new(thread_names(count), config.watchdog.stuck_after)),
     });
     let heartbeats = Arc::clone(&state.heartbeats);
@@ -202,10 +210,11 @@ pub fn start_with(config: Config, prepare: impl AsyncFnOnce(&Handle)) -> io::Res
         requests: ArcSwapOption::empty(),
         stop,
     }));
+    let watchdog = Watchdog::start(heartbeats, handle.events())?;
     let running = Running {
         handle,
         workers,
-        watchdog: Some(Watchdog::start(heartbeats)?),
+        watchdog: Some(watchdog),
         control,
     };
     // All workers are ready before the first client is accepted.
@@ -328,14 +337,24 @@ fn thread_names(workers: usize) -> impl Iterator<Item = String> {
     workers.chain(["remora-control".to_owned()])
 }
 
-/// Looks for expired lists and limits that are nearly reached, and shows that control's thread runs, forever.
+/// Looks for what an operator should know of, and shows that control's thread runs, forever.
 async fn once_a_second(heartbeat: Arc<Heartbeat>, state: Arc<AdminState>) {
     let (mut lists, mut usage) = (ExpiredLists::default(), Usage::default());
+    let (mut certificates, mut storm) = (Certificates::default(), Storm::default());
+    let events = &state.events;
     let mut intervals = tokio::time::interval(heartbeat::INTERVAL);
     loop {
         intervals.tick().await;
-        lists.check(&state.listeners, SystemTime::now());
-        usage.check(&state);
+        let now = SystemTime::now();
+        lists.check(&state.listeners, events, now);
+        certificates.check(certificates::in_use(&state.listeners, &state.nodes_tls), events, now);
+        usage.check(&state, events);
+        let sample = Sample {
+            connects: state.connects(),
+            waiting: state.connects_waiting(),
+        };
+        storm.check(sample, events);
+        state.storm.store(storm.is_going(), Ordering::Relaxed);
         heartbeat.beat();
     }
 }

@@ -65,6 +65,7 @@ impl Inner {
             ));
         }
         // What can fail comes first.
+        let log = log::prepare(&new.log)?;
         self.open_added(&new).await?;
         // Before the endpoints that use it.
         self.shared.nodes_tls.replace(new.nodes_tls.clone());
@@ -90,7 +91,7 @@ impl Inner {
             worker.send(Order::Reconfigure(settings)).await?;
         }
         self.change_listeners(&new.listeners).await?;
-        log::reconfigure(&new.log);
+        log::reconfigure(&new.log, log);
         warn_of_unverified(&new.nodes);
         log_warnings(&new);
         self.config.store(Arc::new(new));

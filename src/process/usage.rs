@@ -5,6 +5,10 @@ use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use crate::admin::AdminState;
+use crate::base::events::{Change, Events};
+
+/// The code of the finding.
+const CODE: &str = "connections_near_limit";
 
 /// Whether a limit is nearly reached, as the log last said.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -35,18 +39,25 @@ pub(super) struct Usage {
 
 impl Usage {
     /// Logs each limit whose level has changed. Called once a second.
-    pub(super) fn check(&mut self, state: &AdminState) {
+    pub(super) fn check(&mut self, state: &AdminState, events: &Events) {
         let (used, most) = (
             state.admission.connections(),
             state.connections_max.load(Ordering::Relaxed),
         );
-        match self.all.change(used, most) {
+        let change = self.all.change(used, most);
+        tell(events, "all", change);
+        let event = Change::FINDING;
+        match change {
             Some(true) => tracing::warn!(
+                event,
+                code = CODE,
                 connections = used,
                 limit = most,
                 "nine tenths of all connections are in use"
             ),
             Some(false) => tracing::info!(
+                event,
+                code = CODE,
                 connections = used,
                 limit = most,
                 "less than eight tenths of all connections are in use"
@@ -60,14 +71,20 @@ impl Usage {
         for (entry, most) in limited {
             let (listener, connections) = (entry.name(), entry.listener_count.connections());
             let mut level = self.listeners.get(listener).copied().unwrap_or_default();
-            match level.change(connections, most) {
+            let change = level.change(connections, most);
+            tell(events, listener, change);
+            match change {
                 Some(true) => tracing::warn!(
+                    event,
+                    code = CODE,
                     listener,
                     connections,
                     limit = most,
                     "nine tenths of the listener's connections are in use"
                 ),
                 Some(false) => tracing::info!(
+                    event,
+                    code = CODE,
                     listener,
                     connections,
                     limit = most,
@@ -78,6 +95,17 @@ impl Usage {
             levels.insert(listener.to_owned(), level);
         }
         self.listeners = levels;
+    }
+}
+
+/// Tells of a limit whose level has changed.
+fn tell(events: &Events, subject: &str, change: Option<bool>) {
+    if let Some(is_begun) = change {
+        events.push(Change::Finding {
+            code: CODE.to_owned(),
+            subject: subject.to_owned(),
+            is_begun,
+        });
     }
 }
 

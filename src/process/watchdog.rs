@@ -7,7 +7,11 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::base::events::{Change, Events};
 use crate::base::heartbeat::{Heartbeat, Heartbeats, INTERVAL};
+
+/// The code of the finding.
+const CODE: &str = "thread_stuck";
 
 /// How long a thread may be silent before that is logged.
 const LOGGED_AFTER: Duration = Duration::from_secs(3);
@@ -25,7 +29,7 @@ pub(super) struct Watchdog {
 
 impl Watchdog {
     /// Watches these threads, which have begun to beat.
-    pub(super) fn start(heartbeats: Arc<Heartbeats>) -> io::Result<Self> {
+    pub(super) fn start(heartbeats: Arc<Heartbeats>, events: Arc<Events>) -> io::Result<Self> {
         let (stop, stopped) = mpsc::sync_channel::<()>(0);
         let thread = std::thread::Builder::new()
             .name("remora-watchdog".into())
@@ -33,7 +37,7 @@ impl Watchdog {
                 let mut watched: Vec<Watched<'_>> =
                     heartbeats.threads().iter().map(|thread| Watched::new(thread)).collect();
                 while stopped.recv_timeout(INTERVAL) == Err(RecvTimeoutError::Timeout) {
-                    watched.iter_mut().for_each(Watched::look);
+                    watched.iter_mut().for_each(|thread| thread.look(&events));
                 }
             })?;
         Ok(Self {
@@ -71,16 +75,42 @@ impl<'a> Watched<'a> {
         }
     }
 
-    fn look(&mut self) {
+    fn look(&mut self, events: &Events) {
         let (silence, ended) = self.heartbeat.look(&mut self.beats);
         let thread = self.heartbeat.name();
         if silence >= self.logged_at {
+            let is_new = self.logged_at == LOGGED_AFTER;
             self.logged_at = silence + LOGGED_EVERY;
-            tracing::warn!(thread, seconds = silence.as_secs(), "thread does not run");
+            if is_new {
+                tell(events, thread, true);
+            }
+            let event = is_new.then_some(Change::FINDING);
+            tracing::warn!(
+                event,
+                code = CODE,
+                thread,
+                seconds = silence.as_secs(),
+                "thread does not run"
+            );
         }
         if let Some(ended) = ended.filter(|ended| *ended >= LOGGED_AFTER) {
             self.logged_at = LOGGED_AFTER;
-            tracing::warn!(thread, seconds = ended.as_secs(), "thread runs again");
+            tell(events, thread, false);
+            tracing::warn!(
+                event = Change::FINDING,
+                code = CODE,
+                thread,
+                seconds = ended.as_secs(),
+                "thread runs again"
+            );
         }
     }
+}
+
+fn tell(events: &Events, thread: &str, is_begun: bool) {
+    events.push(Change::Finding {
+        code: CODE.to_owned(),
+        subject: thread.to_owned(),
+        is_begun,
+    });
 }

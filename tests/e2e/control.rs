@@ -845,13 +845,14 @@ fn every_answer_has_the_form_that_the_document_gives_it() {
                 continue;
             }
             let (status, answer) = asked(&program, &method.to_uppercase(), &target, body);
-            assert_eq!(status, 200, "{method} {target}: {answer}");
-            fits(
-                &document,
-                &responses["200"]["content"]["application/json"]["schema"],
-                &answer,
-                path,
-            );
+            // Its log is standard output.
+            let (expected, response) = match &*target {
+                "/api/v1/log/reopen" => (409, "default"),
+                _ => (200, "200"),
+            };
+            assert_eq!(status, expected, "{method} {target}: {answer}");
+            let schema = &responses[response]["content"]["application/json"]["schema"];
+            fits(&document, schema, &answer, path);
             // A refusal, too: another method than any path takes.
             let (status, refused) = asked(&program, "DELETE", &target, "");
             assert_eq!(status, 405);

@@ -36,6 +36,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_connects_total", &["version", "result"]),
     ("remora_discovery_answers_total", &["result"]),
     ("remora_draining", &[]),
+    ("remora_events_total", &["event"]),
     ("remora_ends_total", &["cause"]),
     ("remora_held_bytes", &[]),
     ("remora_held_reconnects_total", &[]),
@@ -47,6 +48,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_node_connections", &["node"]),
     ("remora_node_connects_waiting", &["node"]),
     ("remora_node_failures_total", &["node", "reason"]),
+    ("remora_node_share", &["node"]),
     ("remora_node_source_ports", &["node"]),
     ("remora_node_state", &["node", "endpoint", "state"]),
     ("remora_pace_wait_seconds_total", &["node"]),
@@ -67,6 +69,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_step_duration_seconds_bucket", &["node", "step", "le"]),
     ("remora_step_duration_seconds_count", &["node", "step"]),
     ("remora_step_duration_seconds_sum", &["node", "step"]),
+    ("remora_storm", &[]),
     ("remora_thread_silence_seconds", &["thread"]),
     ("remora_turned_away_total", &[]),
     ("remora_tls_handshakes_pending", &[]),
@@ -90,6 +93,11 @@ fn closed_series() -> Vec<String> {
             "remora_routes_total",
             "decision",
             &["home", "placement", "spill", "full", "anonymous"],
+        ),
+        of(
+            "remora_events_total",
+            "event",
+            &remora::admin::api::answers::Change::KINDS,
         ),
         of("remora_config_reloads_total", "result", &["success", "failure"]),
         of(
@@ -319,9 +327,9 @@ fn a_node_has_series_until_it_has_left_and_its_last_connection_is_gone() {
     assert!(all > 50 && all == of("node1"), "{all}");
     let without = config.replace(&cluster.nodes[0].toml(100), "");
     program.reload(&without);
-    // It has no state any more and is not asked any more (two results of probes, a duration); and all that was counted of its
-    // clients.
-    assert_eq!(of("node0"), all - 3 - 3);
+    // It has no state and no share any more and is not asked any more (two results of probes, a duration); and all that was counted
+    // of its clients.
+    assert_eq!(of("node0"), all - 3 - 1 - 3);
     client.reset();
     wait::until("the end", || of("node0") == 0);
     program.reload(&config);

@@ -229,6 +229,10 @@ fn an_expired_list_is_warned_of_and_refuses_where_it_must_be_current() {
     program.reload(&listener(""));
     program.until_said("client_crl: a list of revoked certificates has expired");
     assert_eq!(warnings()[0]["listener"], "mqtts");
+    assert_eq!(
+        (&warnings()[0]["event"], &warnings()[0]["code"]),
+        (&"finding".into(), &"revocation_list_expired".into())
+    );
     assert_eq!(expiry(), seconds(now - minute));
     assert!(comes_in(&config(&pair)).0, "the list is old");
     assert!(!comes_in(&config(&revoked)).0, "and still says who is revoked");

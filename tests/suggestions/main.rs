@@ -512,7 +512,7 @@ fn an_expired_certificate_is_a_fault_of_a_configuration_that_loads() {
     fs::write(folder.0.path().join("tls.key"), key.serialize_pem()).expect("written");
     let text = "[[listeners]]\naddress = '0.0.0.0:8883'\ntls = 'end'\ncertificates = [{ chain = 'tls.pem', key = 'tls.key' }]\n\
                 [[nodes]]\nname = 'a'\naddress = '10.0.0.1:1883'\n";
-    for (days, expected) in [(-3, Some(Severity::Fault)), (13, Some(Severity::Warning)), (14, None)] {
+    for (days, expected) in [(-3, Some(Severity::Fault)), (20, Some(Severity::Warning)), (21, None)] {
         fs::write(folder.0.path().join("tls.pem"), certificate(days)).expect("written");
         let config = folder.load(text).expect("it loads");
         let of_chain = |problem: &&Problem| problem.path == "listeners[0].certificates[0].chain";

@@ -313,6 +313,33 @@ pub struct Listener {
     pub is_removed: bool,
 }
 
+/// All certificates in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Certificates {
+    /// Those of each open listener in turn, then the one that is presented to nodes.
+    pub certificates: Vec<Certificate>,
+}
+
+/// A certificate in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Certificate {
+    /// The listener that presents it; null for the one that is presented to nodes.
+    pub listener: Option<String>,
+    /// The host names that it is for, wildcards included.
+    pub names: Vec<String>,
+    /// When it expires, in UTC.
+    pub expires: String,
+    /// Whole days until then; negative once it has expired.
+    pub days: i64,
+}
+
+/// The file of the log was opened anew.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reopened {
+    /// The path of the file.
+    pub file: String,
+}
+
 /// The configuration in force.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Configuration {

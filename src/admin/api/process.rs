@@ -2,7 +2,7 @@
 
 use hyper::StatusCode;
 
-use super::answers::{Configuration, Draining, Problem, Refused, Reloaded};
+use super::answers::{Configuration, Draining, Problem, Refused, Reloaded, Reopened};
 use super::call::{Call, Refusal, Reply};
 
 pub(super) async fn config(call: Call) -> Result<Reply, Refusal> {
@@ -53,4 +53,12 @@ pub(super) async fn drain(call: Call) -> Result<Reply, Refusal> {
     call.handle.request_drain().await?;
     call.log_change("drain", None);
     Reply::json(&Draining { connections })
+}
+
+pub(super) async fn reopen_log(call: Call) -> Result<Reply, Refusal> {
+    let file = call.handle.reopen_log().await?;
+    call.log_change("reopen the log", None);
+    Reply::json(&Reopened {
+        file: file.display().to_string(),
+    })
 }

@@ -3,8 +3,8 @@
 use hyper::Method;
 
 use super::answers::{
-    AskClient, Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners, Node, Nodes,
-    OpenApi, Rebalance, Reconnecting, Reloaded, SetRebalance, SetWeight, Status,
+    AskClient, Certificates, Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners,
+    Node, Nodes, OpenApi, Rebalance, Reconnecting, Reloaded, Reopened, SetRebalance, SetWeight, Status,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
 use super::{clients, events, listeners, nodes, openapi, process, status};
@@ -204,6 +204,16 @@ pub(super) static ROUTES: &[Route] = &[
     },
     Route {
         method: Method::GET,
+        path: "/api/v1/certificates",
+        scope: Scope::Read,
+        summary: "All certificates in use, and when they expire.",
+        query: &[],
+        body: None,
+        answer: answers::<Certificates>(),
+        handler: |call| Box::pin(listeners::certificates(call)),
+    },
+    Route {
+        method: Method::GET,
         path: "/api/v1/config",
         scope: Scope::Write,
         summary: "The configuration in force. It has the seed of the ring, which should stay with operators.",
@@ -221,6 +231,16 @@ pub(super) static ROUTES: &[Route] = &[
         body: None,
         answer: answers::<Reloaded>(),
         handler: |call| Box::pin(process::reload(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/log/reopen",
+        scope: Scope::Write,
+        summary: "Opens the file of the log anew, after something else has moved it.",
+        query: &[],
+        body: None,
+        answer: answers::<Reopened>(),
+        handler: |call| Box::pin(process::reopen_log(call)),
     },
     Route {
         method: Method::POST,

@@ -239,7 +239,7 @@ impl Journal {
 
 impl Fields for Journal {
     fn message(&mut self, text: &str) {
-        self.put("REMORA_EVENT", text);
+        self.put("REMORA_MESSAGE", text);
     }
 
     fn field(&mut self, name: &str, value: Value<'_>) {

@@ -2,21 +2,27 @@
 //! thread. No worker ever waits for the output.
 
 mod escaped;
+mod file;
 mod line;
 mod list;
 mod writer;
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Metadata, Subscriber};
 
-use writer::{Queue, Sink};
+use file::{FileSettings, LogFile};
+use writer::{Queue, Request, Sink};
 
 pub use escaped::Escaped;
 pub(crate) use escaped::EscapedStart;
@@ -43,6 +49,12 @@ pub struct Settings {
     /// Where it is written to; `None` means the journal if text would get there over standard output, and standard output
     /// otherwise.
     pub output: Option<Output>,
+    /// A file that it is written to instead.
+    pub file: Option<PathBuf>,
+    /// The file is rotated before it has more bytes; `None` never does.
+    pub file_size_max: Option<u64>,
+    /// So many rotated files are kept beside it: `PATH.1` is the newest.
+    pub file_count: u32,
     /// Which lines a connection writes.
     pub connections: Connections,
     /// Lines per second, of the whole process, on connections that ended before they were routed.
@@ -55,6 +67,9 @@ impl Default for Settings {
             level: Level::default(),
             format: Format::default(),
             output: None,
+            file: None,
+            file_size_max: Some(100 << 20),
+            file_count: 5,
             connections: Connections::default(),
             unrouted_rate: 20,
         }
@@ -116,6 +131,14 @@ pub struct ConnectionLines {
 }
 
 impl Settings {
+    fn of_file(&self) -> Option<FileSettings> {
+        Some(FileSettings {
+            path: self.file.clone()?,
+            size_max: self.file_size_max,
+            count: self.file_count,
+        })
+    }
+
     /// The lines of each of so many workers.
     pub fn lines_of_worker(&self, workers: usize) -> ConnectionLines {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX).max(1);
@@ -146,6 +169,12 @@ impl Drop for Writer {
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 static FORMAT: AtomicU8 = AtomicU8::new(Format::Text as u8);
 
+/// Whether lines are entries of the journal now.
+static IS_JOURNAL: AtomicBool = AtomicBool::new(false);
+
+/// The queue of this process, and the file that its lines go to.
+static QUEUE: OnceLock<(Queue, Mutex<Option<FileSettings>>)> = OnceLock::new();
+
 fn level() -> LevelFilter {
     match LEVEL.load(Ordering::Relaxed) {
         level if level == Level::Error as u8 => LevelFilter::ERROR,
@@ -155,18 +184,77 @@ fn level() -> LevelFilter {
     }
 }
 
-/// Writes with this level and this format from now on.
+/// The file of changed settings, opened.
+#[derive(Debug)]
+pub(crate) struct Prepared(Option<Sink>);
+
+/// Opens what other settings of the log need, without using it yet.
+///
+/// # Errors
+/// The file cannot be opened.
+pub(crate) fn prepare(settings: &Settings) -> io::Result<Prepared> {
+    let Some((_, current)) = QUEUE.get() else {
+        return Ok(Prepared(None));
+    };
+    match *lock(current) == settings.of_file() {
+        true => Ok(Prepared(None)),
+        false => open(settings).map(|(sink, _)| Prepared(Some(sink))),
+    }
+}
+
+/// Writes with this level and this format from now on, and to what was prepared for these settings.
 ///
 /// `tracing` asks for the level once for each place in the code and keeps the answer, so a line that is not written costs one
 /// comparison. It is told to ask again.
-pub(crate) fn reconfigure(settings: &Settings) {
+pub(crate) fn reconfigure(settings: &Settings, Prepared(sink): Prepared) {
     LEVEL.store(settings.level as u8, Ordering::Relaxed);
     FORMAT.store(settings.format as u8, Ordering::Relaxed);
     tracing::callsite::rebuild_interest_cache();
+    if let (Some(sink), Some((queue, current))) = (sink, QUEUE.get()) {
+        IS_JOURNAL.store(matches!(sink, Sink::Journal(..)), Ordering::Relaxed);
+        *lock(current) = settings.of_file();
+        queue.request(Request::Use(sink));
+    }
 }
 
-/// Sends the log of this process to standard output or to the journal.
-pub fn init(settings: &Settings) -> Writer {
+/// Opens the file of the log anew, where something else has moved it. Returns its path.
+///
+/// # Errors
+/// The log is not in a file, or that cannot be opened; then lines go where they went before.
+pub(crate) async fn reopen() -> io::Result<PathBuf> {
+    /// The writer may wait for a disk.
+    const ANSWER_MAX: Duration = Duration::from_secs(5);
+    let no_writer = || io::Error::new(io::ErrorKind::Unsupported, "the log of this process is not Remora's");
+    let (queue, _) = QUEUE.get().ok_or_else(no_writer)?;
+    let (reply, answer) = oneshot::channel();
+    queue.request(Request::Reopen(reply));
+    match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(Ok(reopened)) => reopened,
+        Ok(Err(_)) => Err(no_writer()),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the log's writer waits for its output",
+        )),
+    }
+}
+
+fn lock(file: &Mutex<Option<FileSettings>>) -> MutexGuard<'_, Option<FileSettings>> {
+    // Nothing panics while it is locked.
+    file.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where lines go with these settings, and why not to the journal if they should.
+fn open(settings: &Settings) -> io::Result<(Sink, Option<io::Error>)> {
+    if let Some(file) = settings.of_file() {
+        let opened = LogFile::open(&file).map_err(|error| {
+            let message = format!(
+                "log.file: {} cannot be opened: {error}; make its folder, and let the user of this process write there",
+                file.path.display()
+            );
+            io::Error::new(error.kind(), message)
+        })?;
+        return Ok((Sink::File(opened), None));
+    }
     let stdout = Sink::stdout();
     let stream = std::env::var(JOURNAL_STREAM).unwrap_or_default();
     let wants_journal = match settings.output {
@@ -175,36 +263,42 @@ pub fn init(settings: &Settings) -> Writer {
         None => settings.format == Format::Text && stdout.is_journal_stream(&stream),
     };
     let journal = wants_journal.then(|| Sink::journal(JOURNAL_SOCKET.into()));
-    let (sink, error) = match journal {
+    Ok(match journal {
         Some(Ok(journal)) => (journal, None),
         Some(Err(error)) => (stdout, Some(error)),
         None => (stdout, None),
-    };
-    reconfigure(settings);
+    })
+}
+
+/// Sends the log of this process to standard output, to the journal or to a file.
+///
+/// # Errors
+/// The file cannot be opened.
+pub fn init(settings: &Settings) -> io::Result<Writer> {
+    let (sink, error) = open(settings)?;
+    IS_JOURNAL.store(matches!(sink, Sink::Journal(..)), Ordering::Relaxed);
+    reconfigure(settings, Prepared(None));
     let (queue, unwritten) = Queue::new();
-    let log = Log {
-        queue: queue.clone(),
-        is_journal: matches!(sink, Sink::Journal(..)),
-    };
+    let log = Log { queue: queue.clone() };
     // A second start in the same process (tests, users of the library) keeps the first log.
     if tracing::subscriber::set_global_default(log).is_err() {
-        return Writer { queue: None };
+        return Ok(Writer { queue: None });
     }
     if let Err(error) = unwritten.write_to(sink) {
         // There is no log that could say so.
         eprintln!("remora: no thread for the log: {error}");
     }
+    QUEUE.get_or_init(|| (queue.clone(), Mutex::new(settings.of_file())));
     if let Some(error) = error {
         tracing::warn!(%error, "journald does not answer; the log goes to standard output");
     }
-    Writer { queue: Some(queue) }
+    Ok(Writer { queue: Some(queue) })
 }
 
 /// Takes the events of the whole process. There are no spans.
 #[derive(Debug)]
 struct Log {
     queue: Queue,
-    is_journal: bool,
 }
 
 impl Subscriber for Log {
@@ -226,7 +320,7 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
-        self.queue.push(match self.is_journal {
+        self.queue.push(match IS_JOURNAL.load(Ordering::Relaxed) {
             true => line::journal(event),
             false if FORMAT.load(Ordering::Relaxed) == Format::Json as u8 => line::json(event, SystemTime::now()),
             false => line::text(event, SystemTime::now()),

@@ -1,5 +1,7 @@
-//! The writer: a bounded queue, and a thread that writes what is in it to standard output or to the journal.
+//! The writer: a bounded queue, and a thread that writes what is in it to standard output, to the journal or to a file.
 
+use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -8,7 +10,13 @@ use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender, TrySendError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::file::LogFile;
 
 /// The most lines that wait for the writer; further ones are dropped and counted.
 const QUEUE_LINES_MAX: usize = 32 * 1024;
@@ -40,6 +48,8 @@ pub(super) enum Sink {
     Stdout(Option<File>),
     /// The socket of the journal. It is named for each line, since another one may be there after journald was started again.
     Journal(UnixDatagram, PathBuf),
+    /// A file.
+    File(LogFile),
 }
 
 impl Sink {
@@ -76,6 +86,17 @@ impl Sink {
             Self::Stdout(Some(output)) => output.write_all(line),
             Self::Stdout(None) => Ok(()),
             Self::Journal(socket, path) => socket.send_to(line, path).map(drop),
+            Self::File(file) => file.write(line, Instant::now()),
+        }
+    }
+
+    fn reopen(&mut self) -> io::Result<PathBuf> {
+        match self {
+            Self::File(file) => file.reopen().map(|()| file.path().to_owned()),
+            Self::Stdout(_) | Self::Journal(..) => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the log is not in a file (log.file)",
+            )),
         }
     }
 }
@@ -84,24 +105,68 @@ enum Message {
     Line(Vec<u8>),
     /// Everything before it is to be written; then the waiting thread is told.
     Flush(SyncSender<()>),
+    /// With its number; boxed, since the queue has room for thousands of messages.
+    Request(Box<(u64, Request)>),
+    /// There is a request for which this queue had no room.
+    Look,
 }
 
+/// What the writer is asked for between two lines.
+pub(super) enum Request {
+    /// To write further lines there.
+    Use(Sink),
+    /// To open the file of the log anew; the answer is its path.
+    Reopen(oneshot::Sender<io::Result<PathBuf>>),
+}
+
+/// Requests for which the queue of the lines had no room.
+type Requests = Arc<Mutex<VecDeque<(u64, Request)>>>;
+
 /// The sending end of the queue.
-#[derive(Clone, Debug)]
-pub(super) struct Queue(SyncSender<Message>);
+#[derive(Clone)]
+pub(super) struct Queue {
+    messages: SyncSender<Message>,
+    requests: Requests,
+    /// How many requests there were.
+    numbers: Arc<AtomicU64>,
+}
+
+impl fmt::Debug for Queue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Queue").finish_non_exhaustive()
+    }
+}
 
 /// The queue whose lines nobody writes yet.
-pub(super) struct Unwritten(Receiver<Message>);
+pub(super) struct Unwritten(Receiver<Message>, Requests);
 
 impl Queue {
     pub(super) fn new() -> (Self, Unwritten) {
-        let (sender, receiver) = mpsc::sync_channel(QUEUE_LINES_MAX);
-        (Self(sender), Unwritten(receiver))
+        let (messages, receiver) = mpsc::sync_channel(QUEUE_LINES_MAX);
+        let requests = Requests::default();
+        let unwritten = Unwritten(receiver, Arc::clone(&requests));
+        let queue = Self {
+            messages,
+            requests,
+            numbers: Arc::default(),
+        };
+        (queue, unwritten)
+    }
+
+    /// Asks the writer for something, which it does behind the lines so far, or sooner if the queue is full. Never waits.
+    pub(super) fn request(&self, request: Request) {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        let sent = self.messages.try_send(Message::Request(Box::new((number, request))));
+        if let Err(TrySendError::Full(Message::Request(request))) = sent {
+            lock(&self.requests).push_back(*request);
+            // If it is full still, the writer has something to write, and looks behind each line.
+            let _ = self.messages.try_send(Message::Look);
+        }
     }
 
     /// Adds a line, unless the queue is full. Never waits.
     pub(super) fn push(&self, line: Vec<u8>) {
-        if self.0.try_send(Message::Line(line)).is_err() {
+        if self.messages.try_send(Message::Line(line)).is_err() {
             DROPPED.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -112,7 +177,7 @@ impl Queue {
         let mut waiting = Some(Message::Flush(done));
         let (mut written, mut in_vain) = (WRITTEN.load(Ordering::Relaxed), 0);
         while in_vain < LOOKS_IN_VAIN_MAX {
-            match waiting.take().map(|flush| self.0.try_send(flush)) {
+            match waiting.take().map(|flush| self.messages.try_send(flush)) {
                 None | Some(Ok(())) => {}
                 Some(Err(TrySendError::Full(flush))) => waiting = Some(flush),
                 Some(Err(TrySendError::Disconnected(_))) => return,
@@ -133,25 +198,79 @@ impl Unwritten {
     /// # Errors
     /// No thread can be started.
     pub(super) fn write_to(self, mut sink: Sink) -> io::Result<()> {
-        let Self(messages) = self;
+        let Self(messages, requests) = self;
         let thread = std::thread::Builder::new().name("remora-log".into());
         // Ends with the process.
         thread.spawn(move || {
+            let mut lost = Lost::default();
+            let mut used = 0;
             for message in messages {
-                match message {
+                let mut request = match message {
                     Message::Line(line) => {
-                        if sink.write(&line).is_err() {
-                            UNWRITTEN.fetch_add(1, Ordering::Relaxed);
-                        }
+                        let written = sink.write(&line);
+                        lost.note(&sink, written);
                         WRITTEN.fetch_add(1, Ordering::Relaxed);
+                        None
                     }
                     // If nobody waits any more, nothing is lost.
-                    Message::Flush(done) => drop(done.try_send(())),
+                    Message::Flush(done) => {
+                        let _ = done.try_send(());
+                        None
+                    }
+                    Message::Request(request) => Some(*request),
+                    Message::Look => None,
+                };
+                while let Some((number, now)) = request.take().or_else(|| next(&requests)) {
+                    match now {
+                        // One for which there was no room has come before this one.
+                        Request::Use(_) if number < used => {}
+                        Request::Use(other) => (sink, used) = (other, number),
+                        Request::Reopen(reply) => drop(reply.send(sink.reopen())),
+                    }
                 }
             }
         })?;
         Ok(())
     }
+}
+
+/// Lines that a file has not taken since it took one.
+#[derive(Default)]
+struct Lost(u64);
+
+impl Lost {
+    /// Counts a line that was lost. The first one is said on standard error, since the log cannot say it, and their number in the log
+    /// once that can be written again.
+    fn note(&mut self, sink: &Sink, written: io::Result<()>) {
+        let file = match sink {
+            Sink::File(file) => Some(file.path().display()),
+            Sink::Stdout(_) | Sink::Journal(..) => None,
+        };
+        match (written, file) {
+            (Ok(()), Some(file)) if self.0 > 0 => {
+                tracing::warn!(lines = self.0, %file, "the log can be written again; lines before this one are lost");
+                self.0 = 0;
+            }
+            (Ok(()), _) => {}
+            (Err(error), file) => {
+                UNWRITTEN.fetch_add(1, Ordering::Relaxed);
+                if let (0, Some(file)) = (self.0, file) {
+                    // Nobody may be there to read it.
+                    let _ = writeln!(io::stderr(), "remora: the log cannot be written to {file}: {error}");
+                }
+                self.0 += 1;
+            }
+        }
+    }
+}
+
+fn next(requests: &Requests) -> Option<(u64, Request)> {
+    lock(requests).pop_front()
+}
+
+fn lock(requests: &Requests) -> MutexGuard<'_, VecDeque<(u64, Request)>> {
+    // Nothing panics while it is locked.
+    requests.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -212,5 +331,32 @@ mod tests {
         queue.push(b"the last\n".to_vec());
         queue.flush();
         assert_eq!(std::fs::read(file.path()).expect("a file"), b"the last\n");
+    }
+
+    #[test]
+    fn another_output_gets_the_lines_behind_the_change_even_if_the_queue_was_full_then() {
+        let (queue, unwritten) = Queue::new();
+        let files: Vec<_> = (0..3)
+            .map(|_| tempfile::NamedTempFile::new().expect("a file"))
+            .collect();
+        let sink = |number: usize| Sink::Stdout(Some(files[number].reopen().expect("it is there")));
+        queue.push(b"a\n".to_vec());
+        queue.request(Request::Use(sink(1)));
+        for _ in 0..QUEUE_LINES_MAX {
+            queue.push(b"b\n".to_vec());
+        }
+        // There is no room for this one.
+        queue.request(Request::Use(sink(2)));
+        unwritten.write_to(sink(0)).expect("a thread");
+        queue.flush();
+        queue.push(b"c\n".to_vec());
+        queue.flush();
+        let text = |number: usize| std::fs::read(files[number].path()).expect("a file");
+        assert_eq!(text(0), b"a\n");
+        assert!(
+            text(1).is_empty(),
+            "it was asked for the next one before it wrote there"
+        );
+        assert!(text(2).ends_with(b"b\nc\n"));
     }
 }

@@ -122,6 +122,10 @@ enum Command {
         #[arg(long, value_name = "ID")]
         since: Option<u64>,
     },
+    /// Show the certificates in use, and when they expire.
+    Certificates,
+    /// Open the file of the log anew, after something else has moved it.
+    ReopenLogs,
     /// Print the configuration in force: every key, its value, and where that comes from.
     Config,
     /// Read the configuration again, and take it completely or not at all.
@@ -172,6 +176,8 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
         Command::DrainProcess => connection.post("/api/v1/drain", None, process::draining).await,
         Command::Listeners => connection.get("/api/v1/listeners", process::listeners).await,
         Command::Events { follow, since } => events::print(&mut connection, follow, since).await,
+        Command::Certificates => connection.get("/api/v1/certificates", process::certificates).await,
+        Command::ReopenLogs => connection.post("/api/v1/log/reopen", None, process::reopened).await,
         Command::Config => connection.get("/api/v1/config", process::config).await,
         Command::Reload => connection.post("/api/v1/reload", None, process::reloaded).await,
         Command::Undrain { node } => connection.post(&nodes::path(&node, "undrain"), None, nodes::one).await,

@@ -1,6 +1,9 @@
-//! `remora ctl config`, `drain-process`, `listeners` and `reload`.
+//! `remora ctl config`, `drain-process`, `listeners`, `certificates`, `reload` and `reopen-logs`.
 
-use remora::admin::api::answers::{Configuration, Draining, Listener, Listeners, Reloaded};
+use remora::admin::api::answers::{
+    Certificate, Certificates, Configuration, Draining, Listener, Listeners, Reloaded, Reopened,
+};
+use remora::base::log::Escaped;
 
 use crate::cli::columns;
 
@@ -44,4 +47,24 @@ pub(super) fn reloaded(reloaded: &Reloaded) -> String {
     lines.extend(restart.map(|key| format!("{key} needs a restart; the old value stays in use")));
     lines.extend(reloaded.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.join("\n")
+}
+
+pub(super) fn certificates(certificates: &Certificates) -> String {
+    let head = ["LISTENER", "EXPIRES", "DAYS", "NAMES"].map(str::to_owned).to_vec();
+    let row = |certificate: &Certificate| {
+        vec![
+            certificate.listener.clone().unwrap_or_else(|| "(to nodes)".to_owned()),
+            certificate.expires.clone(),
+            certificate.days.to_string(),
+            Escaped(certificate.names.join(", ").as_bytes()).to_string(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(head)
+        .chain(certificates.certificates.iter().map(row))
+        .collect();
+    columns("", &rows)
+}
+
+pub(super) fn reopened(reopened: &Reopened) -> String {
+    format!("{} was opened anew", reopened.file)
 }

@@ -100,6 +100,12 @@ impl NodesTls {
         }
     }
 
+    /// The certificate that is presented to nodes, if there is one.
+    pub(crate) fn certificate(&self) -> Option<Certificate> {
+        let nodes = self.0.load();
+        nodes.as_ref().and_then(|nodes| nodes.offer.certificate.clone())
+    }
+
     /// The handshake with a node whose certificate must be for `server_name`, on a socket that may not be connected yet.
     ///
     /// # Errors

@@ -30,15 +30,15 @@ def the_journal_has_priorities_and_fields(lab):
     run = [os.environ["REMORA_BIN"], "run", "-c", "remora.toml"]
     remora = Process("remora", ["systemd-cat", "-t", "not-remora", "sh", "-c", _AS_SYSTEMD, *run], lab.folder)
     mine = f"_PID={remora.child.pid}"
-    wait_until(lambda: _entries(mine, "REMORA_EVENT=listening"), "remora to listen")
+    wait_until(lambda: _entries(mine, "REMORA_MESSAGE=listening"), "remora to listen")
     client_id = f"sensor-{os.getpid()}"
     for _ in range(3):
         client = lab.socket(port)
         client.send(connect(client_id))
         assert client.closed_within(10)
-    wait_until(lambda: _entries(mine, "REMORA_EVENT=node is down"), "the node to be down")
+    wait_until(lambda: _entries(mine, "REMORA_EVENT=node_state"), "the node to be down")
     down = _entries(mine, "REMORA_NODE=nobody", "-p", "warning")
-    assert [entry["REMORA_EVENT"] for entry in down] == ["node is down"], down
+    assert [entry["REMORA_MESSAGE"] for entry in down] == ["node is down"], down
     assert down[0]["PRIORITY"] == "4" and down[0]["SYSLOG_IDENTIFIER"] == "remora", down
     assert re.search(r"TCP connect: .*refused", down[0]["REMORA_WHY"]), down
     ended = _entries(mine, f"REMORA_CLIENT_ID={client_id}")

@@ -114,7 +114,7 @@ fn a_line_has_its_fields_in_each_form() {
     assert_eq!(value("PRIORITY"), ["4"]);
     assert_eq!(value("SYSLOG_IDENTIFIER"), ["remora"]);
     assert!(value("MESSAGE")[0].starts_with("it \\u{22}ended\\u{22} cause=\"client_closed\" "));
-    assert_eq!(value("REMORA_EVENT"), ["it \"ended\""]);
+    assert_eq!(value("REMORA_MESSAGE"), ["it \"ended\""]);
     assert_eq!(value("REMORA_CLIENT_ID"), ["a b=\"c\\\\xff\n"]);
     assert_eq!(value("REMORA_NAMES"), ["a.example", "b \"c\n"]);
     assert_eq!(value("REMORA_PORT"), ["1883"]);
