@@ -64,6 +64,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "process::handle",
             // What the handle returns of clients and of a rebalance.
             "process::clients",
+            "process::counts",
             "process::rebalance",
         ],
     ),

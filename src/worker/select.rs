@@ -15,7 +15,7 @@ use crate::path::record::KeptId;
 use crate::path::relay::{RelayStatus, RelayView, RowId};
 
 /// Places of the table that are looked at before other tasks get a turn: tens of microseconds.
-const PLACES_AT_ONCE: u32 = 256;
+pub(super) const PLACES_AT_ONCE: u32 = 256;
 
 /// Which connections an order applies to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +77,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn includes(&self, relay: RelayView<'_>, homes: &Homes, now: Seconds) -> bool {
+    pub(super) fn includes(&self, relay: RelayView<'_>, homes: &Homes, now: Seconds) -> bool {
         let record = relay.record;
         let has_prefix = || {
             let id = record.client_id().map_or(&[][..], KeptId::kept);
