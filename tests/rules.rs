@@ -94,6 +94,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["config"]),
     ("clap", &["cli"]),
+    ("crossterm", &["cli"]),
     ("dashmap", &["path::route::placement", "path::accept::admission"]),
     ("hashbrown", &["path::relay::index"]),
     // The server is in admin; the client of nodes' APIs in one file of net.
@@ -112,6 +113,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["net::tls"]),
     ("toml", &["config"]),
     ("tungstenite", &["net::websocket"]),
+    ("unicode_width", &["cli"]),
     ("webpki", &["net::tls"]),
     ("x509_parser", &["net::tls"]),
 ];

@@ -12,6 +12,7 @@ mod run;
 mod signals;
 mod state;
 mod systemd;
+mod top;
 mod version;
 
 use std::ffi::OsString;
@@ -123,10 +124,15 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["file", "config"])]
         address: Option<SocketAddr>,
     },
-    /// Show and change the balancer that runs a configuration, by way of its admin socket.
+    /// Show and change the balancer that runs a configuration, by way of its admin socket, or any by --address.
     ///
     /// Exits with 1 if no process answers there, or if it refuses; with 64 for bad usage.
     Ctl(ctl::Arguments),
+    /// Watch the balancer that runs a configuration: nodes, rates, end causes, busiest and quietest clients.
+    ///
+    /// Fills the terminal until q; ? shows the keys. With --once, prints one frame as text. Exits with 1 if no process answers at the
+    /// start; one that goes away later is waited for.
+    Top(top::Arguments),
     /// Load-test an MQTT endpoint.
     Bench(Box<remora_bench::Args>),
 }
@@ -164,6 +170,7 @@ pub(crate) fn main() -> ExitCode {
         }),
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Ctl(arguments) => ctl::command(arguments),
+        Command::Top(arguments) => top::command(arguments),
         Command::Bench(args) => remora_bench::run(*args, &version::line()),
         Command::Route { file, json, ids } => {
             with_config(file.locate(), |Loaded { config, .. }| {

@@ -18,8 +18,8 @@ use tracing::{Event, Metadata, Subscriber};
 
 use writer::{Queue, Sink};
 
-pub use escaped::Escaped;
 pub(crate) use escaped::EscapedStart;
+pub use escaped::{Escaped, EscapedText};
 pub(crate) use line::timestamp;
 pub use list::List;
 pub use writer::{dropped, unwritten};
