@@ -94,6 +94,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["config"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
     ("crossterm", &["cli"]),
     ("dashmap", &["path::route::placement", "path::accept::admission"]),
     ("hashbrown", &["path::relay::index"]),

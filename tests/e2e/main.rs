@@ -28,6 +28,7 @@ mod clients;
 mod control;
 mod drain;
 mod emqx;
+mod first_configuration;
 mod found_by_dns;
 mod greeting;
 mod handle;
