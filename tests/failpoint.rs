@@ -392,7 +392,7 @@ fn a_panic_of_top_is_told_on_the_shells_screen_of_a_terminal_that_is_as_before()
     command
         .args(["top", "--interval", "1", "--socket"])
         .arg(program.socket());
-    command.env("REMORA_PANIC_IN_TOP", "3");
+    command.env("REMORA_PANIC_IN_TOP", "3").env("RUST_BACKTRACE", "0");
     let (status, contents) = terminal::Terminal::run(command).restored();
     assert_eq!(status.code(), Some(101));
     assert!(contents.contains("test panic in Top"), "{contents}");

@@ -322,6 +322,21 @@ fn a_balancer_that_goes_away_is_waited_for() {
 }
 
 #[test]
+fn a_balancer_that_hangs_is_said_to_give_no_answer() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, ADMIN);
+    let mut terminal = watch(&program);
+    terminal.until("ready");
+    program.signal(Signal::STOP);
+    terminal.until("NO ANSWER");
+    terminal.until("no answer within 5 s");
+    program.signal(Signal::CONT);
+    terminal.until("ready");
+    terminal.press(b"q");
+    assert_eq!(terminal.restored().0.code(), Some(0));
+}
+
+#[test]
 fn a_terminal_that_is_gone_ends_the_program() {
     let cluster = Cluster::of(1);
     let program = Program::start(&cluster, ADMIN);

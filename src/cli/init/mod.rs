@@ -136,7 +136,10 @@ pub(super) fn command(mut arguments: Arguments) -> ExitCode {
 fn write(path: &Path, text: &str, force: bool) -> io::Result<()> {
     if !force {
         let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
-        return file.write_all(text.as_bytes());
+        // A part of a file would be taken for a configuration.
+        return file
+            .write_all(text.as_bytes())
+            .inspect_err(|_| drop(fs::remove_file(path)));
     }
     // A process that reloads meanwhile must not read half of it.
     let mut new = path.as_os_str().to_owned();

@@ -11,12 +11,14 @@ mod view;
 
 use std::io::{self, IsTerminal};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use crossterm::event::Event;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::ctl::connection::{At, Failed, Place};
@@ -97,10 +99,15 @@ async fn watch(place: Place, look: Duration) -> Result<(), Failed> {
     view.resize(screen.size()?);
     let (wanted, wanted_by) = watch::channel(view.wanted());
     let (updates, mut news) = mpsc::channel(16);
-    let place = std::sync::Arc::new(place);
-    let samples = source::samples(std::sync::Arc::clone(&place), look, wanted_by.clone(), updates.clone());
-    tokio::spawn(samples);
-    tokio::spawn(source::lists(place, look, wanted_by, updates));
+    let place = Arc::new(place);
+    let mut asking = JoinSet::new();
+    asking.spawn(source::samples(
+        Arc::clone(&place),
+        look,
+        wanted_by.clone(),
+        updates.clone(),
+    ));
+    asking.spawn(source::lists(place, look, wanted_by, updates));
     // Also when nothing is new: a terminal that is gone is noticed when it is written to.
     let mut tick = interval(look);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -121,6 +128,8 @@ async fn watch(place: Place, look: Duration) -> Result<(), Failed> {
                 Some(_) => Effect::None,
                 None => return Err(Failed::refused("the terminal sends no keys any more")),
             },
+            // A panic of theirs has given the terminal back already.
+            Some(_) = asking.join_next() => return Err(Failed::refused("a task of top ended")),
             () = signals.any() => Effect::Quit,
             _ = tick.tick() => Effect::None,
         };

@@ -14,6 +14,9 @@ use crate::cli::ctl::connection::{Connection, Failed, Place, encoded};
 /// From a question that failed to the next one.
 const AGAIN: Duration = Duration::from_secs(1);
 
+/// How long an answer may take, beyond the time in which rates are measured.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
 /// The time of the first measurement, so that the first figures are there soon.
 const FIRST: Duration = Duration::from_secs(1);
 
@@ -54,6 +57,10 @@ impl<'a> Source<'a> {
     }
 
     pub(super) async fn sample(&mut self) -> Result<Sample, Failed> {
+        within(ANSWER_MAX, self.whole_sample()).await
+    }
+
+    async fn whole_sample(&mut self) -> Result<Sample, Failed> {
         let status = self.ask("/api/v1/status").await?;
         let nodes = self.ask("/api/v1/nodes").await?;
         Ok(Sample {
@@ -66,7 +73,7 @@ impl<'a> Source<'a> {
 
     /// The clients that come first; by rate, measured for `over`.
     pub(super) async fn top(&mut self, wanted: &Wanted, over: Duration) -> Result<TopClients, Failed> {
-        self.ask(&target(wanted, over)).await
+        within(over + ANSWER_MAX, self.ask(&target(wanted, over))).await
     }
 
     async fn ask<T: DeserializeOwned>(&mut self, target: &str) -> Result<T, Failed> {
@@ -81,6 +88,12 @@ impl<'a> Source<'a> {
         self.connection = Some(connection);
         Ok(answer)
     }
+}
+
+/// The answer, if it arrives in time. A connection whose answer is late is not used again.
+async fn within<T>(time: Duration, asked: impl Future<Output = Result<T, Failed>>) -> Result<T, Failed> {
+    let answer = tokio::time::timeout(time, asked).await;
+    answer.unwrap_or_else(|_| Err(Failed::refused(format!("no answer within {} s", time.as_secs()))))
 }
 
 fn target(wanted: &Wanted, over: Duration) -> String {
