@@ -76,8 +76,10 @@ fn the_clients_that_come_first_are_found_among_many() {
         ids.dedup();
         ids.len() == 304
     });
-    wait::until("its bytes are counted", || {
-        first(&program, "by=bytes&limit=1") == ["large"]
+    wait::until("all of it is moved", || {
+        let (_, answer) = asked(&program, "/api/v1/top-clients?by=bytes&limit=1");
+        let first = &answer["clients"][0];
+        first["connection"]["client_id"] == "large" && first["moved_from_client"].as_u64() > Some(100_000)
     });
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
