@@ -22,12 +22,23 @@ struct Shown {
     is_gone: bool,
 }
 
+/// The program in it, which ends with a test that failed.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Where it has ended, there is nothing to kill.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A terminal of 80 columns and 24 lines.
 pub(crate) struct Terminal {
     keys: File,
     /// The program's end, held open so that its state can be read when the program has ended.
     inner: OwnedFd,
-    child: Child,
+    program: Running,
     /// The bytes so far, and what they show.
     shown: Arc<Watched<Shown>>,
     before: Termios,
@@ -78,7 +89,7 @@ impl Terminal {
         Self {
             keys,
             inner,
-            child,
+            program: Running(child),
             shown,
             before,
         }
@@ -89,7 +100,7 @@ impl Terminal {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("a process that runs");
+        kill_process(Pid::from_child(&self.program.0), signal).expect("a process that runs");
     }
 
     /// Gives it another size, and tells the program as the kernel would if this were its controlling terminal.
@@ -131,14 +142,14 @@ impl Terminal {
         drop(self.inner);
         drop(self.keys);
         self.shown.change(|shown| shown.is_gone = true);
-        let child = RefCell::new(&mut self.child);
+        let child = RefCell::new(&mut self.program.0);
         wait::until_some("the program's end", || child.borrow_mut().try_wait().expect("a child"))
     }
 
     /// Waits until the program has ended; the terminal must be as it was before. Returns the exit status and what is on the screen.
     #[track_caller]
     pub(crate) fn restored(mut self) -> (ExitStatus, String) {
-        let child = RefCell::new(&mut self.child);
+        let child = RefCell::new(&mut self.program.0);
         let status = wait::until_some("the program's end", || child.borrow_mut().try_wait().expect("a child"));
         let after = tcgetattr(&self.inner).expect("a terminal");
         assert!(
