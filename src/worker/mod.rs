@@ -317,10 +317,14 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
                 let _ = reply.send(select::list(&path, &filter, place, most).await);
             });
         }
-        Order::Rank(ranking, reply) => {
+        Order::Rank(ranking, mut reply) => {
             let path = Rc::clone(path);
             in_task(supervisor, async move {
-                let ranked = ranking::rank(&path, &ranking, || reply.is_closed()).await;
+                let ranked = tokio::select! {
+                    ranked = ranking::rank(&path, &ranking) => ranked,
+                    // What no caller waits for is not measured to its end, since it holds a note of each relay.
+                    () = reply.closed() => return,
+                };
                 let _ = reply.send(ranked);
             });
         }

@@ -88,8 +88,8 @@ impl Moved {
     }
 }
 
-/// The relays that come first, in their order; none if `is_obsolete` says that nobody waits for them any more.
-pub(super) async fn rank(path: &Rc<Path>, ranking: &Ranking, is_obsolete: impl Fn() -> bool) -> Vec<Ranked> {
+/// The relays that come first, in their order.
+pub(super) async fn rank(path: &Rc<Path>, ranking: &Ranking) -> Vec<Ranked> {
     let Ranking { filter, by, most } = ranking;
     let samples = match by {
         RankedBy::Rate(over) => {
@@ -99,9 +99,6 @@ pub(super) async fn rank(path: &Rc<Path>, ranking: &Ranking, is_obsolete: impl F
         }
         _ => Vec::new(),
     };
-    if is_obsolete() {
-        return Vec::new();
-    }
     let mut samples = samples.iter().peekable();
     let homes = path.homes();
     let mut first = First::new(*most);
