@@ -156,10 +156,6 @@ impl Arguments {
 
     /// The file's text.
     fn text(&self) -> Result<String, String> {
-        let nodes = self.nodes.iter().zip(1..).map(|((name, address), number)| Node {
-            name: name.clone().unwrap_or_else(|| format!("emqx{number}")),
-            address: address.clone(),
-        });
         let found = match (&self.dns, &self.emqx_api[..]) {
             (Some((name, port)), _) => Some(Found::Dns {
                 name: name.clone(),
@@ -189,7 +185,7 @@ impl Arguments {
             websocket,
             tls,
             behind: self.behind.clone(),
-            nodes: nodes.collect(),
+            nodes: self.named_nodes(),
             found,
             api_port: self.api_port,
             api_key: self.api_key.as_deref().map(absolute).transpose()?,
@@ -197,6 +193,19 @@ impl Arguments {
             proxy_protocol: self.proxy_protocol,
         };
         choice.text()
+    }
+
+    /// The nodes. Those without a name get the next one that is free.
+    fn named_nodes(&self) -> Vec<Node> {
+        let is_given = |free: &String| self.nodes.iter().any(|(name, _)| name.as_ref() == Some(free));
+        let mut free = (1..)
+            .map(|number| format!("emqx{number}"))
+            .filter(|free| !is_given(free));
+        let named = self.nodes.iter().map(|(name, address)| Node {
+            name: name.clone().or_else(|| free.next()).unwrap_or_default(),
+            address: address.clone(),
+        });
+        named.collect()
     }
 
     /// What to do with the file.

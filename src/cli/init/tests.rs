@@ -120,6 +120,22 @@ fn every_combination_of_options_is_a_configuration_without_problems() {
 }
 
 #[test]
+fn nodes_without_names_get_names_that_no_other_has() {
+    let nodes = [
+        "--node",
+        "10.0.0.11:1883",
+        "--node",
+        "emqx1=10.0.0.12:1883",
+        "--node",
+        "10.0.0.13:1883",
+    ];
+    let config = config::parse("init.toml", &arguments(&nodes).text().expect("a text")).expect("a configuration");
+    let mut names: Vec<&str> = config.nodes.iter().map(|node| &*node.name).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["emqx1", "emqx2", "emqx3"]);
+}
+
+#[test]
 fn every_comment_that_is_a_key_can_be_uncommented() {
     let text = arguments(&["--node", "emqx1=10.0.0.11:1883"]).text().expect("a text");
     let files = Files::new();
