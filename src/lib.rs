@@ -50,11 +50,11 @@ pub use config::Config;
 pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
-        BindError, CertificateStatus, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, Handle,
-        ListenerStatus, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Request,
-        Running, Totals, probe, start, start_with,
+        BindError, CertificateStatus, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Counts, Cursor,
+        Handle, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RANKED_MAX, RankedClient,
+        RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals, probe, start, start_with,
     };
-    pub use crate::worker::Selector;
+    pub use crate::worker::{Moved, RankedBy, Selector};
 }
 
 /// Runs the example of library use in the documentation.

@@ -871,3 +871,201 @@ fn check_and_route_say_where_nodes_are_found_and_read_the_file_that_lists_them()
     assert!(text(&of(&file)).contains("emqx2"));
     assert_eq!(text(&of(&file)), text(&of(&same)));
 }
+
+/// Runs a script of bash after it has read the completions, with the program's directory in its PATH.
+fn bash(script: &str) -> String {
+    let program = Path::new(env!("CARGO_BIN_EXE_remora"));
+    let directories = std::env::var("PATH").expect("a path");
+    let path = format!("{}:{directories}", program.parent().expect("a directory").display());
+    let script = format!("source <(remora completions bash)\n{script}");
+    let output = Command::new("bash")
+        .args(["--norc", "-c", &script])
+        .env("PATH", path)
+        .output();
+    let output = output.expect("bash");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    text(&output.stdout).to_owned()
+}
+
+/// What bash offers behind these words, of which the last one is being typed.
+fn completed(words: &[&str]) -> Vec<String> {
+    let last = words.len() - 1;
+    let previous = words[last - 1];
+    let array: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+    // As bash itself would do it at the tab key: by what is registered for the command.
+    let script = format!(
+        "COMP_WORDS=({})\nCOMP_CWORD={last}\nregistered=$(complete -p remora)\nfunction=${{registered##*-F }}\n\
+         ${{function%% *}} remora '{}' '{previous}'\nprintf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        array.join(" "),
+        words[last],
+    );
+    bash(&script).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn bash_completes_commands_options_and_values() {
+    let commands = completed(&["remora", ""]);
+    for command in ["run", "check", "ctl", "top", "init", "completions", "man"] {
+        assert!(
+            commands.iter().any(|offered| offered == command),
+            "{command}: {commands:?}"
+        );
+    }
+    assert_eq!(completed(&["remora", "comp"]), ["completions"]);
+    assert_eq!(completed(&["remora", "ctl", "undr"]), ["undrain"]);
+    assert_eq!(completed(&["remora", "ctl", "rebalance", "--st"]), ["--stop"]);
+    assert_eq!(completed(&["remora", "completions", "f"]), ["fish"]);
+    assert!(completed(&["remora", "top", "--"]).contains(&"--once".to_owned()));
+}
+
+#[test]
+fn every_shell_has_completions_that_name_every_command() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = output(&["completions", shell]);
+        assert_eq!(script.status.code(), Some(0), "{shell}");
+        for command in ["run", "reload", "close-node", "--token-file"] {
+            let name = command.trim_start_matches("--");
+            assert!(text(&script.stdout).contains(name), "{shell}: {command}");
+        }
+    }
+    assert_eq!(output(&["completions", "tcsh"]).status.code(), Some(64));
+}
+
+/// The names of all commands as they are typed, from the help.
+fn commands(of: &[&str]) -> Vec<String> {
+    let help = output(&[of, &["--help"]].concat());
+    assert_eq!(help.status.code(), Some(0), "{of:?}");
+    let help = text(&help.stdout);
+    let Some((_, list)) = help.split_once("\nCommands:\n") else {
+        return vec![of.join("-")];
+    };
+    let names = list.lines().take_while(|line| !line.is_empty());
+    // Further lines of a description are further to the right.
+    let names = names.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
+    let names: Vec<&str> = names.filter_map(|line| line.split_whitespace().next()).collect();
+    let below = names.into_iter().filter(|name| *name != "help");
+    let mut all: Vec<String> = below.flat_map(|name| commands(&[of, &[name]].concat())).collect();
+    all.push(of.join("-"));
+    all
+}
+
+#[test]
+fn every_command_has_a_page_of_the_manual() {
+    let directory = TempDir::new().expect("a directory");
+    let pages = directory.path().join("share/man/man1");
+    let written = output(&["man", "--out", pages.to_str().expect("UTF-8")]);
+    assert_eq!(written.status.code(), Some(0), "{written:?}");
+    let mut expected: Vec<String> = commands(&[])
+        .into_iter()
+        .map(|name| match &*name {
+            "" => "remora.1".to_owned(),
+            name => format!("remora-{name}.1"),
+        })
+        .collect();
+    let entries = fs::read_dir(&pages).expect("a directory");
+    let names = entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
+    let mut names: Vec<String> = names.collect();
+    expected.sort_unstable();
+    names.sort_unstable();
+    assert_eq!(names, expected);
+    assert!(names.len() > 25, "{names:?}");
+    for name in &names {
+        let page = fs::read_to_string(pages.join(name)).expect("a page");
+        for part in [".TH ", ".SH NAME\n", ".SH SYNOPSIS\n"] {
+            assert!(page.contains(part), "{name}: {part:?}");
+        }
+        // Whatever is no request of roff is text, and text does not begin with a control character by accident.
+        let requests = page.lines().filter_map(|line| line.strip_prefix('.'));
+        for request in requests {
+            let request = request.split(' ').next().unwrap_or_default();
+            assert!(
+                ["TH", "SH", "TP", "IP", "PP", "RS", "RE", "br", "ie", "el"].contains(&request),
+                "{name}: .{request}"
+            );
+        }
+        // Where there is a formatter, it has nothing to say about any page.
+        let formatted = Command::new("groff")
+            .args(["-man", "-Tutf8", "-ww", "-z"])
+            .arg(pages.join(name))
+            .output();
+        if let Ok(formatted) = formatted {
+            assert!(
+                formatted.status.success() && formatted.stderr.is_empty(),
+                "{name}: {formatted:?}"
+            );
+        }
+    }
+    let one = output(&["man", "ctl", "drain"]);
+    assert_eq!(
+        text(&one.stdout).trim_end(),
+        fs::read_to_string(pages.join("remora-ctl-drain.1"))
+            .expect("a page")
+            .trim_end()
+    );
+    let none = output(&["man", "ctl", "sink"]);
+    assert_eq!(none.status.code(), Some(64));
+    assert!(text(&none.stderr).contains("ctl sink"));
+}
+
+#[test]
+fn init_writes_a_file_that_check_takes_and_replaces_none_unasked() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("remora.toml");
+    let file = path.to_str().expect("UTF-8");
+    let node = ["init", "--node", "emqx1=10.0.0.11:1883", "--out", file];
+    let written = output(&node);
+    assert_eq!(written.status.code(), Some(0), "{written:?}");
+    // What is recommended next works as it stands.
+    let said = text(&written.stdout);
+    for command in ["check", "check --bind", "run", "top"] {
+        assert!(said.contains(&format!("remora {command} -c {file}")), "{said}");
+    }
+    let checked = output(&["check", "-c", file]);
+    assert_eq!(checked.status.code(), Some(0), "{checked:?}");
+    assert!(text(&checked.stdout).contains("emqx1"));
+
+    let before = fs::read_to_string(&path).expect("a file");
+    let other = ["init", "--node", "emqx9=10.0.0.19:1883", "--out", file];
+    let again = output(&other);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(text(&again.stderr).contains("--force"), "{again:?}");
+    assert_eq!(fs::read_to_string(&path).expect("a file"), before);
+    assert_eq!(output(&[&other[..], &["--force"]].concat()).status.code(), Some(0));
+    assert!(fs::read_to_string(&path).expect("a file").contains("emqx9"));
+
+    let printed = output(&["init", "--node", "emqx1=10.0.0.11:1883", "--out", "-"]);
+    assert_eq!(text(&printed.stdout).trim_end(), before.trim_end());
+}
+
+#[test]
+fn init_writes_nothing_that_check_would_refuse() {
+    let directory = TempDir::new().expect("a directory");
+    let path = directory.path().join("remora.toml");
+    let file = path.to_str().expect("UTF-8");
+    let cases: [(&[&str], &str); 7] = [
+        (&[], "--node emqx1="),
+        (&["--node", "emqx1=10.0.0.11"], "has no port"),
+        (&["--node", "=10.0.0.11:1883"], "NAME=HOST:PORT"),
+        (&["--node", "a=mqtts://10.0.0.11:8883"], "--nodes-ca"),
+        (
+            &["--node", "a=10.0.0.11:1883", "--tls", "/nowhere.pem", "/nowhere.key"],
+            "/nowhere.pem",
+        ),
+        (
+            &["--node", "a=10.0.0.11:1883", "--listen", "here"],
+            "listeners[0].address",
+        ),
+        (&["--node", "a=10.0.0.11:1883", "--dns", "emqx.example.com"], "--dns"),
+    ];
+    for (options, said) in cases {
+        let refused = remora()
+            .args(["init", "--out", file])
+            .args(options)
+            .stdin(Stdio::null())
+            .output();
+        let refused = refused.expect("the program");
+        assert_eq!(refused.status.code(), Some(64), "{options:?}: {refused:?}");
+        assert!(text(&refused.stderr).contains(said), "{options:?}: {refused:?}");
+        assert!(!path.exists(), "{options:?}");
+    }
+}

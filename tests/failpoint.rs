@@ -24,6 +24,8 @@ mod kernel;
 mod node;
 #[path = "e2e/packets.rs"]
 mod packets;
+#[path = "e2e/terminal.rs"]
+mod terminal;
 #[path = "e2e/wait.rs"]
 mod wait;
 
@@ -380,4 +382,18 @@ fn a_process_that_was_stopped_is_not_taken_for_stuck() {
         assert_eq!(alive.status, 200, "{}", alive.body);
     }
     assert!(program.lines(|line| line["thread"] == "remora-0").is_empty());
+}
+
+#[test]
+fn a_panic_of_top_is_told_on_the_shells_screen_of_a_terminal_that_is_as_before() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, ADMIN);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command
+        .args(["top", "--interval", "1", "--socket"])
+        .arg(program.socket());
+    command.env("REMORA_PANIC_IN_TOP", "3").env("RUST_BACKTRACE", "0");
+    let (status, contents) = terminal::Terminal::run(command).restored();
+    assert_eq!(status.code(), Some(101));
+    assert!(contents.contains("test panic in Top"), "{contents}");
 }

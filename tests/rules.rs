@@ -64,6 +64,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "process::handle",
             // What the handle returns of clients and of a rebalance.
             "process::clients",
+            "process::counts",
             "process::rebalance",
         ],
     ),
@@ -93,6 +94,9 @@ const ROOMS: &[(&str, &[&str])] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("annotate_snippets", &["config"]),
     ("clap", &["cli"]),
+    ("clap_complete", &["cli"]),
+    ("clap_mangen", &["cli"]),
+    ("crossterm", &["cli"]),
     ("dashmap", &["path::route::placement", "path::accept::admission"]),
     ("hashbrown", &["path::relay::index"]),
     // The server is in admin; the client of nodes' APIs in one file of net.
@@ -111,6 +115,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["net::tls"]),
     ("toml", &["config"]),
     ("tungstenite", &["net::websocket"]),
+    ("unicode_width", &["cli"]),
     ("webpki", &["net::tls"]),
     ("x509_parser", &["net::tls"]),
 ];

@@ -1,4 +1,4 @@
-//! The client of the control API on a unix socket: `remora ctl`.
+//! The client of the control API, on a unix socket and on TCP: for `remora ctl` and `remora top`.
 
 use std::io;
 use std::path::Path;
@@ -7,10 +7,11 @@ use std::time::Duration;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::header::HOST;
+use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 
 /// How long an answer may take. A reload reads files and binds addresses.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
@@ -18,9 +19,18 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// The most bytes of an answer that are read: a list of many thousand clients.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
-/// A connection to the admin socket of a balancer.
+/// How long connecting over TCP may take.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// A connection to the admin listener of a balancer.
 #[derive(Debug)]
-pub struct Client(http1::SendRequest<Full<Bytes>>);
+pub struct Client {
+    sender: http1::SendRequest<Full<Bytes>>,
+    /// What names the listener in requests.
+    host: String,
+    /// The token, as the header has it.
+    authorization: Option<HeaderValue>,
+}
 
 /// An answer, whole.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,11 +47,36 @@ impl Client {
     /// # Errors
     /// No process listens there, or it may not be used by this user.
     pub async fn connect(path: &Path) -> io::Result<Self> {
-        let socket = UnixStream::connect(path).await?;
+        Self::over(UnixStream::connect(path).await?, "localhost".to_owned(), None).await
+    }
+
+    /// Connects over TCP to `address`, a host or an IP address with a port. Every request carries `token`, if there is one.
+    ///
+    /// # Errors
+    /// Nothing listens there, or the token cannot be in a header.
+    pub async fn connect_tcp(address: &str, token: Option<&str>) -> io::Result<Self> {
+        let bearer = token.map(|token| HeaderValue::try_from(format!("Bearer {token}")));
+        let mut authorization = bearer.transpose().map_err(io::Error::other)?;
+        if let Some(secret) = &mut authorization {
+            secret.set_sensitive(true);
+        }
+        let socket = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await??;
+        Self::over(socket, address.to_owned(), authorization).await
+    }
+
+    async fn over(
+        socket: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        host: String,
+        authorization: Option<HeaderValue>,
+    ) -> io::Result<Self> {
         let (sender, connection) = http1::handshake(TokioIo::new(socket)).await.map_err(io::Error::other)?;
         // This task ends with the connection, when the sender is dropped.
         tokio::spawn(connection);
-        Ok(Self(sender))
+        Ok(Self {
+            sender,
+            host,
+            authorization,
+        })
     }
 
     /// Sends a request with a body of JSON, or without one, and waits for the whole answer.
@@ -101,9 +136,12 @@ impl Client {
 
     async fn send(&mut self, is_change: bool, target: &str, body: Option<String>) -> io::Result<Response<Incoming>> {
         let method = if is_change { Method::POST } else { Method::GET };
-        let request = Request::builder().method(method).uri(target).header(HOST, "localhost");
+        let mut request = Request::builder().method(method).uri(target).header(HOST, &self.host);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         let request = request.body(Full::new(Bytes::from(body.unwrap_or_default())));
         let request = request.map_err(io::Error::other)?;
-        self.0.send_request(request).await.map_err(io::Error::other)
+        self.sender.send_request(request).await.map_err(io::Error::other)
     }
 }

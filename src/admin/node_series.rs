@@ -267,7 +267,7 @@ impl<'a> ShownNode<'a> {
 }
 
 /// A code as a label: decimal as in MQTT 3, hexadecimal as in MQTT 5.
-fn code_name(code: u8) -> String {
+pub(super) fn code_name(code: u8) -> String {
     match code {
         0..0x80 => code.to_string(),
         _ => format!("0x{code:02X}"),

@@ -16,6 +16,8 @@ pub enum Place {
     Close,
     /// When a closing listener has stopped taking new handshakes: `REMORA_PANIC_IN_NO_MORE`.
     NoMore,
+    /// Before `remora top` draws a frame: `REMORA_PANIC_IN_TOP`.
+    Top,
     /// Before a turn of a critical task: `REMORA_PANIC_IN_` and its name in capitals.
     Task(Task),
 }
@@ -39,8 +41,8 @@ pub fn pass(place: Place) {
     static HANGS: LazyLock<Vec<(Place, AtomicU64)>> = LazyLock::new(|| passages("HANG"));
 
     fn passages(what: &str) -> Vec<(Place, AtomicU64)> {
-        let on_the_path = [Place::SetUp, Place::Relay, Place::Close, Place::NoMore];
-        let places = on_the_path.into_iter().chain(Task::ALL.map(Place::Task));
+        let no_tasks = [Place::SetUp, Place::Relay, Place::Close, Place::NoMore, Place::Top];
+        let places = no_tasks.into_iter().chain(Task::ALL.map(Place::Task));
         let from_environment = |place: Place| {
             let name = place.name().to_uppercase();
             let count = std::env::var(format!("REMORA_{what}_IN_{name}")).ok()?;
@@ -75,6 +77,7 @@ impl Place {
             Self::Relay => "relay",
             Self::Close => "close",
             Self::NoMore => "no_more",
+            Self::Top => "top",
             Self::Task(task) => task.name(),
         }
     }

@@ -1,10 +1,12 @@
 //! The command line: what each subcommand does, and which exit code it ends with.
 
 mod check;
+mod completions;
 mod ctl;
 mod demo;
 mod health;
 mod holder;
+mod init;
 mod listed;
 mod locate;
 mod refused;
@@ -13,6 +15,7 @@ mod run;
 mod signals;
 mod state;
 mod systemd;
+mod top;
 mod version;
 
 use std::ffi::OsString;
@@ -75,6 +78,10 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         state: Option<PathBuf>,
     },
+    /// Write a first configuration, from options or from the answers to a few questions.
+    ///
+    /// What is written passes `check`. Nothing is dialed or resolved.
+    Init(Box<init::Arguments>),
     /// Report every problem in a configuration, or print what it would do.
     ///
     /// Exits with 64 if `run` would refuse the configuration. What `run` does not refuse but an operator should look at, such as a
@@ -123,10 +130,22 @@ enum Command {
         #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["file", "config"])]
         address: Option<SocketAddr>,
     },
-    /// Show and change the balancer that runs a configuration, by way of its admin socket.
+    /// Show and change the balancer that runs a configuration, by way of its admin socket, or any by --address.
     ///
     /// Exits with 1 if no process answers there, or if it refuses; with 64 for bad usage.
     Ctl(ctl::Arguments),
+    /// Watch the balancer that runs a configuration: nodes, rates, end causes, busiest and quietest clients.
+    ///
+    /// Fills the terminal until q; ? shows the keys. With --once, prints one frame as text. Exits with 1 if no process answers at the
+    /// start; one that goes away later is waited for.
+    Top(top::Arguments),
+    /// Print completions of the command line for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print a page of the manual, or write all of them.
+    Man(completions::ManArguments),
     /// Load-test an MQTT endpoint.
     Bench(Box<remora_bench::Args>),
 }
@@ -164,6 +183,10 @@ pub(crate) fn main() -> ExitCode {
         }),
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Ctl(arguments) => ctl::command(arguments),
+        Command::Init(arguments) => init::command(*arguments),
+        Command::Completions { shell } => completions::completions::<Arguments>(shell),
+        Command::Man(arguments) => completions::man::<Arguments>(arguments),
+        Command::Top(arguments) => top::command(arguments),
         Command::Bench(args) => remora_bench::run(*args, &version::line()),
         Command::Route { file, json, ids } => with_config(file.locate(), |Loaded { mut config, .. }| {
             if let Err(problems) = listed::add(&mut config) {

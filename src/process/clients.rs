@@ -22,10 +22,15 @@ use crate::path::home::Homes;
 use crate::path::last_ends::{LastEnd, Loop};
 use crate::path::record::{KeptId, PlacementKey};
 use crate::path::relay::RelayStatus;
-use crate::worker::{Filter, List, Order};
+use crate::worker::{Filter, List, Moved, Order, Ranking};
+
+pub(crate) use crate::worker::RankedBy;
 
 /// The most connections on one page of a list.
 pub const PAGE_MAX: usize = 1_000;
+
+/// The most connections in a list of those that come first.
+pub const RANKED_MAX: usize = 100;
 
 /// The most ids that are shown as connected twice, or as reconnecting in a loop.
 const SHOWN_MAX: usize = 1_000;
@@ -142,6 +147,15 @@ pub struct Cursor {
     place: u32,
 }
 
+/// A client with what puts it in front of others.
+#[derive(Clone, Debug)]
+pub struct RankedClient {
+    /// What was moved: within the time of [`RankedBy::Rate`], or since the connection began.
+    pub moved: Moved,
+    /// The client.
+    pub client: ClientStatus,
+}
+
 /// Part of a list of clients.
 #[derive(Clone, Debug)]
 pub struct ClientPage {
@@ -246,6 +260,40 @@ impl Handle {
             clients: relays.into_iter().map(|relay| status(relay, &homes)).collect(),
             next,
         })
+    }
+
+    /// The clients that `filter` includes and that come first by this order, at most `limit` and [`RANKED_MAX`] of them. By rate, the
+    /// answer takes as long as is measured.
+    ///
+    /// # Errors
+    /// The filter names a node that is not in the cluster, or a worker has ended.
+    pub async fn ranked_clients(
+        &self,
+        filter: &ClientFilter,
+        by: RankedBy,
+        limit: usize,
+    ) -> io::Result<Vec<RankedClient>> {
+        let filter = Arc::new(self.filter(filter)?);
+        let most = limit.clamp(1, RANKED_MAX);
+        // All are asked before the first one is waited for: each measures for as long.
+        let mut answers = Vec::with_capacity(self.0.workers.len());
+        for worker in &self.0.workers {
+            let filter = Arc::clone(&filter);
+            let ranking = Ranking { filter, by, most };
+            answers.push(worker.ask(|reply| Order::Rank(ranking, reply)).await?);
+        }
+        let mut all = Vec::new();
+        for answer in answers {
+            all.extend(answer.answer().await?);
+        }
+        all.sort_by_key(|ranked| std::cmp::Reverse(ranked.rank));
+        all.truncate(most);
+        let homes = self.0.shared.homes();
+        let ranked = all.into_iter().map(|ranked| RankedClient {
+            moved: ranked.moved,
+            client: status(ranked.relay, &homes),
+        });
+        Ok(ranked.collect())
     }
 
     fn filter(&self, filter: &ClientFilter) -> io::Result<Filter> {

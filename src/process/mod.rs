@@ -4,6 +4,7 @@ mod bind_error;
 pub(crate) mod certificates;
 pub(crate) mod clients;
 mod closings;
+pub(crate) mod counts;
 pub mod drain;
 mod expiry;
 pub(crate) mod handle;
@@ -56,7 +57,11 @@ use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
 pub use certificates::CertificateStatus;
-pub use clients::{ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, Reconnecting};
+pub use clients::{
+    ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, RANKED_MAX, RankedClient,
+    Reconnecting,
+};
+pub use counts::{Counts, NodeCounts};
 pub use handle::{Handle, ListenerStatus, NodeStatus, NodeWish, Totals};
 pub use rebalance::RebalanceStatus;
 pub use requests::{NotReloaded, Reloaded, Request};

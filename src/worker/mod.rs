@@ -2,6 +2,7 @@
 //! carries out orders.
 
 mod listening;
+mod ranking;
 mod select;
 mod slices;
 mod sweep;
@@ -28,6 +29,8 @@ use crate::path::record::{KeptId, ListenerId};
 use crate::path::relay::{OrderedToEnd, Owner, RelayStatus, Relayed, RowId};
 
 use listening::ListenSockets;
+pub use ranking::{Moved, RankedBy};
+pub(crate) use ranking::{Ranked, Ranking};
 pub(crate) use select::Page;
 pub use select::{Filter, Selector};
 use slices::{CLOSES_MAX, Slices};
@@ -58,6 +61,8 @@ pub(crate) enum Order {
     Find(KeptId, oneshot::Sender<Found>),
     /// List relays, without holding up others.
     List(List, oneshot::Sender<Page>),
+    /// Find the relays that come first in an order, without holding up others.
+    Rank(Ranking, oneshot::Sender<Vec<Ranked>>),
     /// Say where each client with an id is: the hash of the id, and the place in the table.
     Hashes(oneshot::Sender<Vec<(u32, u32)>>),
     /// Say what is in these places of the table.
@@ -146,9 +151,31 @@ impl WorkerHandle {
     /// # Errors
     /// The worker has ended.
     pub(crate) async fn request<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<T> {
+        self.ask(order).await?.answer().await
+    }
+
+    /// Sends the worker an order, waiting for room in its queue, and does not wait for the answer.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub(crate) async fn ask<T>(&self, order: impl FnOnce(oneshot::Sender<T>) -> Order) -> io::Result<Asked<T>> {
         let (reply, answer) = oneshot::channel();
         self.send(order(reply)).await?;
-        answer.await.map_err(|_| has_ended())
+        Ok(Asked(answer))
+    }
+}
+
+/// An order whose answer is awaited.
+#[derive(Debug)]
+pub(crate) struct Asked<T>(oneshot::Receiver<T>);
+
+impl<T> Asked<T> {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// The worker has ended.
+    pub(crate) async fn answer(self) -> io::Result<T> {
+        self.0.await.map_err(|_| has_ended())
     }
 }
 
@@ -293,6 +320,17 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
             let path = Rc::clone(path);
             in_task(supervisor, async move {
                 let _ = reply.send(select::list(&path, &filter, place, most).await);
+            });
+        }
+        Order::Rank(ranking, mut reply) => {
+            let path = Rc::clone(path);
+            in_task(supervisor, async move {
+                let ranked = tokio::select! {
+                    ranked = ranking::rank(&path, &ranking) => ranked,
+                    // What no caller waits for is not measured to its end, since it holds a note of each relay.
+                    () = reply.closed() => return,
+                };
+                let _ = reply.send(ranked);
             });
         }
         Order::Hashes(reply) => {

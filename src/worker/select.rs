@@ -76,7 +76,7 @@ pub struct Filter {
 }
 
 impl Filter {
-    fn includes(&self, relay: RelayView<'_>, homes: &Homes, now: Seconds) -> bool {
+    pub(super) fn includes(&self, relay: RelayView<'_>, homes: &Homes, now: Seconds) -> bool {
         let record = relay.record;
         let has_prefix = || {
             let id = record.client_id().map_or(&[][..], KeptId::kept);

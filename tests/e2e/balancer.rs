@@ -353,6 +353,8 @@ impl Drop for Program {
         if !self.has_exited() {
             // No test waits for a drain by accident.
             self.signal(Signal::INT);
+            // A test that failed may have stopped it.
+            self.signal(Signal::CONT);
         }
         let status = self.child.wait().expect("a child");
         if !std::thread::panicking() && !self.may_fail {

@@ -932,6 +932,7 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<()
         "array" => value.is_array(),
         "string" => value.is_string(),
         "integer" => value.is_u64() || value.is_i64(),
+        "number" => value.is_number(),
         "boolean" => value.is_boolean(),
         "null" => value.is_null(),
         other => panic!("{at}: a type {other}"),
@@ -950,6 +951,10 @@ fn check(document: &Value, schema: &Value, value: &Value, at: &str) -> Result<()
         let of_key = known.iter().find_map(|properties| properties.get(key));
         match of_key {
             Some(schema) => check(document, schema, entry, &format!("{at}.{key}"))?,
+            // A map of one form.
+            None if schema["additionalProperties"].is_object() => {
+                check(document, &schema["additionalProperties"], entry, &format!("{at}.{key}"))?;
+            }
             // A map of anything.
             None if schema["additionalProperties"] == true => {}
             None if at.ends_with("openapi.json") => {}

@@ -1,5 +1,6 @@
 //! What the API is asked and what it answers, as JSON. The descriptions in the OpenAPI document are the comments here.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use schemars::JsonSchema;
@@ -179,6 +180,62 @@ pub struct Connection {
     pub server_name: Option<String>,
     /// The common name of its certificate, escaped.
     pub certificate_cn: Option<String>,
+}
+
+/// The clients that come first in an order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TopClients {
+    /// The order: `rate`, `bytes`, `silent`, `quiet`, `oldest` or `newest`.
+    pub by: String,
+    /// The seconds in which bytes were counted; null if they are those since each connection began.
+    pub over_seconds: Option<u64>,
+    /// The clients, the first one first.
+    pub clients: Vec<TopClient>,
+}
+
+/// A client in an order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TopClient {
+    /// Bytes from the client, in the time of the answer.
+    pub moved_from_client: u64,
+    /// Bytes from its node.
+    pub moved_from_node: u64,
+    /// Its connection.
+    pub connection: Connection,
+}
+
+/// What was counted since the process started. Two answers give rates; a number that is smaller than before is that of another process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Counters {
+    /// Connections accepted.
+    pub accepted: u64,
+    /// CONNECTs by result: `accepted`, `refused`, `unread` or `failed`.
+    pub connects: BTreeMap<String, u64>,
+    /// Ends of connections by end cause.
+    pub ends: BTreeMap<String, u64>,
+    /// The nodes, and the removed ones that still have connections.
+    pub nodes: Vec<NodeCounters>,
+}
+
+/// What was counted of a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeCounters {
+    /// Its name.
+    pub node: String,
+    /// Its share of the ring now, from 0 to 1: that of the clients whose home it is. Null if it is in the cluster no more.
+    pub ring_share: Option<f64>,
+    /// Clients that wait for their turn at it now.
+    pub waiting: usize,
+    /// CONNACKs that were read from it, by code; only codes that there were.
+    pub connacks: BTreeMap<String, u64>,
+    /// Clients that met a failure of it, by what it was.
+    pub failures: BTreeMap<String, u64>,
+    /// CONNECTs that were sent again after it, by reason.
+    pub retries: BTreeMap<String, u64>,
+    /// Bytes from clients, a second late at most.
+    pub bytes_from_clients: u64,
+    /// Bytes to clients, a second late at most.
+    pub bytes_to_clients: u64,
 }
 
 /// What is known of a client id.

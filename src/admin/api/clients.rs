@@ -78,6 +78,46 @@ struct ClientsQuery {
     limit: Option<String>,
 }
 
+/// Which clients a query is about, percent-encoded.
+#[derive(Debug, Default)]
+pub(super) struct FilterQuery {
+    pub(super) node: Option<String>,
+    pub(super) listener: Option<String>,
+    pub(super) network: Option<String>,
+    pub(super) off_home: Option<String>,
+    pub(super) prefix: Option<String>,
+    pub(super) quiet: Option<String>,
+}
+
+impl FilterQuery {
+    pub(super) fn parse(self) -> Result<ClientFilter, Refusal> {
+        let Self {
+            node,
+            listener,
+            network,
+            off_home,
+            prefix,
+            quiet,
+        } = self;
+        let off_home = match off_home.as_deref() {
+            None | Some("false") => false,
+            Some("true" | "") => true,
+            Some(_) => return Err(refused("off_home is true or false")),
+        };
+        let quiet = quiet.map(|quiet| number("quiet", &quiet)).transpose()?;
+        Ok(ClientFilter {
+            node: node.map(|node| text("node", &node)).transpose()?,
+            listener: listener.map(|listener| text("listener", &listener)).transpose()?,
+            network: network
+                .map(|network| parse_network(&text("network", &network)?))
+                .transpose()?,
+            off_home,
+            id_prefix: prefix.map_or_else(Vec::new, |prefix| unescaped(&prefix).into_vec()),
+            quiet_for: quiet.map(Duration::from_secs),
+        })
+    }
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct LoopsQuery {
@@ -95,24 +135,15 @@ pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
         cursor,
         limit,
     } = call.fields()?;
-    let off_home = match off_home.as_deref() {
-        None | Some("false") => false,
-        Some("true" | "") => true,
-        Some(_) => return Err(refused("off_home is true or false")),
-    };
-    let filter = ClientFilter {
-        node: node.map(|node| text("node", &node)).transpose()?,
-        listener: listener.map(|listener| text("listener", &listener)).transpose()?,
-        network: network
-            .map(|network| parse_network(&text("network", &network)?))
-            .transpose()?,
+    let filter = FilterQuery {
+        node,
+        listener,
+        network,
         off_home,
-        id_prefix: prefix.map_or_else(Vec::new, |prefix| unescaped(&prefix).into_vec()),
-        quiet_for: quiet
-            .map(|quiet| number("quiet", &quiet))
-            .transpose()?
-            .map(Duration::from_secs),
+        prefix,
+        quiet,
     };
+    let filter = filter.parse()?;
     let cursor = cursor.map(|cursor| number("cursor", &cursor)).transpose()?;
     let limit = limit.map_or(Ok(LIMIT_DEFAULT), |limit| number("limit", &limit))?;
     let ClientPage { clients, next } = call.handle.clients(&filter, cursor, limit).await?;
@@ -238,7 +269,7 @@ fn rebalance_of(status: RebalanceStatus) -> Rebalance {
     }
 }
 
-fn refused(error: impl Into<String>) -> Refusal {
+pub(super) fn refused(error: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, error)
 }
 
@@ -249,7 +280,7 @@ fn text(name: &str, encoded: &str) -> Result<String, Refusal> {
 }
 
 /// A number of the query, or a cursor.
-fn number<T: FromStr<Err: Display>>(name: &str, encoded: &str) -> Result<T, Refusal> {
+pub(super) fn number<T: FromStr<Err: Display>>(name: &str, encoded: &str) -> Result<T, Refusal> {
     let text = text(name, encoded)?;
     text.parse().map_err(|error| refused(format!("{name}: {error}")))
 }
@@ -270,7 +301,7 @@ fn owned(name: Arc<str>) -> String {
     name.to_string()
 }
 
-fn connection(status: ClientStatus) -> Connection {
+pub(super) fn connection(status: ClientStatus) -> Connection {
     let shown = |text: Box<str>| Escaped(text.as_bytes()).to_string();
     Connection {
         connection: status.number.to_string(),

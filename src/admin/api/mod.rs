@@ -7,6 +7,7 @@ mod access;
 pub mod answers;
 mod call;
 mod clients;
+mod counters;
 mod events;
 mod listeners;
 mod nodes;
@@ -16,6 +17,7 @@ pub(super) mod reader;
 mod route;
 mod routes;
 mod status;
+mod top_clients;
 
 use std::sync::OnceLock;
 

@@ -3,11 +3,12 @@
 use hyper::Method;
 
 use super::answers::{
-    AskClient, Certificates, Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners,
-    Node, Nodes, OpenApi, Rebalance, Reconnecting, Reloaded, Reopened, SetRebalance, SetWeight, Status,
+    AskClient, Certificates, Client, Clients, CloseNode, Closed, Configuration, Counters, DrainNode, Draining, Event,
+    Listeners, Node, Nodes, OpenApi, Rebalance, Reconnecting, Reloaded, Reopened, SetRebalance, SetWeight, Status,
+    TopClients,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
-use super::{clients, events, listeners, nodes, openapi, process, status};
+use super::{clients, counters, events, listeners, nodes, openapi, process, status, top_clients};
 use crate::admin::tokens::Scope;
 
 /// All routes.
@@ -161,6 +162,26 @@ pub(super) static ROUTES: &[Route] = &[
         body: takes::<AskClient>(),
         answer: answers::<Closed>(),
         handler: |call| Box::pin(clients::close_asked(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/top-clients",
+        scope: Scope::Read,
+        summary: "The clients that come first in an order: the busiest, the quietest, the oldest.",
+        query: top_clients::QUERY,
+        body: None,
+        answer: answers::<TopClients>(),
+        handler: |call| Box::pin(top_clients::list(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/counters",
+        scope: Scope::Read,
+        summary: "What was counted since the start of the process, in all and of each node.",
+        query: &[],
+        body: None,
+        answer: answers::<Counters>(),
+        handler: |call| Box::pin(counters::show(call)),
     },
     Route {
         method: Method::GET,

@@ -71,6 +71,18 @@ fn escape(to: &mut impl fmt::Write, character: char) -> fmt::Result {
     }
 }
 
+/// Shows text that may have been escaped already, on a terminal: spaces and backslashes are as they were.
+#[derive(Clone, Copy, Debug)]
+pub struct EscapedText<'a>(pub &'a str);
+
+impl fmt::Display for EscapedText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = String::with_capacity(self.0.len());
+        escape_text(&mut text, self.0);
+        f.write_str(&text)
+    }
+}
+
 /// Writes text that nobody has escaped yet, such as the sentence of a library, or that was escaped already: spaces and backslashes
 /// are as they were.
 pub(super) fn escape_text(to: &mut String, text: &str) {

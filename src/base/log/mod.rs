@@ -24,8 +24,8 @@ use tracing::{Event, Metadata, Subscriber};
 use file::{FileSettings, LogFile};
 use writer::{Queue, Request, Sink};
 
-pub use escaped::Escaped;
 pub(crate) use escaped::EscapedStart;
+pub use escaped::{Escaped, EscapedText};
 pub(crate) use line::timestamp;
 pub use list::List;
 pub use writer::{dropped, unwritten};

@@ -314,7 +314,7 @@ fn last(end: &End) -> String {
     format!("{} {ago} ago, after {lasted}, {node}, from {}", end.cause, end.client)
 }
 
-fn named(client_id: &str) -> &str {
+pub(in crate::cli) fn named(client_id: &str) -> &str {
     match client_id {
         "" => "-",
         client_id => client_id,
@@ -322,7 +322,7 @@ fn named(client_id: &str) -> &str {
 }
 
 /// Seconds in the two largest units.
-fn time(seconds: u64) -> String {
+pub(in crate::cli) fn time(seconds: u64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes, seconds % 60) {
         (0, 0, 0, seconds) => format!("{seconds}s"),

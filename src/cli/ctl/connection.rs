@@ -1,9 +1,11 @@
-//! The connection to a balancer's admin socket: finds it, asks, and says what failed.
+//! The connection to a balancer's admin listener: finds it, asks, and says what failed.
 
-use std::io::{self, ErrorKind};
+use std::fs;
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use clap::Args;
 use remora::admin::api::answers::Refused;
 use remora::admin::{Answer, Client, escaped};
 use serde::Serialize;
@@ -13,16 +15,41 @@ use crate::cli::locate::{FileOption, Located};
 use crate::cli::{BAD_USAGE, print_problems};
 use remora::config::{Loaded, Problems};
 
+/// Which balancer is asked, as the command line says it.
+#[derive(Args)]
+pub(in crate::cli) struct At {
+    /// The admin socket, instead of that of a configuration.
+    #[arg(long, value_name = "PATH", global = true)]
+    socket: Option<PathBuf>,
+    /// The address of an admin listener on TCP, instead of a socket.
+    #[arg(long, value_name = "HOST:PORT", global = true, conflicts_with = "socket")]
+    address: Option<String>,
+    /// The file with the token to show at --address.
+    #[arg(long, value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
+    #[command(flatten)]
+    file: FileOption,
+}
+
+/// Where a balancer can be asked.
+pub(in crate::cli) enum Place {
+    /// At one of these sockets; of the process of a configuration, if one was named.
+    Sockets(Vec<PathBuf>, Option<String>),
+    /// At an address, with a token.
+    Tcp(String, Option<String>),
+}
+
 /// A balancer that can be asked.
-pub(super) struct Connection {
+pub(in crate::cli) struct Connection {
     client: Client,
-    socket: PathBuf,
+    /// The socket or the address.
+    place: String,
     /// Whether answers are printed as they are.
     pub(super) json: bool,
 }
 
 /// Why there is nothing to print, and the exit code.
-pub(super) struct Failed {
+pub(in crate::cli) struct Failed {
     message: Message,
     code: ExitCode,
 }
@@ -34,7 +61,7 @@ enum Message {
 
 impl Failed {
     /// The balancer could not be asked, or it refused.
-    pub(super) fn refused(message: impl Into<String>) -> Self {
+    pub(in crate::cli) fn refused(message: impl Into<String>) -> Self {
         Self {
             message: Message::Text(message.into()),
             code: ExitCode::FAILURE,
@@ -42,43 +69,95 @@ impl Failed {
     }
 
     /// The command line, or the configuration that it names, cannot be used.
-    pub(super) fn bad_usage(message: impl Into<String>) -> Self {
+    pub(in crate::cli) fn bad_usage(message: impl Into<String>) -> Self {
         Self {
             message: Message::Text(message.into()),
             code: ExitCode::from(BAD_USAGE),
         }
     }
 
-    pub(super) fn report(self) -> ExitCode {
+    /// The message in one line, for a screen.
+    pub(in crate::cli) fn line(&self) -> String {
+        match &self.message {
+            Message::Text(text) => text.lines().next().unwrap_or_default().to_owned(),
+            Message::Problems(_) => "the configuration has problems".to_owned(),
+        }
+    }
+
+    pub(in crate::cli) fn report(self) -> ExitCode {
         match self.message {
-            Message::Text(text) => eprintln!("remora: {text}"),
+            // The terminal may be gone, and with it who would read this.
+            Message::Text(text) => drop(writeln!(io::stderr(), "remora: {text}")),
             Message::Problems(problems) => print_problems(&problems),
         }
         self.code
     }
 }
 
-impl Connection {
-    /// Connects to `socket`, or else to that of the process of the configuration.
-    pub(super) async fn open(socket: Option<PathBuf>, file: &FileOption, json: bool) -> Result<Self, Failed> {
-        let (paths, of) = match socket {
-            Some(path) => (vec![path], None),
-            None => configured(file)?,
-        };
-        let mut tried = Vec::new();
-        for path in &paths {
-            match Client::connect(path).await {
-                Ok(client) => {
-                    return Ok(Self {
-                        client,
-                        socket: path.clone(),
-                        json,
-                    });
-                }
-                Err(error) => tried.push((path, error)),
+impl At {
+    /// Finds out where to ask. Nothing is asked yet.
+    pub(in crate::cli) fn place(self) -> Result<Place, Failed> {
+        let Self {
+            socket,
+            address,
+            token_file,
+            file,
+        } = self;
+        match (socket, address, token_file) {
+            (_, None, Some(_)) => Err(Failed::bad_usage(
+                "--token-file is for --address; a socket asks for no token",
+            )),
+            (Some(path), ..) => Ok(Place::Sockets(vec![path], None)),
+            (None, Some(address), token_file) => {
+                let token = token_file.map(|path| token(&path)).transpose()?;
+                Ok(Place::Tcp(address, token))
             }
+            (None, None, None) => configured(&file),
         }
-        Err(Failed::refused(no_process(&tried, of.as_deref())))
+    }
+}
+
+impl Place {
+    /// Connects to the balancer.
+    pub(in crate::cli) async fn connect(&self) -> Result<Connection, Failed> {
+        let connection = |client, place| Connection {
+            client,
+            place,
+            json: false,
+        };
+        match self {
+            Self::Sockets(paths, of) => {
+                let mut tried = Vec::new();
+                for path in paths {
+                    match Client::connect(path).await {
+                        Ok(client) => return Ok(connection(client, path.display().to_string())),
+                        Err(error) => tried.push((path, error)),
+                    }
+                }
+                Err(Failed::refused(no_process(&tried, of.as_deref())))
+            }
+            Self::Tcp(address, token) => match Client::connect_tcp(address, token.as_deref()).await {
+                Ok(client) => Ok(connection(client, address.clone())),
+                Err(error) => Err(Failed::refused(format!("no answer at {address}: {error}"))),
+            },
+        }
+    }
+}
+
+/// The token in a file, without the line end behind it.
+fn token(path: &Path) -> Result<String, Failed> {
+    let text = fs::read_to_string(path);
+    let text = text.map_err(|error| Failed::bad_usage(format!("--token-file {}: {error}", path.display())))?;
+    Ok(text.trim_end().to_owned())
+}
+
+impl Connection {
+    /// Connects to the balancer that the command line names.
+    pub(super) async fn open(at: At, json: bool) -> Result<Self, Failed> {
+        Ok(Self {
+            json,
+            ..at.place()?.connect().await?
+        })
     }
 
     /// Asks for `target`, and returns the answer as `text` says it, or as JSON.
@@ -130,7 +209,7 @@ impl Connection {
     }
 
     /// Asks, and reads the answer.
-    pub(super) async fn ask<T: DeserializeOwned>(
+    pub(in crate::cli) async fn ask<T: DeserializeOwned>(
         &mut self,
         is_change: bool,
         target: &str,
@@ -142,25 +221,21 @@ impl Connection {
             return Err(self.refused(&answer));
         }
         serde_json::from_slice(&answer.body).map_err(|error| {
-            let socket = self.socket.display();
-            let message = format!("{socket} was asked for {target}: the answer of another version? {error}");
+            let place = &self.place;
+            let message = format!("{place} was asked for {target}: the answer of another version? {error}");
             Failed::refused(message)
         })
     }
 
     fn no_answer(&self, target: &str, error: &io::Error) -> Failed {
-        let socket = self.socket.display();
-        Failed::refused(format!("{socket} was asked for {target}: no answer: {error}"))
+        let place = &self.place;
+        Failed::refused(format!("{place} was asked for {target}: no answer: {error}"))
     }
 
     fn refused(&self, answer: &Answer) -> Failed {
         let refused: Option<Refused> = serde_json::from_slice(&answer.body).ok();
         let Some(refused) = refused else {
-            return Failed::refused(format!(
-                "{} answered with status {}",
-                self.socket.display(),
-                answer.status
-            ));
+            return Failed::refused(format!("{} answered with status {}", self.place, answer.status));
         };
         if self.json {
             // For the scripts that asked; the error is printed beside it.
@@ -173,13 +248,13 @@ impl Connection {
 }
 
 /// Where the process of a configuration may have its socket, and what names the configuration.
-fn configured(file: &FileOption) -> Result<(Vec<PathBuf>, Option<String>), Failed> {
+fn configured(file: &FileOption) -> Result<Place, Failed> {
     let located = match file.locate() {
         Ok(located) => located,
         Err(none) => return Err(Failed::bad_usage(format!("{none}; name the socket with --socket PATH"))),
     };
     let Located::File(path, _) = &located else {
-        let message = "ctl knows a process by its file: give it the file instead of standard input, or --socket PATH";
+        let message = "a process is known by its file: give the file instead of standard input, or --socket PATH";
         return Err(Failed::bad_usage(message));
     };
     let Loaded { config, .. } = located.load().map_err(|problems| Failed {
@@ -191,7 +266,7 @@ fn configured(file: &FileOption) -> Result<(Vec<PathBuf>, Option<String>), Faile
         let message = format!("{} has no admin socket (admin.enabled = false)", path.display());
         return Err(Failed::refused(message));
     }
-    Ok((paths, Some(path.display().to_string())))
+    Ok(Place::Sockets(paths, Some(path.display().to_string())))
 }
 
 /// What is said where no process answers.
@@ -223,7 +298,7 @@ fn why(path: &Path, error: &io::Error) -> String {
 }
 
 /// Bytes as a part of a path or of a query.
-pub(super) fn encoded(bytes: &[u8]) -> String {
+pub(in crate::cli) fn encoded(bytes: &[u8]) -> String {
     escaped(bytes)
         .replace('/', "%2F")
         .replace('?', "%3F")

@@ -2,35 +2,30 @@
 //!
 //! One file per group of commands. A command says what it asks, and how the answer reads as text.
 
-mod clients;
-mod connection;
+pub(super) mod clients;
+pub(super) mod connection;
 mod events;
-mod nodes;
+pub(super) mod nodes;
 mod process;
 mod status;
 
 use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use remora::admin::api::answers::{CloseNode, DrainNode, Nodes, SetWeight};
 use serde::Serialize;
 
-use super::locate::FileOption;
 use super::print;
-use connection::{Connection, Failed};
+use connection::{At, Connection, Failed};
 
 /// Where the balancer is, and what is asked.
 #[derive(Args)]
 pub(super) struct Arguments {
-    /// The admin socket, instead of that of a configuration.
-    #[arg(long, value_name = "PATH", global = true)]
-    socket: Option<PathBuf>,
     #[command(flatten)]
-    file: FileOption,
+    at: At,
     /// Print the answer as JSON.
     #[arg(long, global = true)]
     json: bool,
@@ -146,13 +141,8 @@ pub(super) fn command(arguments: Arguments) -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<String, Failed> {
-    let Arguments {
-        socket,
-        file,
-        json,
-        command,
-    } = arguments;
-    let mut connection = Connection::open(socket, &file, json).await?;
+    let Arguments { at, json, command } = arguments;
+    let mut connection = Connection::open(at, json).await?;
     match command {
         Command::Status => connection.get("/api/v1/status", status::text).await,
         Command::Nodes { node: None } => connection.get("/api/v1/nodes", nodes::list).await,

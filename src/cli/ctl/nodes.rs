@@ -86,7 +86,7 @@ fn row(node: &Node) -> Vec<String> {
 }
 
 /// What the sources say that is not fine.
-fn why(node: &Node) -> String {
+pub(in crate::cli) fn why(node: &Node) -> String {
     let said = node.findings.iter().filter(|finding| finding.verdict != "up");
     // What has not been asked says nothing.
     let said = said.filter(|finding| finding.verdict != "unknown" || finding.why.is_some());
@@ -107,7 +107,7 @@ fn why(node: &Node) -> String {
 }
 
 /// The states of its endpoints, in one word where they agree.
-fn state(node: &Node) -> String {
+pub(in crate::cli) fn state(node: &Node) -> String {
     if node.is_removed {
         return "removed".to_owned();
     }

@@ -23,8 +23,8 @@ const CHUNK_ROWS: usize = u64::BITS as usize;
 /// A receiver that has had no room for less than this is merely busy.
 const BLOCKED_MIN: Seconds = Seconds(10);
 
-/// Where a row is. A row that took the place of another has another generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// Where a row is. A row that took the place of another has another generation. In the order of places.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RowId {
     index: u32,
     generation: u32,
