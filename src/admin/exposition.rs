@@ -9,6 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::history::History;
 use super::node_series;
 use super::page::Page;
 use super::process::Process;
@@ -54,6 +55,8 @@ pub struct AdminState {
     pub reloads: Reloads,
     /// Whether each thread runs.
     pub heartbeats: Arc<Heartbeats>,
+    /// What was counted lately.
+    pub history: History,
 }
 
 /// Why this balancer should get no new clients.
@@ -163,6 +166,21 @@ impl Reloads {
 }
 
 impl AdminState {
+    /// Adds a sample of the counters to the history.
+    pub(crate) fn sample(&self) {
+        self.history.sample(&self.clusters.current(), &self.counters);
+    }
+
+    /// Whether the last reload has failed.
+    pub(crate) fn has_reload_failed(&self) -> bool {
+        self.reloads.last_failed.load(Ordering::Relaxed)
+    }
+
+    /// How many connections have ended this way.
+    pub(crate) fn ends(&self, cause: Ended) -> u64 {
+        self.sum(|counters| counters.ends(cause))
+    }
+
     /// Why this balancer should get no new clients; `None` if it should.
     pub(crate) fn unready(&self) -> Option<Unready> {
         if self.draining.load(Ordering::Relaxed) {

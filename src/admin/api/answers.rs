@@ -1,11 +1,16 @@
 //! What the API is asked and what it answers, as JSON. The descriptions in the OpenAPI document are the comments here.
 
+mod overview;
+
 use std::num::NonZeroU32;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::base::events::{Change, Event};
+pub use overview::{
+    Counted, EndCount, History, NodeHistory, NodeOverview, Overview, PeerNode, PeerSum, PeerView, Peers, Recent,
+};
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -195,7 +195,7 @@ pub(super) async fn stop_rebalance(call: Call) -> Result<Reply, Refusal> {
     show_rebalance(call).await
 }
 
-fn rebalance_of(status: RebalanceStatus) -> Rebalance {
+pub(super) fn rebalance_of(status: RebalanceStatus) -> Rebalance {
     let RebalanceStatus {
         node,
         rate,
@@ -244,7 +244,7 @@ fn owned(name: Arc<str>) -> String {
     name.to_string()
 }
 
-fn connection(status: ClientStatus) -> Connection {
+pub(super) fn connection(status: ClientStatus) -> Connection {
     let shown = |text: Box<str>| Escaped(text.as_bytes()).to_string();
     Connection {
         connection: status.number.to_string(),

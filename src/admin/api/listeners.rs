@@ -2,9 +2,16 @@
 
 use super::answers::{Listener, Listeners};
 use super::call::{Call, Refusal, Reply};
+use crate::process::handle::Handle;
 
 pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
-    let listeners = call.handle.listeners().into_iter().map(|status| Listener {
+    Reply::json(&Listeners {
+        listeners: listeners(&call.handle),
+    })
+}
+
+pub(super) fn listeners(handle: &Handle) -> Vec<Listener> {
+    let listeners = handle.listeners().into_iter().map(|status| Listener {
         listener: status.name,
         address: status.address.to_string(),
         kind: status.kind.name().to_owned(),
@@ -12,7 +19,5 @@ pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
         accepted: status.accepted,
         is_removed: status.removed,
     });
-    Reply::json(&Listeners {
-        listeners: listeners.collect(),
-    })
+    listeners.collect()
 }

@@ -81,6 +81,11 @@ impl Connection {
         Err(Failed::refused(no_process(&tried, of.as_deref())))
     }
 
+    /// The socket, without the connection to it.
+    pub(super) fn into_socket(self) -> PathBuf {
+        self.socket
+    }
+
     /// Asks for `target`, and returns the answer as `text` says it, or as JSON.
     pub(super) async fn get<T: Serialize + DeserializeOwned>(
         &mut self,

@@ -6,6 +6,7 @@ mod clients;
 mod connection;
 mod events;
 mod nodes;
+mod page;
 mod process;
 mod status;
 
@@ -111,6 +112,14 @@ enum Command {
     },
     /// Show the listeners.
     Listeners,
+    /// Serve the status page on a port of this machine, for a browser.
+    ///
+    /// It prints the page's address, whose token lets its bearer do everything. Over ssh: ssh -L 8080:127.0.0.1:PORT.
+    Page {
+        /// A port of 127.0.0.1. Default: a free one.
+        #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+        port: u16,
+    },
     /// Print what has changed lately.
     Events {
         /// Print what changes, until interrupted.
@@ -167,6 +176,7 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
             }
             Ok(connection.shown(&Nodes { nodes: closed }, nodes::list))
         }
+        Command::Page { port } => page::serve(&connection.into_socket(), port).await,
         Command::Listeners => connection.get("/api/v1/listeners", process::listeners).await,
         Command::Events { follow, since } => events::print(&mut connection, follow, since).await,
         Command::Config => connection.get("/api/v1/config", process::config).await,
