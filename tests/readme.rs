@@ -61,6 +61,7 @@ fn every_configuration_in_the_documentation_parses() {
         ("client-ca.pem", authority.pem()),
         ("nodes-ca.pem", authority.pem()),
         ("dashboard.token", "reads-0123456789abcdef".to_owned()),
+        ("peers.token", "reads-of-peers-0123456789abcdef".to_owned()),
         ("deploy.token", "writes-0123456789abcdef".to_owned()),
     ] {
         fs::write(files.path().join(name), text).expect("written");

@@ -10,6 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
+use super::history::History;
 use super::node_series;
 use super::page::Page;
 use super::process::Process;
@@ -63,6 +64,8 @@ pub struct AdminState {
     pub storm: AtomicBool,
     /// Whether each thread runs.
     pub heartbeats: Arc<Heartbeats>,
+    /// What was counted lately.
+    pub history: History,
 }
 
 /// Why this balancer should get no new clients.
@@ -176,6 +179,16 @@ impl Reloads {
 }
 
 impl AdminState {
+    /// Adds a sample of the counters to the history.
+    pub(crate) fn sample(&self) {
+        self.history.sample(&self.clusters.current(), &self.counters);
+    }
+
+    /// Whether the last reload has failed.
+    pub(crate) fn has_reload_failed(&self) -> bool {
+        self.reloads.last_failed.load(Ordering::Relaxed)
+    }
+
     /// Why this balancer should get no new clients; `None` if it should.
     pub(crate) fn unready(&self) -> Option<Unready> {
         if self.draining.load(Ordering::Relaxed) {

@@ -5,9 +5,12 @@
 mod accept;
 pub mod api;
 mod ask;
+mod ask_peer;
 mod body;
 mod client;
 mod exposition;
+mod forward;
+pub(crate) mod history;
 mod host;
 mod identity;
 mod node_series;
@@ -18,6 +21,7 @@ mod percent;
 mod process;
 pub(crate) mod settings;
 mod socket;
+mod status_page;
 pub(crate) mod tokens;
 
 use std::future::poll_fn;
@@ -35,6 +39,7 @@ pub use ask::{Health, health};
 pub use client::{Answer, Client};
 
 pub use exposition::{AdminState, Reloads};
+pub use forward::Forward;
 use host::Hosts;
 pub use identity::Identity;
 use pages::Pages;

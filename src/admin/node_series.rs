@@ -13,7 +13,7 @@ use super::page::Page;
 use crate::cluster::{
     CheckResult, Cluster, EndpointKind, FindingSource, NodeId, NodeLoad, NodeState, ProbeResult, Verdict,
 };
-use crate::path::counters::{BOUNDS_US, CODES, Count, Counters, Fault, NodeCounters, Retry, Step};
+use crate::path::counters::{BOUNDS_US, CODES, Count, Counters, Fault, NodeCounters, Retry, Step, code_name};
 
 /// Writes what there is to say of each node of `cluster`: states, gauges, and what `workers` have counted.
 pub(super) fn encode(page: &mut Page<'_>, cluster: &Cluster, workers: &[Arc<Counters>]) -> fmt::Result {
@@ -263,13 +263,5 @@ impl<'a> ShownNode<'a> {
             sum += more_sum;
         }
         (counts, sum)
-    }
-}
-
-/// A code as a label: decimal as in MQTT 3, hexadecimal as in MQTT 5.
-pub(super) fn code_name(code: u8) -> String {
-    match code {
-        0..0x80 => code.to_string(),
-        _ => format!("0x{code:02X}"),
     }
 }

@@ -1,4 +1,4 @@
-//! What is served at which path: three pages that are open to all, and the control API.
+//! What is served at which path: three pages that are open to all, the status page, and the control API.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::exposition::{AdminState, ProcessState, Unready};
 use super::host::Hosts;
 use super::identity::Identity;
 use super::peer::Peer;
+use super::status_page;
 
 /// How long `/readyz` waits for the nodes' answers to probes: those who ask often give up after a second.
 const PROBES_MAX: Duration = Duration::from_millis(800);
@@ -56,13 +57,14 @@ impl Pages {
         let mut response = match request.uri().path() {
             _ if !is_allowed => plain(StatusCode::MISDIRECTED_REQUEST, UNKNOWN_HOST),
             path if Api::serves(path) => self.api.answer(request, peer).await,
-            "/livez" | "/readyz" | "/metrics" if !is_read => {
+            "/" | "/livez" | "/readyz" | "/metrics" if !is_read => {
                 let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
                 response
                     .headers_mut()
                     .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
                 response
             }
+            "/" => status_page::page(&self.api.look(&request, peer).await),
             "/livez" => match self.facts.stuck() {
                 None => plain(StatusCode::OK, "alive\n"),
                 Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
@@ -78,7 +80,7 @@ impl Pages {
             "/metrics" => self.metrics(&request),
             _ => plain(
                 StatusCode::NOT_FOUND,
-                "not found; there are /livez, /readyz, /metrics and /api/v1\n",
+                "not found; there are /, /livez, /readyz, /metrics and /api/v1\n",
             ),
         };
         response

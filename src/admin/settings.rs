@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::tokens::Token;
+use super::tokens::{Secret, Token};
 
 /// The address of the admin listener if the configuration names none.
 pub const ADDRESS_DEFAULT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9883));
@@ -32,6 +32,10 @@ pub struct Settings {
     pub tokens: Vec<Token>,
     /// Host names that requests may call it by, besides IP addresses and `localhost`.
     pub hosts: Vec<String>,
+    /// Other balancers to be shown beside this one, each as `HOST:PORT` of its admin listener.
+    pub peers: Vec<String>,
+    /// What is shown to them, if they want a token.
+    pub peers_token: Option<Secret>,
     /// The file of this configuration, by an absolute path: what `remora health` knows its process by. `None` without a file.
     pub configuration: Option<PathBuf>,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use hyper::header::HeaderValue;
 use subtle::ConstantTimeEq;
 
 /// A token.
@@ -65,6 +66,15 @@ impl Secret {
     /// How many bytes it has.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// The field Authorization of one who shows it.
+    pub(super) fn bearer(&self) -> HeaderValue {
+        let field = [b"Bearer ", &*self.0].concat();
+        // It is printable, as it was when it was read.
+        let mut field = HeaderValue::from_bytes(&field).unwrap_or_else(|_| HeaderValue::from_static(""));
+        field.set_sensitive(true);
+        field
     }
 
     /// Whether a caller shows this secret.

@@ -5,6 +5,8 @@
 //! `XXH3-64(name ++ 0x00 ++ i as four bytes, little endian; seed)`, a key at `XXH3-64(key; seed)`; the key belongs to the
 //! node of the first point at or behind it, and behind the last point the ring begins again (Karger et al., 1997).
 
+use std::sync::OnceLock;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The most nodes in one cluster: what the sets that walk the ring have room for.
@@ -46,6 +48,8 @@ pub struct Ring {
     buckets: Box<[u32]>,
     /// How far a hash is shifted to give its bucket.
     bucket_shift: u32,
+    /// The shares, once they were asked for.
+    shares: OnceLock<Box<[f64]>>,
 }
 
 impl Ring {
@@ -71,6 +75,7 @@ impl Ring {
             owners: points.iter().map(|(_, owner)| *owner).collect(),
             buckets: Box::default(),
             bucket_shift: u64::BITS - buckets.trailing_zeros(),
+            shares: OnceLock::new(),
         };
         ring.buckets = (0..buckets as u64)
             .map(|bucket| {
@@ -107,6 +112,11 @@ impl Ring {
         arcs.iter()
             .map(|arc| *arc as f64 / (u128::from(u64::MAX) + 1) as f64)
             .collect()
+    }
+
+    /// The same, computed at the first call: it walks all points.
+    pub(crate) fn known_shares(&self) -> &[f64] {
+        self.shares.get_or_init(|| self.shares().into())
     }
 
     /// The first point at or behind `hash`, going round.

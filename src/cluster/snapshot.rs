@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::base::clock::Seconds;
 use crate::base::sync::Ordering;
@@ -118,6 +119,23 @@ impl Cluster {
     /// The nodes, sorted by name; the ring's choices are indices into this slice.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// A number that two balancers share if they take every client to the same home, and almost never otherwise: made of the names, the
+    /// weights, and the homes of a few keys, which tell one seed from another without showing it.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        const KEYS: u8 = 128;
+        let mut text = Vec::new();
+        for node in self.nodes.iter() {
+            text.extend_from_slice(node.name.as_bytes());
+            text.push(0);
+            text.extend_from_slice(&node.weight.to_be_bytes());
+        }
+        for key in 0..KEYS {
+            let home = self.ring.choices(self.ring.hash(&[key])).next().unwrap_or_default();
+            text.extend_from_slice(&home.to_be_bytes());
+        }
+        xxh3_64(&text)
     }
 
     /// The ring over these nodes.

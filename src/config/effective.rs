@@ -649,6 +649,8 @@ impl Page<'_> {
             socket,
             tokens,
             hosts,
+            peers,
+            peers_token: _,
             configuration: _,
         } = admin;
         self.table("admin", "[admin]");
@@ -684,6 +686,9 @@ impl Page<'_> {
             .collect();
         self.key("tokens", Toml(format!("[{}]", tokens.join(", "))), DEFAULT);
         self.key("hosts", list(hosts), DEFAULT);
+        let peers: Vec<String> = peers.iter().map(|peer| format!("http://{peer}")).collect();
+        self.key("peers", list(&peers), DEFAULT);
+        self.file("peers_token", "none (default)");
     }
 
     fn log(&mut self, log: &log::Settings) {

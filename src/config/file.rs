@@ -8,7 +8,7 @@ use super::address::{
     SourceAddress, WsPath,
 };
 use super::meant::Scheme;
-use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs};
+use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs, PeerUrl};
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, quoted, table, word, word_or};
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
@@ -275,6 +275,8 @@ table! {
         socket: SocketPath,
         tokens: List<Token>,
         hosts: List<HostName>,
+        peers: List<PeerUrl>,
+        peers_token: FilePath,
     }
 }
 

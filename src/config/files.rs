@@ -37,6 +37,7 @@ pub(super) fn named(
     for token in tokens.into_iter().flat_map(|tokens| &tokens.value) {
         named.push(token.value.file.as_set().cloned());
     }
+    named.extend(admin.as_set().map(|admin| admin.value.peers_token.as_set().cloned()));
     named.extend(
         nodes_api
             .as_set()

@@ -323,7 +323,7 @@ impl Unknown<'_, '_> {
                 self.address::<AdminAddress>("\"127.0.0.1:9883\"")
             }
             ("admin", "password" | "user" | "username" | "token" | "auth" | "api_key") => out(
-                "a token is a file of its own, named in tokens; without one, only /livez, /readyz and /metrics are served on TCP",
+                "a token is a file of its own, named in tokens; without one, only /livez, /readyz, /metrics and a page that says no more are served on TCP",
             ),
             ("log", "path" | "target" | "destination" | "to" | "file_name" | "filename")
                 if self.text().starts_with('/') =>

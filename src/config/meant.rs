@@ -25,6 +25,9 @@ impl Role {
     pub(super) const WSS: Self = Self::of_a_node(8084);
     pub(super) const API: Self = Self::of_a_node(18083);
 
+    /// Another balancer's admin listener.
+    pub(super) const PEER: Self = Self::of_a_node(9883);
+
     const fn of_this_machine(host: &'static str, port: u16) -> Self {
         Self {
             host,

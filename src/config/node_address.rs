@@ -4,7 +4,7 @@ use toml::de::DeValue;
 
 use super::address::{HostPort, is_path, split, text};
 use super::meant::{self, Role, Url, is_host_name, shown};
-use super::reader::{Leaf, Mismatch, quoted};
+use super::reader::{Leaf, Mismatch, quoted, string};
 use super::words::suggested;
 use crate::cluster;
 use crate::control::HOST_OF_FOUND;
@@ -20,6 +20,9 @@ pub(super) struct NodeWs;
 
 /// A node's HTTP API: `http://HOST:PORT`, or `https://` with TLS. The second part of the output is whether it uses TLS.
 pub(super) struct NodeApiUrl;
+
+/// The admin listener of another balancer: `http://HOST:PORT`. The output is the host and the port.
+pub(super) struct PeerUrl;
 
 /// What stands for the host of each node that is found.
 pub(super) const HOST_PLACE: &str = "{host}";
@@ -167,6 +170,34 @@ impl Leaf for NodeApiUrl {
                     shown(written)
                 ),
                 format!("write {}", suggested(&whole(meant::address(url.host, Role::API)))),
+            )),
+        }
+    }
+}
+
+impl Leaf for PeerUrl {
+    type Output = String;
+
+    fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
+        let written = string(value, "a URL", "a string such as \"http://10.0.0.6:9883\"")?;
+        let url = Url::of(written);
+        let whole = |address: String| format!("http://{address}");
+        match (url.scheme, url.path) {
+            (Some("http"), "" | "/") if !written.contains('@') => {
+                match of_node(url.host, written, whole, Role::PEER)? {
+                    cluster::NodeAddress::Host(host, _) if host == HOST_OF_FOUND => Err(Mismatch::new(
+                        format!("{} has no host", shown(written)),
+                        "write the host of the other balancer's admin listener",
+                    )),
+                    _ => Ok(url.host.to_owned()),
+                }
+            }
+            _ => Err(Mismatch::new(
+                format!(
+                    "{} is not the URL of an admin listener: http://, host and port",
+                    shown(written)
+                ),
+                format!("write {}", suggested(&whole(meant::address(url.host, Role::PEER)))),
             )),
         }
     }

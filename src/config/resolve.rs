@@ -490,7 +490,10 @@ fn admin_settings(written: file::Admin, base: &Path, problems: &mut Vec<Problem>
         socket,
         tokens,
         hosts,
+        peers,
+        peers_token,
     } = written;
+    let peers = tokens::peers(peers, problems);
     let socket = match socket.value() {
         Some(path) => {
             let path = base.join(path);
@@ -508,6 +511,8 @@ fn admin_settings(written: file::Admin, base: &Path, problems: &mut Vec<Problem>
         socket,
         tokens: tokens::resolve(tokens, base, problems),
         hosts: values(hosts),
+        peers,
+        peers_token: tokens::read(peers_token, base, problems).map(|(_, secret)| secret),
         // Known only to the caller that opened the file.
         configuration: None,
     }

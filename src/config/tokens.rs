@@ -85,8 +85,27 @@ pub(super) fn resolve(
     all
 }
 
+/// The most peers: each is asked whenever a page looks.
+const PEERS_MAX: usize = 16;
+
+/// The other balancers.
+pub(super) fn peers(written: Field<Vec<Spanned<String>>>, problems: &mut Vec<Problem>) -> Vec<String> {
+    let written = written.or_default();
+    note_repeats(
+        written.iter().map(|peer| (&peer.value, &peer.place)),
+        |peer| format!("http://{peer} is there twice"),
+        "name each balancer once",
+        problems,
+    );
+    if let Some(beyond) = written.get(PEERS_MAX) {
+        let message = format!("there are {} peers, and {PEERS_MAX} can be asked", written.len());
+        problems.push(beyond.place.problem(message).hint(format!("leave {PEERS_MAX} of them")));
+    }
+    written.into_iter().map(|peer| peer.value).collect()
+}
+
 /// Reads the file of a token.
-fn read(file: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<(Place, Secret)> {
+pub(super) fn read(file: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<(Place, Secret)> {
     let written = file.as_set()?.clone();
     let (place, bytes) = tls::bytes(file, base, problems)?;
     let shown = quoted(&written.value);

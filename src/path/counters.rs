@@ -165,6 +165,14 @@ pub(crate) const CODES: [u8; 18] = [
     0, 1, 2, 3, 4, 5, 0x80, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x97, 0x9C, 0x9D, 0x9F,
 ];
 
+/// A code as a label: decimal as in MQTT 3, hexadecimal as in MQTT 5.
+pub(crate) fn code_name(code: u8) -> String {
+    match code {
+        0..0x80 => code.to_string(),
+        _ => format!("0x{code:02X}"),
+    }
+}
+
 /// What one worker counts of one node: less than a KiB.
 #[derive(Debug, Default)]
 pub struct NodeCounters {

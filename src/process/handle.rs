@@ -166,6 +166,11 @@ impl Handle {
         self.0.config.load().admin.clone()
     }
 
+    /// What the admin listener shows of this balancer.
+    pub(crate) fn admin_state(&self) -> &AdminState {
+        &self.0.state
+    }
+
     /// The path of the admin listener's unix socket, if there is one.
     pub fn admin_socket(&self) -> Option<&Path> {
         self.0.socket.as_deref()

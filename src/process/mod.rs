@@ -31,7 +31,9 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, oneshot, watch};
 use tokio::task::LocalSet;
+use tokio::time::Instant;
 
+use crate::admin::history;
 use crate::admin::{self, AdminState, Api, BindFailed, Reloads};
 use crate::base::heartbeat::{self, Heartbeat, Heartbeats};
 use crate::base::supervise::{Supervisor, Task};
@@ -163,6 +165,7 @@ pub fn start_with(config: Config, prepare: impl AsyncFnOnce(&Handle)) -> io::Res
         nodes_tls: Arc::clone(&shared.nodes_tls),
         storm: AtomicBool::new(false),
         heartbeats: Arc::new(Heartbeats::new(thread_names(count), config.watchdog.stuck_after)),
+        history: history::History::default(),
     });
     let heartbeats = Arc::clone(&state.heartbeats);
     let of_thread = |number: usize| Arc::clone(&heartbeats.threads()[number]);
@@ -310,6 +313,7 @@ impl ControlThread {
                 // Sockets of probes stay on this thread.
                 LocalSet::new().block_on(&runtime, async {
                     tokio::spawn(once_a_second(heartbeat, Arc::clone(&state)));
+                    tokio::spawn(take_samples(Arc::clone(&state)));
                     let admin = admin::serve(admin_listener, state, api);
                     tokio::spawn(supervisor.clone().guard(Task::Admin, admin));
                     control.resolve_at_start().await;
@@ -361,6 +365,16 @@ async fn once_a_second(heartbeat: Arc<Heartbeat>, state: Arc<AdminState>) {
         storm.check(sample, events);
         state.storm.store(storm.is_going(), Ordering::Relaxed);
         heartbeat.beat();
+    }
+}
+
+/// Takes samples of the counters, forever.
+async fn take_samples(state: Arc<AdminState>) {
+    let first = Instant::now() + history::INTERVAL;
+    let mut intervals = tokio::time::interval_at(first, history::INTERVAL);
+    loop {
+        intervals.tick().await;
+        state.sample();
     }
 }
 

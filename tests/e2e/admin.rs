@@ -53,7 +53,7 @@ fn livez_readyz_and_metrics_answer_get_and_head_and_nothing_else_is_there() {
             assert!(refused.head.contains("allow: get, head"), "{}", refused.head);
         }
     }
-    for path in ["/", "/metrics/", "/livez2", "/../livez", "/metrics%00"] {
+    for path in ["//", "/index.html", "/metrics/", "/livez2", "/../livez", "/metrics%00"] {
         assert_eq!(get(admin, path).status, 404, "{path}");
     }
     assert_eq!(ask(admin, "GET", "/livez?verbose", "").status, 200);

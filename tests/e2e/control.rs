@@ -262,7 +262,7 @@ fn get_status(program: &Program, path: &str) -> u16 {
 }
 
 /// Two tokens, one for each scope, in files of this folder.
-fn tokens(folder: &TempDir) -> String {
+pub(crate) fn tokens(folder: &TempDir) -> String {
     let file = |name: &str, secret: &str| {
         let path = folder.path().join(name);
         fs::write(&path, format!("{secret}\n")).expect("written");
@@ -277,8 +277,8 @@ fn tokens(folder: &TempDir) -> String {
     )
 }
 
-const READER: &str = "reads-0123456789abcdef";
-const WRITER: &str = "writes-0123456789abcdef";
+pub(crate) const READER: &str = "reads-0123456789abcdef";
+pub(crate) const WRITER: &str = "writes-0123456789abcdef";
 
 /// The cases of a hostile or mistaken caller on TCP, each with the answer.
 #[test]

@@ -49,6 +49,7 @@ mod room;
 mod service;
 mod signals;
 mod slow;
+mod status_page;
 mod strangers;
 mod tls;
 mod tls_nodes;

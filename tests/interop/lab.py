@@ -9,6 +9,7 @@ from brokers import Door, EjabberdCluster, Mosquitto, RabbitMQ
 from certificates import Authority
 from clients import MosquittoSub, MqttJs, Paho
 from packets import Socket, connect
+from pages import Browser
 from process import Process
 
 
@@ -83,6 +84,12 @@ class Lab(contextlib.ExitStack):
         tab = Tab(port, self.folder, client_id, trusted_key, subscribes, **options)
         self.callback(tab.close)
         return tab
+
+    def browser(self):
+        """A Chromium for status pages."""
+        browser = Browser(self.folder)
+        self.callback(browser.close)
+        return browser
 
     def paho(self, client_id, version, user_name=None, persistent=True, transport="tcp", returns=False):
         client = Paho(client_id, version, user_name, persistent, transport, returns)

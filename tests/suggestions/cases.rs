@@ -483,6 +483,14 @@ const TABLES: Cases = &[
         "[admin]\nhosts = [\"http://lb.example.com:9883/\"]",
         &["hosts = [\"lb.example.com\"]"],
     ),
+    (
+        "[admin]\npeers = [\"10.0.0.6:9883\"]",
+        &["peers = [\"http://10.0.0.6:9883\"]"],
+    ),
+    (
+        "[admin]\npeers = [\"https://lb2.example.com\"]",
+        &["peers = [\"http://lb2.example.com:9883\"]"],
+    ),
     ("[admin]\nhosts = [\"\"]", &["hosts = [\"remora.example.com\"]"]),
     (
         "[log]\npath = \"/var/log/remora.log\"",

@@ -15,6 +15,11 @@ pub(super) struct Caller {
 }
 
 impl Caller {
+    /// What it may do.
+    pub(super) fn scope(&self) -> Scope {
+        self.scope
+    }
+
     /// Who it is, if it may do this.
     pub(super) fn may(self, wanted: Scope) -> Result<By, Refusal> {
         if self.scope < wanted {

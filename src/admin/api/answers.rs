@@ -1,5 +1,7 @@
 //! What the API is asked and what it answers, as JSON. The descriptions in the OpenAPI document are the comments here.
 
+mod overview;
+
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
@@ -8,6 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::base::events::{Change, Event};
 use crate::cluster::{WEIGHT_MAX, WEIGHT_MIN};
+pub use overview::{
+    Counted, EndCount, History, NodeHistory, NodeOverview, Overview, PeerNode, PeerSum, PeerView, Peers, Recent,
+};
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

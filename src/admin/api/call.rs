@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::answers;
+use super::asked::Asked;
 use super::reader::Reader;
 use crate::admin::body::Body;
 use crate::admin::peer::By;
@@ -30,6 +31,10 @@ pub(super) struct Call {
     pub(super) body: Bytes,
     /// Who asks.
     pub(super) by: By,
+    /// Whether it may change something.
+    pub(super) may_change: bool,
+    /// What the peers have answered.
+    pub(super) asked: Arc<Asked>,
 }
 
 /// What a handler returns.

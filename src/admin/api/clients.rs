@@ -252,7 +252,7 @@ pub(super) async fn stop_rebalance(call: Call) -> Result<Reply, Refusal> {
     show_rebalance(call).await
 }
 
-fn rebalance_of(status: RebalanceStatus) -> Rebalance {
+pub(super) fn rebalance_of(status: RebalanceStatus) -> Rebalance {
     let RebalanceStatus {
         node,
         rate,

@@ -5,9 +5,16 @@ use std::time::SystemTime;
 use super::answers::{Certificate, Certificates, Listener, Listeners};
 use super::call::{Call, Refusal, Reply};
 use crate::base::log;
+use crate::process::handle::Handle;
 
 pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
-    let listeners = call.handle.listeners().into_iter().map(|status| Listener {
+    Reply::json(&Listeners {
+        listeners: listeners(&call.handle),
+    })
+}
+
+pub(super) fn listeners(handle: &Handle) -> Vec<Listener> {
+    let listeners = handle.listeners().into_iter().map(|status| Listener {
         listener: status.name,
         address: status.address.to_string(),
         kind: status.kind.name().to_owned(),
@@ -15,9 +22,7 @@ pub(super) async fn list(call: Call) -> Result<Reply, Refusal> {
         accepted: status.accepted,
         is_removed: status.removed,
     });
-    Reply::json(&Listeners {
-        listeners: listeners.collect(),
-    })
+    listeners.collect()
 }
 
 pub(super) async fn certificates(call: Call) -> Result<Reply, Refusal> {

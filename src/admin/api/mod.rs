@@ -5,13 +5,17 @@
 
 mod access;
 pub mod answers;
+mod asked;
 mod call;
 mod clients;
 mod counters;
 mod events;
+mod judgement;
 mod listeners;
 mod nodes;
 mod openapi;
+mod overview;
+mod peers;
 mod process;
 pub(super) mod reader;
 mod route;
@@ -19,7 +23,7 @@ mod routes;
 mod status;
 mod top_clients;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use http_body_util::{BodyExt, Collected, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
@@ -28,8 +32,12 @@ use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, whole};
 use super::peer::Peer;
-use crate::process::handle::Handle;
+use super::tokens::Scope;
+use crate::process::clients::ClientFilter;
+use crate::process::handle::{Handle, NodeStatus};
 
+use answers::{Connection, Event, Overview};
+use asked::Asked;
 use call::{Call, Refusal, Reply};
 use route::Route;
 use routes::Found;
@@ -42,6 +50,8 @@ const BODY_MAX: usize = 256 * 1024;
 pub struct Api {
     /// Set once the process has started: the admin listener answers before, while host names are looked up.
     handle: OnceLock<Handle>,
+    /// What the peers have answered.
+    asked: Arc<Asked>,
 }
 
 impl Api {
@@ -54,6 +64,42 @@ impl Api {
     /// Whether a path belongs to the API.
     pub(super) fn serves(path: &str) -> bool {
         path == "/api" || path.starts_with("/api/")
+    }
+
+    /// What a caller may see at a first look: everything that the API would tell it, or only what `/metrics` says to all.
+    pub(super) async fn look(&self, request: &Request<Incoming>, peer: &Peer) -> Look {
+        /// As much as fits on a page that is looked at once.
+        const CLIENTS: usize = 50;
+        const EVENTS: usize = 20;
+        // The page that others than the caller may get to see.
+        let wanted = request.uri().query();
+        if wanted == Some("closed") {
+            return Look::Closed;
+        }
+        let Some(handle) = self.handle.get() else {
+            return Look::Starting;
+        };
+        let caller = access::caller(peer, request.headers(), &handle.admin_settings().tokens);
+        let (Ok(caller), false) = (caller, wanted == Some("open")) else {
+            let nodes = handle.nodes();
+            let (is_fine, sentence) = overview::judgement(handle, &nodes, false);
+            let node = |node: &NodeStatus| (node.name.to_string(), overview::word(node), node.connections);
+            return Look::Open {
+                is_fine,
+                sentence,
+                nodes: nodes.iter().map(node).collect(),
+            };
+        };
+        let events = handle.events();
+        let first = events.oldest().max((events.newest() + 1).saturating_sub(EVENTS as u64));
+        // A worker that has ended has no clients.
+        let listed = handle.clients(&ClientFilter::default(), None, CLIENTS).await;
+        let listed = listed.map(|page| page.clients).unwrap_or_default();
+        Look::Whole(Box::new(WholeLook {
+            overview: overview::overview(handle, caller.scope() == Scope::Write),
+            clients: listed.into_iter().map(clients::connection).collect(),
+            events: events.from(first).unwrap_or_default(),
+        }))
     }
 
     pub(super) async fn answer(&self, request: Request<Incoming>, peer: &Peer) -> Response<Body> {
@@ -99,6 +145,7 @@ impl Api {
                 return Err(Refusal::new(StatusCode::NOT_FOUND, error));
             }
         };
+        let may_change = caller.scope() == Scope::Write;
         let by = caller.may(route.scope)?;
         let query = request.uri().query().unwrap_or_default().to_owned();
         let body = match *request.method() {
@@ -112,9 +159,38 @@ impl Api {
             query,
             body,
             by,
+            may_change,
+            asked: Arc::clone(&self.asked),
         })
         .await
     }
+}
+
+/// A first look at the process.
+#[derive(Debug)]
+pub(super) enum Look {
+    /// Nothing is said.
+    Closed,
+    /// It has not started yet.
+    Starting,
+    /// What `/metrics` says as well.
+    Open {
+        is_fine: bool,
+        sentence: String,
+        /// The name of each node, its state, and its connections.
+        nodes: Vec<(String, &'static str, usize)>,
+    },
+    Whole(Box<WholeLook>),
+}
+
+/// What the API says.
+#[derive(Debug)]
+pub(super) struct WholeLook {
+    pub(super) overview: Overview,
+    /// The first clients of the list.
+    pub(super) clients: Vec<Connection>,
+    /// The newest events, the newest last.
+    pub(super) events: Vec<Event>,
 }
 
 const JSON: &str = "application/json";

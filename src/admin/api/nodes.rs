@@ -77,7 +77,7 @@ fn finding(finding: &cluster::Finding) -> Finding {
     }
 }
 
-fn node(status: NodeStatus) -> Node {
+pub(super) fn node(status: NodeStatus) -> Node {
     let endpoint = |(kind, state): &(EndpointKind, NodeState)| Endpoint {
         endpoint: kind.name().to_owned(),
         state: state.name().to_owned(),

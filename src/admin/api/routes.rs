@@ -4,11 +4,11 @@ use hyper::Method;
 
 use super::answers::{
     AskClient, Certificates, Client, Clients, CloseNode, Closed, Configuration, Counters, DrainNode, Draining, Event,
-    Listeners, Node, Nodes, OpenApi, Rebalance, Reconnecting, Reloaded, Reopened, SetRebalance, SetWeight, Status,
-    TopClients,
+    History, Listeners, Node, Nodes, OpenApi, Overview, Peers, Rebalance, Reconnecting, Reloaded, Reopened,
+    SetRebalance, SetWeight, Status, TopClients,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
-use super::{clients, counters, events, listeners, nodes, openapi, process, status, top_clients};
+use super::{clients, counters, events, listeners, nodes, openapi, overview, peers, process, status, top_clients};
 use crate::admin::tokens::Scope;
 
 /// All routes.
@@ -22,6 +22,40 @@ pub(super) static ROUTES: &[Route] = &[
         body: None,
         answer: answers::<Status>(),
         handler: |call| Box::pin(status::show(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/overview",
+        scope: Scope::Read,
+        summary: "All of the process at one look: whether it is fine and why, and what was counted of each node.",
+        query: &[],
+        body: None,
+        answer: answers::<Overview>(),
+        handler: |call| Box::pin(overview::show(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/history",
+        scope: Scope::Read,
+        summary: "The last ten minutes of each node, in steps of five seconds.",
+        query: &[(
+            "since",
+            of::<u64>(),
+            "Only what is newer than the sample with this number.",
+        )],
+        body: None,
+        answer: answers::<History>(),
+        handler: |call| Box::pin(overview::history(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/peers",
+        scope: Scope::Read,
+        summary: "The other balancers that are configured: their connections, and in what they do not agree with this one.",
+        query: &[],
+        body: None,
+        answer: answers::<Peers>(),
+        handler: |call| Box::pin(peers::show(call)),
     },
     Route {
         method: Method::GET,

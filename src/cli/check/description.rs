@@ -417,6 +417,8 @@ fn admin_text(admin: &admin::Settings) -> String {
         socket: _,
         tokens,
         hosts,
+        peers,
+        peers_token: _,
         configuration: _,
     } = admin;
     let also = match &hosts[..] {
@@ -427,6 +429,11 @@ fn admin_text(admin: &admin::Settings) -> String {
     let api = match &names[..] {
         [] => "; no token, so the control API is on the socket only".to_owned(),
         names => format!("; the control API for the tokens {}", names.join(", ")),
+    };
+    let peers: Vec<String> = peers.iter().map(|peer| format!("http://{peer}")).collect();
+    let api = match &peers[..] {
+        [] => api,
+        peers => format!("{api}; shown beside {}", peers.join(", ")),
     };
     match address {
         admin::Address::Default => format!("http://{}, if that is free{also}{api}", admin::ADDRESS_DEFAULT),

@@ -44,6 +44,8 @@ pub(in crate::cli) struct Connection {
     client: Client,
     /// The socket or the address.
     place: String,
+    /// The socket, if it is one.
+    socket: Option<PathBuf>,
     /// Whether answers are printed as they are.
     pub(super) json: bool,
 }
@@ -120,9 +122,10 @@ impl At {
 impl Place {
     /// Connects to the balancer.
     pub(in crate::cli) async fn connect(&self) -> Result<Connection, Failed> {
-        let connection = |client, place| Connection {
+        let connection = |client, place, socket| Connection {
             client,
             place,
+            socket,
             json: false,
         };
         match self {
@@ -130,14 +133,14 @@ impl Place {
                 let mut tried = Vec::new();
                 for path in paths {
                     match Client::connect(path).await {
-                        Ok(client) => return Ok(connection(client, path.display().to_string())),
+                        Ok(client) => return Ok(connection(client, path.display().to_string(), Some(path.clone()))),
                         Err(error) => tried.push((path, error)),
                     }
                 }
                 Err(Failed::refused(no_process(&tried, of.as_deref())))
             }
             Self::Tcp(address, token) => match Client::connect_tcp(address, token.as_deref()).await {
-                Ok(client) => Ok(connection(client, address.clone())),
+                Ok(client) => Ok(connection(client, address.clone(), None)),
                 Err(error) => Err(Failed::refused(format!("no answer at {address}: {error}"))),
             },
         }
@@ -157,6 +160,16 @@ impl Connection {
         Ok(Self {
             json,
             ..at.place()?.connect().await?
+        })
+    }
+
+    /// The socket, without the connection to it.
+    pub(super) fn into_socket(self) -> Result<PathBuf, Failed> {
+        let place = self.place;
+        self.socket.ok_or_else(|| {
+            Failed::bad_usage(format!(
+                "page is for a socket; the page of a balancer on TCP is at http://{place}/"
+            ))
         })
     }
 

@@ -6,6 +6,7 @@ pub(super) mod clients;
 pub(super) mod connection;
 mod events;
 pub(super) mod nodes;
+mod page;
 mod process;
 mod status;
 
@@ -108,6 +109,14 @@ enum Command {
     DrainProcess,
     /// Show the listeners.
     Listeners,
+    /// Serve the status page on a port of this machine, for a browser.
+    ///
+    /// It prints the page's address, whose token lets its bearer do everything. Over ssh: ssh -L 8080:127.0.0.1:PORT.
+    Page {
+        /// A port of 127.0.0.1. Default: a free one.
+        #[arg(long, value_name = "PORT", default_value_t = 0, hide_default_value = true)]
+        port: u16,
+    },
     /// Print what has changed lately.
     Events {
         /// Print what changes, until interrupted.
@@ -164,6 +173,7 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
             Ok(connection.shown(&Nodes { nodes: closed }, nodes::list))
         }
         Command::DrainProcess => connection.post("/api/v1/drain", None, process::draining).await,
+        Command::Page { port } => page::serve(&connection.into_socket()?, port).await,
         Command::Listeners => connection.get("/api/v1/listeners", process::listeners).await,
         Command::Events { follow, since } => events::print(&mut connection, follow, since).await,
         Command::Certificates => connection.get("/api/v1/certificates", process::certificates).await,
