@@ -30,6 +30,8 @@ pub mod cluster;
 #[doc(hidden)]
 pub mod control;
 #[doc(hidden)]
+pub mod doctor;
+#[doc(hidden)]
 pub mod identity;
 #[doc(hidden)]
 pub mod mqtt;

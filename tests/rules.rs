@@ -46,6 +46,14 @@ const ROOMS: &[(&str, &[&str])] = &[
         "control",
         &["base", "net", "mqtt", "cluster", "proxy_protocol", "identity"],
     ),
+    // Beside control, which it can do without: it looks at nodes as a client would.
+    (
+        "doctor",
+        &["base", "net", "mqtt", "cluster", "proxy_protocol", "identity"],
+    ),
+    // What decides does no I/O.
+    ("doctor::finding", &[]),
+    ("doctor::matrix", &[]),
     ("worker", &["base", "net", "path", "cluster"]),
     (
         "admin",
