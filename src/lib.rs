@@ -54,7 +54,7 @@ pub mod serve {
     pub use crate::process::{
         BindError, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, Handle, ListenerStatus,
         NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals,
-        probe, start,
+        examine, probe, start,
     };
     pub use crate::worker::Selector;
 }

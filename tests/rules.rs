@@ -83,6 +83,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "path",
             "control",
             "admin",
+            "doctor",
             "process::drain",
             "cluster",
             "proxy_protocol",
@@ -92,7 +93,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "process",
         &[
-            "base", "net", "path", "control", "worker", "admin", "config", "cluster", "identity",
+            "base", "net", "path", "control", "worker", "admin", "config", "cluster", "identity", "doctor",
         ],
     ),
 ];

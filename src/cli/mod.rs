@@ -3,6 +3,7 @@
 mod check;
 mod ctl;
 mod demo;
+mod doctor;
 mod health;
 mod holder;
 mod locate;
@@ -56,7 +57,7 @@ struct Arguments {
 const EXAMPLE: &str = concat!(
     "A whole configuration:\n\n",
     include_str!("../../config/minimal.toml"),
-    "\nExit codes: 0 fine, 1 failed, 64 bad usage or bad configuration."
+    "\nExit codes: 0 fine, 1 failed, 2 the doctor found something, 64 bad usage or bad configuration."
 );
 
 #[derive(Subcommand)]
@@ -107,6 +108,17 @@ enum Command {
         /// Client ids; or user names, common names or IP addresses, if the configuration's affinity key is one of these.
         #[arg(value_name = "ID", required = true)]
         ids: Vec<OsString>,
+    },
+    /// Find out why messages do not arrive: look at the set-up, send messages between all nodes, and say what to change.
+    ///
+    /// A client on each node subscribes to a private topic below `[doctor] topic`, and each publishes to it. Nothing of it stays at the
+    /// nodes, and no client notices it. Exits with 0 if nothing was found, 2 if something was, 1 if it could not look.
+    Doctor {
+        #[command(flatten)]
+        file: File,
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Try it: run three small MQTT nodes behind a balancer, until SIGTERM or SIGINT.
     ///
@@ -162,6 +174,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Config(file) => with_config(file.locate(), |Loaded { config, source }| {
             print(config::effective(&config, Some(&source)).trim_end())
         }),
+        Command::Doctor { file, json } => with_config(file.locate(), |loaded| doctor::command(&loaded, json)),
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Ctl(arguments) => ctl::command(arguments),
         Command::Bench(args) => remora_bench::run(*args, &version::line()),

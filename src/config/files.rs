@@ -7,11 +7,12 @@ use super::file;
 use super::reader::{Field, Spanned};
 use super::tls::{CertificateFiles, NodesTls};
 
-/// The files that the keys of listeners, of `[nodes_tls]`, `[nodes_api]` and `[admin]` name, by key.
+/// The files that the keys of listeners, of `[nodes_tls]`, `[nodes_api]`, `[doctor]` and `[admin]` name, by key.
 pub(super) fn named(
     listeners: &Field<Vec<Spanned<file::Listener>>>,
     nodes_tls: &Field<NodesTls>,
     nodes_api: &Field<file::NodesApi>,
+    doctor: &Field<file::Doctor>,
     admin: &Field<file::Admin>,
     base: &Path,
 ) -> BTreeMap<String, PathBuf> {
@@ -41,6 +42,7 @@ pub(super) fn named(
             .as_set()
             .map(|given| given.value.credentials.as_set().cloned()),
     );
+    named.extend(doctor.as_set().map(|given| given.value.credentials.as_set().cloned()));
     let absolute = |Spanned { value, place }| {
         let file = base.join(value);
         (place.path, path::absolute(&file).unwrap_or(file))

@@ -7,6 +7,7 @@ pub mod fault;
 pub mod finding;
 pub mod matrix;
 mod peer;
+pub mod report;
 pub mod route_check;
 pub mod settings;
 pub mod verdict;

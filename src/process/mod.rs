@@ -3,6 +3,7 @@
 mod bind_error;
 pub(crate) mod clients;
 mod closings;
+mod doctor;
 pub mod drain;
 mod expiry;
 pub(crate) mod handle;
@@ -52,6 +53,7 @@ use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
 pub use clients::{ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, Reconnecting};
+pub use doctor::examine;
 pub use handle::{Handle, ListenerStatus, NodeStatus, NodeWish, Totals};
 pub use rebalance::RebalanceStatus;
 pub use requests::{NotReloaded, Reloaded, Request};

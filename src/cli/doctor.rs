@@ -1,0 +1,47 @@
+//! `remora doctor`: examines a configuration, its nodes and the routes between them, and says what to change.
+
+use std::io;
+use std::process::ExitCode;
+
+use remora::config::Loaded;
+use remora::doctor::report::Report;
+use remora::serve;
+use tokio::runtime::Builder;
+use tokio::task::LocalSet;
+
+use super::{print, refused};
+
+/// Something was found.
+const FOUND: u8 = 2;
+
+/// Examines this configuration, and prints the report.
+pub(super) fn command(Loaded { config, .. }: &Loaded, json: bool) -> ExitCode {
+    match run(serve::examine(config)) {
+        Ok(report) => print_report(&report, json),
+        Err(error) => {
+            eprintln!("{}", refused::other(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a report; the exit code says whether something was found.
+pub(super) fn print_report(report: &Report, json: bool) -> ExitCode {
+    let text = if json { report.json() } else { report.text() };
+    if print(&text) == ExitCode::FAILURE {
+        return ExitCode::FAILURE;
+    }
+    match (report.findings.is_empty(), report.could_not_look.is_empty()) {
+        (false, _) => ExitCode::from(FOUND),
+        (true, false) => ExitCode::FAILURE,
+        (true, true) => ExitCode::SUCCESS,
+    }
+}
+
+fn run<T>(examination: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let result = LocalSet::new().block_on(&runtime, examination);
+    // A look-up that hangs in the system's resolver must not delay the exit.
+    runtime.shutdown_background();
+    Ok(result)
+}

@@ -1,0 +1,230 @@
+//! Examines a configuration and its nodes, with or without a balancer that runs it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::limits;
+use crate::cluster::{Endpoint, EndpointKind, Member, MemberEndpoint, NodeAddress};
+use crate::config::Config;
+use crate::control::ProbeProxy;
+use crate::doctor::access::{Access, NotReached, Target};
+use crate::doctor::finding::{Certainty, Code, Finding};
+use crate::doctor::report::Report;
+use crate::doctor::route_check::{Extent, drawn, route_check};
+use crate::net::descriptors;
+use crate::net::tls::NodesTls;
+
+/// How long the look-up of a host name may take.
+const LOOKUP_MAX: Duration = Duration::from_secs(5);
+
+/// Examines this configuration, its nodes and the routes between them. No balancer need run.
+///
+/// It must run in a [`tokio::task::LocalSet`].
+pub async fn examine(config: &Config) -> Report {
+    let began = Instant::now();
+    let mut report = Report::default();
+    configuration(config, &mut report);
+    capacity(config, &mut report);
+    let tls = Arc::<NodesTls>::default();
+    tls.replace(config.nodes_tls.clone());
+    let access = access(config, tls, fastrand::u32(..));
+    let looked_up = look_up_all(&config.nodes).await;
+    let drawn = drawn(config.nodes.len());
+    let mut routed = Vec::new();
+    let mut others = Vec::new();
+    for (number, (target, found)) in looked_up {
+        if let Err(error) = found {
+            report.found(name_of(&target), not_resolved(&target, &error));
+        } else if target.kind == EndpointKind::Mqtt && drawn.contains(&number) {
+            routed.push(target);
+        } else {
+            others.push(target);
+        }
+    }
+    look_at(&access, others, &mut report).await;
+    if config.control.discovery.is_some() {
+        report.could_not_look.push(
+            "nodes that [discovery] finds: a balancer that runs knows them, ask it with `remora ctl doctor`".to_owned(),
+        );
+    }
+    let routes = route_check(&access, &config.doctor, &routed, config.nodes.len(), Extent::FULL).await;
+    report.add_routes(&routes, config.doctor.slow_after);
+    report.took_ms = began.elapsed().as_millis() as u64;
+    report
+}
+
+/// How the doctor reaches nodes under this configuration.
+pub(super) fn access(config: &Config, tls: Arc<NodesTls>, instance: u32) -> Access {
+    Access {
+        dial: config.dial.clone(),
+        tls,
+        greet_timeout: config.greet.timeout,
+        names_client: config.control.probe_proxy == ProbeProxy::Proxy,
+        instance,
+        login: config.doctor.login.clone(),
+    }
+}
+
+/// What the loader warns of.
+fn configuration(config: &Config, report: &mut Report) {
+    if config.warnings.is_empty() {
+        let (listeners, nodes) = (config.listeners.len(), config.nodes.len());
+        let s = |count| if count == 1 { "" } else { "s" };
+        let seen = format!("{listeners} listener{}, {nodes} node{}", s(listeners), s(nodes));
+        report.fine("configuration", seen);
+    }
+    for warning in &config.warnings {
+        let finding = Finding {
+            code: Code::Configuration,
+            subjects: vec![warning.path.clone()],
+            looked_at: "the configuration".to_owned(),
+            found: format!("{}: {}", warning.path, warning.message),
+            certainty: Certainty::Certain,
+        };
+        report.found("configuration", finding);
+    }
+}
+
+/// Descriptors and source ports, against what the configuration allows clients.
+fn capacity(config: &Config, report: &mut Report) {
+    // As `run` does at its start.
+    descriptors::raise_limit();
+    let workers = match config.workers {
+        Some(count) => count.get(),
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    let allowed = limits::connections_allowed(workers);
+    match config.limits.connections_max.filter(|configured| *configured > allowed) {
+        Some(configured) => {
+            let finding = Finding {
+                code: Code::Descriptors,
+                subjects: vec!["limits.connections".to_owned()],
+                looked_at: "the limit of open files".to_owned(),
+                found: format!("limits.connections is {configured}, and the limit of open files allows {allowed}"),
+                certainty: Certainty::Certain,
+            };
+            report.found("descriptors", finding);
+        }
+        None => report.fine("descriptors", format!("enough for {allowed} connections")),
+    }
+    let ports = config.dial.source_ports();
+    let weights: usize = config.nodes.iter().map(|node| usize::from(node.weight)).sum();
+    let largest = config.nodes.iter().max_by_key(|node| node.weight);
+    let expected = largest.zip(config.limits.connections_max).map(|(node, connections)| {
+        let share = connections * usize::from(node.weight) / weights.max(1);
+        (node, node.connections_max.map_or(share, |most| most.min(share)))
+    });
+    match expected.filter(|(_, expected)| *expected > ports) {
+        Some((node, expected)) => {
+            let finding = Finding {
+                code: Code::SourcePorts,
+                subjects: vec![node.name.clone()],
+                looked_at: "the source ports towards a node".to_owned(),
+                found: format!(
+                    "{} is to have {expected} connections by limits.connections and its weight, and there are {ports} ports",
+                    node.name
+                ),
+                certainty: Certainty::Certain,
+            };
+            report.found("source ports", finding);
+        }
+        None => report.fine("source ports", format!("{ports} towards each node")),
+    }
+}
+
+fn name_of(target: &Target) -> String {
+    format!("{} ({})", target.node, target.kind.name())
+}
+
+fn not_resolved(target: &Target, error: &io::Error) -> Finding {
+    Finding {
+        code: Code::NotResolved,
+        subjects: vec![target.node.to_string()],
+        looked_at: format!("the address of {}", name_of(target)),
+        found: error.to_string(),
+        certainty: Certainty::Certain,
+    }
+}
+
+/// Every endpoint of every node, by the node's number, in their order; with the error where its name has no address.
+async fn look_up_all(nodes: &[Member]) -> Vec<(usize, (Target, io::Result<()>))> {
+    let mut looking = JoinSet::new();
+    let mut order = 0;
+    for (number, node) in nodes.iter().enumerate() {
+        for (kind, endpoint) in node.endpoints.iter() {
+            let (name, endpoint) = (Arc::from(&*node.name), endpoint.clone());
+            looking.spawn_local(async move { (order, number, looked_up(name, kind, endpoint).await) });
+            order += 1;
+        }
+    }
+    let mut all = Vec::new();
+    while let Some(joined) = looking.join_next().await {
+        // A panic would be a fault of ours; the endpoint is then not looked at.
+        all.extend(joined);
+    }
+    all.sort_by_key(|(order, _, _)| *order);
+    all.into_iter().map(|(_, number, found)| (number, found)).collect()
+}
+
+async fn looked_up(node: Arc<str>, kind: EndpointKind, endpoint: MemberEndpoint) -> (Target, io::Result<()>) {
+    let MemberEndpoint {
+        address,
+        path,
+        proxy_protocol,
+        tls,
+    } = endpoint;
+    let found: io::Result<Vec<SocketAddr>> = match &address {
+        NodeAddress::Socket(address) => Ok(vec![*address]),
+        NodeAddress::Host(host, port) => {
+            let lookup = tokio::net::lookup_host((host.as_str(), *port));
+            match tokio::time::timeout(LOOKUP_MAX, lookup).await {
+                Ok(found) => found.map(Iterator::collect),
+                Err(elapsed) => Err(elapsed.into()),
+            }
+        }
+    };
+    let found = match found {
+        Ok(addresses) if addresses.is_empty() => Err(io::Error::other("the name has no address")),
+        found => found,
+    };
+    let (addresses, result) = match found {
+        Ok(addresses) => (addresses, Ok(())),
+        Err(error) => (Vec::new(), Err(io::Error::other(format!("{address}: {error}")))),
+    };
+    let endpoint = Endpoint {
+        path,
+        proxy_protocol,
+        tls,
+        ..Endpoint::plain(addresses.into())
+    };
+    (Target { node, kind, endpoint }, result)
+}
+
+/// Looks at endpoints that no route check uses.
+async fn look_at(access: &Access, targets: Vec<Target>, report: &mut Report) {
+    let mut looking = JoinSet::new();
+    for (order, target) in targets.into_iter().enumerate() {
+        let access = access.clone();
+        looking.spawn_local(async move {
+            let result = access.look(&target).await;
+            (order, name_of(&target), result)
+        });
+    }
+    let mut all = Vec::new();
+    while let Some(joined) = looking.join_next().await {
+        // As above.
+        all.extend(joined);
+    }
+    all.sort_by_key(|(order, _, _)| *order);
+    for (_, what, result) in all {
+        match result {
+            Ok(()) => report.fine(what, ""),
+            Err(NotReached::Found(finding)) => report.found(what, finding),
+            Err(NotReached::CouldNotLook(why)) => report.could_not_look.push(why),
+        }
+    }
+}
