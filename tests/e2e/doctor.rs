@@ -1,0 +1,201 @@
+//! The doctor: every fault that can be planted is named, alone and beside others, and a sound cluster has none.
+
+use std::collections::BTreeSet;
+
+use remora::config;
+use remora::doctor::report::{Finding, Report};
+use remora::serve;
+use tokio::task::LocalSet;
+
+use crate::balancer::block_on;
+use crate::routing_nodes::{Fault, RoutingNodes};
+use crate::wait;
+
+/// A time that no message takes, however busy the machine is; only checks without a loss wait for less.
+const PATIENT: &str = "[doctor]\ntimeout = \"20s\"\nslow_after = \"19s\"\n";
+
+/// Messages that are lost are awaited for so long, and those of the other routes arrive meanwhile.
+const LOSSY: &str = "[timeouts]\ngreet = \"2s\"\n[doctor]\ntimeout = \"3s\"\nslow_after = \"3s\"\n";
+
+/// The nodes of a cluster: two with faults, and two without.
+const NODES: usize = 4;
+
+async fn examine(toml: &str) -> Report {
+    let config = config::parse("test.toml", toml).unwrap_or_else(|problems| panic!("{problems}"));
+    serve::examine(&config).await
+}
+
+/// Examinations of all these, at the same time.
+fn examine_all(configurations: Vec<String>) -> Vec<Report> {
+    block_on(LocalSet::new().run_until(async {
+        let examinations: Vec<_> = configurations
+            .into_iter()
+            .map(|toml| tokio::task::spawn_local(async move { examine(&toml).await }))
+            .collect();
+        let mut reports = Vec::new();
+        for examination in examinations {
+            reports.push(examination.await.expect("a report"));
+        }
+        reports
+    }))
+}
+
+fn examine_one(toml: &str) -> Report {
+    examine_all(vec![toml.to_owned()]).remove(0)
+}
+
+fn codes(report: &Report) -> BTreeSet<String> {
+    report.findings.iter().map(|finding| finding.code.clone()).collect()
+}
+
+#[track_caller]
+fn only(report: &Report, code: &str) -> Finding {
+    match &report.findings[..] {
+        [finding] if finding.code == code => finding.clone(),
+        findings => panic!("{code} is expected: {findings:#?}"),
+    }
+}
+
+/// Each fault with its code.
+const FAULTS: [(Fault, &str); 18] = [
+    (Fault::Unjoined, "R101"),
+    (Fault::OneWay, "R102"),
+    (Fault::Mute, "R103"),
+    (Fault::Lossy, "R104"),
+    (Fault::ForbidsSubscribe(0x87), "R106"),
+    (Fault::ForbidsSubscribe(0x80), "R106"),
+    (Fault::RefusesPublish(0x87), "R106"),
+    (Fault::KeepsRetainedToItself, "R107"),
+    (Fault::SharesByNode, "R108"),
+    (Fault::StallsAtSubscribe, "R109"),
+    (Fault::StallsAtConnect, "R109"),
+    (Fault::RefusesPublish(0x97), "R110"),
+    (Fault::ClosesAtPublish, "R111"),
+    (Fault::Dead, "S205"),
+    (Fault::ExpectsHeader, "S206"),
+    (Fault::ExpectsNoHeader, "S207"),
+    (Fault::Refuses(0x87), "S215"),
+    (Fault::Refuses(0x88), "S216"),
+];
+
+#[test]
+fn each_fault_is_named_with_its_node() {
+    let faults = [&FAULTS[..], &[(Fault::IsHttp, "S217")]].concat();
+    let clusters: Vec<_> = faults
+        .iter()
+        .map(|(fault, _)| RoutingNodes::of(NODES, vec![(*fault, 1)]))
+        .collect();
+    let reports = examine_all(clusters.iter().map(|cluster| cluster.toml(LOSSY)).collect());
+    for ((fault, code), report) in faults.iter().zip(&reports) {
+        assert_eq!(codes(report), BTreeSet::from([(*code).to_owned()]), "{fault:?}: {}", report.text());
+        let finding = &report.findings[0];
+        assert!(finding.subjects.contains(&"node1".to_owned()), "{fault:?}: {finding:?}");
+        let words = &finding.found;
+        assert!(words.contains("node1") || words.contains("127."), "{fault:?}: {finding:?}");
+        assert_eq!(report.could_not_look, [""; 0], "{fault:?}");
+    }
+}
+
+#[test]
+fn two_faults_are_both_named_and_no_third() {
+    /// More at once would make each other late.
+    const AT_ONCE: usize = 16;
+    let mut pairs = Vec::new();
+    for (number, one) in FAULTS.iter().enumerate() {
+        for other in &FAULTS[number + 1..] {
+            pairs.push([*one, *other]);
+        }
+    }
+    for pairs in pairs.chunks(AT_ONCE) {
+        let clusters: Vec<_> = pairs
+            .iter()
+            .map(|[(one, _), (other, _)]| RoutingNodes::of(NODES, vec![(*one, 0), (*other, 1)]))
+            .collect();
+        let reports = examine_all(clusters.iter().map(|cluster| cluster.toml(LOSSY)).collect());
+        for ([one, other], report) in pairs.iter().zip(&reports) {
+            let expected = BTreeSet::from([one, other].map(|(_, code)| (*code).to_owned()));
+            assert_eq!(codes(report), expected, "{:?} and {:?}: {}", one.0, other.0, report.text());
+        }
+    }
+}
+
+#[test]
+fn parts_of_a_split_are_listed_node_by_node() {
+    let cluster = RoutingNodes::of(3, vec![(Fault::Unjoined, 2)]);
+    let report = examine_one(&cluster.toml(LOSSY));
+    let finding = only(&report, "R101");
+    let pattern = "node0, node1 | node2 are 2 clusters: no message passes between them, in either direction";
+    assert_eq!(finding.found, pattern);
+    let routes = report.routes.expect("routes");
+    for route in routes.routes {
+        let is_apart = (route.from == "node2") != (route.to == "node2");
+        assert_eq!(route.delivered, if is_apart { 0 } else { route.sent }, "{route:?}");
+        assert_eq!(route.sent, 10);
+    }
+}
+
+#[test]
+fn a_sound_cluster_has_no_finding_and_nothing_stays_there() {
+    for count in [1, 3, 16] {
+        let cluster = RoutingNodes::of(count, Vec::new());
+        let report = examine_one(&cluster.toml(PATIENT));
+        assert_eq!(report.findings, [], "{}", report.text());
+        assert_eq!(report.could_not_look, [""; 0]);
+        let routes = report.routes.expect("routes");
+        assert_eq!(routes.routes.len(), count * count * 2);
+        assert!(routes.routes.iter().all(|route| route.delivered == route.sent && route.late == 0));
+        assert_eq!(routes.retained.expect("they keep messages").len(), count * count);
+        assert!(routes.shared.expect("they share").iter().all(|row| row.once == 5));
+        wait::until("nothing is left", || cluster.left() == (0, 0));
+        assert_eq!(cluster.disconnects(), count, "each client says that it goes");
+    }
+}
+
+#[test]
+fn of_many_nodes_some_are_drawn_and_the_report_says_so() {
+    let cluster = RoutingNodes::of(20, Vec::new());
+    let report = examine_one(&cluster.toml(PATIENT));
+    assert_eq!(report.findings, [], "{}", report.text());
+    let routes = report.routes.as_ref().expect("routes");
+    assert_eq!((routes.nodes.len(), routes.nodes_in_all), (16, 20));
+    assert_eq!(routes.routes.len(), 16 * 16 * 2);
+    assert!(report.text().contains("routes (16 of 20 nodes, drawn at random)"));
+    let looked_at = (0..20).filter(|node| {
+        let line = format!("node{node} (mqtt)");
+        routes.nodes.contains(&format!("node{node}")) || report.checked.iter().any(|checked| checked.what == line)
+    });
+    assert_eq!(looked_at.count(), 20, "each node is at least looked at");
+}
+
+#[test]
+fn nodes_of_mqtt_3_are_checked_in_mqtt_3() {
+    let cluster = RoutingNodes::of(3, vec![(Fault::IsOld, 0), (Fault::IsOld, 1), (Fault::Unjoined, 1)]);
+    let report = examine_one(&cluster.toml(LOSSY));
+    assert_eq!(only(&report, "R101").found.split(" are").next(), Some("node0, node2 | node1"));
+}
+
+#[test]
+fn the_doctor_logs_in_with_its_user_and_shows_it_nowhere() {
+    let directory = tempfile::TempDir::new().expect("a directory");
+    let file = directory.path().join("doctor.key");
+    std::fs::write(&file, "physician:apple:a:day\n").expect("a file");
+    let cluster = RoutingNodes::of(2, Vec::new());
+    let tables = format!("{PATIENT}credentials = \"{}\"\ntopic = \"site/7\"\n", file.display());
+    let report = examine_one(&cluster.toml(&tables));
+    assert_eq!(report.findings, [], "{}", report.text());
+    for connect in cluster.connects() {
+        assert!(connect.ends_with(b"\0\x09physician\0\x0bapple:a:day"), "{connect:02x?}");
+    }
+    assert!(!report.json().contains("apple"));
+}
+
+#[test]
+fn a_name_without_an_address_is_a_finding_beside_the_routes_of_the_others() {
+    let cluster = RoutingNodes::of(2, Vec::new());
+    let toml = cluster.toml(PATIENT) + "\n[[nodes]]\nname = \"lost\"\naddress = \"lost.invalid:1883\"\n";
+    let report = examine_one(&toml);
+    let finding = only(&report, "S204");
+    assert_eq!(finding.subjects, ["lost"]);
+    assert!(finding.found.starts_with("lost.invalid:1883: "), "{finding:?}");
+    assert_eq!(report.routes.expect("routes").nodes, ["node0", "node1"]);
+}
