@@ -58,7 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "admin",
         &[
-            "base", "net", "path", "control", "worker", "cluster", "identity", "mqtt",
+            "base", "net", "path", "control", "worker", "cluster", "identity", "mqtt", "doctor",
         ],
     ),
     // The API is written over the handle, which is the only way from an operator to workers and control.
@@ -69,6 +69,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "control",
             "cluster",
             "admin",
+            "doctor",
             "process::handle",
             // What the handle returns of clients and of a rebalance.
             "process::clients",

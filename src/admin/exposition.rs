@@ -9,6 +9,7 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 
+use super::doctor_series;
 use super::node_series;
 use super::page::Page;
 use super::process::Process;
@@ -17,6 +18,7 @@ use crate::base::heartbeat::Heartbeats;
 use crate::base::log;
 use crate::cluster::{Clusters, Decision};
 use crate::control::ControlHandle;
+use crate::doctor::examination::LastExamination;
 use crate::net::held::HeldBytes;
 use crate::path::accept::Admission;
 use crate::path::counters::{Count, Counters, ListenerCounters, VERSIONS, Verdict};
@@ -54,6 +56,8 @@ pub struct AdminState {
     pub reloads: Reloads,
     /// Whether each thread runs.
     pub heartbeats: Arc<Heartbeats>,
+    /// What the doctor found last.
+    pub examined: Arc<LastExamination>,
 }
 
 /// Why this balancer should get no new clients.
@@ -200,7 +204,7 @@ impl AdminState {
 }
 
 /// Seconds since 1970. A time before is shown as 1970.
-fn timestamp(time: SystemTime) -> u64 {
+pub(super) fn timestamp(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
@@ -211,6 +215,7 @@ impl Collector for AdminState {
         self.path(&mut page)?;
         node_series::encode(&mut page, &self.clusters.current(), &self.counters)?;
         self.limits(&mut page)?;
+        doctor_series::encode(&mut page, self.examined.get().as_deref())?;
         self.process(&mut page)
     }
 }

@@ -7,6 +7,7 @@ pub mod api;
 mod ask;
 mod body;
 mod client;
+mod doctor_series;
 mod exposition;
 mod host;
 mod identity;

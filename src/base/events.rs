@@ -82,6 +82,19 @@ pub enum Change {
         /// Where it was.
         address: String,
     },
+    /// The doctor has found a fault, or finds it no more.
+    Finding {
+        /// Its number, such as `R101`.
+        code: String,
+        /// Its name.
+        name: String,
+        /// The nodes, listeners or keys that it is about.
+        subjects: Vec<String>,
+        /// What was found.
+        found: String,
+        /// Whether it is there now.
+        is_there: bool,
+    },
     /// The process drains, or ends with its last connection.
     Drain {
         /// How many connections there are.
@@ -91,7 +104,7 @@ pub enum Change {
 
 impl Change {
     /// The names of all kinds.
-    pub const KINDS: [&str; 8] = [
+    pub const KINDS: [&str; 9] = [
         "node_state",
         "node_wish",
         "node_added",
@@ -99,6 +112,7 @@ impl Change {
         "reload",
         "listener_opened",
         "listener_closed",
+        "finding",
         "drain",
     ];
 }

@@ -26,11 +26,16 @@ pub(super) fn command(Loaded { config, .. }: &Loaded, json: bool) -> ExitCode {
 }
 
 /// Prints a report; the exit code says whether something was found.
-pub(super) fn print_report(report: &Report, json: bool) -> ExitCode {
+fn print_report(report: &Report, json: bool) -> ExitCode {
     let text = if json { report.json() } else { report.text() };
-    if print(&text) == ExitCode::FAILURE {
-        return ExitCode::FAILURE;
+    match print(&text) {
+        ExitCode::SUCCESS => exit_code(report),
+        failure => failure,
     }
+}
+
+/// Whether something was found.
+pub(super) fn exit_code(report: &Report) -> ExitCode {
     match (report.findings.is_empty(), report.could_not_look.is_empty()) {
         (false, _) => ExitCode::from(FOUND),
         (true, false) => ExitCode::FAILURE,

@@ -281,7 +281,10 @@ impl Leaf for TopicPrefix {
         let written = string(value, "a topic", "a string such as \"remora/doctor\"")?;
         let refuse = |why: &str, hint: &str| Err(Mismatch::new(format!("{} {why}", quoted(written)), hint));
         if let Some(topic) = written.strip_suffix("/#").or(written.strip_suffix('/')) {
-            return refuse("does not name a topic", &format!("write {}: levels are added to it", suggested(topic)));
+            return refuse(
+                "does not name a topic",
+                &format!("write {}: levels are added to it", suggested(topic)),
+            );
         }
         if written.contains(['+', '#']) {
             return refuse("has a wildcard", EXAMPLE);

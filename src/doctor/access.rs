@@ -124,7 +124,10 @@ impl Access {
             // What knows only MQTT 3.1.1 refuses the version, or closes the connection.
             Err(error)
                 if error.step == Step::Mqtt
-                    && matches!(error.cause, Cause::Refused(1 | 0x84) | Cause::Closed | Cause::NotConnack) =>
+                    && matches!(
+                        error.cause,
+                        Cause::Refused(1 | 0x84) | Cause::Closed | Cause::NotConnack
+                    ) =>
             {
                 self.try_version(target, purpose, Version::V311).await
             }

@@ -147,7 +147,13 @@ mod tests {
     #[test]
     fn a_second_try_that_is_answered_says_which_side_to_change() {
         let closed = || Cause::Closed;
-        assert_eq!(code(Step::Mqtt, closed(), false, SecondTry::Answered), Code::ProxyExpected);
-        assert_eq!(code(Step::Mqtt, closed(), true, SecondTry::Answered), Code::ProxyUnexpected);
+        assert_eq!(
+            code(Step::Mqtt, closed(), false, SecondTry::Answered),
+            Code::ProxyExpected
+        );
+        assert_eq!(
+            code(Step::Mqtt, closed(), true, SecondTry::Answered),
+            Code::ProxyUnexpected
+        );
     }
 }

@@ -198,14 +198,23 @@ impl Report {
     /// As text for a terminal.
     pub fn text(&self) -> String {
         let mut text = String::new();
-        let width = self.checked.iter().map(|line| line.what.chars().count()).max().unwrap_or(0);
+        let width = self
+            .checked
+            .iter()
+            .map(|line| line.what.chars().count())
+            .max()
+            .unwrap_or(0);
         text.push_str("looked at\n");
         for Checked { what, is_fine, seen } in &self.checked {
             let verdict = match is_fine {
                 true => "fine",
                 false => "NOT FINE",
             };
-            let seen = if seen.is_empty() { String::new() } else { format!(": {seen}") };
+            let seen = if seen.is_empty() {
+                String::new()
+            } else {
+                format!(": {seen}")
+            };
             text.push_str(&format!("  {what:width$}  {verdict}{seen}\n"));
         }
         if let Some(routes) = &self.routes {
@@ -399,7 +408,11 @@ mod tests {
             routes,
             retained: None,
             shared: Some(vec![
-                super::super::route_check::Shared { sent: 5, once: 5, several: 0 },
+                super::super::route_check::Shared {
+                    sent: 5,
+                    once: 5,
+                    several: 0,
+                },
                 super::super::route_check::Shared::default(),
             ]),
             took: Duration::from_millis(12),
@@ -414,9 +427,9 @@ mod tests {
         for expected in [
             "  configuration                            fine\n",
             "  routes (2 of 20 nodes, drawn at random)  NOT FINE: R101 nodes-not-joined\n",
-            "  from \\ to  emqx1         emqx2\n",
-            "  emqx1      2/2 0.3 ms    0/2\n",
-            "  $share     5/5 once      -\n",
+            "  from \\ to  emqx1       emqx2\n",
+            "  emqx1      2/2 0.3 ms  0/2\n",
+            "  $share     5/5 once    -\n",
             "R101 nodes-not-joined (certain)\n  looked at  messages between 2 nodes",
             "  found      emqx1 | emqx2 are 2 clusters",
             "  why        A client",

@@ -408,13 +408,23 @@ impl Check {
         let topic = self.topic_of(message);
         let payload = message.payload();
         let is_acknowledged = !matches!(message.kind, Kind::WarmUp | Kind::Measured(Qos::Zero));
-        if self.send_publish(message.from, &topic, payload.as_bytes(), is_acknowledged, retain).is_some() {
+        if self
+            .send_publish(message.from, &topic, payload.as_bytes(), is_acknowledged, retain)
+            .is_some()
+        {
             self.sent.insert(message, Instant::now());
         }
     }
 
     /// The number of the packet; 0 if it is not acknowledged.
-    fn send_publish(&mut self, from: usize, topic: &str, payload: &[u8], is_acknowledged: bool, retain: bool) -> Option<u16> {
+    fn send_publish(
+        &mut self,
+        from: usize,
+        topic: &str,
+        payload: &[u8],
+        is_acknowledged: bool,
+        retain: bool,
+    ) -> Option<u16> {
         let peer = self.members[from].peer.as_mut()?;
         let packet = PublishPacket {
             topic,
@@ -584,7 +594,11 @@ impl Check {
             let code = ids.get(number).and_then(|id| member.subacks.get(id)?.first());
             member.is_live() && code.is_some_and(|code| *code < 0x80)
         };
-        let members: Vec<usize> = self.live().into_iter().filter(|number| is_member(self, number)).collect();
+        let members: Vec<usize> = self
+            .live()
+            .into_iter()
+            .filter(|number| is_member(self, number))
+            .collect();
         // Some nodes end the connection instead.
         if members.is_empty() || members.len() < ids.len() {
             return None;

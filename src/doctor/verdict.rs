@@ -88,18 +88,23 @@ impl Judge<'_> {
                     }
                     continue;
                 }
-                Some(Trouble::Stalled(Action::Subscribe)) => {
-                    (Code::NodeStalls, "accepts a client, and does not answer its SUBSCRIBE".to_owned())
-                }
+                Some(Trouble::Stalled(Action::Subscribe)) => (
+                    Code::NodeStalls,
+                    "accepts a client, and does not answer its SUBSCRIBE".to_owned(),
+                ),
                 Some(Trouble::Stalled(Action::Publish)) => (
                     Code::NodeStalls,
                     "acknowledges none of the messages with QoS 1".to_owned(),
                 ),
-                Some(Trouble::Limited(code)) => (Code::ProbeLimited, format!("refuses more messages (code {code:#04x})")),
+                Some(Trouble::Limited(code)) => {
+                    (Code::ProbeLimited, format!("refuses more messages (code {code:#04x})"))
+                }
                 Some(Trouble::Ended(why)) => (Code::ConnectionLost, format!("ended the connection: {why}")),
             };
             let found = format!("{} {found}", self.name(node));
-            verdict.findings.push(self.finding(code, &[node], found, Certainty::Certain));
+            verdict
+                .findings
+                .push(self.finding(code, &[node], found, Certainty::Certain));
         }
         for (action, code, nodes) in forbidden {
             let names = self.names(&nodes).join(", ");
@@ -107,8 +112,11 @@ impl Judge<'_> {
                 Action::Subscribe => ("to subscribe to", "SUBACK"),
                 Action::Publish => ("to publish to", "PUBACK"),
             };
-            let found = format!("the doctor is not allowed {what} its topic at {names} ({packet} with code {code:#04x})");
-            verdict.findings.push(self.finding(Code::TopicForbidden, &nodes, found, Certainty::Certain));
+            let found =
+                format!("the doctor is not allowed {what} its topic at {names} ({packet} with code {code:#04x})");
+            verdict
+                .findings
+                .push(self.finding(Code::TopicForbidden, &nodes, found, Certainty::Certain));
         }
     }
 
@@ -184,7 +192,11 @@ impl Judge<'_> {
     }
 
     fn place(&self, name: &str) -> usize {
-        self.report.nodes.iter().position(|node| **node == *name).unwrap_or_default()
+        self.report
+            .nodes
+            .iter()
+            .position(|node| **node == *name)
+            .unwrap_or_default()
     }
 
     fn mute(&self, node: usize, sound: &[usize]) -> Finding {
@@ -194,11 +206,15 @@ impl Judge<'_> {
         let receives = sound.iter().any(|other| routes.way(*other, node).is_open());
         let (found, certainty) = match (sends, receives) {
             (_, true) => (
-                format!("{name} takes what is published there, and delivers it to no one; messages of other nodes arrive"),
+                format!(
+                    "{name} takes what is published there, and delivers it to no one; messages of other nodes arrive"
+                ),
                 Certainty::Likely,
             ),
             (true, false) => (
-                format!("{name} delivers nothing to its own subscribers; what is published there arrives at other nodes"),
+                format!(
+                    "{name} delivers nothing to its own subscribers; what is published there arrives at other nodes"
+                ),
                 Certainty::Certain,
             ),
             (false, false) => (

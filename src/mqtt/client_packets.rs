@@ -283,10 +283,7 @@ mod tests {
                     retain: true,
                 };
                 let more = [&bytes[..], b"more"].concat();
-                assert_eq!(
-                    read_node_packet(&more, version),
-                    NodeVerdict::Packet(read, bytes.len())
-                );
+                assert_eq!(read_node_packet(&more, version), NodeVerdict::Packet(read, bytes.len()));
             }
         }
     }
@@ -294,7 +291,11 @@ mod tests {
     #[test]
     fn answers_are_read_with_their_codes() {
         let cases: &[(Version, &[u8], NodePacket)] = &[
-            (Version::V311, &[0x40, 2, 0, 9], NodePacket::Puback { packet_id: 9, code: 0 }),
+            (
+                Version::V311,
+                &[0x40, 2, 0, 9],
+                NodePacket::Puback { packet_id: 9, code: 0 },
+            ),
             (
                 Version::V5,
                 &[0x40, 4, 0, 9, 0x87, 0],
@@ -319,7 +320,11 @@ mod tests {
                     codes: vec![0x87],
                 },
             ),
-            (Version::V5, &[0xB0, 4, 0, 8, 0, 0], NodePacket::Unsuback { packet_id: 8 }),
+            (
+                Version::V5,
+                &[0xB0, 4, 0, 8, 0, 0],
+                NodePacket::Unsuback { packet_id: 8 },
+            ),
             (Version::V5, &[0xE0, 0], NodePacket::Disconnect { code: 0 }),
             (Version::V5, &[0xE0, 2, 0x8E, 0], NodePacket::Disconnect { code: 0x8E }),
             (Version::V5, &[0xD0, 0], NodePacket::Other(13)),
@@ -332,8 +337,17 @@ mod tests {
 
     #[test]
     fn what_is_no_answer_to_this_client_is_malformed() {
-        for bytes in [&[0x34, 5, 0, 1, b'a', 0, 1][..], &[0x30, 1, 0], &[0x40, 1, 0], &[0x30, 0xFF, 0xFF, 0xFF, 0xFF]] {
-            assert_eq!(read_node_packet(bytes, Version::V311), NodeVerdict::Malformed, "{bytes:02x?}");
+        for bytes in [
+            &[0x34, 5, 0, 1, b'a', 0, 1][..],
+            &[0x30, 1, 0],
+            &[0x40, 1, 0],
+            &[0x30, 0xFF, 0xFF, 0xFF, 0xFF],
+        ] {
+            assert_eq!(
+                read_node_packet(bytes, Version::V311),
+                NodeVerdict::Malformed,
+                "{bytes:02x?}"
+            );
         }
     }
 }

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::limits;
-use crate::cluster::{Endpoint, EndpointKind, Member, MemberEndpoint, NodeAddress};
+use crate::cluster::{Cluster, Endpoint, EndpointKind, Member, MemberEndpoint, NodeAddress};
 use crate::config::Config;
 use crate::control::ProbeProxy;
+use crate::doctor::Settings;
 use crate::doctor::access::{Access, NotReached, Target};
 use crate::doctor::finding::{Certainty, Code, Finding};
 use crate::doctor::report::Report;
@@ -26,17 +27,62 @@ const LOOKUP_MAX: Duration = Duration::from_secs(5);
 /// It must run in a [`tokio::task::LocalSet`].
 pub async fn examine(config: &Config) -> Report {
     let began = Instant::now();
-    let mut report = Report::default();
-    configuration(config, &mut report);
-    capacity(config, &mut report);
+    let mut report = set_up(config);
     let tls = Arc::<NodesTls>::default();
     tls.replace(config.nodes_tls.clone());
     let access = access(config, tls, fastrand::u32(..));
+    if config.control.discovery.is_some() {
+        report.could_not_look.push(
+            "nodes that [discovery] finds: a balancer that runs knows them, ask it with `remora ctl doctor`".to_owned(),
+        );
+    }
     let looked_up = look_up_all(&config.nodes).await;
-    let drawn = drawn(config.nodes.len());
+    let count = config.nodes.len();
+    nodes(&access, &config.doctor, (looked_up, count), Extent::FULL, &mut report).await;
+    report.took_ms = began.elapsed().as_millis() as u64;
+    report
+}
+
+/// Examines the balancer that runs with this configuration and these nodes. It must run in a [`tokio::task::LocalSet`].
+pub(super) async fn examine_running(config: &Config, cluster: &Cluster, access: &Access, extent: Extent) -> Report {
+    let began = Instant::now();
+    let mut report = set_up(config);
+    let known = cluster.nodes().iter().enumerate().flat_map(|(number, node)| {
+        node.endpoints.iter().map(move |(kind, endpoint)| {
+            let (node, endpoint) = (Arc::clone(&node.name), endpoint.clone());
+            let found = match endpoint.addresses.is_empty() {
+                true => Err(io::Error::other("the host name has not been resolved")),
+                false => Ok(()),
+            };
+            (number, (Target { node, kind, endpoint }, found))
+        })
+    });
+    let (known, count) = (known.collect(), cluster.nodes().len());
+    nodes(access, &config.doctor, (known, count), extent, &mut report).await;
+    report.took_ms = began.elapsed().as_millis() as u64;
+    report
+}
+
+/// What can be seen without a connection.
+fn set_up(config: &Config) -> Report {
+    let mut report = Report::default();
+    configuration(config, &mut report);
+    capacity(config, &mut report);
+    report
+}
+
+/// Looks at so many nodes, and at the routes between them.
+async fn nodes(
+    access: &Access,
+    settings: &Settings,
+    (endpoints, count): (Vec<Known>, usize),
+    extent: Extent,
+    report: &mut Report,
+) {
+    let drawn = drawn(count);
     let mut routed = Vec::new();
     let mut others = Vec::new();
-    for (number, (target, found)) in looked_up {
+    for (number, (target, found)) in endpoints {
         if let Err(error) = found {
             report.found(name_of(&target), not_resolved(&target, &error));
         } else if target.kind == EndpointKind::Mqtt && drawn.contains(&number) {
@@ -45,17 +91,13 @@ pub async fn examine(config: &Config) -> Report {
             others.push(target);
         }
     }
-    look_at(&access, others, &mut report).await;
-    if config.control.discovery.is_some() {
-        report.could_not_look.push(
-            "nodes that [discovery] finds: a balancer that runs knows them, ask it with `remora ctl doctor`".to_owned(),
-        );
-    }
-    let routes = route_check(&access, &config.doctor, &routed, config.nodes.len(), Extent::FULL).await;
-    report.add_routes(&routes, config.doctor.slow_after);
-    report.took_ms = began.elapsed().as_millis() as u64;
-    report
+    look_at(access, others, report).await;
+    let routes = route_check(access, settings, &routed, count, extent).await;
+    report.add_routes(&routes, settings.slow_after);
 }
+
+/// An endpoint with its node's number, and with the error where it has no address.
+type Known = (usize, (Target, io::Result<()>));
 
 /// How the doctor reaches nodes under this configuration.
 pub(super) fn access(config: &Config, tls: Arc<NodesTls>, instance: u32) -> Access {
@@ -151,7 +193,7 @@ fn not_resolved(target: &Target, error: &io::Error) -> Finding {
 }
 
 /// Every endpoint of every node, by the node's number, in their order; with the error where its name has no address.
-async fn look_up_all(nodes: &[Member]) -> Vec<(usize, (Target, io::Result<()>))> {
+async fn look_up_all(nodes: &[Member]) -> Vec<Known> {
     let mut looking = JoinSet::new();
     let mut order = 0;
     for (number, node) in nodes.iter().enumerate() {

@@ -5,6 +5,7 @@ pub(crate) mod clients;
 mod closings;
 mod doctor;
 pub mod drain;
+mod examiner;
 mod expiry;
 pub(crate) mod handle;
 mod limits;
@@ -44,6 +45,7 @@ use crate::path::route::Placements;
 use crate::worker::Worker;
 
 use closings::Closings;
+use examiner::Examiner;
 use expiry::ExpiredLists;
 use handle::Inner;
 use listeners::Bound;
@@ -143,7 +145,15 @@ pub fn start(config: Config) -> io::Result<Running> {
         connections_max: AtomicUsize::new(limits::connections_max(&config, count)),
         reloads: Reloads::default(),
         heartbeats: Arc::new(Heartbeats::new(thread_names(count), config.watchdog.stuck_after)),
+        examined: Arc::default(),
     });
+    let config = Arc::new(config);
+    let (examiner, to_examiner) = Examiner::new(
+        Arc::clone(&config),
+        (Arc::clone(&shared.clusters), Arc::clone(&shared.nodes_tls), instance),
+        Arc::clone(&state.examined),
+        Arc::clone(&events),
+    );
     let heartbeats = Arc::clone(&state.heartbeats);
     let of_thread = |number: usize| Arc::clone(&heartbeats.threads()[number]);
     let admin = admin_listener.addresses()?;
@@ -151,7 +161,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     let api = Arc::<Api>::default();
     let supervisor = Supervisor::default();
     let control = ControlThread::start(
-        control,
+        (control, examiner),
         Arc::clone(&state),
         (admin_listener, Arc::clone(&api)),
         supervisor.clone(),
@@ -188,7 +198,8 @@ pub fn start(config: Config) -> io::Result<Running> {
         supervisor,
         runtime: control.runtime.clone(),
         turn: Mutex::new(()),
-        config: ArcSwap::from_pointee(config),
+        config: ArcSwap::new(config),
+        examiner: to_examiner,
         rebalance: Background::default(),
         events,
         closings: Closings::default(),
@@ -271,7 +282,7 @@ impl Drop for ControlThread {
 impl ControlThread {
     /// Runs control and the admin listener on a thread of their own; returns once host names were looked up.
     fn start(
-        mut control: Control,
+        (mut control, examiner): (Control, Examiner),
         state: Arc<AdminState>,
         (admin_listener, api): (admin::Listener, Arc<Api>),
         supervisor: Supervisor,
@@ -287,6 +298,8 @@ impl ControlThread {
                 let placements = Arc::clone(&state.placements);
                 // Sockets of probes stay on this thread.
                 LocalSet::new().block_on(&runtime, async {
+                    // Its panic, if it should have one, ends only itself: nothing depends on it.
+                    tokio::task::spawn_local(examiner.run());
                     tokio::spawn(once_a_second(heartbeat, Arc::clone(&state)));
                     let admin = admin::serve(admin_listener, state, api);
                     tokio::spawn(supervisor.clone().guard(Task::Admin, admin));

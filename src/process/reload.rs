@@ -93,7 +93,9 @@ impl Inner {
         log::reconfigure(&new.log);
         warn_of_unverified(&new.nodes);
         log_warnings(&new);
-        self.config.store(Arc::new(new));
+        let new = Arc::new(new);
+        self.examiner.reload(Arc::clone(&new));
+        self.config.store(new);
         Ok(Reloaded { restart })
     }
 }

@@ -7,9 +7,14 @@ use remora::doctor::report::{Finding, Report};
 use remora::serve;
 use tokio::task::LocalSet;
 
-use crate::balancer::block_on;
+use crate::admin_client::{Metrics, ask_socket};
+use crate::balancer::{ADMIN, Program, block_on};
+use crate::certificates::Certificates;
+use crate::control::ctl;
 use crate::routing_nodes::{Fault, RoutingNodes};
+use crate::tls_front::TlsFront;
 use crate::wait;
+use crate::ws_node::{WsAnswer, WsNode};
 
 /// A time that no message takes, however busy the machine is; only checks without a loss wait for less.
 const PATIENT: &str = "[doctor]\ntimeout = \"20s\"\nslow_after = \"19s\"\n";
@@ -87,11 +92,19 @@ fn each_fault_is_named_with_its_node() {
         .collect();
     let reports = examine_all(clusters.iter().map(|cluster| cluster.toml(LOSSY)).collect());
     for ((fault, code), report) in faults.iter().zip(&reports) {
-        assert_eq!(codes(report), BTreeSet::from([(*code).to_owned()]), "{fault:?}: {}", report.text());
+        assert_eq!(
+            codes(report),
+            BTreeSet::from([(*code).to_owned()]),
+            "{fault:?}: {}",
+            report.text()
+        );
         let finding = &report.findings[0];
         assert!(finding.subjects.contains(&"node1".to_owned()), "{fault:?}: {finding:?}");
         let words = &finding.found;
-        assert!(words.contains("node1") || words.contains("127."), "{fault:?}: {finding:?}");
+        assert!(
+            words.contains("node1") || words.contains("127."),
+            "{fault:?}: {finding:?}"
+        );
         assert_eq!(report.could_not_look, [""; 0], "{fault:?}");
     }
 }
@@ -99,7 +112,7 @@ fn each_fault_is_named_with_its_node() {
 #[test]
 fn two_faults_are_both_named_and_no_third() {
     /// More at once would make each other late.
-    const AT_ONCE: usize = 16;
+    const AT_ONCE: usize = 32;
     let mut pairs = Vec::new();
     for (number, one) in FAULTS.iter().enumerate() {
         for other in &FAULTS[number + 1..] {
@@ -114,7 +127,14 @@ fn two_faults_are_both_named_and_no_third() {
         let reports = examine_all(clusters.iter().map(|cluster| cluster.toml(LOSSY)).collect());
         for ([one, other], report) in pairs.iter().zip(&reports) {
             let expected = BTreeSet::from([one, other].map(|(_, code)| (*code).to_owned()));
-            assert_eq!(codes(report), expected, "{:?} and {:?}: {}", one.0, other.0, report.text());
+            assert_eq!(
+                codes(report),
+                expected,
+                "{:?} and {:?}: {}",
+                one.0,
+                other.0,
+                report.text()
+            );
         }
     }
 }
@@ -143,7 +163,12 @@ fn a_sound_cluster_has_no_finding_and_nothing_stays_there() {
         assert_eq!(report.could_not_look, [""; 0]);
         let routes = report.routes.expect("routes");
         assert_eq!(routes.routes.len(), count * count * 2);
-        assert!(routes.routes.iter().all(|route| route.delivered == route.sent && route.late == 0));
+        assert!(
+            routes
+                .routes
+                .iter()
+                .all(|route| route.delivered == route.sent && route.late == 0)
+        );
         assert_eq!(routes.retained.expect("they keep messages").len(), count * count);
         assert!(routes.shared.expect("they share").iter().all(|row| row.once == 5));
         wait::until("nothing is left", || cluster.left() == (0, 0));
@@ -171,7 +196,10 @@ fn of_many_nodes_some_are_drawn_and_the_report_says_so() {
 fn nodes_of_mqtt_3_are_checked_in_mqtt_3() {
     let cluster = RoutingNodes::of(3, vec![(Fault::IsOld, 0), (Fault::IsOld, 1), (Fault::Unjoined, 1)]);
     let report = examine_one(&cluster.toml(LOSSY));
-    assert_eq!(only(&report, "R101").found.split(" are").next(), Some("node0, node2 | node1"));
+    assert_eq!(
+        only(&report, "R101").found.split(" are").next(),
+        Some("node0, node2 | node1")
+    );
 }
 
 #[test]
@@ -198,4 +226,140 @@ fn a_name_without_an_address_is_a_finding_beside_the_routes_of_the_others() {
     assert_eq!(finding.subjects, ["lost"]);
     assert!(finding.found.starts_with("lost.invalid:1883: "), "{finding:?}");
     assert_eq!(report.routes.expect("routes").nodes, ["node0", "node1"]);
+}
+
+#[test]
+fn what_is_wrong_with_a_nodes_tls_is_told_apart() {
+    const NODE: &str = "emqx.example";
+    let (certificates, strangers) = (Certificates::new(), Certificates::new());
+    let day = 86_400;
+    let pairs = [
+        (certificates.authority.server(&[NODE]).expect("a pair"), None),
+        (certificates.node_valid(NODE, -3 * day, -day), Some("S210")),
+        (
+            certificates.authority.server(&["other.example"]).expect("a pair"),
+            Some("S211"),
+        ),
+        (strangers.authority.server(&[NODE]).expect("a pair"), Some("S212")),
+        (certificates.node_valid(NODE, day, 3 * day), Some("S214")),
+    ];
+    let trusted = format!("[nodes_tls]\nca = \"{}\"\n{LOSSY}", certificates.path("ca.pem"));
+    let sites: Vec<_> = pairs
+        .iter()
+        .map(|(pair, _)| {
+            let cluster = RoutingNodes::of(2, Vec::new());
+            let front = TlsFront::before(cluster.addresses[0], certificates.node(pair, false), false);
+            let plain = format!("address = \"{}\"", cluster.addresses[0]);
+            let secured = format!("address = \"mqtts://{}\"\nserver_name = \"{NODE}\"", front.address);
+            let toml = cluster.toml(&trusted).replace(&plain, &secured);
+            (cluster, front, toml)
+        })
+        .collect();
+    let reports = examine_all(sites.iter().map(|(_, _, toml)| toml.clone()).collect());
+    for ((_, expected), report) in pairs.iter().zip(&reports) {
+        let expected: BTreeSet<_> = expected.iter().map(|code| (*code).to_owned()).collect();
+        assert_eq!(codes(report), expected, "{}", report.text());
+    }
+    // What listens there has no TLS at all.
+    let cluster = RoutingNodes::of(1, Vec::new());
+    let secured = cluster
+        .toml(&trusted)
+        .replace("address = \"127.1", "address = \"mqtts://127.1");
+    only(&examine_one(&secured), "S213");
+}
+
+#[test]
+fn what_is_wrong_with_a_nodes_websocket_listener_is_told_apart() {
+    for (answer, expected) in [
+        (WsAnswer::Accept, None),
+        (
+            WsAnswer::Head("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"),
+            Some("S208"),
+        ),
+        (
+            WsAnswer::Head("HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"),
+            Some("S209"),
+        ),
+    ] {
+        let cluster = RoutingNodes::of(1, Vec::new());
+        let ws = WsNode::start();
+        ws.answer(answer);
+        let toml = cluster.toml(PATIENT).replace(
+            "proxy_protocol",
+            &format!("ws = \"ws://{}/mqtt\"\nproxy_protocol", ws.address),
+        );
+        let report = examine_one(&toml);
+        match expected {
+            None => assert_eq!(report.findings, [], "{}", report.text()),
+            Some(code) => assert!(only(&report, code).looked_at.contains("node0 (ws)")),
+        }
+    }
+}
+
+/// The codes of the findings in an answer of the API.
+fn found(answer: &serde_json::Value) -> Vec<&str> {
+    let findings = answer["report"]["findings"].as_array().into_iter().flatten();
+    findings.filter_map(|finding| finding["code"].as_str()).collect()
+}
+
+#[test]
+fn a_balancer_that_runs_is_examined_when_asked() {
+    let cluster = RoutingNodes::of(3, vec![(Fault::Unjoined, 2)]);
+    let program = Program::of(&cluster.toml(&format!("{ADMIN}{LOSSY}")));
+    let none = ctl(&program, &["doctor", "--last"]);
+    assert_eq!(none.status.code(), Some(1), "{none:?}");
+    assert!(
+        String::from_utf8_lossy(&none.stderr).contains("no examination yet"),
+        "{none:?}"
+    );
+    let text = ctl(&program, &["doctor"]);
+    assert_eq!(text.status.code(), Some(2), "{text:?}");
+    let text = String::from_utf8(text.stdout).expect("UTF-8");
+    assert!(text.contains("node0, node1 | node2 are 2 clusters"), "{text}");
+    let lines = program.lines(|line| line["message"] == "the doctor found a fault; remora ctl doctor shows what to do");
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0]["code"], "R101");
+    assert_eq!(lines[0]["subjects"], serde_json::json!(["node0", "node1", "node2"]));
+    let metrics = Metrics::of(program.admin());
+    assert_eq!(metrics.value("remora_findings{code=\"R101\"}"), 1.0);
+    assert_eq!(metrics.sum("remora_findings"), 1.0);
+    let ratio = |from, to| {
+        metrics.value(&format!(
+            "remora_route_check_delivered_ratio{{from=\"{from}\",to=\"{to}\"}}"
+        ))
+    };
+    assert_eq!((ratio("node0", "node1"), ratio("node0", "node2")), (1.0, 0.0));
+    let seconds = metrics.value("remora_route_check_seconds{from=\"node0\",to=\"node1\"}");
+    assert!(seconds > 0.0 && seconds < 3.0, "{seconds}");
+    assert!(metrics.value("remora_examination_timestamp_seconds") > 1_700_000_000.0);
+    cluster.heal();
+    let answer = ask_socket(program.socket(), "POST", "/api/v1/doctor", "");
+    assert_eq!(answer.status, 200);
+    let answer: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+    assert_eq!(found(&answer), [""; 0], "{answer}");
+    program.until_said("a fault that the doctor found is gone");
+    assert_eq!(Metrics::of(program.admin()).sum("remora_findings"), 0.0);
+    assert_eq!(ctl(&program, &["doctor", "--last"]).status.code(), Some(0));
+    let events = ask_socket(program.socket(), "GET", "/api/v1/events?since=0&follow=false", "");
+    let told = |is_there| {
+        format!(
+            "\"found\":\"node0, node1 | node2 are 2 clusters: no message passes between them, in either direction\",\"is_there\":{is_there}"
+        )
+    };
+    for is_there in [true, false] {
+        assert!(events.body.contains(&told(is_there)), "{events:?}");
+    }
+}
+
+#[test]
+fn a_balancer_examines_itself_at_the_interval_and_leaves_no_message_at_the_nodes() {
+    let cluster = RoutingNodes::of(2, vec![(Fault::OneWay, 0)]);
+    let program = Program::of(&cluster.toml(&format!("{ADMIN}{LOSSY}interval = \"10s\"\n")));
+    program.until_said("the doctor found a fault; remora ctl doctor shows what to do");
+    let examined = ctl(&program, &["doctor", "--last", "--json"]);
+    assert_eq!(examined.status.code(), Some(2));
+    let examined: serde_json::Value = serde_json::from_slice(&examined.stdout).expect("JSON");
+    assert_eq!(found(&examined), ["R102"]);
+    assert_eq!(examined["report"]["routes"]["retained"], serde_json::Value::Null);
+    assert_eq!(cluster.retained_ever(), 0);
 }

@@ -55,7 +55,7 @@ pub(crate) enum Fault {
 /// A cluster, until it is dropped.
 pub(crate) struct RoutingNodes {
     pub addresses: Vec<SocketAddr>,
-    faults: Arc<Vec<(Fault, usize)>>,
+    faults: Faults,
     state: Arc<Mutex<State>>,
     _stop: oneshot::Sender<()>,
 }
@@ -72,6 +72,7 @@ struct State {
     next_client: usize,
     connects: Vec<Vec<u8>>,
     disconnects: usize,
+    retained_ever: usize,
 }
 
 struct Subscription {
@@ -87,9 +88,11 @@ impl RoutingNodes {
         let listeners: Vec<TcpListener> = (0..count)
             .map(|_| TcpListener::bind((own_address(), 0)).expect("a free port"))
             .collect();
-        let addresses = listeners.iter().map(|listener| listener.local_addr().expect("an address"));
+        let addresses = listeners
+            .iter()
+            .map(|listener| listener.local_addr().expect("an address"));
         let addresses: Vec<SocketAddr> = addresses.collect();
-        let (state, faults) = (Arc::<Mutex<State>>::default(), Arc::new(faults));
+        let (state, faults) = (Arc::<Mutex<State>>::default(), Arc::new(Mutex::new(faults)));
         let (stop, stopped) = oneshot::channel();
         let shared = (Arc::clone(&state), Arc::clone(&faults));
         std::thread::spawn(move || {
@@ -97,7 +100,7 @@ impl RoutingNodes {
             runtime.expect("a runtime").block_on(async {
                 for (node, listener) in listeners.into_iter().enumerate() {
                     // Its address stays its own: nobody else listens there.
-                    if !shared.1.contains(&(Fault::Dead, node)) {
+                    if !planted(&shared.1).contains(&(Fault::Dead, node)) {
                         listener.set_nonblocking(true).expect("an option");
                         let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
                         tokio::spawn(accept(node, count, listener, shared.clone()));
@@ -119,7 +122,7 @@ impl RoutingNodes {
     pub(crate) fn toml(&self, tables: &str) -> String {
         let mut toml = format!("{tables}\n[[listeners]]\naddress = \"127.0.0.1:0\"\n");
         for (node, address) in self.addresses.iter().enumerate() {
-            let header = match self.faults.contains(&(Fault::ExpectsNoHeader, node)) {
+            let header = match planted(&self.faults).contains(&(Fault::ExpectsNoHeader, node)) {
                 true => "v2",
                 false => "off",
             };
@@ -134,6 +137,11 @@ impl RoutingNodes {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// From now on, there are no faults.
+    pub(crate) fn heal(&self) {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// What is left at the nodes: subscriptions and retained messages.
     pub(crate) fn left(&self) -> (usize, usize) {
         let state = self.state();
@@ -145,13 +153,25 @@ impl RoutingNodes {
         self.state().connects.clone()
     }
 
+    /// How many retained messages ever came.
+    pub(crate) fn retained_ever(&self) -> usize {
+        self.state().retained_ever
+    }
+
     /// How many clients said that they go.
     pub(crate) fn disconnects(&self) -> usize {
         self.state().disconnects
     }
 }
 
-type Shared = (Arc<Mutex<State>>, Arc<Vec<(Fault, usize)>>);
+/// The faults, and the nodes that they are planted in.
+type Faults = Arc<Mutex<Vec<(Fault, usize)>>>;
+
+type Shared = (Arc<Mutex<State>>, Faults);
+
+fn planted(faults: &Faults) -> Vec<(Fault, usize)> {
+    faults.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 async fn accept(node: usize, count: usize, listener: tokio::net::TcpListener, shared: Shared) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -199,12 +219,13 @@ enum Next {
 
 impl Serving {
     fn has(&self, fault: Fault) -> bool {
-        self.shared.1.contains(&(fault, self.node))
+        planted(&self.shared.1).contains(&(fault, self.node))
     }
 
     /// The code of the first fault that `of` has one for.
     fn code(&self, of: impl Fn(Fault) -> Option<u8>) -> Option<u8> {
-        let own = self.shared.1.iter().filter(|(_, node)| *node == self.node);
+        let all = planted(&self.shared.1);
+        let own = all.iter().filter(|(_, node)| *node == self.node);
         own.into_iter().find_map(|(fault, _)| of(*fault))
     }
 
@@ -259,7 +280,12 @@ impl Serving {
     }
 
     fn answer(&mut self, packet: &[u8]) -> Next {
-        let body = &packet[packet.iter().skip(1).position(|byte| byte & 0x80 == 0).expect("a length") + 2..];
+        let body = &packet[packet
+            .iter()
+            .skip(1)
+            .position(|byte| byte & 0x80 == 0)
+            .expect("a length")
+            + 2..];
         match packet[0] >> 4 {
             1 => self.connect(packet),
             3 => self.publish(packet[0], body),
@@ -338,7 +364,8 @@ impl Serving {
                 .subscriptions
                 .retain(|other| (other.client, &other.filter) != (self.client, &filter));
             state.subscriptions.push(subscription);
-            let to_itself = |from: usize| !self.shared.1.contains(&(Fault::KeepsRetainedToItself, from));
+            let faults = planted(&self.shared.1);
+            let to_itself = |from: usize| !faults.contains(&(Fault::KeepsRetainedToItself, from));
             for ((from, topic), payload) in &state.retained {
                 let is_own = *from == self.node;
                 if *topic == filter && (is_own || to_itself(*from)) && self.passes(*from, self.node, true) {
@@ -373,7 +400,7 @@ impl Serving {
     /// Whether messages pass from one node to another; those with QoS 0 may be lost.
     fn passes(&self, from: usize, to: usize, is_kept: bool) -> bool {
         let last = self.count - 1;
-        self.shared.1.iter().all(|(fault, at)| match fault {
+        planted(&self.shared.1).iter().all(|(fault, at)| match fault {
             Fault::Unjoined => (from == *at) == (to == *at),
             Fault::OneWay => (from, to) != (*at, last),
             Fault::Mute => to != *at,
@@ -406,6 +433,7 @@ impl Serving {
         }
         let mut state = self.state();
         if first & 1 != 0 {
+            state.retained_ever += 1;
             match payload {
                 [] => state.retained.remove(&(self.node, topic.clone())),
                 payload => state.retained.insert((self.node, topic.clone()), payload.to_vec()),
@@ -417,7 +445,10 @@ impl Serving {
         let is_for = |subscription: &&Subscription, filter: &str| {
             subscription.filter == filter && self.passes(self.node, subscription.node, is_kept)
         };
-        let plain = state.subscriptions.iter().filter(|subscription| is_for(subscription, &topic));
+        let plain = state
+            .subscriptions
+            .iter()
+            .filter(|subscription| is_for(subscription, &topic));
         for subscription in plain {
             subscription.deliver(&topic, payload, has_id);
         }
@@ -428,7 +459,9 @@ impl Serving {
             .filter(|subscription| is_for(subscription, &filter))
             .collect();
         if self.has(Fault::SharesByNode) {
-            members.iter().for_each(|member| member.deliver(&topic, payload, has_id));
+            members
+                .iter()
+                .for_each(|member| member.deliver(&topic, payload, has_id));
         } else if !members.is_empty() {
             members[state.turn % members.len()].deliver(&topic, payload, has_id);
         }

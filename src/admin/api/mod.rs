@@ -7,6 +7,7 @@ mod access;
 pub mod answers;
 mod call;
 mod clients;
+mod doctor;
 mod events;
 mod listeners;
 mod nodes;

@@ -3,11 +3,11 @@
 use hyper::Method;
 
 use super::answers::{
-    Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Listeners, Node, Nodes, OpenApi,
-    Rebalance, Reconnecting, Reloaded, SetRebalance, SetWeight, Status,
+    Client, Clients, CloseNode, Closed, Configuration, DrainNode, Draining, Event, Examined, Listeners, Node, Nodes,
+    OpenApi, Rebalance, Reconnecting, Reloaded, SetRebalance, SetWeight, Status,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
-use super::{clients, events, listeners, nodes, openapi, process, status};
+use super::{clients, doctor, events, listeners, nodes, openapi, process, status};
 use crate::admin::tokens::Scope;
 
 /// All routes.
@@ -171,6 +171,26 @@ pub(super) static ROUTES: &[Route] = &[
         body: may_take::<CloseNode>(),
         answer: answers::<Node>(),
         handler: |call| Box::pin(nodes::close(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/doctor",
+        scope: Scope::Read,
+        summary: "The last examination by the doctor.",
+        query: &[],
+        body: None,
+        answer: answers::<Examined>(),
+        handler: |call| Box::pin(doctor::show(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/doctor",
+        scope: Scope::Write,
+        summary: "Has the doctor look at the set-up, the nodes and the routes between them, which takes some seconds.",
+        query: &[],
+        body: None,
+        answer: answers::<Examined>(),
+        handler: |call| Box::pin(doctor::examine(call)),
     },
     Route {
         method: Method::GET,

@@ -4,6 +4,7 @@
 
 mod clients;
 mod connection;
+mod doctor;
 mod events;
 mod nodes;
 mod process;
@@ -109,6 +110,14 @@ enum Command {
         #[arg(long, value_name = "N/s", value_parser = nodes::rate)]
         rate: Option<NonZeroU32>,
     },
+    /// Have the doctor look at the set-up, the nodes and the routes between them, and say what to change.
+    ///
+    /// Exits with 0 if nothing was found, 2 if something was, 1 if it could not look.
+    Doctor {
+        /// Show the last examination instead of a new one.
+        #[arg(long)]
+        last: bool,
+    },
     /// Show the listeners.
     Listeners,
     /// Print what has changed lately.
@@ -129,10 +138,17 @@ enum Command {
 /// Runs the command.
 pub(super) fn command(arguments: Arguments) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime
-        .map_err(Failed::from)
-        .and_then(|runtime| runtime.block_on(run(arguments)));
-    match done {
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Failed::from(error).report(),
+    };
+    if let Command::Doctor { last } = arguments.command {
+        return match runtime.block_on(doctor::examined(arguments.socket, &arguments.file, last)) {
+            Ok(examined) => doctor::print(&examined, arguments.json),
+            Err(failed) => failed.report(),
+        };
+    }
+    match runtime.block_on(run(arguments)) {
         Ok(text) if text.is_empty() => ExitCode::SUCCESS,
         Ok(text) => print(&text),
         Err(failed) => failed.report(),
@@ -167,6 +183,7 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
             }
             Ok(connection.shown(&Nodes { nodes: closed }, nodes::list))
         }
+        Command::Doctor { .. } => unreachable!("it has an exit code of its own"),
         Command::Listeners => connection.get("/api/v1/listeners", process::listeners).await,
         Command::Events { follow, since } => events::print(&mut connection, follow, since).await,
         Command::Config => connection.get("/api/v1/config", process::config).await,

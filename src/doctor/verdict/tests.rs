@@ -64,7 +64,10 @@ fn nodes_that_are_not_joined_are_named_part_by_part() {
     assert_eq!(subjects[..], ["emqx1", "emqx2", "emqx3"]);
     assert!(words.starts_with("emqx1, emqx2 | emqx3 are 2 clusters"), "{words}");
     let apart = found(&with_ways(3, |from, to| from == to));
-    assert!(apart[0].2.starts_with("emqx1 | emqx2 | emqx3 are 3 clusters"), "{apart:?}");
+    assert!(
+        apart[0].2.starts_with("emqx1 | emqx2 | emqx3 are 3 clusters"),
+        "{apart:?}"
+    );
 }
 
 #[test]
@@ -80,7 +83,10 @@ fn one_direction_is_not_two_clusters() {
 fn a_node_that_delivers_nothing_is_named_and_splits_no_cluster() {
     let deaf = found(&with_ways(3, |_, to| to != 1));
     assert_eq!(deaf.len(), 1, "{deaf:?}");
-    assert_eq!((deaf[0].0, &deaf[0].1[..]), (Code::NodeRoutesNothing, &["emqx2".to_owned()][..]));
+    assert_eq!(
+        (deaf[0].0, &deaf[0].1[..]),
+        (Code::NodeRoutesNothing, &["emqx2".to_owned()][..])
+    );
     assert!(deaf[0].2.contains("arrives at other nodes"), "{deaf:?}");
     let dead = found(&with_ways(3, |from, to| from != 1 && to != 1));
     assert_eq!(dead.len(), 1, "{dead:?}");
@@ -148,7 +154,9 @@ fn what_a_node_forbids_or_leaves_unanswered_is_named_for_what_it_is() {
     report.troubles = vec![
         Some(Trouble::Limited(0x97)),
         Some(Trouble::Ended("reset".to_owned())),
-        Some(Trouble::NotReached(NotReached::CouldNotLook("no descriptor".to_owned()))),
+        Some(Trouble::NotReached(NotReached::CouldNotLook(
+            "no descriptor".to_owned(),
+        ))),
     ];
     let verdict = verdict(&report, SLOW);
     let codes: Vec<_> = verdict.findings.iter().map(|finding| finding.code).collect();
