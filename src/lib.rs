@@ -52,9 +52,9 @@ pub use config::Config;
 pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
-        BindError, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, Handle, ListenerStatus,
-        NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals,
-        examine, probe, start,
+        BindError, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, Fronts, Handle,
+        ListenerStatus, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RebalanceStatus, Reconnecting, Reloaded, Request,
+        Running, Totals, examine, probe, start,
     };
     pub use crate::worker::Selector;
 }

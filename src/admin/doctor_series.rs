@@ -4,8 +4,7 @@ use std::fmt;
 
 use prometheus_client::metrics::MetricType;
 
-use super::exposition::timestamp;
-use super::page::Page;
+use super::page::{Page, timestamp};
 use crate::doctor::examination::Examination;
 use crate::doctor::finding::Code;
 use crate::doctor::report::Route;

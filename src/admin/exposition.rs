@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
@@ -11,7 +11,7 @@ use prometheus_client::metrics::MetricType;
 
 use super::doctor_series;
 use super::node_series;
-use super::page::Page;
+use super::page::{Page, timestamp};
 use super::process::Process;
 use crate::base::build;
 use crate::base::heartbeat::Heartbeats;
@@ -201,11 +201,6 @@ impl AdminState {
     fn sum(&self, count: impl Fn(&Counters) -> &Count) -> u64 {
         self.counters.iter().map(|counters| count(counters).get()).sum()
     }
-}
-
-/// Seconds since 1970. A time before is shown as 1970.
-pub(super) fn timestamp(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Collector for AdminState {

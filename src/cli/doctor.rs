@@ -1,11 +1,14 @@
 //! `remora doctor`: examines a configuration, its nodes and the routes between them, and says what to change.
 
+use std::fs;
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 
 use remora::config::Loaded;
 use remora::doctor::report::Report;
-use remora::serve;
+use remora::net::tls::Trust;
+use remora::serve::{self, Fronts};
 use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 
@@ -15,14 +18,20 @@ use super::{print, refused};
 const FOUND: u8 = 2;
 
 /// Examines this configuration, and prints the report.
-pub(super) fn command(Loaded { config, .. }: &Loaded, json: bool) -> ExitCode {
-    match run(serve::examine(config)) {
+pub(super) fn command(Loaded { config, .. }: &Loaded, fronts: &Fronts, json: bool) -> ExitCode {
+    match run(serve::examine(config, fronts)) {
         Ok(report) => print_report(&report, json),
         Err(error) => {
             eprintln!("{}", refused::other(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The authorities in a file.
+pub(super) fn trust(file: &Path) -> Result<Trust, String> {
+    let pem = fs::read(file).map_err(|error| format!("--front-ca {}: {error}", file.display()))?;
+    Trust::from_pem(&pem).map_err(|error| format!("--front-ca {}: {error}", file.display()))
 }
 
 /// Prints a report; the exit code says whether something was found.

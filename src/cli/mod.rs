@@ -25,8 +25,9 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use remora::cluster::Ring;
 use remora::config::{self, Config, Loaded, Problems};
+use remora::doctor::front::FrontUrl;
 use remora::path::affinity::{Key, Rule};
-use remora::serve::BindError;
+use remora::serve::{BindError, Fronts};
 
 use locate::{File, FileOption, Located, NotFound};
 
@@ -116,6 +117,16 @@ enum Command {
     Doctor {
         #[command(flatten)]
         file: File,
+        /// Also restart a subscriber behind this listener of a balancer that runs, with publishers on each node: mqtt://HOST:PORT, or
+        /// mqtts, ws or wss.
+        #[arg(long, value_name = "URL")]
+        front: Vec<FrontUrl>,
+        /// How often that subscriber is restarted.
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        restarts: u32,
+        /// The authorities of the listeners' certificates, in PEM. Without it, any certificate is accepted.
+        #[arg(long, value_name = "FILE", requires = "front")]
+        front_ca: Option<PathBuf>,
         /// Print the report as JSON.
         #[arg(long)]
         json: bool,
@@ -174,7 +185,24 @@ pub(crate) fn main() -> ExitCode {
         Command::Config(file) => with_config(file.locate(), |Loaded { config, source }| {
             print(config::effective(&config, Some(&source)).trim_end())
         }),
-        Command::Doctor { file, json } => with_config(file.locate(), |loaded| doctor::command(&loaded, json)),
+        Command::Doctor {
+            file,
+            front,
+            restarts,
+            front_ca,
+            json,
+        } => {
+            let trust = match front_ca.as_deref().map(doctor::trust).transpose() {
+                Ok(trust) => trust,
+                Err(error) => return bad_usage(&error),
+            };
+            let fronts = Fronts {
+                urls: front,
+                restarts,
+                trust,
+            };
+            with_config(file.locate(), |loaded| doctor::command(&loaded, &fronts, json))
+        }
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Ctl(arguments) => ctl::command(arguments),
         Command::Bench(args) => remora_bench::run(*args, &version::line()),

@@ -131,6 +131,15 @@ codes! {
     NotMqtt "S217" "not-mqtt",
         "What answers at this address does not use MQTT, or expects TLS or a PROXY header first.",
         "Correct the port or the scheme of the node's address.";
+    FrontNotReached "F301" "front-not-reached",
+        "A client cannot connect through the balancer at this address.",
+        "Start the balancer, correct the URL, or open the port; with TLS, name the authority with --front-ca. The balancer's log says why it closed a connection (`remora ctl client ID`).";
+    FrontForbidden "F302" "front-forbidden",
+        "A client that came through the balancer may not use the topic of the doctor, so nothing can be said of what it receives.",
+        "Allow the topic of the doctor and all below it to its user, or set `[doctor] topic` to one that is allowed.";
+    LostAfterRestart "F303" "lost-after-restart",
+        "A client that restarts and subscribes again misses messages, although it came through the balancer.",
+        "Messages that come from some nodes only: join the nodes (R101). Messages of none: look at the node that the client is on (`remora ctl client ID`).";
 }
 
 /// How sure the doctor is.

@@ -6,6 +6,7 @@ pub mod access;
 pub mod examination;
 pub mod fault;
 pub mod finding;
+pub mod front;
 pub mod matrix;
 mod peer;
 pub mod report;

@@ -6,9 +6,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::finding::{self, Certainty};
+use super::front::FrontReport;
 use super::matrix::{Matrix, Qos, Way};
 use super::route_check::RouteReport;
-use super::verdict::{milliseconds, verdict};
+use super::verdict::{Verdict, front_verdict, milliseconds, verdict};
 
 /// The result of an examination.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -17,6 +18,9 @@ pub struct Report {
     pub checked: Vec<Checked>,
     /// What became of messages between the nodes; null if none could be sent.
     pub routes: Option<Routes>,
+    /// What a subscriber received that came through the balancer and restarted; one for each URL that was asked for.
+    #[serde(default)]
+    pub front: Vec<Front>,
     /// What an operator should change.
     pub findings: Vec<Finding>,
     /// What could not be looked at, and why.
@@ -119,6 +123,26 @@ pub struct Shared {
     pub several: u32,
 }
 
+/// A subscriber that came through the balancer and restarted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Front {
+    /// Where it connected.
+    pub url: String,
+    /// How often.
+    pub restarts: u32,
+    /// The publishers: on each node, and through the balancer.
+    pub publishers: Vec<Publisher>,
+}
+
+/// A publisher to a subscriber that restarts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Publisher {
+    /// The node that it is on.
+    pub from: String,
+    /// After how many restarts its message was received.
+    pub received: u32,
+}
+
 impl From<finding::Finding> for Finding {
     fn from(finding: finding::Finding) -> Self {
         let finding::Finding {
@@ -190,6 +214,31 @@ impl Report {
         }
     }
 
+    /// Adds what a subscriber received behind `url`, and what that means.
+    pub fn add_front(&mut self, url: &str, front: &FrontReport) {
+        let judged = front_verdict(url, front);
+        self.could_not_look.extend(judged.could_not_look.clone());
+        if judged == Verdict::default() {
+            let seen = format!(
+                "received from every publisher after each of {} restarts",
+                front.restarts
+            );
+            self.fine(url, seen);
+        }
+        for finding in judged.findings {
+            self.found(url, finding);
+        }
+        let publishers = front.received.iter().map(|(from, received)| Publisher {
+            from: from.clone(),
+            received: *received,
+        });
+        self.front.push(Front {
+            url: url.to_owned(),
+            restarts: front.restarts,
+            publishers: publishers.collect(),
+        });
+    }
+
     /// As JSON.
     pub fn json(&self) -> String {
         serde_json::to_string_pretty(self).unwrap_or_default()
@@ -220,6 +269,20 @@ impl Report {
         if let Some(routes) = &self.routes {
             text.push('\n');
             text.push_str(&routes.text());
+        }
+        for Front {
+            url,
+            restarts,
+            publishers,
+        } in &self.front
+        {
+            text.push_str(&format!(
+                "\na subscriber behind {url}, restarts after which it received a message\n"
+            ));
+            let width = publishers.iter().map(|row| row.from.chars().count()).max().unwrap_or(0);
+            for Publisher { from, received } in publishers {
+                text.push_str(&format!("  {from:width$}  {received}/{restarts}\n"));
+            }
         }
         for why in &self.could_not_look {
             text.push_str(&format!("\ncould not look: {why}\n"));

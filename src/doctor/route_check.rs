@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::access::{Access, NotReached, Target};
 use super::matrix::{Matrix, Qos};
-use super::peer::{Event, Peer, What};
+use super::peer::{self, Event, Peer, What};
 use super::settings::Settings;
 use crate::mqtt::{NodePacket, PublishPacket, subscribe, unsubscribe};
 
@@ -229,7 +229,7 @@ impl Member {
 
 struct Check {
     members: Vec<Member>,
-    events: mpsc::UnboundedReceiver<Event>,
+    events: mpsc::Receiver<Event>,
     /// What the topics of this check begin with.
     base: String,
     timeout: Duration,
@@ -248,7 +248,7 @@ struct Check {
 
 impl Check {
     async fn connect(access: &Access, settings: &Settings, targets: &[Target]) -> Self {
-        let (to_check, events) = mpsc::unbounded_channel();
+        let (to_check, events) = peer::events();
         let run = format!("{:08x}", fastrand::u32(..));
         let mut connecting = tokio::task::JoinSet::new();
         for (number, target) in targets.iter().enumerate() {
@@ -372,8 +372,7 @@ impl Check {
         for number in self.live() {
             if let Some(peer) = &mut self.members[number].peer {
                 let id = peer.next_id();
-                if let Some(packet) = subscribe(peer.version, id, filters) {
-                    peer.send(packet);
+                if subscribe(peer.version, id, filters).is_some_and(|packet| peer.send(packet)) {
                     ids.insert(number, id);
                 }
             }
@@ -433,8 +432,8 @@ impl Check {
             retain,
             expiry: retain.then_some(RETAINED_EXPIRY.as_secs() as u32),
         };
-        peer.send(packet.encode(peer.version)?);
-        Some(packet.packet_id.unwrap_or_default())
+        let is_sent = peer.send(packet.encode(peer.version)?);
+        is_sent.then(|| packet.packet_id.unwrap_or_default())
     }
 
     /// Each two clients that go on.
@@ -641,8 +640,7 @@ impl Check {
         for number in 0..self.members.len() {
             if let Some(peer) = &mut self.members[number].peer {
                 let id = peer.next_id();
-                if let Some(packet) = unsubscribe(peer.version, id, filters) {
-                    peer.send(packet);
+                if unsubscribe(peer.version, id, filters).is_some_and(|packet| peer.send(packet)) {
                     ids.insert(number, id);
                 }
             }

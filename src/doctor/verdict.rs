@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::access::NotReached;
 use super::finding::{Certainty, Code, Finding};
+use super::front::{FrontReport, FrontTrouble, THROUGH};
 use super::matrix::{Matrix, Qos, Way};
 use super::route_check::{Action, RouteReport, Shared, Trouble};
 
@@ -37,6 +38,54 @@ pub fn verdict(report: &RouteReport, slow_after: Duration) -> Verdict {
         verdict.findings.extend(of_routes.shared(shared, is_sound));
     }
     verdict.findings.sort_by_key(|finding| finding.code);
+    verdict
+}
+
+/// What a check through the balancer means.
+pub fn front_verdict(url: &str, report: &FrontReport) -> Verdict {
+    let finding = |code, found| Finding {
+        code,
+        subjects: vec![url.to_owned()],
+        looked_at: format!("a subscriber that restarts behind {url}"),
+        found,
+        certainty: Certainty::Certain,
+    };
+    let mut verdict = Verdict::default();
+    match &report.trouble {
+        Some(FrontTrouble::NotReached(NotReached::CouldNotLook(why))) => {
+            verdict.could_not_look.push(format!("{url}: {why}"))
+        }
+        Some(FrontTrouble::NotReached(NotReached::Found(of_connection))) => {
+            verdict
+                .findings
+                .push(finding(Code::FrontNotReached, of_connection.found.clone()));
+        }
+        Some(FrontTrouble::Forbidden(code)) => {
+            let found = format!("SUBSCRIBE was refused with code {code:#04x}");
+            verdict.findings.push(finding(Code::FrontForbidden, found));
+        }
+        Some(FrontTrouble::Ended(why)) => {
+            let found = format!("the connection ended before the subscription was there: {why}");
+            verdict.findings.push(finding(Code::FrontNotReached, found));
+        }
+        Some(FrontTrouble::Stalled) => {
+            let found = "SUBSCRIBE was not answered".to_owned();
+            verdict.findings.push(finding(Code::FrontNotReached, found));
+        }
+        None => {}
+    }
+    let restarts = report.restarts;
+    if report.received.iter().any(|(_, count)| *count < restarts) {
+        let counts = report
+            .received
+            .iter()
+            .map(|(from, count)| format!("from {from} after {count} of {restarts} restarts"));
+        let counts: Vec<String> = counts
+            .map(|words| words.replace(&format!("from {THROUGH}"), THROUGH))
+            .collect();
+        let found = format!("messages were received {}", counts.join(", "));
+        verdict.findings.push(finding(Code::LostAfterRestart, found));
+    }
     verdict
 }
 

@@ -3,29 +3,31 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::limits;
-use crate::cluster::{Cluster, Endpoint, EndpointKind, Member, MemberEndpoint, NodeAddress};
+use crate::cluster::{Cluster, Endpoint, EndpointKind, EndpointTls, Member, MemberEndpoint, NodeAddress};
 use crate::config::Config;
 use crate::control::ProbeProxy;
 use crate::doctor::Settings;
 use crate::doctor::access::{Access, NotReached, Target};
 use crate::doctor::finding::{Certainty, Code, Finding};
+use crate::doctor::front::{FrontUrl, Stage, front_check};
 use crate::doctor::report::Report;
 use crate::doctor::route_check::{Extent, drawn, route_check};
 use crate::net::descriptors;
-use crate::net::tls::NodesTls;
+use crate::net::tls::{Nodes, NodesOffer, NodesTls, Trust};
 
 /// How long the look-up of a host name may take.
 const LOOKUP_MAX: Duration = Duration::from_secs(5);
 
-/// Examines this configuration, its nodes and the routes between them. No balancer need run.
+/// Examines this configuration, its nodes and the routes between them. No balancer need run, but for `fronts`.
 ///
 /// It must run in a [`tokio::task::LocalSet`].
-pub async fn examine(config: &Config) -> Report {
+pub async fn examine(config: &Config, fronts: &Fronts) -> Report {
     let began = Instant::now();
     let mut report = set_up(config);
     let tls = Arc::<NodesTls>::default();
@@ -38,9 +40,78 @@ pub async fn examine(config: &Config) -> Report {
     }
     let looked_up = look_up_all(&config.nodes).await;
     let count = config.nodes.len();
-    nodes(&access, &config.doctor, (looked_up, count), Extent::FULL, &mut report).await;
+    let routed = nodes(&access, &config.doctor, (looked_up, count), Extent::FULL, &mut report).await;
+    for url in &fronts.urls {
+        front(config, &access, (url, fronts), &routed, &mut report).await;
+    }
     report.took_ms = began.elapsed().as_millis() as u64;
     report
+}
+
+/// Listeners of a balancer that runs, behind which a subscriber is restarted.
+#[derive(Clone, Debug, Default)]
+pub struct Fronts {
+    /// Where they are.
+    pub urls: Vec<FrontUrl>,
+    /// How often it is restarted at each.
+    pub restarts: u32,
+    /// The authorities of their certificates; `None` accepts any certificate.
+    pub trust: Option<Trust>,
+}
+
+/// Restarts a subscriber behind a listener, with publishers on these nodes.
+async fn front(
+    config: &Config,
+    access: &Access,
+    (url, fronts): (&FrontUrl, &Fronts),
+    nodes: &[Target],
+    report: &mut Report,
+) {
+    let address = NodeAddress::Host(url.host.clone(), url.port);
+    let address = match url.host.parse() {
+        Ok(ip) => NodeAddress::Socket(SocketAddr::new(ip, url.port)),
+        Err(_) => address,
+    };
+    let tls = url.has_tls.then(|| EndpointTls {
+        server_name: Arc::from(&*url.host),
+        is_verified: fronts.trust.is_some(),
+    });
+    let endpoint = MemberEndpoint {
+        address,
+        path: url.path.as_deref().map(Arc::from),
+        proxy_protocol: None,
+        tls,
+    };
+    let (target, found) = looked_up("front".into(), url.kind(), endpoint).await;
+    let offer = NodesOffer {
+        trust: fronts.trust.clone().unwrap_or_default(),
+        insecure_skip_verify: fronts.trust.is_none(),
+        ..NodesOffer::default()
+    };
+    let url = url.to_string();
+    let found = match (found, Nodes::new(offer)) {
+        (Ok(()), Ok(tls)) => tls,
+        (Err(error), _) => {
+            let finding = Finding {
+                code: Code::FrontNotReached,
+                subjects: vec![url.clone()],
+                looked_at: format!("the address of {url}"),
+                found: error.to_string(),
+                certainty: Certainty::Certain,
+            };
+            return report.found(url, finding);
+        }
+        (_, Err(error)) => return report.could_not_look.push(format!("{url}: {error}")),
+    };
+    let tls = Arc::<NodesTls>::default();
+    tls.replace(Some(found));
+    let of_front = Access { tls, ..access.clone() };
+    let stage = Stage {
+        front: (&of_front, &target),
+        nodes: (access, nodes),
+    };
+    let seen = front_check(stage, &config.doctor, fronts.restarts).await;
+    report.add_front(&url, &seen);
 }
 
 /// Examines the balancer that runs with this configuration and these nodes. It must run in a [`tokio::task::LocalSet`].
@@ -71,14 +142,14 @@ fn set_up(config: &Config) -> Report {
     report
 }
 
-/// Looks at so many nodes, and at the routes between them.
+/// Looks at so many nodes, and at the routes between those that it returns.
 async fn nodes(
     access: &Access,
     settings: &Settings,
     (endpoints, count): (Vec<Known>, usize),
     extent: Extent,
     report: &mut Report,
-) {
+) -> Vec<Target> {
     let drawn = drawn(count);
     let mut routed = Vec::new();
     let mut others = Vec::new();
@@ -94,6 +165,7 @@ async fn nodes(
     look_at(access, others, report).await;
     let routes = route_check(access, settings, &routed, count, extent).await;
     report.add_routes(&routes, settings.slow_after);
+    routed
 }
 
 /// An endpoint with its node's number, and with the error where it has no address.

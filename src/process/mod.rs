@@ -55,7 +55,7 @@ use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
 pub use clients::{ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Cursor, PAGE_MAX, Reconnecting};
-pub use doctor::examine;
+pub use doctor::{Fronts, examine};
 pub use handle::{Handle, ListenerStatus, NodeStatus, NodeWish, Totals};
 pub use rebalance::RebalanceStatus;
 pub use requests::{NotReloaded, Reloaded, Request};

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 
 use remora::config;
 use remora::doctor::report::{Finding, Report};
-use remora::serve;
+use remora::net::tls::Trust;
+use remora::serve::{self, Fronts};
 use tokio::task::LocalSet;
 
 use crate::admin_client::{Metrics, ask_socket};
-use crate::balancer::{ADMIN, Program, block_on};
+use crate::balancer::{ADMIN, Balancer, Program, block_on};
 use crate::certificates::Certificates;
 use crate::control::ctl;
 use crate::routing_nodes::{Fault, RoutingNodes};
@@ -27,7 +28,7 @@ const NODES: usize = 4;
 
 async fn examine(toml: &str) -> Report {
     let config = config::parse("test.toml", toml).unwrap_or_else(|problems| panic!("{problems}"));
-    serve::examine(&config).await
+    serve::examine(&config, &Fronts::default()).await
 }
 
 /// Examinations of all these, at the same time.
@@ -362,4 +363,76 @@ fn a_balancer_examines_itself_at_the_interval_and_leaves_no_message_at_the_nodes
     assert_eq!(found(&examined), ["R102"]);
     assert_eq!(examined["report"]["routes"]["retained"], serde_json::Value::Null);
     assert_eq!(cluster.retained_ever(), 0);
+}
+
+fn examine_through(toml: &str, fronts: &Fronts) -> Report {
+    let config = config::parse("test.toml", toml).unwrap_or_else(|problems| panic!("{problems}"));
+    block_on(LocalSet::new().run_until(serve::examine(&config, fronts)))
+}
+
+#[test]
+fn a_subscriber_behind_each_kind_of_listener_receives_after_every_restart() {
+    let cluster = RoutingNodes::of(2, Vec::new());
+    let certificates = Certificates::new();
+    certificates.server("front.pem", &["127.0.0.1"]);
+    let tls = certificates.listener_with(&["front.pem"]);
+    let ws = "transport = \"ws\"\npaths = [\"/way\"]\n";
+    let mut toml = cluster.toml(PATIENT);
+    for keys in [ws.to_owned(), tls.clone(), format!("{ws}{tls}")] {
+        toml += &format!(
+            "\n[[listeners]]\naddress = \"127.0.0.2:0\"\nname = \"{}\"\n{keys}\n",
+            keys.len()
+        );
+    }
+    let balancer = Balancer::of(&toml.replace("127.0.0.2:0", "127.0.0.1:0"));
+    let addresses = balancer.running.addresses();
+    let urls = ["mqtt://{}", "ws://{}/way", "mqtts://{}", "wss://{}/way"];
+    let urls = urls
+        .iter()
+        .zip(&addresses)
+        .map(|(url, address)| url.replace("{}", &address.to_string()));
+    let urls: Vec<String> = urls.collect();
+    let fronts = Fronts {
+        urls: urls.iter().map(|url| url.parse().expect("a URL")).collect(),
+        restarts: 2,
+        trust: Some(Trust::from_pem(certificates.authority.pem().as_bytes()).expect("an authority")),
+    };
+    let report = examine_through(&cluster.toml(PATIENT), &fronts);
+    assert_eq!(report.findings, [], "{}", report.text());
+    for (front, url) in report.front.iter().zip(&urls) {
+        assert_eq!((&front.url, front.restarts), (url, 2));
+        let received: Vec<_> = front.publishers.iter().map(|row| (&*row.from, row.received)).collect();
+        assert_eq!(received, [("through the balancer", 2), ("node0", 2), ("node1", 2)]);
+    }
+    assert_eq!(report.front.len(), 4);
+    let strangers = Fronts {
+        urls: vec![urls[2].parse().expect("a URL")],
+        trust: Some(Trust::from_pem(Certificates::new().authority.pem().as_bytes()).expect("an authority")),
+        ..fronts
+    };
+    let finding = only(&examine_through(&cluster.toml(PATIENT), &strangers), "F301");
+    assert!(finding.found.contains("certificate"), "{finding:?}");
+}
+
+#[test]
+fn behind_a_balancer_before_unjoined_nodes_only_one_publisher_is_received() {
+    let cluster = RoutingNodes::of(2, vec![(Fault::Unjoined, 1)]);
+    let balancer = Balancer::of(&cluster.toml(""));
+    let fronts = Fronts {
+        urls: vec![format!("mqtt://{}", balancer.address).parse().expect("a URL")],
+        restarts: 3,
+        trust: None,
+    };
+    let report = examine_through(&cluster.toml(LOSSY), &fronts);
+    assert_eq!(
+        codes(&report),
+        BTreeSet::from(["F303", "R101"].map(str::to_owned)),
+        "{}",
+        report.text()
+    );
+    let of_nodes: Vec<u32> = report.front[0].publishers[1..].iter().map(|row| row.received).collect();
+    assert!(
+        [[3, 0], [0, 3]].iter().any(|counts| of_nodes == counts),
+        "it stays on its node: {of_nodes:?}"
+    );
 }

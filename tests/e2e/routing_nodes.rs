@@ -52,6 +52,9 @@ pub(crate) enum Fault {
     IsOld,
 }
 
+/// How many packets may wait for a client: more than all that a test sends to one.
+const PACKETS_MAX: usize = 8192;
+
 /// A cluster, until it is dropped.
 pub(crate) struct RoutingNodes {
     pub addresses: Vec<SocketAddr>,
@@ -80,7 +83,7 @@ struct Subscription {
     client: usize,
     filter: String,
     level: u8,
-    packets: mpsc::UnboundedSender<Vec<u8>>,
+    packets: mpsc::Sender<Vec<u8>>,
 }
 
 impl RoutingNodes {
@@ -175,7 +178,7 @@ fn planted(faults: &Faults) -> Vec<(Fault, usize)> {
 
 async fn accept(node: usize, count: usize, listener: tokio::net::TcpListener, shared: Shared) {
     while let Ok((stream, _)) = listener.accept().await {
-        let (packets, to_send) = mpsc::unbounded_channel();
+        let (packets, to_send) = mpsc::channel(PACKETS_MAX);
         let client = {
             let mut state = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
             state.next_client += 1;
@@ -204,7 +207,7 @@ struct Serving {
     count: usize,
     client: usize,
     shared: Shared,
-    packets: mpsc::UnboundedSender<Vec<u8>>,
+    packets: mpsc::Sender<Vec<u8>>,
     level: u8,
 }
 
@@ -233,7 +236,7 @@ impl Serving {
         self.shared.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn run(mut self, stream: TcpStream, mut to_send: mpsc::UnboundedReceiver<Vec<u8>>) -> io::Result<()> {
+    async fn run(mut self, stream: TcpStream, mut to_send: mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
         let (mut from_client, mut to_client) = stream.into_split();
         let mut bytes = Vec::new();
         let mut owes_header = self.has(Fault::ExpectsHeader);
@@ -276,7 +279,7 @@ impl Serving {
 
     fn send(&self, packet: Vec<u8>) {
         // It may be gone.
-        let _ = self.packets.send(packet);
+        let _ = self.packets.try_send(packet);
     }
 
     fn answer(&mut self, packet: &[u8]) -> Next {
@@ -441,7 +444,7 @@ impl Serving {
         }
         let number = state.unacknowledged.entry(self.node).or_default();
         *number += usize::from(!has_id);
-        let is_kept = has_id || *number % 2 == 0;
+        let is_kept = has_id || number.is_multiple_of(2);
         let is_for = |subscription: &&Subscription, filter: &str| {
             subscription.filter == filter && self.passes(self.node, subscription.node, is_kept)
         };
@@ -474,7 +477,7 @@ impl Subscription {
     fn deliver(&self, topic: &str, payload: &[u8], has_id: bool) {
         // The number may be any: nothing is sent again.
         let packet = publish(self.level, topic, payload, has_id.then_some(7), false);
-        let _ = self.packets.send(packet);
+        let _ = self.packets.try_send(packet);
     }
 }
 

@@ -482,6 +482,11 @@ const TABLES: Cases = &[
         "[admin]\nhosts = [\"http://lb.example.com:9883/\"]",
         &["hosts = [\"lb.example.com\"]"],
     ),
+    // The doctor's topics.
+    ("[doctor]\ntopic = \"site/doctor/#\"", &["topic = \"site/doctor\""]),
+    ("[doctor]\ntopic = \"site/doctor/\"", &["topic = \"site/doctor\""]),
+    ("[doctor]\ntopic = \"+/doctor\"", &["topic = \"remora/doctor\""]),
+    ("[doctor]\ntopic = \"\"", &["topic = \"remora/doctor\""]),
     ("[admin]\nhosts = [\"\"]", &["hosts = [\"remora.example.com\"]"]),
     ("[log]\nfile = \"/var/log/remora.log\"", &["level = \"info\""]),
     ("[log]\nlevel = \"warning\"", &["level = \"warn\""]),

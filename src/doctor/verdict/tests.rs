@@ -195,3 +195,30 @@ fn copies_of_shared_messages_are_found_and_losses_only_on_sound_routes() {
     assert_eq!(with([row(4, 0), row(5, 0)], true), [Code::SharedNotOnce]);
     assert_eq!(with([row(4, 0), row(5, 0)], false), [Code::NodesNotJoined]);
 }
+
+#[test]
+fn what_a_subscriber_misses_after_a_restart_is_told_by_publisher() {
+    let report = |counts: [u32; 3]| FrontReport {
+        restarts: 3,
+        received: [THROUGH, "emqx1", "emqx2"]
+            .map(str::to_owned)
+            .into_iter()
+            .zip(counts)
+            .collect(),
+        trouble: None,
+    };
+    assert_eq!(front_verdict("mqtt://lb", &report([3, 3, 3])), Verdict::default());
+    let verdict = front_verdict("mqtt://lb", &report([3, 3, 0]));
+    let found = "messages were received through the balancer after 3 of 3 restarts, from emqx1 after 3 of 3 restarts, \
+                 from emqx2 after 0 of 3 restarts";
+    assert_eq!(verdict.findings[0].found, found);
+    assert_eq!(verdict.findings[0].code, Code::LostAfterRestart);
+    let refused = FrontReport {
+        trouble: Some(FrontTrouble::Forbidden(0x87)),
+        ..FrontReport::default()
+    };
+    assert_eq!(
+        front_verdict("mqtt://lb", &refused).findings[0].code,
+        Code::FrontForbidden
+    );
+}
