@@ -140,6 +140,39 @@ codes! {
     LostAfterRestart "F303" "lost-after-restart",
         "A client that restarts and subscribes again misses messages, although it came through the balancer.",
         "Messages that come from some nodes only: join the nodes (R101). Messages of none: look at the node that the client is on (`remora ctl client ID`).";
+    ApiRefused "C401" "api-refused",
+        "The nodes do not answer this key, so that their own view of the cluster cannot be compared.",
+        "Write a key of the nodes' API into the file of `[nodes_api] credentials`, as KEY:SECRET; the role viewer is enough.";
+    ApiUnusable "C402" "api-unusable",
+        "The node's API says nothing of its cluster.",
+        "Correct `api` of the node, or open the port; EMQX has its API at port 18083.";
+    ViewsDiffer "C403" "views-differ",
+        "The nodes do not belong to one cluster, by what they say themselves: messages of one part do not reach the clients of another.",
+        "Join the nodes: `emqx ctl cluster join NAME@HOST` on each node of the smaller part, with ports 4370 and 5370 open between all nodes.";
+    MemberStopped "C404" "member-stopped",
+        "A member of the cluster does not run, so that the others carry its clients.",
+        "Start it, or take it out of the cluster: `emqx ctl cluster force-leave NAME@HOST`.";
+    VersionsDiffer "C405" "versions-differ",
+        "Members of one cluster have different versions. That is as it should be only while they are upgraded one after the other.",
+        "Finish the upgrade.";
+    PastTheBalancer "C406" "past-the-balancer",
+        "Clients that connect to a node directly are not tied to their home: where routing is broken, their messages reach only a part of the others.",
+        "Give these clients the balancer's address, and let the nodes' listeners take connections from the balancer only.";
+    OffHome "C501" "off-home",
+        "Many clients are not on the node that their id leads to, and two balancers may not agree where they are.",
+        "Look whether their home is up; then bring them home: `remora ctl rebalance`.";
+    IdsChange "C502" "ids-change",
+        "A client whose id changes at every connect comes to another node each time, and finds no session.",
+        "Give each client a fixed id of its own: `clientId` in MQTT.js, `client_id` in Paho, `-i` in mosquitto.";
+    IdsTwice "C503" "ids-twice",
+        "Two clients have one id, or the nodes do not end the older connection, as they do in one cluster: each may receive the messages of the other.",
+        "Give each client an id of its own; if it is one client, join the nodes (R101).";
+    IdsFight "C504" "ids-fight",
+        "Two clients with one id end each other's connection again and again, or one is refused and tries without a pause.",
+        "See the ids and the causes: `remora ctl clients --reconnecting 10`; give each client an id of its own.";
+    QuietClients "C505" "quiet-clients",
+        "These clients are connected, receive nothing, and are on a node whose routes are broken: they may be those who wait for messages.",
+        "Heal the routes of the node first; see the clients with `remora ctl clients --quiet 10m`.";
 }
 
 /// How sure the doctor is.
@@ -186,7 +219,7 @@ mod tests {
     #[test]
     fn numbers_and_names_are_unique_and_in_order() {
         let ids: Vec<_> = Code::ALL.iter().map(|code| code.id()).collect();
-        let sections: Vec<_> = ids.iter().map(|id| (id.as_bytes()[1], *id)).collect();
+        let sections: Vec<_> = ids.iter().map(|id| &id[1..]).collect();
         assert!(sections.is_sorted(), "{ids:?}");
         assert_eq!(BTreeSet::from_iter(&ids).len(), ids.len());
         let names: BTreeSet<_> = Code::ALL.iter().map(|code| code.name()).collect();

@@ -3,6 +3,8 @@
 //! `finding`, `matrix`, `verdict` and `fault` decide without I/O; `access`, `peer` and `route_check` do the I/O and decide nothing.
 
 pub mod access;
+pub mod clients;
+pub mod emqx;
 pub mod examination;
 pub mod fault;
 pub mod finding;

@@ -8,10 +8,12 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::limits;
-use crate::cluster::{Cluster, Endpoint, EndpointKind, EndpointTls, Member, MemberEndpoint, NodeAddress};
+use super::handle::Handle;
+use super::reload::node_prober;
+use super::{client_check, cluster_check, limits};
+use crate::cluster::{Cluster, Endpoint, EndpointKind, EndpointTls, Member, MemberEndpoint, NodeAddress, NodeApi};
 use crate::config::Config;
-use crate::control::ProbeProxy;
+use crate::control::{NodeProber, ProbeProxy};
 use crate::doctor::Settings;
 use crate::doctor::access::{Access, NotReached, Target};
 use crate::doctor::finding::{Certainty, Code, Finding};
@@ -38,6 +40,8 @@ pub async fn examine(config: &Config, fronts: &Fronts) -> Report {
             "nodes that [discovery] finds: a balancer that runs knows them, ask it with `remora ctl doctor`".to_owned(),
         );
     }
+    let prober = node_prober(config, &access.tls, access.instance);
+    cluster_check::views(&prober, &config.nodes, &mut report).await;
     let looked_up = look_up_all(&config.nodes).await;
     let count = config.nodes.len();
     let routed = nodes(&access, &config.doctor, (looked_up, count), Extent::FULL, &mut report).await;
@@ -115,9 +119,20 @@ async fn front(
 }
 
 /// Examines the balancer that runs with this configuration and these nodes. It must run in a [`tokio::task::LocalSet`].
-pub(super) async fn examine_running(config: &Config, cluster: &Cluster, access: &Access, extent: Extent) -> Report {
+pub(super) async fn examine_running(
+    config: &Config,
+    cluster: &Cluster,
+    access: &Access,
+    handle: Option<&Handle>,
+    extent: Extent,
+) -> Report {
     let began = Instant::now();
     let mut report = set_up(config);
+    let prober = node_prober(config, &access.tls, access.instance);
+    let answering = match extent.has_extras {
+        true => cluster_check::views(&prober, &config.nodes, &mut report).await,
+        false => None,
+    };
     let known = cluster.nodes().iter().enumerate().flat_map(|(number, node)| {
         node.endpoints.iter().map(move |(kind, endpoint)| {
             let (node, endpoint) = (Arc::clone(&node.name), endpoint.clone());
@@ -130,8 +145,37 @@ pub(super) async fn examine_running(config: &Config, cluster: &Cluster, access: 
     });
     let (known, count) = (known.collect(), cluster.nodes().len());
     nodes(access, &config.doctor, (known, count), extent, &mut report).await;
+    if let Some(handle) = handle.filter(|_| extent.has_extras)
+        && let Err(error) = clients(handle, &prober, answering, &mut report).await
+    {
+        report.could_not_look.push(format!("the clients: {error}"));
+    }
     report.took_ms = began.elapsed().as_millis() as u64;
     report
+}
+
+/// Looks at the clients of this balancer, and at those of the cluster that did not come through it.
+async fn clients(
+    handle: &Handle,
+    prober: &NodeProber,
+    answering: Option<&NodeApi>,
+    report: &mut Report,
+) -> io::Result<()> {
+    let too_many = "the clients: there are too many to look at each";
+    let Some(before) = client_check::ours(handle).await? else {
+        report.could_not_look.push(too_many.to_owned());
+        return Ok(());
+    };
+    if let Some(api) = answering
+        && let Some(clients) = cluster_check::clients(prober, api, report).await
+        && let Some(mut after) = client_check::ours(handle).await?
+    {
+        // One that came or went meanwhile is one of ours all the same.
+        after.ids.extend(before.ids.iter().cloned());
+        let unknown = before.unknown.max(after.unknown);
+        cluster_check::compare(&clients, &after.ids, unknown, report);
+    }
+    client_check::judge(handle, before, report).await
 }
 
 /// What can be seen without a connection.

@@ -1,13 +1,14 @@
 //! Has the doctor examine a balancer that runs: when an operator asks, and at an interval.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::doctor;
+use super::handle::Handle;
 use crate::base::events::{Change, Events};
 use crate::base::log::List;
 use crate::cluster::Clusters;
@@ -30,6 +31,18 @@ pub(super) struct ExaminerHandle {
     config: watch::Sender<Arc<Config>>,
 }
 
+/// The balancer that is examined.
+#[derive(Debug, Default)]
+pub(super) struct Examined(OnceLock<Handle>);
+
+impl Examined {
+    /// From now on, its clients are looked at as well.
+    pub(super) fn open(&self, handle: Handle) {
+        // Called once.
+        let _ = self.0.set(handle);
+    }
+}
+
 /// Examines on control's thread, one at a time.
 #[derive(Debug)]
 pub(super) struct Examiner {
@@ -39,6 +52,7 @@ pub(super) struct Examiner {
     pub(super) tls: Arc<NodesTls>,
     pub(super) instance: u32,
     pub(super) last: Arc<LastExamination>,
+    pub(super) examined: Arc<Examined>,
     pub(super) events: Arc<Events>,
 }
 
@@ -66,7 +80,7 @@ impl Examiner {
     pub(super) fn new(
         config: Arc<Config>,
         (clusters, tls, instance): (Arc<Clusters>, Arc<NodesTls>, u32),
-        last: Arc<LastExamination>,
+        (last, examined): (Arc<LastExamination>, Arc<Examined>),
         events: Arc<Events>,
     ) -> (Self, ExaminerHandle) {
         let (requests, asked) = mpsc::channel(WAITING_MAX);
@@ -78,6 +92,7 @@ impl Examiner {
             tls,
             instance,
             last,
+            examined,
             events,
         };
         (examiner, ExaminerHandle { requests, config })
@@ -120,7 +135,7 @@ impl Examiner {
         let config = Arc::clone(&self.config.borrow());
         let access = doctor::access(&config, Arc::clone(&self.tls), self.instance);
         let cluster = self.clusters.current();
-        let report = doctor::examine_running(&config, &cluster, &access, extent).await;
+        let report = doctor::examine_running(&config, &cluster, &access, self.examined.0.get(), extent).await;
         let at = SystemTime::now();
         let examination = Arc::new(Examination { at, report });
         let difference = self.last.replace(Arc::clone(&examination));

@@ -1,8 +1,10 @@
 //! The process: starts workers, control and the admin listener, and owns their threads. Orders go through a [`Handle`].
 
 mod bind_error;
+mod client_check;
 pub(crate) mod clients;
 mod closings;
+mod cluster_check;
 mod doctor;
 pub mod drain;
 mod examiner;
@@ -45,7 +47,7 @@ use crate::path::route::Placements;
 use crate::worker::Worker;
 
 use closings::Closings;
-use examiner::Examiner;
+use examiner::{Examined, Examiner};
 use expiry::ExpiredLists;
 use handle::Inner;
 use listeners::Bound;
@@ -148,10 +150,11 @@ pub fn start(config: Config) -> io::Result<Running> {
         examined: Arc::default(),
     });
     let config = Arc::new(config);
+    let examined = Arc::<Examined>::default();
     let (examiner, to_examiner) = Examiner::new(
         Arc::clone(&config),
         (Arc::clone(&shared.clusters), Arc::clone(&shared.nodes_tls), instance),
-        Arc::clone(&state.examined),
+        (Arc::clone(&state.examined), Arc::clone(&examined)),
         Arc::clone(&events),
     );
     let heartbeats = Arc::clone(&state.heartbeats);
@@ -221,6 +224,7 @@ pub fn start(config: Config) -> io::Result<Running> {
     })?;
     running.handle.0.state.reloads.in_force();
     api.open(running.handle());
+    examined.open(running.handle());
     Ok(running)
 }
 

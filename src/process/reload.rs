@@ -156,7 +156,12 @@ fn without_restart(old: &Config, mut new: Config) -> (Config, Vec<&'static str>)
 
 /// How nodes are probed.
 pub(super) fn prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> Arc<dyn Prober> {
-    Arc::new(NodeProber {
+    Arc::new(node_prober(config, tls, instance))
+}
+
+/// The same, for questions of the doctor.
+pub(super) fn node_prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> NodeProber {
+    NodeProber {
         dial: config.dial.clone(),
         tls: Arc::clone(tls),
         greet_timeout: config.greet.timeout,
@@ -164,7 +169,7 @@ pub(super) fn prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> Arc
         probe_proxy: config.control.probe_proxy,
         instance,
         api: config.control.api.clone(),
-    })
+    }
 }
 
 /// Logs what an operator should look at in a configuration.

@@ -11,7 +11,10 @@ use tokio::task::LocalSet;
 use crate::admin_client::{Metrics, ask_socket};
 use crate::balancer::{ADMIN, Balancer, Program, block_on};
 use crate::certificates::Certificates;
+use crate::client::Client;
 use crate::control::ctl;
+use crate::emqx::{FakeApi, answer};
+use crate::packets::Connect;
 use crate::routing_nodes::{Fault, RoutingNodes};
 use crate::tls_front::TlsFront;
 use crate::wait;
@@ -435,4 +438,107 @@ fn behind_a_balancer_before_unjoined_nodes_only_one_publisher_is_received() {
         [[3, 0], [0, 3]].iter().any(|counts| of_nodes == counts),
         "it stays on its node: {of_nodes:?}"
     );
+}
+
+/// The cluster's configuration, with an API at each node.
+fn with_apis(toml: &str, apis: &[FakeApi]) -> String {
+    let each = apis.iter().enumerate();
+    each.fold(toml.to_owned(), |toml, (node, api)| {
+        let name = format!("name = \"node{node}\"\n");
+        toml.replacen(&name, &format!("{name}api = \"http://{}\"\n", api.address), 1)
+    })
+}
+
+/// What EMQX says of a cluster with these members, asked at one of them.
+fn view(own: &str, members: &[&str]) -> Vec<u8> {
+    let body = serde_json::json!({"name": "emqxcl", "nodes": members, "self": own}).to_string();
+    answer("200 OK", "application/json", &body)
+}
+
+#[test]
+fn views_of_the_cluster_that_differ_are_named_beside_the_routes() {
+    let cluster = RoutingNodes::of(2, vec![(Fault::Unjoined, 1)]);
+    let apis = [FakeApi::start(), FakeApi::start()];
+    let toml = with_apis(&cluster.toml(LOSSY), &apis);
+    let names = ["emqx@a", "emqx@b"];
+    for (api, name) in apis.iter().zip(names) {
+        api.answer("/api/v5/cluster", view(name, &[name]));
+        api.answer("/api/v5/nodes", answer("200 OK", "application/json", "[]"));
+    }
+    let report = examine_one(&toml);
+    assert_eq!(
+        codes(&report),
+        BTreeSet::from(["C403", "R101"].map(str::to_owned)),
+        "{}",
+        report.text()
+    );
+    let found = report.findings.iter().find(|finding| finding.code == "C403");
+    assert_eq!(
+        found.map(|finding| &*finding.found),
+        Some("node0: cluster emqxcl with emqx@a; node1: cluster emqxcl with emqx@b")
+    );
+    cluster.heal();
+    for (api, name) in apis.iter().zip(names) {
+        api.answer("/api/v5/cluster", view(name, &names));
+    }
+    let members =
+        r#"[{"node":"emqx@a","node_status":"running","version":"5.8.9"},{"node":"emqx@c","node_status":"stopped"}]"#;
+    apis[0].answer("/api/v5/nodes", answer("200 OK", "application/json", members));
+    assert_eq!(only(&examine_one(&toml), "C404").subjects, ["emqx@c"]);
+    apis[0].answer("/api/v5/nodes", answer("200 OK", "application/json", "[]"));
+    for api in &apis {
+        api.answer(
+            "/api/v5/cluster",
+            answer(
+                "401 Unauthorized",
+                "application/json",
+                "{\"code\":\"BAD_API_KEY_OR_SECRET\"}",
+            ),
+        );
+    }
+    assert_eq!(only(&examine_one(&toml), "C401").subjects, ["node0", "node1"]);
+    apis[0].answer("/api/v5/cluster", answer("200 OK", "text/html", "<html>"));
+    apis[1].answer("/api/v5/cluster", view("emqx@b", &names));
+    assert_eq!(only(&examine_one(&toml), "C402").subjects, ["node0"]);
+}
+
+#[test]
+fn clients_past_the_balancer_ids_of_libraries_and_twins_are_found_among_clients() {
+    let cluster = RoutingNodes::of(1, Vec::new());
+    let api = FakeApi::start();
+    api.answer("/api/v5/cluster", view("emqx@a", &["emqx@a"]));
+    api.answer("/api/v5/nodes", answer("200 OK", "application/json", "[]"));
+    let page = |ids: &[&str], hasnext| {
+        let data: Vec<_> = ids
+            .iter()
+            .map(|id| serde_json::json!({"clientid": id, "node": "emqx@a", "connected": true}))
+            .collect();
+        let body = serde_json::json!({"data": data, "meta": {"page": 1, "limit": 1000, "hasnext": hasnext}});
+        answer("200 OK", "application/json", &body.to_string())
+    };
+    api.answer("/api/v5/clients?page=1&", page(&["sensor-1"], true));
+    api.answer("/api/v5/clients?page=2&", page(&["sensor-2"], false));
+    let program = Program::of(&with_apis(&cluster.toml(&format!("{ADMIN}{PATIENT}")), &[api]));
+    let sensors = ["sensor-1", "sensor-2"].map(|id| Client::accepted(program.address, &Connect::new(id)));
+    let examined = || {
+        let output = ctl(&program, &["doctor", "--json"]);
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
+    };
+    assert_eq!(found(&examined()), [""; 0], "both came through the balancer");
+    let [first, second] = sensors;
+    let name = second.address();
+    drop(second);
+    program.ended(name);
+    let past = examined();
+    assert_eq!(found(&past), ["C406"], "{past}");
+    let words = past["report"]["findings"][0]["found"].as_str().expect("words");
+    assert!(
+        words.starts_with("1 of them did not come") && words.ends_with("sensor-2"),
+        "{words}"
+    );
+    let _others =
+        ["mqttjs_1a2b3c4d", "sensor-2", "sensor-1"].map(|id| Client::accepted(program.address, &Connect::new(id)));
+    let all = examined();
+    assert_eq!(found(&all), ["C502", "C503"], "{all}");
+    drop(first);
 }
