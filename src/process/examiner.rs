@@ -1,13 +1,13 @@
 //! Has the doctor examine a balancer that runs: when an operator asks, and at an interval.
 
-use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::doctor;
+use super::examiner_handle::{ExaminerHandle, Reply};
 use super::handle::Handle;
 use crate::base::events::{Change, Events};
 use crate::base::log::List;
@@ -17,19 +17,6 @@ use crate::doctor::examination::{Examination, LastExamination};
 use crate::doctor::report::Finding;
 use crate::doctor::route_check::Extent;
 use crate::net::tls::NodesTls;
-
-/// How many operators may wait for an examination.
-const WAITING_MAX: usize = 8;
-
-/// Whoever asks waits here.
-type Reply = oneshot::Sender<Arc<Examination>>;
-
-/// Asks for examinations.
-#[derive(Clone, Debug)]
-pub(super) struct ExaminerHandle {
-    requests: mpsc::Sender<Reply>,
-    config: watch::Sender<Arc<Config>>,
-}
 
 /// The balancer that is examined.
 #[derive(Debug, Default)]
@@ -56,25 +43,6 @@ pub(super) struct Examiner {
     pub(super) events: Arc<Events>,
 }
 
-impl ExaminerHandle {
-    /// From now on, this is the configuration in force.
-    pub(super) fn reload(&self, config: Arc<Config>) {
-        self.config.send_replace(config);
-    }
-
-    /// Has the balancer examined, and waits for the result.
-    pub(super) async fn examine(&self) -> io::Result<Arc<Examination>> {
-        let (reply, answer) = oneshot::channel();
-        self.requests.try_send(reply).map_err(|_| {
-            let error = format!("{WAITING_MAX} callers wait for an examination already: ask again in a minute");
-            io::Error::new(io::ErrorKind::WouldBlock, error)
-        })?;
-        answer
-            .await
-            .map_err(|_| io::Error::other("the doctor has ended, with the balancer or by a fault of its own"))
-    }
-}
-
 impl Examiner {
     /// An examiner of what the other arguments say, and its handle.
     pub(super) fn new(
@@ -83,11 +51,10 @@ impl Examiner {
         (last, examined): (Arc<LastExamination>, Arc<Examined>),
         events: Arc<Events>,
     ) -> (Self, ExaminerHandle) {
-        let (requests, asked) = mpsc::channel(WAITING_MAX);
-        let config = watch::Sender::new(config);
+        let (handle, requests, config) = ExaminerHandle::new(config);
         let examiner = Self {
-            requests: asked,
-            config: config.subscribe(),
+            requests,
+            config,
             clusters,
             tls,
             instance,
@@ -95,7 +62,7 @@ impl Examiner {
             examined,
             events,
         };
-        (examiner, ExaminerHandle { requests, config })
+        (examiner, handle)
     }
 
     /// Examines when asked and when it is time, until the last handle is dropped. It must run in a [`tokio::task::LocalSet`].

@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 
 use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
-use super::examiner::ExaminerHandle;
+use super::examiner_handle::ExaminerHandle;
 use super::rebalance::{Background, RebalanceStatus};
 use super::requests::Request;
 use crate::admin::AdminState;

@@ -8,6 +8,7 @@ mod cluster_check;
 mod doctor;
 pub mod drain;
 mod examiner;
+mod examiner_handle;
 mod expiry;
 pub(crate) mod handle;
 mod limits;
