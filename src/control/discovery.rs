@@ -241,7 +241,7 @@ impl FoundNodes {
 
 impl Discovery {
     /// The node of this name at `host`, by the template.
-    pub(super) fn member(&self, name: &str, host: &str) -> Member {
+    pub(crate) fn member(&self, name: &str, host: &str) -> Member {
         let address = |address: &mut NodeAddress| {
             if let NodeAddress::Host(of_template, port) = address
                 && of_template == HOST_OF_FOUND

@@ -13,7 +13,7 @@ use super::reload::node_prober;
 use super::{client_check, cluster_check, limits};
 use crate::cluster::{Cluster, Endpoint, EndpointKind, EndpointTls, Member, MemberEndpoint, NodeAddress, NodeApi};
 use crate::config::Config;
-use crate::control::{NodeProber, ProbeProxy};
+use crate::control::{Found, NodeProber, ProbeProxy, Prober};
 use crate::doctor::Settings;
 use crate::doctor::access::{Access, NotReached, Target};
 use crate::doctor::finding::{Certainty, Code, Finding};
@@ -35,15 +35,11 @@ pub async fn examine(config: &Config, fronts: &Fronts) -> Report {
     let tls = Arc::<NodesTls>::default();
     tls.replace(config.nodes_tls.clone());
     let access = access(config, tls, fastrand::u32(..));
-    if config.control.discovery.is_some() {
-        report.could_not_look.push(
-            "nodes that [discovery] finds: a balancer that runs knows them, ask it with `remora ctl doctor`".to_owned(),
-        );
-    }
     let prober = node_prober(config, &access.tls, access.instance);
-    cluster_check::views(&prober, &config.nodes, &mut report).await;
-    let looked_up = look_up_all(&config.nodes).await;
-    let count = config.nodes.len();
+    let members = members(config, &prober, &mut report).await;
+    cluster_check::views(&prober, &members, &mut report).await;
+    let looked_up = look_up_all(&members).await;
+    let count = members.len();
     let routed = nodes(&access, &config.doctor, (looked_up, count), Extent::FULL, &mut report).await;
     for url in &fronts.urls {
         front(config, &access, (url, fronts), &routed, &mut report).await;
@@ -116,6 +112,29 @@ async fn front(
     };
     let seen = front_check(stage, &config.doctor, fronts.restarts).await;
     report.add_front(&url, &seen);
+}
+
+/// The nodes of the configuration, and those that `[discovery]` finds now.
+async fn members(config: &Config, prober: &NodeProber, report: &mut Report) -> Vec<Member> {
+    let mut members = config.nodes.clone();
+    let Some(discovery) = &config.control.discovery else {
+        return members;
+    };
+    match prober.find(discovery.source.clone()).await.0 {
+        Ok(found) => {
+            report.fine("discovery", format!("{} nodes", found.len()));
+            for Found { name, host } in found {
+                // The configuration says more of a node that it names.
+                if !members.iter().any(|member| member.name == name) {
+                    members.push(discovery.member(&name, &host));
+                }
+            }
+        }
+        Err(why) => report
+            .could_not_look
+            .push(format!("nodes that [discovery] finds: {why}")),
+    }
+    members
 }
 
 /// Examines the balancer that runs with this configuration and these nodes. It must run in a [`tokio::task::LocalSet`].

@@ -542,3 +542,27 @@ fn clients_past_the_balancer_ids_of_libraries_and_twins_are_found_among_clients(
     assert_eq!(found(&all), ["C502", "C503"], "{all}");
     drop(first);
 }
+
+#[test]
+fn nodes_that_discovery_finds_are_examined_as_well() {
+    let cluster = RoutingNodes::of(1, Vec::new());
+    let api = FakeApi::start();
+    let (host, port) = (cluster.addresses[0].ip(), cluster.addresses[0].port());
+    let members = serde_json::json!([{"node": format!("emqx@{host}"), "node_status": "running"}]).to_string();
+    api.answer("/api/v5/nodes", answer("200 OK", "application/json", &members));
+    let toml = format!(
+        "{PATIENT}[discovery]\nsource = \"emqx\"\nseeds = [\"http://{}\"]\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
+         [[nodes]]\naddress = \"{{host}}:{port}\"\n",
+        api.address
+    );
+    let report = examine_one(&toml);
+    assert_eq!(report.findings, [], "{}", report.text());
+    assert_eq!(report.routes.expect("routes").nodes, [format!("emqx@{host}")]);
+    api.answer("/api/v5/nodes", answer("401 Unauthorized", "application/json", "{}"));
+    let report = examine_one(&toml);
+    assert_eq!(report.could_not_look.len(), 1, "{report:?}");
+    assert!(
+        report.could_not_look[0].contains("see nodes_api.credentials"),
+        "{report:?}"
+    );
+}
