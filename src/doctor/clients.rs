@@ -2,6 +2,7 @@
 //! clients on a node whose routes are broken. No I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use super::finding::{Certainty, Code, Finding};
 
@@ -26,9 +27,14 @@ pub struct ClientFacts {
     pub twice: BTreeSet<String>,
     /// Ids whose connections have ended at least [`FIGHT_ENDS`] times within the last minute.
     pub fighting: Vec<String>,
+    /// Clients behind another load balancer on whose connections nothing passes for longer than [`FRONT_IDLE`].
+    pub silent_behind_front: Vec<String>,
     /// Clients that ping, and have received no message for long, by node.
     pub quiet: BTreeMap<String, Vec<String>>,
 }
+
+/// After this time without a byte, load balancers in front drop a connection (AWS NLB).
+pub const FRONT_IDLE: Duration = Duration::from_secs(350);
 
 /// So many ends within a minute are more than those of a client that reconnects at ease.
 pub const FIGHT_ENDS: usize = 10;
@@ -85,7 +91,7 @@ pub fn findings(facts: &ClientFacts, broken: &BTreeSet<String>) -> Vec<Finding> 
     }
     if !facts.twice.is_empty() {
         let found = format!(
-            "{} ids have more than one connection: {}",
+            "ids with more than one connection: {} ({})",
             facts.twice.len(),
             shown(facts.twice.iter())
         );
@@ -93,15 +99,24 @@ pub fn findings(facts: &ClientFacts, broken: &BTreeSet<String>) -> Vec<Finding> 
     }
     if !facts.fighting.is_empty() {
         let found = format!(
-            "the connections of {} ids ended {FIGHT_ENDS} times or more within a minute: {}",
+            "ids whose connections ended {FIGHT_ENDS} times or more within a minute: {} ({})",
             facts.fighting.len(),
             shown(facts.fighting.iter())
         );
         findings.push(finding(Code::IdsFight, Vec::new(), found, Certainty::Likely));
     }
+    if !facts.silent_behind_front.is_empty() {
+        let found = format!(
+            "clients that come through another load balancer with a Keep Alive of more than {} s, or none: {} ({})",
+            FRONT_IDLE.as_secs(),
+            facts.silent_behind_front.len(),
+            shown(facts.silent_behind_front.iter())
+        );
+        findings.push(finding(Code::IdleLimit, Vec::new(), found, Certainty::Likely));
+    }
     for (node, ids) in facts.quiet.iter().filter(|(node, _)| broken.contains(*node)) {
         let found = format!(
-            "{} clients on {node} are connected and have received no message for ten minutes: {}",
+            "clients on {node} that are connected and have received no message for ten minutes: {} ({})",
             ids.len(),
             shown(ids.iter())
         );
@@ -173,13 +188,17 @@ mod tests {
             ),
             twice: BTreeSet::from(["twin".to_owned()]),
             fighting: vec!["boxer".to_owned()],
+            silent_behind_front: vec!["sleeper".to_owned()],
             ..ClientFacts::default()
         };
         let found = findings(&facts, &BTreeSet::from(["b".to_owned()]));
         let codes: Vec<_> = found.iter().map(|finding| finding.code).collect();
-        assert_eq!(codes, [Code::IdsTwice, Code::IdsFight, Code::QuietClients]);
+        assert_eq!(
+            codes,
+            [Code::IdsTwice, Code::IdsFight, Code::IdleLimit, Code::QuietClients]
+        );
         assert!(
-            found[2].found.contains("on b") && found[2].found.ends_with("two"),
+            found[3].found.contains("on b") && found[3].found.ends_with("1 (two)"),
             "{found:?}"
         );
     }

@@ -131,6 +131,9 @@ codes! {
     NotMqtt "S217" "not-mqtt",
         "What answers at this address does not use MQTT, or expects TLS or a PROXY header first.",
         "Correct the port or the scheme of the node's address.";
+    IdleLimit "S218" "idle-limit",
+        "Load balancers in front often drop a connection on which nothing passes for 350 s. A client that pings more rarely is then gone without notice, and its messages with it.",
+        "Set `idle` in `[keepalive]` to 60s, so that probes pass more often, or give the clients a shorter Keep Alive.";
     FrontNotReached "F301" "front-not-reached",
         "A client cannot connect through the balancer at this address.",
         "Start the balancer, correct the URL, or open the port; with TLS, name the authority with --front-ca. The balancer's log says why it closed a connection (`remora ctl client ID`).";

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::clients::{ClientFilter, ClientStatus, PAGE_MAX};
 use super::handle::Handle;
-use crate::doctor::clients::{ClientFacts, FIGHT_ENDS, findings, is_made_up};
+use crate::config::Config;
+use crate::doctor::clients::{ClientFacts, FIGHT_ENDS, FRONT_IDLE, findings, is_made_up};
 use crate::doctor::report::Report;
 
 /// The most clients that are looked at.
@@ -29,13 +30,14 @@ pub(super) struct Ours {
 }
 
 /// Looks at all clients; `None` if they are too many.
-pub(super) async fn ours(handle: &Handle) -> io::Result<Option<Ours>> {
+pub(super) async fn ours(handle: &Handle, config: &Config) -> io::Result<Option<Ours>> {
+    let fronts = behind_fronts(config);
     let mut ours = Ours::default();
     let mut cursor = None;
     loop {
         let page = handle.clients(&ClientFilter::default(), cursor, PAGE_MAX).await?;
         for client in &page.clients {
-            ours.add(client);
+            ours.add(client, &fronts);
         }
         if ours.facts.count > CLIENTS_MAX {
             return Ok(None);
@@ -68,8 +70,17 @@ pub(super) async fn judge(handle: &Handle, mut ours: Ours, report: &mut Report) 
     Ok(())
 }
 
+/// The listeners whose clients come through another load balancer, if nothing passes there but what clients and nodes send: unless an
+/// operator has said so, probes of TCP are as rare as a client's pings.
+fn behind_fronts(config: &Config) -> HashSet<String> {
+    let is_probed = config.dial.keepalive.idle.is_some_and(|idle| idle < FRONT_IDLE);
+    let listeners = config.listeners.iter();
+    let fronts = listeners.filter(|listener| !is_probed && !listener.proxy_protocol_from.is_empty());
+    fronts.map(|listener| listener.name.clone()).collect()
+}
+
 impl Ours {
-    fn add(&mut self, client: &ClientStatus) {
+    fn add(&mut self, client: &ClientStatus, fronts: &HashSet<String>) {
         let facts = &mut self.facts;
         facts.count += 1;
         let id = client.client_id.kept();
@@ -89,6 +100,12 @@ impl Ours {
             if facts.made_up.len() < KEPT_MAX && !id.is_empty() {
                 facts.made_up.push(text(id));
             }
+        }
+        let keep_alive = client.keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
+        // Without a limit of its own it may be silent for ever.
+        let is_silent = keep_alive.is_some_and(|keep_alive| keep_alive.is_zero() || keep_alive > FRONT_IDLE);
+        if is_silent && fronts.contains(&client.listener) && facts.silent_behind_front.len() < KEPT_MAX {
+            facts.silent_behind_front.push(text(id));
         }
         let is_quiet = client.message_silence >= QUIET && client.client_silence < QUIET;
         if is_quiet {

@@ -165,7 +165,7 @@ pub(super) async fn examine_running(
     let (known, count) = (known.collect(), cluster.nodes().len());
     nodes(access, &config.doctor, (known, count), extent, &mut report).await;
     if let Some(handle) = handle.filter(|_| extent.has_extras)
-        && let Err(error) = clients(handle, &prober, answering, &mut report).await
+        && let Err(error) = clients(handle, config, &prober, answering, &mut report).await
     {
         report.could_not_look.push(format!("the clients: {error}"));
     }
@@ -176,18 +176,19 @@ pub(super) async fn examine_running(
 /// Looks at the clients of this balancer, and at those of the cluster that did not come through it.
 async fn clients(
     handle: &Handle,
+    config: &Config,
     prober: &NodeProber,
     answering: Option<&NodeApi>,
     report: &mut Report,
 ) -> io::Result<()> {
     let too_many = "the clients: there are too many to look at each";
-    let Some(before) = client_check::ours(handle).await? else {
+    let Some(before) = client_check::ours(handle, config).await? else {
         report.could_not_look.push(too_many.to_owned());
         return Ok(());
     };
     if let Some(api) = answering
         && let Some(clients) = cluster_check::clients(prober, api, report).await
-        && let Some(mut after) = client_check::ours(handle).await?
+        && let Some(mut after) = client_check::ours(handle, config).await?
     {
         // One that came or went meanwhile is one of ours all the same.
         after.ids.extend(before.ids.iter().cloned());

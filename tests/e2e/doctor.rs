@@ -66,7 +66,7 @@ fn only(report: &Report, code: &str) -> Finding {
 }
 
 /// Each fault with its code.
-const FAULTS: [(Fault, &str); 18] = [
+const FAULTS: [(Fault, &str); 19] = [
     (Fault::Unjoined, "R101"),
     (Fault::OneWay, "R102"),
     (Fault::Mute, "R103"),
@@ -80,6 +80,7 @@ const FAULTS: [(Fault, &str); 18] = [
     (Fault::StallsAtConnect, "R109"),
     (Fault::RefusesPublish(0x97), "R110"),
     (Fault::ClosesAtPublish, "R111"),
+    (Fault::AnnouncesTooMuch, "R111"),
     (Fault::Dead, "S205"),
     (Fault::ExpectsHeader, "S206"),
     (Fault::ExpectsNoHeader, "S207"),
@@ -541,6 +542,30 @@ fn clients_past_the_balancer_ids_of_libraries_and_twins_are_found_among_clients(
     let all = examined();
     assert_eq!(found(&all), ["C502", "C503"], "{all}");
     drop(first);
+}
+
+#[test]
+fn clients_that_ping_more_rarely_than_a_load_balancer_in_front_allows_are_named() {
+    let cluster = RoutingNodes::of(1, Vec::new());
+    let behind = "address = \"127.0.0.1:0\"\nproxy_protocol_from = [\"127.0.0.0/8\"]\n\n[[nodes]]";
+    let toml = cluster.toml(&format!("{ADMIN}{PATIENT}"));
+    let toml = toml.replacen("address = \"127.0.0.1:0\"\n\n[[nodes]]", behind, 1);
+    let program = Program::of(&toml);
+    let clients = [("sleeper", 600), ("pinger", 60)].map(|(id, seconds)| {
+        let mut client = Client::to(program.address);
+        let connect = Connect::new(id).keep_alive(seconds).bytes();
+        client.send(&[&b"PROXY TCP4 127.0.0.9 127.0.0.1 4000 1883\r\n"[..], &connect].concat());
+        client.expect(&crate::packets::connack(4, 0));
+        client
+    });
+    let output = ctl(&program, &["doctor", "--json"]);
+    let examined: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(found(&examined), ["S218"], "{examined}");
+    let words = examined["report"]["findings"][0]["found"].as_str().expect("words");
+    assert!(words.ends_with("350 s, or none: 1 (sleeper)"), "{words}");
+    program.reload(&format!("[keepalive]\nidle = \"60s\"\n{toml}"));
+    assert_eq!(ctl(&program, &["doctor"]).status.code(), Some(0));
+    drop(clients);
 }
 
 #[test]

@@ -36,6 +36,8 @@ pub(crate) enum Fault {
     StallsAtSubscribe,
     /// It does not answer CONNECT.
     StallsAtConnect,
+    /// It announces a packet that is larger than any that was sent, at the first PUBLISH.
+    AnnouncesTooMuch,
     /// It closes the connection at the first PUBLISH.
     ClosesAtPublish,
     /// Its port refuses connections.
@@ -415,6 +417,11 @@ impl Serving {
     fn publish(&self, first: u8, body: &[u8]) -> Next {
         if self.has(Fault::ClosesAtPublish) {
             return Next::Close;
+        }
+        if self.has(Fault::AnnouncesTooMuch) {
+            // One MiB.
+            self.send(vec![0x30, 0x80, 0x80, 0x40]);
+            return Next::Packet;
         }
         let (topic, rest) = field(body).expect("a topic");
         let has_id = first >> 1 & 3 == 1;
