@@ -30,6 +30,8 @@ pub mod cluster;
 #[doc(hidden)]
 pub mod control;
 #[doc(hidden)]
+pub mod doctor;
+#[doc(hidden)]
 pub mod identity;
 #[doc(hidden)]
 pub mod mqtt;
@@ -51,8 +53,9 @@ pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
         BindError, CertificateStatus, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Counts, Cursor,
-        Handle, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RANKED_MAX, RankedClient,
-        RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals, probe, start, start_with,
+        Fronts, Handle, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RANKED_MAX,
+        RankedClient, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals, examine, probe, start,
+        start_with,
     };
     pub use crate::worker::{Moved, RankedBy, Selector};
 }

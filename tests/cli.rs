@@ -1069,3 +1069,49 @@ fn init_writes_nothing_that_check_would_refuse() {
         assert!(!path.exists(), "{options:?}");
     }
 }
+
+#[test]
+fn the_doctor_exits_with_what_it_found() {
+    let routing = |routing_is_cut| {
+        let settings = remora_sandbox::Settings {
+            routing_is_cut,
+            ..remora_sandbox::Settings::default()
+        };
+        let sandbox = remora_sandbox::Sandbox::start(settings).expect("nodes");
+        let mut toml = "[doctor]\ntimeout = \"3s\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n".to_owned();
+        for node in sandbox.nodes() {
+            let (name, address, ws) = (node.name(), node.address(), node.ws_address());
+            toml += &format!("[[nodes]]\nname = \"{name}\"\naddress = \"{address}\"\nws = \"ws://{ws}/mqtt\"\n");
+        }
+        (sandbox, Written::new(&toml))
+    };
+    let (_joined, fine) = routing(false);
+    let result = output(&["doctor", "-c", fine.path()]);
+    assert_eq!(result.status.code(), Some(0), "{}", text(&result.stdout));
+    assert!(text(&result.stdout).contains("\nnothing found, after "));
+    assert!(
+        text(&result.stdout).contains("  node2 (ws)     fine\n"),
+        "{}",
+        text(&result.stdout)
+    );
+    let (_cut, broken) = routing(true);
+    let result = output(&["doctor", broken.path(), "--json"]);
+    assert_eq!(result.status.code(), Some(2));
+    let report: serde_json::Value = serde_json::from_slice(&result.stdout).expect("JSON");
+    assert_eq!(report["findings"][0]["code"], "R101");
+    assert_eq!(
+        report["findings"][0]["subjects"],
+        serde_json::json!(["node1", "node2", "node3"])
+    );
+    let found = report["findings"][0]["found"].as_str().expect("words");
+    assert!(found.starts_with("node1 | node2 | node3 are 3 clusters"), "{found}");
+    let unusable = Written::new("[doctor]\ntopic = \"a/#\"\n");
+    let result = output(&["doctor", unusable.path()]);
+    assert_eq!(result.status.code(), Some(64));
+    assert!(
+        text(&result.stderr).contains("doctor.topic: \"a/#\" does not name a topic"),
+        "{}",
+        text(&result.stderr)
+    );
+    assert!(text(&result.stderr).contains("write \"a\""), "{}", text(&result.stderr));
+}

@@ -4,7 +4,10 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use remora::mqtt::{Connack, ConnackVerdict, Connect, Need, Stranger, Verdict, Version, read_connack, read_connect};
+use remora::mqtt::{
+    Connack, ConnackVerdict, Connect, Need, NodeVerdict, Stranger, Verdict, Version, read_connack, read_connect,
+    read_node_packet,
+};
 use remora::net::websocket::frames::{Control, Sender};
 
 #[path = "e2e/packets.rs"]
@@ -482,6 +485,19 @@ proptest! {
     }
 
     /// Nothing from the network panics, and what is decided once stays so.
+    #[test]
+    fn any_bytes_of_a_node_give_a_verdict_that_holds(first in any::<u8>(), rest in field(80), is_5 in any::<bool>()) {
+        let version = if is_5 { Version::V5 } else { Version::V311 };
+        let bytes = [&[first][..], &rest].concat();
+        let whole = read_node_packet(&bytes, version);
+        for end in 0..bytes.len() {
+            match read_node_packet(&bytes[..end], version) {
+                NodeVerdict::NeedMore(enough) => prop_assert!(enough > end),
+                decided => prop_assert_eq!(&decided, &whole, "{}", end),
+            }
+        }
+    }
+
     #[test]
     fn any_bytes_give_a_verdict(first in prop_oneof![Just(0x10u8), any::<u8>()], rest in field(80)) {
         let bytes = [vec![first], rest].concat();

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, SerialNumber};
 use remora::admin::api::answers::Change;
 use remora::config::{self, Config};
+use remora::doctor::finding::Code;
 use remora::net::tls::throwaway::{Authority, Pair};
 use remora::path::ended::Ended;
 use remora::serve;
@@ -21,6 +22,7 @@ const ARCHITECTURE: &str = include_str!("../ARCHITECTURE.md");
 const BENCHMARKS: &str = include_str!("../docs/benchmarks.md");
 const CONFIGURATION: &str = include_str!("../docs/configuration.md");
 const CONTROL: &str = include_str!("../docs/control.md");
+const DOCTOR: &str = include_str!("../docs/doctor.md");
 const LOGS: &str = include_str!("../docs/logs.md");
 const METRICS: &str = include_str!("../docs/metrics.md");
 const SECURITY: &str = include_str!("../SECURITY.md");
@@ -141,6 +143,24 @@ fn every_cause_is_explained() {
 }
 
 #[test]
+fn every_finding_has_a_section_with_its_reason_and_its_remedy() {
+    let (_, findings) = DOCTOR.split_once("\n## Findings\n").expect("a section");
+    let sections: Vec<_> = findings.split("\n### ").skip(1).collect();
+    let titles: Vec<_> = sections.iter().filter_map(|section| section.lines().next()).collect();
+    let known: Vec<_> = Code::ALL
+        .iter()
+        .map(|code| format!("{} {}", code.id(), code.name()))
+        .collect();
+    assert_eq!(titles, known);
+    for (section, code) in sections.iter().zip(Code::ALL) {
+        let words = section.split_whitespace().collect::<Vec<_>>().join(" ");
+        for sentence in [code.why(), code.advice()] {
+            assert!(words.contains(sentence), "{}: {sentence}", code.id());
+        }
+    }
+}
+
+#[test]
 fn every_field_of_a_connections_line_is_explained() {
     let (text, _files) = balancer_text();
     let mut config = tempfile::NamedTempFile::new().expect("a file");
@@ -174,9 +194,16 @@ fn every_metric_is_listed_with_its_labels() {
     let is_process = |name: &String| name.starts_with("process_");
     assert!(scraped.keys().any(is_process), "{page}");
     let ours = scraped.into_iter().filter(|(name, _)| !is_process(name));
+    // Before the doctor has looked at anything; `doctor.rs` of the end-to-end tests has these.
+    let of_doctor =
+        |(name, family): (String, Family)| match name.starts_with("remora_route_check_") || name == "remora_findings" {
+            true => (name, (family.0, BTreeSet::new())),
+            false => (name, family),
+        };
     let listed: BTreeMap<String, Family> = rows(METRICS, "List")
         .map(|row| (code(&row[0]), (row[1].clone(), codes(&row[2]))))
         .filter(|(name, _)| !is_process(name))
+        .map(of_doctor)
         .collect();
     assert_eq!(listed, ours.collect());
 }

@@ -46,11 +46,19 @@ const ROOMS: &[(&str, &[&str])] = &[
         "control",
         &["base", "net", "mqtt", "cluster", "proxy_protocol", "identity"],
     ),
+    // Beside control, which it can do without: it looks at nodes as a client would.
+    (
+        "doctor",
+        &["base", "net", "mqtt", "cluster", "proxy_protocol", "identity"],
+    ),
+    // What decides does no I/O.
+    ("doctor::finding", &[]),
+    ("doctor::matrix", &[]),
     ("worker", &["base", "net", "path", "cluster"]),
     (
         "admin",
         &[
-            "base", "net", "path", "control", "worker", "cluster", "identity", "mqtt",
+            "base", "net", "path", "control", "worker", "cluster", "identity", "mqtt", "doctor",
         ],
     ),
     // The API is written over the handle, which is the only way from an operator to workers and control.
@@ -61,6 +69,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "control",
             "cluster",
             "admin",
+            "doctor",
             "process::handle",
             // What the handle returns of clients and of a rebalance.
             "process::clients",
@@ -76,6 +85,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "path",
             "control",
             "admin",
+            "doctor",
             "process::drain",
             "cluster",
             "proxy_protocol",
@@ -85,7 +95,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "process",
         &[
-            "base", "net", "path", "control", "worker", "admin", "config", "cluster", "identity",
+            "base", "net", "path", "control", "worker", "admin", "config", "cluster", "identity", "doctor",
         ],
     ),
 ];

@@ -3,16 +3,17 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
+use super::doctor_series;
 use super::history::History;
 use super::node_series;
-use super::page::Page;
+use super::page::{Page, timestamp};
 use super::process::Process;
 use crate::base::build;
 use crate::base::events::Events;
@@ -20,6 +21,7 @@ use crate::base::heartbeat::Heartbeats;
 use crate::base::log;
 use crate::cluster::{Clusters, Decision, EndpointKind};
 use crate::control::ControlHandle;
+use crate::doctor::examination::LastExamination;
 use crate::net::held::HeldBytes;
 use crate::net::tls::NodesTls;
 use crate::path::accept::Admission;
@@ -66,6 +68,8 @@ pub struct AdminState {
     pub heartbeats: Arc<Heartbeats>,
     /// What was counted lately.
     pub history: History,
+    /// What the doctor found last.
+    pub examined: Arc<LastExamination>,
 }
 
 /// Why this balancer should get no new clients.
@@ -260,11 +264,6 @@ impl AdminState {
     }
 }
 
-/// Seconds since 1970. A time before is shown as 1970.
-fn timestamp(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 impl Collector for AdminState {
     fn encode(&self, encoder: DescriptorEncoder) -> fmt::Result {
         let mut page = Page(encoder);
@@ -272,6 +271,7 @@ impl Collector for AdminState {
         self.path(&mut page)?;
         node_series::encode(&mut page, &self.clusters.current(), &self.counters)?;
         self.limits(&mut page)?;
+        doctor_series::encode(&mut page, self.examined.get().as_deref())?;
         self.process(&mut page)
     }
 }

@@ -8,6 +8,7 @@ mod ask;
 mod ask_peer;
 mod body;
 mod client;
+mod doctor_series;
 mod exposition;
 mod forward;
 pub(crate) mod history;

@@ -128,10 +128,14 @@ pub enum Change {
     },
     /// Something was found that an operator should look at, or is there no more.
     Finding {
-        /// What: `connections_near_limit`, `revocation_list_expired` or `thread_stuck`.
+        /// What: `connections_near_limit`, `revocation_list_expired`, `thread_stuck`, or a number of the doctor's, such as `R101`.
         code: String,
-        /// Of what: the name of a listener or a thread; `all` for the whole process.
+        /// The doctor's name for it, such as `nodes-not-joined`.
+        name: Option<String>,
+        /// Of what: the name of a listener or a thread, `all` for the whole process; the doctor's nodes, listeners or keys.
         subject: String,
+        /// What the doctor found, in a sentence.
+        found: Option<String>,
         /// Whether it has begun; if not, it has ended.
         is_begun: bool,
     },
@@ -383,6 +387,8 @@ mod tests {
                 connects: 1,
             },
             Change::Finding {
+                name: None,
+                found: None,
                 code: text(),
                 subject: text(),
                 is_begun: true,

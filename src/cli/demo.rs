@@ -1,6 +1,7 @@
 //! `remora demo`: the sandbox's nodes behind a balancer, and a screen with the commands to try.
 
 mod command;
+mod heal;
 mod screen;
 mod story;
 
@@ -32,6 +33,9 @@ use story::Story;
 
 /// What the names of the demos' folders in the temporary directory begin with.
 const FOLDER_PREFIX: &str = "remora-demo-";
+
+/// The file in it with a configuration of the nodes, for the doctor.
+const CONFIGURATION: &str = "remora.toml";
 
 /// The file in it with the certificate of the authority.
 const AUTHORITY: &str = "ca.pem";
@@ -100,6 +104,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         tls: at(2),
         wss: at(3),
         authority: &identity.authority,
+        configuration: &identity.configure(&config, reachable(at(0).address))?,
         admin: running.admin(),
         broken_routing: arguments.broken_routing,
         ids: &ids,
@@ -124,6 +129,13 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
             print(&screen.commands())?;
             if log.is_none() {
                 log = Some(log::init(&config.log)?);
+            }
+            if arguments.broken_routing {
+                let mut entered = heal::entered();
+                if entered.recv().await.is_some() {
+                    sandbox.cut_routing(false)?;
+                    print(&screen.healed())?;
+                }
             }
             io::Result::Ok(std::future::pending().await)
         };
@@ -204,6 +216,18 @@ impl Identity {
             authority: path,
             _lock: file,
         })
+    }
+
+    /// Writes a configuration with these nodes, for the doctor. Its listener is that of the demo.
+    fn configure(&self, config: &Config, listener: SocketAddr) -> io::Result<PathBuf> {
+        let mut text = format!("[[listeners]]\naddress = \"{listener}\"\n");
+        for node in &config.nodes {
+            let (name, address) = (&node.name, &node.endpoints.mqtt.address);
+            text += &format!("\n[[nodes]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+        }
+        let path = self.authority.with_file_name(CONFIGURATION);
+        File::create_new(&path)?.write_all(text.as_bytes())?;
+        Ok(path)
     }
 
     /// The TLS of a listener, with this ALPN protocol.

@@ -4,6 +4,7 @@ mod check;
 mod completions;
 mod ctl;
 mod demo;
+mod doctor;
 mod health;
 mod holder;
 mod init;
@@ -28,7 +29,9 @@ use clap::{ArgAction, Parser, Subcommand};
 
 use remora::cluster::Ring;
 use remora::config::{self, Config, Loaded, Problems};
+use remora::doctor::front::FrontUrl;
 use remora::path::affinity::{Key, Rule};
+use remora::serve::Fronts;
 
 use locate::{File, FileOption, Located, NotFound};
 
@@ -59,7 +62,7 @@ struct Arguments {
 const EXAMPLE: &str = concat!(
     "A whole configuration:\n\n",
     include_str!("../../config/minimal.toml"),
-    "\nExit codes: 0 fine, 1 failed, 64 bad usage or bad configuration."
+    "\nExit codes: 0 fine, 1 failed, 2 the doctor found something, 64 bad usage or bad configuration."
 );
 
 #[derive(Subcommand)]
@@ -114,6 +117,27 @@ enum Command {
         /// Client ids; or user names, common names or IP addresses, if the configuration's affinity key is one of these.
         #[arg(value_name = "ID", required = true)]
         ids: Vec<OsString>,
+    },
+    /// Find out why messages do not arrive: look at the set-up, send messages between all nodes, and say what to change.
+    ///
+    /// A client on each node subscribes to a private topic below `[doctor] topic`, and each publishes to it. Nothing of it stays at the
+    /// nodes, and no client notices it. Exits with 0 if nothing was found, 2 if something was, 1 if it could not look.
+    Doctor {
+        #[command(flatten)]
+        file: File,
+        /// Also restart a subscriber behind this listener of a balancer that runs, with publishers on each node: mqtt://HOST:PORT, or
+        /// mqtts, ws or wss.
+        #[arg(long, value_name = "URL")]
+        front: Vec<FrontUrl>,
+        /// How often that subscriber is restarted.
+        #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+        restarts: u32,
+        /// The authorities of the listeners' certificates, in PEM. Without it, any certificate is accepted.
+        #[arg(long, value_name = "FILE", requires = "front")]
+        front_ca: Option<PathBuf>,
+        /// Print the report as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Try it: run three small MQTT nodes behind a balancer, until SIGTERM or SIGINT.
     ///
@@ -181,6 +205,24 @@ pub(crate) fn main() -> ExitCode {
         Command::Config(file) => with_config(file.locate(), |Loaded { config, source }| {
             print(config::effective(&config, Some(&source)).trim_end())
         }),
+        Command::Doctor {
+            file,
+            front,
+            restarts,
+            front_ca,
+            json,
+        } => {
+            let trust = match front_ca.as_deref().map(doctor::trust).transpose() {
+                Ok(trust) => trust,
+                Err(error) => return bad_usage(&error),
+            };
+            let fronts = Fronts {
+                urls: front,
+                restarts,
+                trust,
+            };
+            with_config(file.locate(), |loaded| doctor::command(&loaded, &fronts, json))
+        }
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Ctl(arguments) => ctl::command(arguments),
         Command::Init(arguments) => init::command(*arguments),

@@ -39,6 +39,9 @@ pub(super) struct HostName;
 /// A name to ask name servers for: complete, since no domain is added to it.
 pub(super) struct DnsName;
 
+/// What the topics of the doctor begin with.
+pub(super) struct TopicPrefix;
+
 /// A name server: an IP address, with a port if it is not 53.
 pub(super) struct NameServer;
 
@@ -282,6 +285,34 @@ impl Leaf for HostName {
             _ => "write it like \"remora.example.com\", without a port".to_owned(),
         };
         Err(Mismatch::new(format!("{} is not a host name", quoted(written)), hint))
+    }
+}
+
+impl Leaf for TopicPrefix {
+    type Output = String;
+
+    fn parse(value: &DeValue<'_>) -> Result<String, Mismatch> {
+        /// What is added is short, and a topic may have 65,535 bytes; some brokers allow less.
+        const BYTES_MAX: usize = 200;
+        const EXAMPLE: &str = "write the start of a topic, such as \"remora/doctor\"";
+        let written = string(value, "a topic", "a string such as \"remora/doctor\"")?;
+        let refuse = |why: &str, hint: &str| Err(Mismatch::new(format!("{} {why}", quoted(written)), hint));
+        if let Some(topic) = written.strip_suffix("/#").or(written.strip_suffix('/')) {
+            return refuse(
+                "does not name a topic",
+                &format!("write {}: levels are added to it", suggested(topic)),
+            );
+        }
+        if written.contains(['+', '#']) {
+            return refuse("has a wildcard", EXAMPLE);
+        }
+        if written.is_empty() || written.starts_with('$') || written.chars().any(char::is_control) {
+            return refuse("cannot be published to", EXAMPLE);
+        }
+        if written.len() > BYTES_MAX {
+            return refuse("is longer than 200 bytes", EXAMPLE);
+        }
+        Ok(written.to_owned())
     }
 }
 

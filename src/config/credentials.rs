@@ -1,4 +1,4 @@
-//! Reads the file with the key to the nodes' HTTP API.
+//! Reads the files with the key to the nodes' HTTP API, and with the user of the doctor.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,30 +7,18 @@ use std::path::Path;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
-use super::problem::Problem;
+use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use crate::control::Credentials;
+use crate::doctor::Login;
 
 /// The credentials in the file that a key names: the first line of it, `KEY:SECRET`, in the form of EMQX's `api_key.bootstrap_file`.
 /// A role behind a second colon is left out.
 pub(super) fn read(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<Credentials> {
-    /// More than any key is long.
-    const BYTES_MAX: u64 = 4096;
     let Field::Set(Spanned { value, place }) = written else {
         return None;
     };
-    let mut text = String::new();
-    let read = File::open(base.join(&value)).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
-    if let Err(error) = read {
-        let message = format!("{} cannot be read: {error}", quoted(&value));
-        problems.push(place.problem(message));
-        return None;
-    }
-    let line = text
-        .lines()
-        .map(str::trim)
-        .find(|line| !line.is_empty())
-        .unwrap_or_default();
+    let line = first_line(&value, &place, base, problems)?;
     match line.split(':').collect::<Vec<_>>()[..] {
         [key, secret, ..] if [key, secret].iter().all(|part| is_word(part)) => {
             let basic = BASE64_STANDARD.encode(format!("{key}:{secret}"));
@@ -47,6 +35,38 @@ pub(super) fn read(written: Field<String>, base: &Path, problems: &mut Vec<Probl
             None
         }
     }
+}
+
+/// The user in the file that a key names: the first line of it, `USER:PASSWORD`. There may be more colons in the password.
+pub(super) fn read_login(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<Login> {
+    let Field::Set(Spanned { value, place }) = written else {
+        return None;
+    };
+    let line = first_line(&value, &place, base, problems)?;
+    match line.split_once(':') {
+        Some((username, password)) if !username.is_empty() => Some(Login::new(username.to_owned(), password.into())),
+        _ => {
+            // What is in it may be secret.
+            let message = format!("{} does not begin with a user name and a password", quoted(&value));
+            problems.push(place.problem(message).hint("one line is expected, USER:PASSWORD"));
+            None
+        }
+    }
+}
+
+/// The first line of a file that is not empty.
+fn first_line(file: &str, place: &Place, base: &Path, problems: &mut Vec<Problem>) -> Option<String> {
+    /// More than any key or password is long.
+    const BYTES_MAX: u64 = 4096;
+    let mut text = String::new();
+    let read = File::open(base.join(file)).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
+    if let Err(error) = read {
+        let message = format!("{} cannot be read: {error}", quoted(file));
+        problems.push(place.problem(message));
+        return None;
+    }
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty());
+    Some(line.unwrap_or_default().to_owned())
 }
 
 /// Whether it may be a key or a secret.

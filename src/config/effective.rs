@@ -15,6 +15,7 @@ use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster::{EndpointTls, Endpoints, Member, MemberEndpoint, NodeAddress};
 use crate::control::{self, Check, OnDown, ProbeDepth, ProbeProxy};
+use crate::doctor;
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::{Clients, Nodes, Offer, ServerName, Version};
@@ -145,6 +146,7 @@ impl Page<'_> {
             relay,
             control,
             drain,
+            doctor,
             watchdog,
             admin,
             log,
@@ -188,6 +190,7 @@ impl Page<'_> {
         self.buffers(dial);
         self.health(control);
         self.drain(drain);
+        self.doctor(doctor);
         self.watchdog(watchdog);
         self.admin(admin);
         self.log(log);
@@ -635,6 +638,23 @@ impl Page<'_> {
         self.key("delay", duration(*delay), DEFAULT);
         self.key("rate", plain(rate), DEFAULT);
         self.key("grace", duration(*grace), DEFAULT);
+    }
+
+    fn doctor(&mut self, doctor: &doctor::Settings) {
+        let doctor::Settings {
+            interval,
+            topic,
+            // Named by its file.
+            login: _,
+            slow_after,
+            timeout,
+        } = doctor;
+        self.table("doctor", "[doctor]");
+        self.optional("interval", interval.map(duration), "only when asked to (default)");
+        self.key("topic", string(topic), DEFAULT);
+        self.file("credentials", "none (default)");
+        self.key("slow_after", duration(*slow_after), DEFAULT);
+        self.key("timeout", duration(*timeout), DEFAULT);
     }
 
     fn watchdog(&mut self, watchdog: &heartbeat::Settings) {

@@ -5,7 +5,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::address::{
     AdminAddresses, DnsName, HostName, ListenerAddress, LogPath, Name, NameServer, Network, Origin, SocketPath,
-    SourceAddress, WsPath,
+    SourceAddress, TopicPrefix, WsPath,
 };
 use super::meant::Scheme;
 use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs, PeerUrl};
@@ -30,6 +30,12 @@ type Slack = Time<0, { 500 * HOUR }>;
 
 /// Something in a second.
 type Rate = Whole<u32, 1, 1_000_000>;
+
+/// The time between two route checks: each takes some seconds where messages are lost.
+type Interval = Time<{ 10 * SECOND }, { 24 * HOUR }>;
+
+/// How long a message may take, without end for an operator who waits.
+type MessageTimeout = Time<100, { 60 * SECOND }>;
 
 /// When a thread is stuck. Threads show once a second that they run.
 type StuckAfter = Time<{ 2 * SECOND }, HOUR>;
@@ -63,6 +69,7 @@ table! {
         buffers: Buffers,
         health: Health,
         drain: Drain,
+        doctor: Doctor,
         watchdog: Watchdog,
         admin: Admin,
         log: Log,
@@ -257,6 +264,17 @@ table! {
         delay: Slack,
         rate: Whole<u32, 1, 10_000_000>,
         grace: Slack,
+    }
+}
+
+table! {
+    /// `[doctor]`
+    Doctor {
+        interval: Interval,
+        topic: TopicPrefix,
+        credentials: FilePath,
+        slow_after: Timeout,
+        timeout: MessageTimeout,
     }
 }
 

@@ -7,12 +7,13 @@ use super::file;
 use super::reader::{Field, Spanned};
 use super::tls::{CertificateFiles, NodesTls};
 
-/// The files that the keys of listeners, of `[nodes_tls]`, `[nodes_api]`, `[discovery]` and `[admin]` name, by key.
+/// The files that the keys of listeners, of `[nodes_tls]`, `[nodes_api]`, `[discovery]`, `[doctor]` and `[admin]` name, by key.
 pub(super) fn named(
     listeners: &Field<Vec<Spanned<file::Listener>>>,
     nodes_tls: &Field<NodesTls>,
     nodes_api: &Field<file::NodesApi>,
     discovery: &Field<file::Discovery>,
+    doctor: &Field<file::Doctor>,
     admin: &Field<file::Admin>,
     base: &Path,
 ) -> BTreeMap<String, PathBuf> {
@@ -44,6 +45,7 @@ pub(super) fn named(
             .map(|given| given.value.credentials.as_set().cloned()),
     );
     named.extend(discovery.as_set().map(|given| given.value.file.as_set().cloned()));
+    named.extend(doctor.as_set().map(|given| given.value.credentials.as_set().cloned()));
     let absolute = |Spanned { value, place }| {
         let file = base.join(value);
         (place.path, path::absolute(&file).unwrap_or(file))

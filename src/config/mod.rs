@@ -40,6 +40,7 @@ use crate::base::heartbeat;
 use crate::base::log;
 use crate::cluster;
 use crate::control;
+use crate::doctor;
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::Nodes;
@@ -79,6 +80,8 @@ pub struct Config {
     pub control: control::Settings,
     /// How connections are closed before the process ends.
     pub drain: drain::Settings,
+    /// What the doctor sends to nodes, and how often.
+    pub doctor: doctor::Settings,
     /// When a thread is stuck.
     pub watchdog: heartbeat::Settings,
     /// The address of the admin listener.
@@ -117,6 +120,7 @@ impl Config {
             limits: accept::Limits::default(),
             held: held::Limits::default(),
             drain: drain::Settings::default(),
+            doctor: doctor::Settings::default(),
             watchdog: heartbeat::Settings::default(),
             admin: admin::Settings::default(),
             log: log::Settings::default(),

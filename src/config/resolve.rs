@@ -17,6 +17,7 @@ use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
 use crate::control;
+use crate::doctor;
 use crate::net::dial;
 use crate::net::held;
 use crate::net::websocket;
@@ -50,11 +51,12 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         buffers,
         health,
         drain,
+        doctor,
         watchdog,
         admin,
         log,
     } = file;
-    let files = files::named(&listeners, &nodes_tls, &nodes_api, &discovery, &admin, base);
+    let files = files::named(&listeners, &nodes_tls, &nodes_api, &discovery, &doctor, &admin, base);
     let limits = limits.or_default();
     let timeouts = timeouts.or_default();
     let health = health.or_default();
@@ -123,6 +125,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
             ..control_settings(health, pacing)
         },
         drain: drain_settings(drain.or_default()),
+        doctor: doctor_settings(doctor.or_default(), base, problems),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default(), base, problems),
         log: log_settings(log.or_default(), base, problems),
@@ -472,6 +475,30 @@ fn drain_settings(written: file::Drain) -> drain::Settings {
         delay: delay.or(default.delay),
         rate: rate.or(default.rate),
         grace: grace.or(default.grace),
+    }
+}
+
+fn doctor_settings(written: file::Doctor, base: &Path, problems: &mut Vec<Problem>) -> doctor::Settings {
+    let file::Doctor {
+        interval,
+        topic,
+        credentials,
+        slow_after,
+        timeout,
+    } = written;
+    let default = doctor::Settings::default();
+    note_order(
+        [Side::new("doctor.slow_after", &slow_after, default.slow_after)],
+        Side::new("doctor.timeout", &timeout, default.timeout),
+        "a message that takes longer than timeout is lost, and one that takes longer than slow_after is late",
+        problems,
+    );
+    doctor::Settings {
+        interval: interval.value(),
+        topic: topic.or(default.topic),
+        login: credentials::read_login(credentials, base, problems),
+        timeout: timeout.or(default.timeout),
+        slow_after: slow_after.or(default.slow_after),
     }
 }
 

@@ -274,7 +274,7 @@ impl FoundNodes {
 
 impl Discovery {
     /// The node of this name that was found there; `None` if its host is all that is known, and there is no template.
-    pub(super) fn member(&self, name: &str, at: &FoundAt) -> Option<Member> {
+    pub(crate) fn member(&self, name: &str, at: &FoundAt) -> Option<Member> {
         match at {
             FoundAt::Host(host) => self.member_at(name, host),
             FoundAt::Member(member) => Some(Member::clone(member)),

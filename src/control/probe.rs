@@ -175,7 +175,17 @@ impl NodeProber {
         Err(failed)
     }
 
-    async fn get(&self, api: &NodeApi, path: &str, body_max: usize, due: Instant) -> Result<Response, String> {
+    /// Asks the HTTP API of a node.
+    ///
+    /// # Errors
+    /// There was no answer in time; why not.
+    pub(crate) async fn get(
+        &self,
+        api: &NodeApi,
+        path: &str,
+        body_max: usize,
+        due: Instant,
+    ) -> Result<Response, String> {
         let get = tokio::time::timeout_at(due, self.get_unbounded(api, path, body_max, due));
         get.await.unwrap_or(Err("no answer in time".to_owned()))
     }

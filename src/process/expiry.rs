@@ -61,6 +61,8 @@ impl ExpiredLists {
 
 fn tell(events: &Events, listener: &ListenerEntry, is_begun: bool) {
     events.push(Change::Finding {
+        name: None,
+        found: None,
         code: CODE.to_owned(),
         subject: listener.name().to_owned(),
         is_begun,

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, mpsc, watch};
 use super::certificates::{self, CertificateStatus};
 use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
+use super::examiner_handle::ExaminerHandle;
 use super::rebalance::{Background, RebalanceStatus};
 use super::requests::Request;
 use crate::admin::AdminState;
@@ -26,6 +27,7 @@ use crate::base::supervise::{Supervisor, Task};
 use crate::cluster::{EndpointKind, Finding, FindingSource, NodeId, NodeState, Verdict};
 use crate::config::{self, Config};
 use crate::control::{ControlHandle, Wish};
+use crate::doctor::examination::Examination;
 use crate::path::connection::Shared;
 use crate::path::ended::Ended;
 use crate::worker::{Order, Selector, WorkerHandle};
@@ -57,6 +59,8 @@ pub(super) struct Inner {
     pub(super) turn: Mutex<()>,
     /// The configuration in force. Only a reload replaces it.
     pub(super) config: ArcSwap<Config>,
+    /// Examines this balancer.
+    pub(super) examiner: ExaminerHandle,
     /// The last rebalance in the background.
     pub(super) rebalance: Background,
     /// Where changes are told.
@@ -527,6 +531,19 @@ impl Handle {
             Ok(moved)
         });
         moving.await.map_err(io::Error::other)?
+    }
+
+    /// Has the doctor examine this balancer, its nodes and the routes between them.
+    ///
+    /// # Errors
+    /// Too many callers wait already, or control has ended.
+    pub async fn examine(&self) -> io::Result<Arc<Examination>> {
+        self.0.examiner.examine().await
+    }
+
+    /// The last examination, if there was one.
+    pub fn examined(&self) -> Option<Arc<Examination>> {
+        self.0.state.examined.get()
     }
 
     /// The name of a thread that is stuck, if there is one: it has not run for `watchdog.stuck_after`.

@@ -60,7 +60,7 @@ pub(super) fn connections_max(config: &Config, workers: usize) -> usize {
 }
 
 /// As many connections as the open-file limit allows: each takes two descriptors.
-fn connections_allowed(workers: usize) -> usize {
+pub(super) fn connections_allowed(workers: usize) -> usize {
     let files = descriptors_max();
     let pipes = 2 * pipes_max(files, workers) as u64;
     let reserved = DESCRIPTORS_RESERVED + (DESCRIPTORS_RESERVED_PER_WORKER + pipes) * workers as u64;

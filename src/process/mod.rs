@@ -2,10 +2,15 @@
 
 mod bind_error;
 pub(crate) mod certificates;
+mod client_check;
 pub(crate) mod clients;
 mod closings;
+mod cluster_check;
 pub(crate) mod counts;
+mod doctor;
 pub mod drain;
+mod examiner;
+mod examiner_handle;
 mod expiry;
 pub(crate) mod handle;
 mod limits;
@@ -49,6 +54,7 @@ use crate::worker::Worker;
 
 use certificates::Certificates;
 use closings::Closings;
+use examiner::{Examined, Examiner};
 use expiry::ExpiredLists;
 use handle::Inner;
 use listeners::Bound;
@@ -64,6 +70,7 @@ pub use clients::{
     Reconnecting,
 };
 pub use counts::{Counts, NodeCounts};
+pub use doctor::{Fronts, examine};
 pub use handle::{Handle, ListenerStatus, NodeStatus, NodeWish, Totals};
 pub use rebalance::RebalanceStatus;
 pub use requests::{NotReloaded, Reloaded, Request};
@@ -166,7 +173,16 @@ pub fn start_with(config: Config, prepare: impl AsyncFnOnce(&Handle)) -> io::Res
         storm: AtomicBool::new(false),
         heartbeats: Arc::new(Heartbeats::new(thread_names(count), config.watchdog.stuck_after)),
         history: history::History::default(),
+        examined: Arc::default(),
     });
+    let config = Arc::new(config);
+    let examined = Arc::<Examined>::default();
+    let (examiner, to_examiner) = Examiner::new(
+        Arc::clone(&config),
+        (Arc::clone(&shared.clusters), Arc::clone(&shared.nodes_tls), instance),
+        (Arc::clone(&state.examined), Arc::clone(&examined)),
+        Arc::clone(&events),
+    );
     let heartbeats = Arc::clone(&state.heartbeats);
     let of_thread = |number: usize| Arc::clone(&heartbeats.threads()[number]);
     let admin = admin_listener.addresses()?;
@@ -174,7 +190,7 @@ pub fn start_with(config: Config, prepare: impl AsyncFnOnce(&Handle)) -> io::Res
     let api = Arc::<Api>::default();
     let supervisor = Supervisor::default();
     let control = ControlThread::start(
-        control,
+        (control, examiner),
         Arc::clone(&state),
         (admin_listener, Arc::clone(&api)),
         supervisor.clone(),
@@ -211,7 +227,8 @@ pub fn start_with(config: Config, prepare: impl AsyncFnOnce(&Handle)) -> io::Res
         supervisor,
         runtime: control.runtime.clone(),
         turn: Mutex::new(()),
-        config: ArcSwap::from_pointee(config),
+        config: ArcSwap::new(config),
+        examiner: to_examiner,
         rebalance: Background::default(),
         events,
         closings: Closings::default(),
@@ -235,6 +252,7 @@ pub fn start_with(config: Config, prepare: impl AsyncFnOnce(&Handle)) -> io::Res
     })?;
     running.handle.0.state.reloads.in_force();
     api.open(running.handle());
+    examined.open(running.handle());
     Ok(running)
 }
 
@@ -296,7 +314,7 @@ impl Drop for ControlThread {
 impl ControlThread {
     /// Runs control and the admin listener on a thread of their own; returns once host names were looked up.
     fn start(
-        mut control: Control,
+        (mut control, examiner): (Control, Examiner),
         state: Arc<AdminState>,
         (admin_listener, api): (admin::Listener, Arc<Api>),
         supervisor: Supervisor,
@@ -312,6 +330,8 @@ impl ControlThread {
                 let placements = Arc::clone(&state.placements);
                 // Sockets of probes stay on this thread.
                 LocalSet::new().block_on(&runtime, async {
+                    // Its panic, if it should have one, ends only itself: nothing depends on it.
+                    tokio::task::spawn_local(examiner.run());
                     tokio::spawn(once_a_second(heartbeat, Arc::clone(&state)));
                     tokio::spawn(take_samples(Arc::clone(&state)));
                     let admin = admin::serve(admin_listener, state, api);

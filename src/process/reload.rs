@@ -94,7 +94,9 @@ impl Inner {
         log::reconfigure(&new.log, log);
         warn_of_unverified(&new.nodes);
         log_warnings(&new);
-        self.config.store(Arc::new(new));
+        let new = Arc::new(new);
+        self.examiner.reload(Arc::clone(&new));
+        self.config.store(new);
         Ok(Reloaded { restart })
     }
 }
@@ -155,7 +157,12 @@ fn without_restart(old: &Config, mut new: Config) -> (Config, Vec<&'static str>)
 
 /// How nodes are probed.
 pub(super) fn prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> Arc<dyn Prober> {
-    Arc::new(NodeProber {
+    Arc::new(node_prober(config, tls, instance))
+}
+
+/// The same, for questions of the doctor.
+pub(super) fn node_prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> NodeProber {
+    NodeProber {
         dial: config.dial.clone(),
         tls: Arc::clone(tls),
         greet_timeout: config.greet.timeout,
@@ -164,7 +171,7 @@ pub(super) fn prober(config: &Config, tls: &Arc<NodesTls>, instance: u32) -> Arc
         instance,
         api: config.control.api.clone(),
         nodes_file: NodesFile::new(ListedNodes::of(config)),
-    })
+    }
 }
 
 /// Logs what an operator should look at in a configuration.

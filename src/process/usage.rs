@@ -102,6 +102,8 @@ impl Usage {
 fn tell(events: &Events, subject: &str, change: Option<bool>) {
     if let Some(is_begun) = change {
         events.push(Change::Finding {
+            name: None,
+            found: None,
             code: CODE.to_owned(),
             subject: subject.to_owned(),
             is_begun,

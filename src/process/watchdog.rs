@@ -109,6 +109,8 @@ impl<'a> Watched<'a> {
 
 fn tell(events: &Events, thread: &str, is_begun: bool) {
     events.push(Change::Finding {
+        name: None,
+        found: None,
         code: CODE.to_owned(),
         subject: thread.to_owned(),
         is_begun,

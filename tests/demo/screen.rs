@@ -426,6 +426,36 @@ fn with_broken_routing_a_message_stays_on_its_node() {
 }
 
 #[test]
+fn the_doctor_names_the_broken_routing_and_enter_heals_it() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command.stdin(Stdio::piped());
+    let mut demo = Demo::start_by(command, &[&FREE[..], &["--broken-routing"]].concat());
+    let commands = demo.own_commands(&["doctor"]);
+    let [doctor] = &commands[..] else {
+        panic!("one command: {commands:?}");
+    };
+    let examine = || {
+        let output = Command::new(env!("CARGO_BIN_EXE_remora")).args(&doctor[1..]).output();
+        let output = output.expect("the program runs");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let (code, text) = examine();
+    assert_eq!(code, Some(2), "{text}");
+    assert!(text.contains("node1 | node2 | node3 are 3 clusters"), "{text}");
+    let mut keys = demo.child.stdin.take().expect("a pipe");
+    keys.write_all(b"\n").expect("it reads");
+    let mut log = demo.log.take().expect("a log");
+    let mut said = String::new();
+    while !said.contains("The nodes are joined now") {
+        assert!(log.read_line(&mut said).expect("text") > 0, "{said}");
+    }
+    demo.log = Some(log);
+    let (code, text) = examine();
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(demo.stop(Signal::TERM).0, Some(0));
+}
+
+#[test]
 fn a_taken_address_is_said_and_a_free_one_found() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let taken = (taken.local_addr().expect("an address"), taken);

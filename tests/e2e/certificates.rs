@@ -114,6 +114,27 @@ impl Certificates {
         }
     }
 
+    /// A node's certificate that is valid from and until so many seconds from now.
+    pub(crate) fn node_valid(&self, name: &str, from: i64, until: i64) -> Pair {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let at = |seconds: i64| {
+            let time = Duration::from_secs(seconds.unsigned_abs());
+            let now = SystemTime::now();
+            if seconds < 0 { now - time } else { now + time }
+        };
+        params.not_before = at(from).into();
+        params.not_after = at(until).into();
+        let key = KeyPair::generate().expect("a key");
+        let certificate = params.signed_by(&key, self.authority.issuer()).expect("a certificate");
+        Pair {
+            chain: certificate.pem(),
+            key: key.serialize_pem(),
+        }
+    }
+
     /// A certificate of X.509 version 1 with this common name, as `openssl x509 -req` makes it without extensions.
     pub(crate) fn version_one(&self, common_name: &str) -> Pair {
         self.as_version_one(self.client(common_name))

@@ -69,12 +69,12 @@ class Mosquitto:
 
 
 class EjabberdCluster:
-    """Joined ejabberd nodes: one set of sessions, wherever they live, and messages from each node to every other."""
+    """ejabberd nodes. Joined, they have one set of sessions, wherever they live, and messages from each node to every other."""
 
     # It takes no client without a user name, and any at localhost.
     USER_NAME = "someone@localhost"
 
-    def __init__(self, proxy_protocols, folder, authority=None):
+    def __init__(self, proxy_protocols, folder, authority=None, joined=True):
         self.folder = folder
         # Where the library sits depends on the machine's architecture.
         listed = subprocess.run(["dpkg", "-L", "ejabberd"], check=True, capture_output=True, text=True).stdout
@@ -86,6 +86,10 @@ class EjabberdCluster:
         self.nodes = [EjabberdNode(name, self, version, authority) for name, version in named]
         for node in self.nodes:
             node.process.wait_for(r"Start accepting TCP connections at \S+ for mod_mqtt", seconds=60)
+        if joined:
+            self.join()
+
+    def join(self):
         first, *others = self.nodes
         for node in others:
             joined = self.call(node, f"ejabberd_cluster join ['{first.erlang_name}']")

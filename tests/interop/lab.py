@@ -47,9 +47,9 @@ class Lab(contextlib.ExitStack):
             self.callback(door.close)
         return doors
 
-    def ejabberds(self, proxy_protocols=(None, None), authority=None):
-        """Two joined nodes; one with a version of PROXY takes no connection that does not begin with a header, of either."""
-        return EjabberdCluster(proxy_protocols, self.folder, authority)
+    def ejabberds(self, proxy_protocols=(None, None), authority=None, joined=True):
+        """Two nodes, joined if not said otherwise; one with a version of PROXY takes no connection that does not begin with a header, of either."""
+        return EjabberdCluster(proxy_protocols, self.folder, authority, joined)
 
     def rabbitmqs(self, proxy_protocols, authority=None):
         """Nodes apart that take no connection that does not begin with a PROXY header; which version is for the balancer."""

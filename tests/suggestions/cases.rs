@@ -491,6 +491,11 @@ const TABLES: Cases = &[
         "[admin]\npeers = [\"https://lb2.example.com\"]",
         &["peers = [\"http://lb2.example.com:9883\"]"],
     ),
+    // The doctor's topics.
+    ("[doctor]\ntopic = \"site/doctor/#\"", &["topic = \"site/doctor\""]),
+    ("[doctor]\ntopic = \"site/doctor/\"", &["topic = \"site/doctor\""]),
+    ("[doctor]\ntopic = \"+/doctor\"", &["topic = \"remora/doctor\""]),
+    ("[doctor]\ntopic = \"\"", &["topic = \"remora/doctor\""]),
     ("[admin]\nhosts = [\"\"]", &["hosts = [\"remora.example.com\"]"]),
     (
         "[log]\npath = \"/var/log/remora.log\"",

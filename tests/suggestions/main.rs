@@ -35,6 +35,7 @@ impl Folder {
             ("privkey.pem", &key),
             ("ca.pem", &authority.pem().to_owned()),
             ("api.key", &"key:secret:viewer\n".to_owned()),
+            ("doctor.key", &"doctor:secret\n".to_owned()),
             ("crl.pem", &crl),
             ("other.pem", &both.chain),
             ("other.key", &both.key),

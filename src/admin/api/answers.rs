@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::base::events::{Change, Event};
 use crate::cluster::{WEIGHT_MAX, WEIGHT_MIN};
+use crate::doctor::report::Report;
 pub use overview::{
     Counted, EndCount, History, NodeHistory, NodeOverview, Overview, PeerNode, PeerSum, PeerView, Peers, Recent,
 };
@@ -69,6 +70,15 @@ pub struct Status {
     pub nodes_up: Vec<String>,
     /// The names of all others.
     pub nodes_not_up: Vec<String>,
+}
+
+/// The last examination by the doctor.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Examined {
+    /// When it ended, in UTC, as RFC 3339 writes it; null if there was none.
+    pub at: Option<String>,
+    /// What it found; null if there was none.
+    pub report: Option<Report>,
 }
 
 /// All nodes.

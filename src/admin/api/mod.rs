@@ -9,6 +9,7 @@ mod asked;
 mod call;
 mod clients;
 mod counters;
+mod doctor;
 mod events;
 mod judgement;
 mod listeners;

@@ -4,11 +4,13 @@ use hyper::Method;
 
 use super::answers::{
     AskClient, Certificates, Client, Clients, CloseNode, Closed, Configuration, Counters, DrainNode, Draining, Event,
-    History, Listeners, Node, Nodes, OpenApi, Overview, Peers, Rebalance, Reconnecting, Reloaded, Reopened,
+    Examined, History, Listeners, Node, Nodes, OpenApi, Overview, Peers, Rebalance, Reconnecting, Reloaded, Reopened,
     SetRebalance, SetWeight, Status, TopClients,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
-use super::{clients, counters, events, listeners, nodes, openapi, overview, peers, process, status, top_clients};
+use super::{
+    clients, counters, doctor, events, listeners, nodes, openapi, overview, peers, process, status, top_clients,
+};
 use crate::admin::tokens::Scope;
 
 /// All routes.
@@ -246,6 +248,26 @@ pub(super) static ROUTES: &[Route] = &[
         body: may_take::<CloseNode>(),
         answer: answers::<Node>(),
         handler: |call| Box::pin(nodes::close(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/doctor",
+        scope: Scope::Read,
+        summary: "The last examination by the doctor.",
+        query: &[],
+        body: None,
+        answer: answers::<Examined>(),
+        handler: |call| Box::pin(doctor::show(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/doctor",
+        scope: Scope::Write,
+        summary: "Has the doctor look at the set-up, the nodes and the routes between them, which takes some seconds.",
+        query: &[],
+        body: None,
+        answer: answers::<Examined>(),
+        handler: |call| Box::pin(doctor::examine(call)),
     },
     Route {
         method: Method::GET,

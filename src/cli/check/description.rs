@@ -9,6 +9,7 @@ use remora::admin;
 use remora::cluster::{EndpointKind, Endpoints, Member, SEED_DEFAULT};
 use remora::config::{Config, Problem, Severity, duration_text as text, size_text};
 use remora::control::{self, SourceKind};
+use remora::doctor;
 use remora::net::dial;
 use remora::net::held;
 use remora::net::tls::{Certificate, Clients, Offer, Revocations, Version};
@@ -227,6 +228,7 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         control,
         limits,
         drain: drain::Settings { delay, rate, grace },
+        doctor,
         watchdog,
         admin,
         // Listeners and nodes have sections of their own; the log settings need no explanation.
@@ -313,11 +315,21 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
                 text(watchdog.stuck_after)
             ),
         ),
+        ("doctor", doctor_text(doctor)),
         ("admin", admin_text(admin)),
         ("admin socket", socket_text(admin)),
     ];
     let row = |(what, how): (&str, String)| vec![what.to_owned(), how];
     rows.into_iter().map(row).collect()
+}
+
+fn doctor_text(settings: &doctor::Settings) -> String {
+    let doctor::Settings { interval, topic, .. } = settings;
+    let when = match interval {
+        Some(interval) => format!("checks the routes between nodes every {}", text(*interval)),
+        None => "checks the routes between nodes when asked to".to_owned(),
+    };
+    format!("{when}, with topics below {topic}")
 }
 
 fn threads(workers: Option<NonZeroUsize>) -> String {

@@ -4,6 +4,7 @@
 
 pub(super) mod clients;
 pub(super) mod connection;
+mod doctor;
 mod events;
 pub(super) mod nodes;
 mod page;
@@ -107,6 +108,14 @@ enum Command {
     },
     /// Drain the whole process, as SIGTERM does: it takes no new clients, closes its connections at the rate of [drain], and ends.
     DrainProcess,
+    /// Have the doctor look at the set-up, the nodes and the routes between them, and say what to change.
+    ///
+    /// Exits with 0 if nothing was found, 2 if something was, 1 if it could not look.
+    Doctor {
+        /// Show the last examination instead of a new one.
+        #[arg(long)]
+        last: bool,
+    },
     /// Show the listeners.
     Listeners,
     /// Serve the status page on a port of this machine, for a browser.
@@ -139,10 +148,17 @@ enum Command {
 /// Runs the command.
 pub(super) fn command(arguments: Arguments) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let done = runtime
-        .map_err(Failed::from)
-        .and_then(|runtime| runtime.block_on(run(arguments)));
-    match done {
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return Failed::from(error).report(),
+    };
+    if let Command::Doctor { last } = arguments.command {
+        return match runtime.block_on(doctor::examined(arguments.at, last)) {
+            Ok(examined) => doctor::print(&examined, arguments.json),
+            Err(failed) => failed.report(),
+        };
+    }
+    match runtime.block_on(run(arguments)) {
         Ok(text) if text.is_empty() => ExitCode::SUCCESS,
         Ok(text) => print(&text),
         Err(failed) => failed.report(),
@@ -174,6 +190,8 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
         }
         Command::DrainProcess => connection.post("/api/v1/drain", None, process::draining).await,
         Command::Page { port } => page::serve(&connection.into_socket()?, port).await,
+        // Done by the caller, since it has an exit code of its own.
+        Command::Doctor { .. } => Ok(String::new()),
         Command::Listeners => connection.get("/api/v1/listeners", process::listeners).await,
         Command::Events { follow, since } => events::print(&mut connection, follow, since).await,
         Command::Certificates => connection.get("/api/v1/certificates", process::certificates).await,

@@ -91,6 +91,8 @@ pub(super) struct Screen<'a> {
     pub(super) tls: Bound,
     pub(super) wss: Bound,
     pub(super) authority: &'a Path,
+    /// A configuration with the nodes.
+    pub(super) configuration: &'a Path,
     pub(super) admin: Option<SocketAddr>,
     pub(super) broken_routing: bool,
     pub(super) ids: &'a Ids,
@@ -144,12 +146,16 @@ impl Screen<'_> {
             Some(address) => format!("Metrics are at http://{}/metrics\n\n", reachable(address)),
             None => String::new(),
         };
+        let configuration = quoted(&self.configuration.to_string_lossy());
         let outcome = match self.broken_routing {
             false => format!("It arrives: {there} passes it on to {here}."),
             true => format!(
                 "It does not arrive: routing is broken, and {there} passes nothing on to {here}.\n\
                  From a client of {here} it does:\n\n  \
-                 mosquitto_pub {tcp} -i {neighbour} -t demo/hello -m hello"
+                 mosquitto_pub {tcp} -i {neighbour} -t demo/hello -m hello\n\n\
+                 Ask the doctor why:\n\n  \
+                 {program} doctor -c {configuration}\n\n\
+                 Then press Enter here, which joins the nodes, and ask again."
             ),
         };
         format!(
@@ -181,6 +187,15 @@ impl Screen<'_> {
              {program} bench reconnect --target HOST:1883 --clients 100 --i-own-this-target\n\n\
              The experiment is over. The demo goes on serving, and routing between its nodes is broken again.\n\n",
             subscriber = self.ids.subscriber,
+        )
+    }
+
+    /// What is printed once the nodes are joined.
+    pub(super) fn healed(&self) -> String {
+        let (program, configuration) = (program(), quoted(&self.configuration.to_string_lossy()));
+        format!(
+            "\nThe nodes are joined now, and route messages to each other. Nothing is found any more by\n\n  \
+             {program} doctor -c {configuration}\n\n"
         )
     }
 

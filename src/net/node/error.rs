@@ -61,6 +61,8 @@ pub enum Cause {
     InvalidFrames(Fault),
     /// The node's first packet was not a valid CONNACK.
     NotConnack,
+    /// The node sent a packet that a client need not expect, or that is too large.
+    InvalidPacket,
     /// The CONNACK refused the CONNECT with this code.
     Refused(u8),
     /// The CONNECT cannot be written: a field is longer than 65,535 bytes.
@@ -127,6 +129,7 @@ impl fmt::Display for Cause {
             Self::UpgradeRejected(rejection) => write!(f, "answered with {rejection}"),
             Self::InvalidFrames(fault) => write!(f, "invalid WebSocket frames (close code {})", fault.close_code()),
             Self::NotConnack => f.write_str("the first packet is not a CONNACK"),
+            Self::InvalidPacket => f.write_str("the node sent an invalid packet"),
             Self::Refused(code) => write!(f, "refused with code {code} ({code:#04x})"),
             Self::FieldTooLong => f.write_str("a field of the CONNECT is longer than 65,535 bytes"),
             Self::NoAddress => f.write_str("the host name has not been resolved"),

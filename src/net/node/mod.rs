@@ -4,9 +4,11 @@
 //! Each step is a value that the next one consumes: [`Dialed`], then [`NodeStream`]. The path stops there, since it sends a
 //! client's CONNECT. Probes and the doctor continue with a [`NodeConnection`] and send a CONNECT of their own.
 
+mod client;
 mod error;
 mod received;
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -14,12 +16,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cluster::Endpoint;
-use crate::mqtt::{Connack, ConnectPacket};
+use crate::mqtt::{Connack, ConnectPacket, NodeVerdict, read_node_packet};
 use crate::net::dial::{Dialed, Dialer};
 use crate::net::socket::Socket;
 use crate::net::websocket::{Framing, NodeUpgradeError, UpgradeRequest, frames, upgrade_at_node};
 use crate::proxy_protocol::{self, Source};
 
+pub use client::NodeClient;
 pub use error::{Cause, NodeError, Step};
 pub use received::{FirstPacket, Received};
 
@@ -155,6 +158,24 @@ impl NodeConnection {
     /// The node refused the CONNECT, closed the connection, answered with something else, or did not answer in time, or the
     /// connection failed.
     pub async fn mqtt_connect(&mut self, connect: &ConnectPacket<'_>) -> Result<Connack, NodeError> {
+        self.accepted(connect).await.map(|(connack, _)| connack)
+    }
+
+    /// Like [`NodeConnection::mqtt_connect`], and goes on as a client.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn into_client(mut self, connect: &ConnectPacket<'_>) -> Result<NodeClient, NodeError> {
+        let (_, mut received) = self.accepted(connect).await?;
+        // The CONNACK, which has been read.
+        if let NodeVerdict::Packet(_, length) = read_node_packet(received.mqtt(), connect.version) {
+            received.forget(length);
+        }
+        Ok(NodeClient::new(self, received, connect.version))
+    }
+
+    /// The CONNACK, and all that the node has sent.
+    async fn accepted(&mut self, connect: &ConnectPacket<'_>) -> Result<(Connack, Received), NodeError> {
         let due = self.due;
         let exchange = tokio::time::timeout_at(due, self.exchange(connect)).await;
         exchange.unwrap_or(Err(Cause::TimedOut)).map_err(|cause| NodeError {
@@ -164,14 +185,17 @@ impl NodeConnection {
         })
     }
 
-    async fn exchange(&mut self, connect: &ConnectPacket<'_>) -> Result<Connack, Cause> {
+    async fn exchange(&mut self, connect: &ConnectPacket<'_>) -> Result<(Connack, Received), Cause> {
         let packet = connect.encode().ok_or(Cause::FieldTooLong)?;
-        self.send(&packet).await?;
+        self.stream
+            .socket
+            .send_all(&framed(self.stream.framing, &packet))
+            .await?;
         let mut received = Received::new(self.stream.framing, &std::mem::take(&mut self.stream.received));
         let mut bytes = Vec::new();
         loop {
             match received.first_packet(connect.version) {
-                FirstPacket::Connack(connack) if connack.code == 0 => return Ok(connack),
+                FirstPacket::Connack(connack) if connack.code == 0 => return Ok((connack, received)),
                 FirstPacket::Connack(connack) => return Err(Cause::Refused(connack.code)),
                 FirstPacket::Closed => return Err(Cause::Closed),
                 FirstPacket::InvalidFrames(fault) => return Err(Cause::InvalidFrames(fault)),
@@ -186,21 +210,23 @@ impl NodeConnection {
         }
     }
 
-    async fn send(&self, mqtt: &[u8]) -> io::Result<()> {
-        let socket = &self.stream.socket;
-        match self.stream.framing {
-            Framing::Raw => socket.send_all(mqtt).await,
-            Framing::WebSocket => socket.send_all(&frames::masked_binary(mqtt, mask_key())).await,
-        }
-    }
-
     /// Sends a DISCONNECT, closes, and waits at most a second until the node has closed as well.
     pub async fn close(self) {
-        let bytes = match self.stream.framing {
-            Framing::Raw => DISCONNECT.to_vec(),
-            Framing::WebSocket => frames::masked_binary(&DISCONNECT, mask_key()),
-        };
-        self.stream.socket.close_after(&bytes).await;
+        self.stream.close().await;
+    }
+}
+
+impl NodeStream {
+    async fn close(self) {
+        self.socket.close_after(&framed(self.framing, &DISCONNECT)).await;
+    }
+}
+
+/// MQTT as it is carried on a connection.
+fn framed(framing: Framing, mqtt: &[u8]) -> Cow<'_, [u8]> {
+    match framing {
+        Framing::Raw => mqtt.into(),
+        Framing::WebSocket => frames::masked_binary(mqtt, mask_key()).into(),
     }
 }
 

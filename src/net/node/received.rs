@@ -82,6 +82,27 @@ impl Received {
         }
     }
 
+    /// Forgets so many MQTT bytes, which have been read, and the frames that carried them.
+    pub(super) fn forget(&mut self, length: usize) {
+        match &mut self.unframed {
+            Some(unframed) => {
+                unframed.mqtt.drain(..length);
+                self.bytes.clear();
+            }
+            None => drop(self.bytes.drain(..length)),
+        }
+    }
+
+    /// What is wrong with its frames.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        self.unframed.as_ref().and_then(|unframed| unframed.fault)
+    }
+
+    /// The node has announced that it closes.
+    pub(super) fn has_close_frame(&self) -> bool {
+        self.unframed.as_ref().is_some_and(|unframed| unframed.has_close_frame)
+    }
+
     /// Like [`Received::mqtt`], by value.
     pub(crate) fn into_mqtt(self) -> Vec<u8> {
         match self.unframed {
@@ -97,11 +118,10 @@ impl Received {
 
     /// The node's first packet, as the answer to a CONNECT of `version`.
     pub(crate) fn first_packet(&self, version: Version) -> FirstPacket {
-        let fault = self.unframed.as_ref().and_then(|unframed| unframed.fault);
-        if let Some(fault) = fault {
+        if let Some(fault) = self.fault() {
             return FirstPacket::InvalidFrames(fault);
         }
-        let has_close_frame = self.unframed.as_ref().is_some_and(|unframed| unframed.has_close_frame);
+        let has_close_frame = self.has_close_frame();
         let mqtt = self.mqtt();
         // A larger CONNACK is not read, however it was split.
         let readable = &mqtt[..mqtt.len().min(CONNACK_BYTES_MAX)];

@@ -1,5 +1,6 @@
 //! What failed in a handshake, in words for the log: rustls names its variants, which say little to operators.
 
+use std::fmt;
 use std::io;
 
 use rustls::{CertificateError, Error, PeerIncompatible};
@@ -88,8 +89,59 @@ pub(super) fn in_words(error: io::Error) -> io::Error {
         Some(Error::InvalidCertificate(CertificateError::Other(other))) => {
             let of_library = other.0.downcast_ref().and_then(of_library);
             let why = of_library.map_or_else(|| other.to_string(), str::to_owned);
-            io::Error::new(error.kind(), format!("invalid peer certificate: {why}"))
+            let fault = match other.0.downcast_ref() {
+                Some(Distrust::OutOfTime) => CertificateFault::Expired,
+                Some(Distrust::NoName) => CertificateFault::Name,
+                _ => CertificateFault::Untrusted,
+            };
+            io::Error::new(error.kind(), InWords { why, fault })
         }
         _ => error,
     }
 }
+
+/// What is wrong with a peer's certificate, as far as the remedies differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CertificateFault {
+    /// It has expired.
+    Expired,
+    /// It is not valid yet.
+    NotValidYet,
+    /// It is for another name, or for none.
+    Name,
+    /// It is of no trusted authority, or cannot be verified for another reason.
+    Untrusted,
+}
+
+/// What is wrong with the peer's certificate, if that is why a handshake failed.
+pub fn certificate_fault(error: &io::Error) -> Option<CertificateFault> {
+    use CertificateError as E;
+    let inner = error.get_ref()?;
+    if let Some(InWords { fault, .. }) = inner.downcast_ref() {
+        return Some(*fault);
+    }
+    let Error::InvalidCertificate(error) = inner.downcast_ref()? else {
+        return None;
+    };
+    Some(match error {
+        E::Expired | E::ExpiredContext { .. } => CertificateFault::Expired,
+        E::NotValidYet | E::NotValidYetContext { .. } => CertificateFault::NotValidYet,
+        E::NotValidForName | E::NotValidForNameContext { .. } => CertificateFault::Name,
+        _ => CertificateFault::Untrusted,
+    })
+}
+
+/// An error about a certificate that rustls has no words for.
+#[derive(Debug)]
+struct InWords {
+    why: String,
+    fault: CertificateFault,
+}
+
+impl fmt::Display for InWords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid peer certificate: {}", self.why)
+    }
+}
+
+impl std::error::Error for InWords {}
