@@ -32,6 +32,8 @@ pub mod control;
 #[doc(hidden)]
 pub mod identity;
 #[doc(hidden)]
+pub mod import;
+#[doc(hidden)]
 pub mod mqtt;
 #[doc(hidden)]
 pub mod net;
