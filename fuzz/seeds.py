@@ -399,6 +399,39 @@ HELD = {
     + order(AWAIT, 6, 0, 1) + order(AWAIT, 7, 0, 1) + order(PASS_TIME, 5, 1) + order(AWAIT, 5, 0, 3),
 }
 
+NODES = "upstream e { server 10.0.0.11:1883; server 10.0.0.12:1883 weight=2; }"
+IMPORTS_OF_NGINX = {
+    "tcp": f"stream {{ {NODES} server {{ listen 1883; proxy_pass e; }} }}",
+    "fragment": f"{NODES} server {{ listen [::]:1883; proxy_pass e; proxy_protocol on; }}",
+    "websocket": "http { server { listen 80; location /mqtt { proxy_pass http://10.0.0.11:8083/ws; proxy_set_header Upgrade $http_upgrade; } } }",
+    "tls": "stream { server { listen 8883 ssl; ssl_certificate a.pem; ssl_certificate_key a.key; ssl_verify_client on; "
+    "ssl_client_certificate ca.pem; proxy_ssl on; proxy_pass n:8883; } }",
+    "passed": "stream { server { listen 8883; proxy_pass n:8883; } server { listen 8084; proxy_pass n:8084; } }",
+    "maps": "stream { map $ssl_server_name $x { default e; a.b f; } js_set $c m.f; upstream e { hash $c; server n:1; } server { listen 2; proxy_pass $x; } }",
+    "includes": "stream { include 1; include *; }\n===\nserver { listen 1883; proxy_pass n:1883; }\n===\nupstream n { server m:1; }",
+    "circle": "include 1;\n===\ninclude 1;",
+    "rules": "stream { server { listen 1883; proxy_pass n:1; allow 10.0.0.0/8; deny 10.1.0.0/16; allow all; deny all; } }",
+    "quotes": "a \"b\\\"c\" 'd' e\\;f ${g} { h; } # i",
+    "lua": "http { a_by_lua_block { x = '}' -- } \n } }",
+}
+IMPORTS_OF_HAPROXY = {
+    "tcp": "listen a\n mode tcp\n bind :1883\n server e1 10.0.0.11:1883 check send-proxy-v2\n server e2 10.0.0.12:1883 weight 2",
+    "defaults": "defaults a\n mode tcp\ndefaults b from a\n timeout client 1h\nfrontend f from b\n bind :1\n default_backend g\nbackend g from b\n server h i:1",
+    "websocket": "frontend f\n mode http\n bind :80\n acl p path_beg /mqtt\n use_backend g if p { hdr(upgrade) websocket }\nbackend g\n server h i:8083",
+    "tls": "listen a\n mode tcp\n bind :8883 ssl crt folder verify required ca-file ca.pem\n server e n:8883 ssl verify none sni str(n)",
+    "tables": "listen a\n mode tcp\n bind :1\n stick-table type ip store conn_rate(10s)\n tcp-request connection track-sc0 src\n"
+    " tcp-request connection reject if { sc_conn_rate(0) gt 5 }\n server e n:1",
+    "rules": "listen a\n mode tcp\n bind :1\n acl b src 10.0.0.0/8\n tcp-request connection reject unless b\n tcp-request connection accept if { src ::1 }\n server e n:1",
+    "template": "resolvers r\n nameserver d 10.0.0.53:53\nlisten a\n mode tcp\n bind :1\n server-template e 3 _m._tcp.n.example check",
+    "conditions": "global\n setenv A b\n.if defined(A) && !streq(\"$A\",b) || 0\n nbthread 2\n.elif version_atleast(3)\n.else\n nbthread 3\n.endif",
+    "quotes": "global\n setenv A \"b ${C-d} $E \\x41\" 'f\"' g\\ h # i",
+}
+
+for target, seeds in (("import_nginx", IMPORTS_OF_NGINX), ("import_haproxy", IMPORTS_OF_HAPROXY)):
+    (CORPUS / target).mkdir(parents=True, exist_ok=True)
+    for name, text in seeds.items():
+        (CORPUS / target / name).write_text(text)
+
 for target, seeds in (("connect", CONNECTS), ("connack", CONNACKS), ("frames", FRAMES), ("proxy", PROXIES),
                       ("upgrade", UPGRADES), ("switching", SWITCHINGS), ("hello", HELLOS), ("framing", FRAMINGS),
                       ("held", HELD)):

@@ -34,6 +34,8 @@ pub mod doctor;
 #[doc(hidden)]
 pub mod identity;
 #[doc(hidden)]
+pub mod import;
+#[doc(hidden)]
 pub mod mqtt;
 #[doc(hidden)]
 pub mod net;

@@ -82,3 +82,23 @@ fn configurations() {
     let directories = ["fuzz/corpus/config", "tests/config", "config"];
     replay(&directories, 400, checks::config);
 }
+
+#[test]
+fn configurations_of_nginx() {
+    let directories = [
+        "fuzz/corpus/import_nginx",
+        "tests/import/nginx",
+        "tests/import/bad-nginx",
+    ];
+    replay(&directories, 60, checks::import::nginx);
+}
+
+#[test]
+fn configurations_of_haproxy() {
+    let directories = [
+        "fuzz/corpus/import_haproxy",
+        "tests/import/haproxy",
+        "tests/import/bad-haproxy",
+    ];
+    replay(&directories, 60, checks::import::haproxy);
+}

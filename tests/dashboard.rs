@@ -30,6 +30,10 @@ const WRITE: &str = "REMORA_WRITE_DASHBOARD";
 /// Metrics that no panel and no alert shows, and why.
 const NOT_SHOWN: &[(&str, &str)] = &[
     (
+        "remora_examination_timestamp_seconds",
+        "the doctor's series are those of that moment; the events say when something changed",
+    ),
+    (
         "remora_routes_total",
         "shown as the part of clients that are off home, by remora_placements",
     ),

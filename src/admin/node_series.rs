@@ -13,7 +13,8 @@ use super::page::Page;
 use crate::cluster::{
     CheckResult, Cluster, EndpointKind, FindingSource, NodeId, NodeLoad, NodeState, ProbeResult, Verdict,
 };
-use crate::path::counters::{BOUNDS_US, CODES, Count, Counters, Fault, NodeCounters, Retry, Step, code_name};
+pub(super) use crate::path::counters::code_name;
+use crate::path::counters::{BOUNDS_US, CODES, Count, Counters, Fault, NodeCounters, Retry, Step};
 
 /// Writes what there is to say of each node of `cluster`: states, gauges, and what `workers` have counted.
 pub(super) fn encode(page: &mut Page<'_>, cluster: &Cluster, workers: &[Arc<Counters>]) -> fmt::Result {

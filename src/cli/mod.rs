@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod health;
 mod holder;
+mod import;
 mod init;
 mod listed;
 mod locate;
@@ -170,6 +171,12 @@ enum Command {
     },
     /// Print a page of the manual, or write all of them.
     Man(completions::ManArguments),
+    /// Print a configuration of nginx or HAProxy as one of Remora, and report what it could not say.
+    ///
+    /// The result goes to standard output, with the line of the original behind each key, and the report to standard error: every
+    /// directive that is not in the result, with its place, the reason and what to do. Exits with 2 if something that changes behaviour
+    /// was not carried over, and with 1 if a file cannot be read or parsed.
+    Import(import::Arguments),
     /// Load-test an MQTT endpoint.
     Bench(Box<remora_bench::Args>),
 }
@@ -225,6 +232,7 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
         Command::Ctl(arguments) => ctl::command(arguments),
+        Command::Import(arguments) => import::command(&arguments),
         Command::Init(arguments) => init::command(*arguments),
         Command::Completions { shell } => completions::completions::<Arguments>(shell),
         Command::Man(arguments) => completions::man::<Arguments>(arguments),
@@ -312,13 +320,18 @@ fn bad_usage(error: &dyn std::fmt::Display) -> ExitCode {
 
 /// Prints problems to standard error, with colours if a terminal reads them.
 fn print_problems(problems: &Problems) {
-    // NO_COLOR applies if it is set and not empty (no-color.org).
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if io::stderr().is_terminal() && !no_color {
+    if is_coloured() {
         eprintln!("{}", problems.coloured());
     } else {
         eprintln!("{problems}");
     }
+}
+
+/// Whether standard error takes colours.
+fn is_coloured() -> bool {
+    // NO_COLOR applies if it is set and not empty (no-color.org).
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stderr().is_terminal() && !no_color
 }
 
 fn or_failure(result: io::Result<()>) -> ExitCode {

@@ -32,6 +32,11 @@ impl Source {
         }
     }
 
+    /// The text of a configuration that no file has.
+    pub fn of(name: &str, text: &str) -> Self {
+        Self::new(name, text)
+    }
+
     /// The name of the file, as it was given.
     pub fn name(&self) -> &str {
         &self.name

@@ -5,6 +5,7 @@ pub(crate) mod framing;
 pub(crate) mod heads;
 pub(crate) mod held;
 pub(crate) mod hello;
+pub(crate) mod import;
 
 use remora::config;
 use remora::mqtt::{ConnackVerdict, Need, Verdict, Version, read_connack, read_connect};

@@ -154,4 +154,11 @@ pub(crate) const ALERTS: &[Alert] = &[
         severity: "warning",
         summary: "{{ $labels.instance }} gets no usable answer from its source of nodes; those found before stay.",
     },
+    Alert {
+        name: "RemoraFinding",
+        expression: "sum by (job, instance, code) (remora_findings) > 0",
+        lasts: "2m",
+        severity: "warning",
+        summary: "{{ $labels.instance }}: the doctor finds {{ $labels.code }}.",
+    },
 ];

@@ -424,4 +424,24 @@ pub(crate) const ROWS: &[Row] = &[
             ),
         ],
     },
+    Row {
+        title: "Doctor",
+        panels: &[
+            lines(
+                "Findings, by code",
+                "short",
+                &[(of!("sum by (code) (remora_findings{"@"})"), "{{code}}")],
+            ),
+            lines(
+                "Share of messages that arrive, from node to node",
+                "percentunit",
+                &[(of!("remora_route_check_delivered_ratio{"@"}"), "{{from}} → {{to}}")],
+            ),
+            lines(
+                "Time of messages from node to node",
+                "s",
+                &[(of!("remora_route_check_seconds{"@"}"), "{{from}} → {{to}}")],
+            ),
+        ],
+    },
 ];

@@ -18,8 +18,8 @@ from lab import Lab
 # Where cases live, in the order in which they run.
 MODULES = [
     "affinity", "messages", "input", "mqttjs", "python", "matrix", "sessions", "websocket", "autobahn", "tls", "beside", "devices",
-    "cluster", "control", "changes", "doctor", "page", "introductions", "secured_nodes", "metrics", "prometheus", "packaging",
-    "demo", "zones", "journal",
+    "cluster", "control", "changes", "doctor", "page", "imported", "introductions", "secured_nodes", "metrics", "prometheus",
+    "packaging", "demo", "zones", "journal",
 ]
 
 # No case takes a quarter of this; one that hangs must not take the others' time.

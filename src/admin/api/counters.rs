@@ -2,7 +2,7 @@
 
 use super::answers::{Counters, NodeCounters};
 use super::call::{Call, Refusal, Reply};
-use crate::path::counters::code_name;
+use crate::admin::node_series::code_name;
 use crate::process::counts::{Counts, NodeCounts};
 
 pub(super) async fn show(call: Call) -> Result<Reply, Refusal> {

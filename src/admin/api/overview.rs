@@ -11,9 +11,9 @@ use super::judgement::{Facts, NodeFact, judge};
 use super::{listeners, nodes, status};
 use crate::admin::exposition::AdminState;
 use crate::admin::history::{INTERVAL, SAMPLES_MAX, Sample};
+use crate::admin::node_series::code_name;
 use crate::base::clock;
 use crate::cluster::{NodeState, Verdict};
-use crate::path::counters::code_name;
 use crate::process::counts::{Counts, NodeCounts};
 use crate::process::handle::{Handle, NodeStatus};
 

@@ -1,0 +1,8 @@
+//! A configuration of nginx, whatever it holds.
+#![no_main]
+
+#[path = "../../tests/checks/mod.rs"]
+#[allow(dead_code, reason = "each target checks one reader")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| checks::import::nginx(bytes));

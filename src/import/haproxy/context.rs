@@ -1,0 +1,49 @@
+//! What the parts of the importer share.
+
+use crate::import::draft::Draft;
+use crate::import::haproxy::syntax::Line;
+use crate::import::report::Report;
+use crate::import::text::{Place, printable};
+use crate::import::units::haproxy_time;
+
+/// The result so far, and the report.
+#[derive(Default)]
+pub(super) struct Context {
+    pub(super) draft: Draft,
+    pub(super) report: Report,
+}
+
+impl Context {
+    /// Reports a value that cannot be read.
+    pub(super) fn unreadable(&mut self, place: Place, written: &str, wanted: &str) {
+        let message = match (written, written.contains("${")) {
+            ("", _) => format!("{wanted} is missing"),
+            (_, true) => format!(
+                "{} has a variable of the environment, and is to be {wanted}",
+                printable(written)
+            ),
+            (_, false) => format!("{} is not {wanted}", printable(written)),
+        };
+        self.report.lost(place, message, "write the value itself");
+    }
+
+    /// Sets a duration from a word of a line; a bare number is in `bare` milliseconds.
+    /// Returns whether there is one.
+    pub(super) fn time(
+        &mut self,
+        table: &'static str,
+        key: &'static str,
+        line: &Line,
+        index: usize,
+        bare: u64,
+    ) -> bool {
+        let text = line.word(index);
+        match haproxy_time(text, bare) {
+            Some(ms) => self.draft.set_time(table, key, ms, line.place(), &mut self.report),
+            None => {
+                self.unreadable(line.place(), text, "a duration");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! `tcp-request`, `http-request` and the tables that they count in.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use crate::import::haproxy::bind::set;
+use crate::import::haproxy::context::Context;
+use crate::import::haproxy::syntax::{Line, Section, Word};
+use crate::import::haproxy::terms::{self, Acls, Condition, Counter, Term, Test};
+use crate::import::listeners;
+use crate::import::model::{self, Setting};
+use crate::import::text::{Place, list, printable, quoted};
+use crate::import::units::{Rule, duration, haproxy_time, network_text};
+
+/// How long the counter of connections counts in each table, in milliseconds.
+pub(super) fn periods(sections: &[Section]) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for section in sections {
+        for line in &section.lines {
+            let name = match (section.kind(), line.word(0)) {
+                ("peers", "table") => format!("{}/{}", section.name(), line.word(1)),
+                (_, "stick-table") => section.name().to_owned(),
+                _ => continue,
+            };
+            let stores = line.words.iter().flat_map(|word| word.text.split(','));
+            let period = stores
+                .filter_map(|store| store.strip_prefix("conn_rate(")?.strip_suffix(')'))
+                .find_map(|text| haproxy_time(text, 1));
+            found.extend(period.map(|period| (name, period)));
+        }
+    }
+    found
+}
+
+/// What a counter counts by.
+#[derive(Clone, Debug)]
+struct Tracked {
+    key: Option<&'static str>,
+    table: Option<String>,
+}
+
+/// The rules of a proxy, read one after the other.
+pub(super) struct Rules<'a> {
+    acls: &'a Acls,
+    variables: &'a BTreeMap<String, String>,
+    periods: &'a BTreeMap<String, u64>,
+    tracked: BTreeMap<u8, Tracked>,
+    addresses: Vec<Rule<Place>>,
+    /// Networks outside of which nobody may connect.
+    required: Option<(Vec<IpNet>, Place)>,
+}
+
+impl<'a> Rules<'a> {
+    pub(super) fn new(
+        acls: &'a Acls,
+        variables: &'a BTreeMap<String, String>,
+        periods: &'a BTreeMap<String, u64>,
+    ) -> Self {
+        Self {
+            acls,
+            variables,
+            periods,
+            tracked: BTreeMap::new(),
+            addresses: Vec::new(),
+            required: None,
+        }
+    }
+
+    /// Remembers what a counter counts by; it may be used in a line before.
+    pub(super) fn track(&mut self, line: &Line) {
+        let Some(at) = line.words.iter().position(|word| word.text.starts_with("track-sc")) else {
+            return;
+        };
+        let number = line.word(at).trim_start_matches("track-sc").trim_matches(['(', ')']);
+        let Ok(number) = number.parse() else {
+            return;
+        };
+        let rest = line.rest(at + 1);
+        let table = rest
+            .iter()
+            .position(|word| word.text == "table")
+            .and_then(|at| rest.get(at + 1));
+        let tracked = Tracked {
+            key: terms::meaning(line.word(at + 1), self.variables),
+            table: table.map(|word| word.text.clone()),
+        };
+        self.tracked.insert(number, tracked);
+    }
+
+    /// Reads a line if it is a rule.
+    pub(super) fn rule(&mut self, line: &Line, settings: &mut Vec<Setting>, context: &mut Context) -> bool {
+        let place = line.place();
+        match (line.word(0), line.word(1)) {
+            ("tcp-request", "inspect-delay") => match haproxy_time(line.word(2), 1) {
+                Some(ms @ 1..=3_600_000) => {
+                    settings.push(Setting::new("connect_timeout", quoted(&duration(ms)), place))
+                }
+                _ => context.unreadable(place, line.word(2), "a duration of up to an hour"),
+            },
+            ("tcp-request", "connection" | "session" | "content") => self.request(line, 2, settings, context),
+            ("http-request", _) => self.http(line, settings, context),
+            ("tcp-response" | "http-response" | "http-after-response", _) => self.response(line, context),
+            (
+                "acl" | "use_backend" | "default_backend" | "bind" | "server" | "server-template" | "default-server"
+                | "balance" | "mode",
+                _,
+            ) => {}
+            _ => return false,
+        }
+        true
+    }
+
+    fn request(&mut self, line: &Line, at: usize, settings: &mut Vec<Setting>, context: &mut Context) {
+        let place = line.place();
+        let action = line.word(at);
+        let condition = self.acls.condition(line.rest(at + 1));
+        match action {
+            "reject" | "silent-drop" | "deny" | "tarpit" => self.refuse(line, &condition, context),
+            "accept" | "allow" => match &condition {
+                Condition::All(terms) => match &terms[..] {
+                    [
+                        Term {
+                            is_negated: false,
+                            test: Test::Source(nets),
+                        },
+                    ] => self.addresses.extend(nets.iter().map(|net| Rule {
+                        is_allowed: true,
+                        net: Some(*net),
+                        from: place,
+                    })),
+                    [
+                        Term {
+                            is_negated: false,
+                            test: Test::IsMqtt,
+                        },
+                    ] => context
+                        .report
+                        .unneeded(place, "tcp-request", "whatever is no CONNECT is closed"),
+                    _ => Self::lost(line, context),
+                },
+                Condition::Always => self.addresses.push(Rule {
+                    is_allowed: true,
+                    net: None,
+                    from: place,
+                }),
+                Condition::Other => Self::lost(line, context),
+            },
+            "expect-proxy" => {
+                let rest = line
+                    .rest(at + 1)
+                    .iter()
+                    .position(|word| matches!(&*word.text, "if" | "unless"));
+                let condition = rest.map_or(Condition::Always, |rest| self.acls.condition(line.rest(at + 1 + rest)));
+                let nets = match &condition {
+                    Condition::All(terms) => match &terms[..] {
+                        [
+                            Term {
+                                is_negated: false,
+                                test: Test::Source(nets),
+                            },
+                        ] => Some(nets.iter().map(network_text).collect::<Vec<_>>()),
+                        _ => None,
+                    },
+                    _ => None,
+                };
+                match nets {
+                    Some(nets) => {
+                        settings.push(Setting::new("proxy_protocol_from", list(nets), place));
+                        context.report.lost(
+                            place,
+                            "connections from other networks are refused, while HAProxy takes them without a header",
+                            "give clients that connect directly a listener of their own",
+                        );
+                    }
+                    None => {
+                        settings.push(Setting::new("proxy_protocol_from", list(["0.0.0.0/0", "::/0"]), place));
+                        context.report.lost(
+                            place,
+                            "PROXY headers are taken from every machine, so any client could claim any address",
+                            "write the networks of your proxies to proxy_protocol_from",
+                        );
+                    }
+                }
+            }
+            action if action.starts_with("set-var") || action.starts_with("unset-var") => {
+                context
+                    .report
+                    .unneeded(place, "tcp-request", "Remora reads the CONNECT itself");
+            }
+            action if action.starts_with("track-sc") => {
+                context
+                    .report
+                    .unneeded(place, "tcp-request", "what counts is which limits its counters have");
+            }
+            _ => Self::lost(line, context),
+        }
+    }
+
+    /// A rule that refuses clients.
+    fn refuse(&mut self, line: &Line, condition: &Condition, context: &mut Context) {
+        let place = line.place();
+        let terms = match condition {
+            Condition::Always => {
+                self.addresses.push(Rule {
+                    is_allowed: false,
+                    net: None,
+                    from: place,
+                });
+                return;
+            }
+            Condition::All(terms) => terms,
+            Condition::Other => return Self::lost(line, context),
+        };
+        match &terms[..] {
+            [
+                Term {
+                    is_negated: false,
+                    test: Test::Constant(false),
+                },
+            ]
+            | [
+                Term {
+                    is_negated: true,
+                    test: Test::Constant(true),
+                },
+            ] => {
+                context
+                    .report
+                    .unneeded(place, "tcp-request", "the condition never holds");
+            }
+            [
+                Term {
+                    is_negated: false,
+                    test: Test::Source(nets),
+                },
+            ] => self.addresses.extend(nets.iter().map(|net| Rule {
+                is_allowed: false,
+                net: Some(*net),
+                from: place,
+            })),
+            [
+                Term {
+                    is_negated: true,
+                    test: Test::Source(nets),
+                },
+            ] if self.required.is_none() => self.required = Some((nets.clone(), place)),
+            [
+                Term {
+                    is_negated: true,
+                    test: Test::IsMqtt,
+                },
+            ] => context
+                .report
+                .unneeded(place, "tcp-request", "whatever is no CONNECT is closed"),
+            [
+                Term {
+                    is_negated: false,
+                    test: Test::Counter { which, tracked, most },
+                },
+            ] => self.limit(line, *which, *tracked, *most, context),
+            _ => Self::lost(line, context),
+        }
+    }
+
+    fn limit(&self, line: &Line, which: Counter, tracked: Option<u8>, most: u64, context: &mut Context) {
+        let place = line.place();
+        let tracked = match tracked {
+            Some(number) => self.tracked.get(&number).cloned(),
+            None => Some(Tracked {
+                key: Some("client_address"),
+                table: None,
+            }),
+        };
+        let key = tracked.as_ref().and_then(|tracked| tracked.key);
+        let table = tracked.and_then(|tracked| tracked.table);
+        let period = match table {
+            Some(table) => self.periods.get(&table).copied(),
+            // A table of this section, or the only one that there is.
+            None => self.periods.values().next().copied(),
+        };
+        let most = most.clamp(1, 100_000_000);
+        match (which, key, period) {
+            (Counter::Current, Some("client_address"), _) => {
+                set(context, "limits", "connections_per_source", most.to_string(), place);
+                context.report.differs(
+                    place,
+                    "the limit holds for all listeners together, and for an IPv6 /64 network as a whole",
+                    "",
+                );
+            }
+            (Counter::Rate, Some("client_address"), Some(period @ 1..)) => {
+                let rate = (most * 1000).div_ceil(period).clamp(1, 10_000);
+                set(
+                    context,
+                    "limits",
+                    "connects_per_source_per_second",
+                    rate.to_string(),
+                    place,
+                );
+                context.report.differs(
+                    place,
+                    format!("{most} in {} are {rate} in a second, after as many at once; the limit holds for all listeners together, and for an IPv6 /64 network as a whole", duration(period)),
+                    "",
+                );
+            }
+            (Counter::Rate, Some("client_id"), Some(period @ 1..)) => {
+                let rate = (most * 60_000).div_ceil(period).clamp(1, 10_000);
+                set(context, "pacing", "connects_per_id_per_minute", rate.to_string(), place);
+                context.report.differs(place, format!("{most} in {} are {rate} in a minute; a client that connects more often is held for up to 5 s, and not refused", duration(period)), "");
+            }
+            _ => Self::lost(line, context),
+        }
+    }
+
+    fn http(&mut self, line: &Line, settings: &mut Vec<Setting>, context: &mut Context) {
+        let place = line.place();
+        let condition = |from: usize| {
+            let rest = line
+                .rest(from)
+                .iter()
+                .position(|word: &Word| matches!(&*word.text, "if" | "unless"));
+            rest.map_or(Condition::Always, |rest| self.acls.condition(line.rest(from + rest)))
+        };
+        let field = line.word(2).to_ascii_lowercase();
+        match line.word(1) {
+            "set-header" | "add-header" => match &*field {
+                "x-forwarded-for" | "x-forwarded-port" | "x-forwarded-proto" => {
+                    context
+                        .report
+                        .unneeded(place, "http-request", "Remora sets X-Forwarded-For, -Port and -Proto")
+                }
+                "x-real-ip" => context.report.differs(
+                    place,
+                    "X-Real-IP is not sent",
+                    "nodes find the address in X-Forwarded-For, where EMQX looks for it (proxy_address_header)",
+                ),
+                "host" if line.word(3).contains("hdr(host)") => {
+                    context.report.unneeded(place, "http-request", "Host is passed on")
+                }
+                _ => context.report.lost(
+                    place,
+                    format!("the field {} is not sent to nodes", printable(line.word(2))),
+                    "nodes get Host, Origin, cookies, User-Agent and X-Forwarded-For, -Port and -Proto",
+                ),
+            },
+            "del-header" => context.report.unneeded(
+                place,
+                "http-request",
+                "only Host, Origin, cookies, User-Agent and X-Forwarded-… are sent",
+            ),
+            action
+                if action.starts_with("set-var")
+                    || action.starts_with("track-sc")
+                    || action.starts_with("capture")
+                    || action.starts_with("unset-var") =>
+            {
+                context
+                    .report
+                    .unneeded(place, "http-request", "what counts is what is decided by it");
+            }
+            "deny" | "reject" | "silent-drop" | "tarpit" => match condition(2) {
+                Condition::All(terms) => match &terms[..] {
+                    [
+                        Term {
+                            is_negated: true,
+                            test: Test::Origin(origins),
+                        },
+                    ] if !origins.is_empty() && origins.iter().all(|origin| model::is_origin(origin)) => {
+                        settings.push(Setting::new("origins", list(origins), place));
+                        context.report.differs(
+                            place,
+                            "a client that sends no Origin is no page in a browser, and may connect",
+                            "",
+                        );
+                    }
+                    [
+                        Term {
+                            is_negated: true,
+                            test: Test::Path(paths),
+                        },
+                    ] if !paths.is_empty() && paths.iter().all(|path| model::is_path(path)) => {
+                        settings.retain(|setting| setting.key != "paths");
+                        settings.push(Setting::new("paths", list(paths), place));
+                    }
+                    [
+                        Term {
+                            is_negated: true,
+                            test: Test::Upgrade,
+                        },
+                    ] => context
+                        .report
+                        .unneeded(place, "http-request", "whatever is no upgrade is refused"),
+                    [
+                        Term {
+                            test: Test::Source(_) | Test::Counter { .. },
+                            ..
+                        },
+                    ] => self.request(line, 1, settings, context),
+                    _ => Self::lost(line, context),
+                },
+                _ => Self::lost(line, context),
+            },
+            _ => Self::lost(line, context),
+        }
+    }
+
+    fn response(&self, line: &Line, context: &mut Context) {
+        let text: Vec<&str> = line.words.iter().map(|word| &*word.text).collect();
+        let text = text.join(" ");
+        match line.word(1) {
+            "inspect-delay" => context.report.unneeded(
+                line.place(),
+                line.word(0),
+                "a node's CONNACK is waited for (timeouts.greet)",
+            ),
+            _ if text.contains("mqtt_is_valid") => {
+                context
+                    .report
+                    .unneeded(line.place(), line.word(0), "a node's CONNACK is read anyway")
+            }
+            "set-header" | "add-header" | "del-header" => context.report.unneeded(
+                line.place(),
+                line.word(0),
+                "WebSocket has no answers behind the upgrade",
+            ),
+            _ => Self::lost(line, context),
+        }
+    }
+
+    fn lost(line: &Line, context: &mut Context) {
+        context.report.lost(
+            line.place(),
+            format!("{} {}: this rule has no counterpart", line.word(0), printable(line.word(if line.word(0) == "tcp-request" { 2 } else { 1 }))),
+            "by addresses, there are allow and deny; by rates, [limits] and [pacing]; by what is in MQTT, the nodes decide: EMQX has rules and authentication",
+        );
+    }
+
+    /// Writes what the rules on addresses mean together.
+    pub(super) fn finish(mut self, settings: &mut Vec<Setting>, context: &mut Context) {
+        if let Some((nets, place)) = self.required.take() {
+            let allowed = nets.into_iter().map(|net| Rule {
+                is_allowed: true,
+                net: Some(net),
+                from: place,
+            });
+            self.addresses.extend(allowed);
+            self.addresses.push(Rule {
+                is_allowed: false,
+                net: None,
+                from: place,
+            });
+        }
+        listeners::networks(&self.addresses, settings, &mut context.report);
+    }
+}
