@@ -215,6 +215,20 @@ pub(crate) const ROWS: &[Row] = &[
                 )],
             ),
             lines(
+                "From the accept to the whole CONNECT",
+                "s",
+                &[
+                    (
+                        of!("histogram_quantile(0.5, sum by (le) (rate(remora_peek_duration_seconds_bucket{"@"}[$__rate_interval])))"),
+                        "half",
+                    ),
+                    (
+                        of!("histogram_quantile(0.99, sum by (le) (rate(remora_peek_duration_seconds_bucket{"@"}[$__rate_interval])))"),
+                        "99 of 100",
+                    ),
+                ],
+            ),
+            lines(
                 "From the dial to the CONNACK, per step",
                 "s",
                 &[
