@@ -96,7 +96,6 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap", &["cli"]),
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),
-    ("crossterm", &["cli"]),
     ("dashmap", &["path::route::placement", "path::accept::admission"]),
     ("hashbrown", &["path::relay::index"]),
     // The server is in admin; the client of nodes' APIs in one file of net.
@@ -106,6 +105,8 @@ const HOMES: &[(&str, &[&str])] = &[
     ("mqttbytes", &["net::node"]),
     ("nix", &["net::socket"]),
     ("prometheus_client", &["admin"]),
+    ("ratatui_core", &["cli"]),
+    ("ratatui_crossterm", &["cli"]),
     ("rcgen", &["net::tls"]),
     ("regex_lite", &["path::affinity"]),
     ("rustls", &["net::tls", "net::socket"]),
@@ -115,7 +116,6 @@ const HOMES: &[(&str, &[&str])] = &[
     ("tokio_rustls", &["net::tls"]),
     ("toml", &["config"]),
     ("tungstenite", &["net::websocket"]),
-    ("unicode_width", &["cli"]),
     ("webpki", &["net::tls"]),
     ("x509_parser", &["net::tls"]),
 ];
