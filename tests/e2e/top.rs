@@ -243,6 +243,12 @@ fn keys_and_sizes_change_what_the_terminal_shows() {
     terminal.until("node1");
     terminal.until("busiest clients");
     terminal.until("sensor-2");
+    let clear = b"\x1b[2J";
+    assert_eq!(terminal.times(clear), 1, "before the first frame");
+    terminal.press(b"\x0c");
+    wait::until("it is cleared and drawn again", || {
+        terminal.times(clear) == 2 && terminal.contents().contains("sensor-2")
+    });
     terminal.press(b"/sensor-1\r");
     terminal.until("id begins with sensor-1");
     wait::until("the others are not shown", || {

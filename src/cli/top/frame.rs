@@ -1,11 +1,16 @@
 //! A view as cells of a terminal, or as text. Draws into whatever size there is, and asks nothing.
 
 use std::borrow::Cow;
+use std::rc::Rc;
 
+use ratatui_core::buffer::{Buffer, CellWidth};
+use ratatui_core::layout::{Constraint, Layout, Rect};
+use ratatui_core::style::{Color, Modifier, Style};
+use ratatui_core::text::{Line, Span};
+use ratatui_core::widgets::Widget;
 use remora::admin::api::answers::{Connection, Node, TopClient};
 use remora::base::log::EscapedText;
 
-use super::cells::{Cells, Color, Style, width_of};
 use super::figures::{self, Figures, bytes, per_second, percent};
 use super::view::{By, NodesBy, View, is_up};
 use crate::cli::ctl::clients::{named, time};
@@ -38,15 +43,21 @@ const HELP: &[(&str, &str)] = &[
     ("RING, HAS", "percent: a node's share of the ring, and of the clients"),
 ];
 
+const PLAIN: Style = Style::new();
+const BOLD: Style = PLAIN.add_modifier(Modifier::BOLD);
+const REVERSED: Style = PLAIN.add_modifier(Modifier::REVERSED);
+
 /// Where a frame is drawn, line by line.
 struct Canvas<'a> {
-    cells: &'a mut Cells,
+    buffer: &'a mut Buffer,
+    /// Nothing is drawn outside of it.
+    area: Rect,
     /// The next line.
     line: u16,
     no_color: bool,
 }
 
-/// A cell of a table: text, alignment and style.
+/// A cell of a table: text and style.
 struct Cell<'a>(Cow<'a, str>, Style);
 
 /// A column: heading, width, and whether it is aligned to the right. A width of 0 is what the others leave.
@@ -72,47 +83,59 @@ const fn number(head: &'static str, width: u16) -> Column {
     }
 }
 
+/// Columns, and where they are in each line.
+struct Table<'a> {
+    columns: &'a [Column],
+    areas: Rc<[Rect]>,
+}
+
 /// Draws a frame into blank cells.
-pub(super) fn draw(view: &View, cells: &mut Cells) {
-    let body = cells.height().saturating_sub(1);
-    let mut canvas = Canvas {
-        cells,
-        line: 0,
-        no_color: view.no_color,
-    };
+pub(super) fn draw(view: &View, buffer: &mut Buffer) {
+    // Where there is one line alone, it is the title.
+    let [body, last] = Layout::vertical([Constraint::Min(1), Constraint::Length(1)]).areas(buffer.area);
+    let mut canvas = Canvas::new(buffer, body, view.no_color);
     title(view, &mut canvas);
     if view.is_help {
         help(&mut canvas);
     } else {
         head(view, &mut canvas);
         // The nodes may have half of what is left; where there are fewer, the clients have it.
-        let left = body.saturating_sub(canvas.line);
+        let left = body.height.saturating_sub(canvas.line);
         nodes(view, &mut canvas, left / 2);
-        clients(view, &mut canvas, body);
+        clients(view, &mut canvas, body.height);
     }
-    keys(view, &mut canvas);
+    keys(view, &mut Canvas::new(buffer, last, view.no_color));
 }
 
 /// A frame as lines of text, with every node.
 pub(super) fn text(view: &View, width: u16) -> String {
     let nodes = u16::try_from(view.nodes().len()).unwrap_or(u16::MAX / 2);
-    let mut cells = Cells::new(width, nodes.saturating_add(CLIENTS_IN_TEXT * 2));
-    let mut canvas = Canvas {
-        cells: &mut cells,
-        line: 0,
-        no_color: true,
-    };
+    let area = Rect::new(0, 0, width, nodes.saturating_add(CLIENTS_IN_TEXT * 2));
+    let mut buffer = Buffer::empty(area);
+    let mut canvas = Canvas::new(&mut buffer, area, true);
     title(view, &mut canvas);
     head(view, &mut canvas);
     self::nodes(view, &mut canvas, nodes.saturating_add(3));
     let until = canvas.line.saturating_add(CLIENTS_IN_TEXT + 3);
     clients(view, &mut canvas, until);
-    let lines: Vec<String> = (0..canvas.line).map(|y| cells.text(y)).collect();
+    let lines: Vec<String> = (0..canvas.line).map(|y| text_of(&buffer, y)).collect();
     lines.join("\n")
 }
 
+/// The text of a line, without what is blank at its end.
+fn text_of(buffer: &Buffer, y: u16) -> String {
+    let mut text = String::new();
+    let mut x = 0;
+    while let Some(cell) = buffer.cell((x, y)) {
+        text += cell.symbol();
+        // A wide character hides the cell behind it.
+        x += cell.cell_width().max(1);
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
 fn title(view: &View, canvas: &mut Canvas<'_>) {
-    let style = Style::REVERSED;
     let process = view.figures.as_ref().map(|figures| &figures.now.status);
     let mut name = "remora top".to_owned();
     if let Some(status) = process {
@@ -128,33 +151,24 @@ fn title(view: &View, canvas: &mut Canvas<'_>) {
         (None, Some(status)) if status.is_ready => ("ready", Color::Green),
         (None, Some(_)) => ("NOT READY", Color::Red),
     };
-    let width = canvas.cells.width();
-    canvas.row(style);
-    let room = width.saturating_sub(word.len() as u16 + 2);
-    canvas.put(0, room, &name, style);
-    canvas.put(
-        room + 1,
-        width.saturating_sub(room + 1),
-        word,
-        canvas.color(color).and(style),
-    );
-    canvas.next();
+    canvas.row(REVERSED);
+    let columns = [column("", 0), column("", word.len() as u16 + 1)];
+    let cells = [Cell(name.into(), PLAIN), Cell(word.into(), canvas.color(color))];
+    let table = Table::new(&columns, canvas.area.width);
+    canvas.table_row(&table, &cells, false);
 }
 
 fn head(view: &View, canvas: &mut Canvas<'_>) {
-    let width = canvas.cells.width();
     if let Some(why) = &view.lost {
         let line = format!("{why}; trying again, the figures are old");
-        canvas.put(0, width, &line, canvas.color(Color::Red));
-        canvas.next();
+        canvas.put_line(&line, canvas.color(Color::Red));
     }
     let Some(figures) = &view.figures else {
         return;
     };
     let status = &figures.now.status;
     if let Some(why) = &status.why_not_ready {
-        canvas.put(0, width, &format!("not ready: {why}"), canvas.color(Color::Red));
-        canvas.next();
+        canvas.put_line(&format!("not ready: {why}"), canvas.color(Color::Red));
     }
     let connect =
         |result: &str| per_second(figures.rate(|counters| counters.connects.get(result).copied().unwrap_or(0)));
@@ -166,8 +180,7 @@ fn head(view: &View, canvas: &mut Canvas<'_>) {
         connect("refused"),
         connect("failed"),
     );
-    canvas.put(0, width, &line, Style::PLAIN);
-    canvas.next();
+    canvas.put_line(&line, PLAIN);
     let all_nodes = |number: fn(&remora::admin::api::answers::NodeCounters) -> u64| {
         bytes(figures.rate(|counters| counters.nodes.iter().map(number).sum()))
     };
@@ -179,8 +192,7 @@ fn head(view: &View, canvas: &mut Canvas<'_>) {
         bytes(Some(status.held_bytes as f64)),
         status.placements,
     );
-    canvas.put(0, width, &line, Style::PLAIN);
-    canvas.next();
+    canvas.put_line(&line, PLAIN);
     let ends = match figures.ends() {
         None => "-".to_owned(),
         Some(ends) if ends.is_empty() => "none".to_owned(),
@@ -191,8 +203,7 @@ fn head(view: &View, canvas: &mut Canvas<'_>) {
             each.collect::<Vec<_>>().join("  ")
         }
     };
-    canvas.put(0, width, &format!("ends/s: {ends}"), Style::PLAIN);
-    canvas.next();
+    canvas.put_line(&format!("ends/s: {ends}"), PLAIN);
 }
 
 /// Draws the nodes in so many lines at most, with their heading.
@@ -221,7 +232,8 @@ fn nodes(view: &View, canvas: &mut Canvas<'_>, lines: u16) {
     let (Some(figures), Some(room @ 1..)) = (&view.figures, lines.checked_sub(2)) else {
         return;
     };
-    canvas.heading(&columns, Some(sorted));
+    let table = Table::new(&columns, canvas.area.width);
+    canvas.heading(&table, Some(sorted));
     let room = usize::from(room);
     let chosen = all.iter().position(|node| Some(&node.node) == view.selected.as_ref());
     // The selected node is among those that are shown.
@@ -229,54 +241,46 @@ fn nodes(view: &View, canvas: &mut Canvas<'_>, lines: u16) {
     let clients: usize = all.iter().map(|node| node.connections).sum();
     for node in all.iter().skip(first).take(room) {
         let is_selected = Some(&node.node) == view.selected.as_ref();
-        canvas.table_row(
-            &columns,
-            &node_cells(figures, node, clients, canvas.no_color),
-            is_selected,
-        );
+        let cells = node_cells(figures, node, clients, canvas.no_color);
+        canvas.table_row(&table, &cells, is_selected);
     }
-    let width = canvas.cells.width();
-    let bold = Style::BOLD;
     let selected = chosen.and_then(|place| all.get(place));
     let reason = selected.map(|node| why(node)).filter(|why| !why.is_empty());
     if let (Some(node), Some(reason)) = (selected, reason) {
-        canvas.put(0, width, &format!("{}: {reason}", node.node), bold);
-        canvas.next();
+        canvas.put_line(&format!("{}: {reason}", node.node), BOLD);
     } else if all.len() > room {
         let line = format!("{room} of {} nodes: up and down", all.len());
-        canvas.put(0, width, &line, bold);
-        canvas.next();
+        canvas.put_line(&line, BOLD);
     }
 }
 
 fn node_cells<'a>(figures: &Figures, node: &'a Node, clients: usize, no_color: bool) -> Vec<Cell<'a>> {
-    let plain = Style::PLAIN;
-    let colored = |color| if no_color { Style::PLAIN } else { Style::of(color) };
+    let colored = |color| if no_color { PLAIN } else { PLAIN.fg(color) };
     let state = state(node);
     let state_style = match (is_up(node), &*state) {
         (true, _) => colored(Color::Green),
         (false, "draining" | "removed") => colored(Color::Yellow),
-        (false, _) => colored(Color::Red).and(Style::BOLD),
+        (false, _) => colored(Color::Red).patch(BOLD),
     };
     let rate = |number| figures.rate_of(&node.node, number);
     let failures = rate(figures::failures as fn(&_) -> u64);
     let bad = |rate: Option<f64>| match rate {
         Some(rate) if rate > 0.0 => colored(Color::Red),
-        _ => plain,
+        _ => PLAIN,
     };
     let refused = rate(figures::refused);
     let share = figures.counters_of(&node.node).and_then(|counters| counters.ring_share);
     let has = (clients > 0).then(|| node.connections as f64 / clients as f64);
     vec![
-        Cell(Cow::from(&*node.node), plain),
+        Cell(Cow::from(&*node.node), PLAIN),
         Cell(state.into(), state_style),
-        Cell(node.connections.to_string().into(), plain),
-        Cell(percent(share).into(), plain),
-        Cell(percent(has).into(), plain),
-        Cell(per_second(rate(figures::accepted)).into(), plain),
+        Cell(node.connections.to_string().into(), PLAIN),
+        Cell(percent(share).into(), PLAIN),
+        Cell(percent(has).into(), PLAIN),
+        Cell(per_second(rate(figures::accepted)).into(), PLAIN),
         Cell(per_second(refused).into(), bad(refused)),
         Cell(per_second(failures).into(), bad(failures)),
-        Cell(why(node).into(), plain),
+        Cell(why(node).into(), PLAIN),
     ]
 }
 
@@ -285,7 +289,6 @@ fn clients(view: &View, canvas: &mut Canvas<'_>, until: u16) {
     if canvas.line + 2 >= until {
         return;
     }
-    let width = canvas.cells.width();
     canvas.next();
     let what = match view.wanted.by {
         By::Rate => "busiest clients, in bytes per second",
@@ -305,12 +308,12 @@ fn clients(view: &View, canvas: &mut Canvas<'_>, until: u16) {
     if !view.wanted.prefix.is_empty() {
         line += &format!(", id begins with {}", view.wanted.prefix);
     }
-    canvas.put(0, width, &line, Style::BOLD);
-    canvas.next();
+    canvas.put_line(&line, BOLD);
     let (from, to) = match view.wanted.by {
         By::Rate => ("FROM/S", "TO/S"),
         _ => ("FROM", "TO"),
     };
+    let width = canvas.area.width;
     let mut columns = vec![
         column("CLIENT", 0),
         column("NODE", 12),
@@ -324,20 +327,19 @@ fn clients(view: &View, canvas: &mut Canvas<'_>, until: u16) {
     if width >= WIDE {
         columns.extend([column("LISTENER", 12), column("ADDRESS", 22)]);
     }
-    canvas.heading(&columns, None);
+    let table = Table::new(&columns, width);
+    canvas.heading(&table, None);
     let Some(top) = &view.top else {
         let why = view.no_top.as_deref().unwrap_or("asking");
-        canvas.put(0, width, why, Style::PLAIN);
-        canvas.next();
+        canvas.put_line(why, PLAIN);
         return;
     };
     if top.clients.is_empty() {
-        canvas.put(0, width, "none", Style::PLAIN);
-        canvas.next();
+        canvas.put_line("none", PLAIN);
     }
     let room = usize::from(until.saturating_sub(canvas.line));
     for client in top.clients.iter().skip(view.scrolled).take(room) {
-        canvas.table_row(&columns, &client_cells(client, top.over_seconds), false);
+        canvas.table_row(&table, &client_cells(client, top.over_seconds), false);
     }
 }
 
@@ -371,54 +373,65 @@ fn client_cells(client: &TopClient, over: Option<u64>) -> Vec<Cell<'_>> {
         Cow::from(&**listener),
         Cow::from(&**address),
     ];
-    cells.into_iter().map(|text| Cell(text, Style::PLAIN)).collect()
+    cells.into_iter().map(|text| Cell(text, PLAIN)).collect()
 }
 
 fn help(canvas: &mut Canvas<'_>) {
     canvas.next();
-    let width = canvas.cells.width();
+    let columns = [column("", 20), column("", 0)];
+    let table = Table::new(&columns, canvas.area.width);
     for (keys, what) in HELP {
-        canvas.put(1, 19, keys, Style::BOLD);
-        canvas.put(21, width.saturating_sub(21), what, Style::PLAIN);
-        canvas.next();
+        let cells = [Cell(format!(" {keys}").into(), BOLD), Cell((*what).into(), PLAIN)];
+        canvas.table_row(&table, &cells, false);
     }
 }
 
 /// The last line: what is being typed, or what keys there are.
 fn keys(view: &View, canvas: &mut Canvas<'_>) {
-    let Some(last) = canvas.cells.height().checked_sub(1).filter(|last| *last > 0) else {
-        return;
-    };
-    canvas.line = last;
-    canvas.row(Style::PLAIN);
-    let width = canvas.cells.width();
+    let area = canvas.line_area();
     match &view.typed {
         Some(typed) => {
-            let prompt = "id begins with: ";
-            let shown = format!("{prompt}{}_", EscapedText(typed));
-            // The end of what is typed is what matters.
-            let too_wide = width_of(&shown).saturating_sub(usize::from(width));
-            let skipped = match too_wide {
-                0 => 0,
-                wide => shown.char_indices().nth(wide).map_or(0, |(at, _)| at),
+            let line = Line::styled(format!("id begins with: {}_", EscapedText(typed)), BOLD);
+            // Where not all of it fits, its end is what matters.
+            let line = match line.width() > usize::from(area.width) {
+                true => line.right_aligned(),
+                false => line,
             };
-            canvas.put(0, width, &shown[skipped..], Style::BOLD);
+            line.render(area, canvas.buffer);
         }
         None => {
-            let style = Style::REVERSED;
-            canvas.row(style);
+            canvas.row(REVERSED);
             let line = "q end  ? help  / find  c other clients  s sort nodes  Enter one node  p pause";
-            canvas.put(0, width, line, style);
+            canvas.put(area, line, PLAIN);
         }
     }
 }
 
-impl Canvas<'_> {
+impl<'a> Canvas<'a> {
+    fn new(buffer: &'a mut Buffer, area: Rect, no_color: bool) -> Self {
+        Self {
+            buffer,
+            area,
+            line: 0,
+            no_color,
+        }
+    }
+
     fn color(&self, color: Color) -> Style {
         match self.no_color {
-            true => Style::BOLD,
-            false => Style::of(color),
+            true => BOLD,
+            false => PLAIN.fg(color),
         }
+    }
+
+    /// The line; empty where there is no room for it.
+    fn line_area(&self) -> Rect {
+        let line = Rect {
+            y: self.area.y.saturating_add(self.line),
+            height: 1,
+            ..self.area
+        };
+        line.intersection(self.area)
     }
 
     /// Goes to the next line.
@@ -426,56 +439,81 @@ impl Canvas<'_> {
         self.line = self.line.saturating_add(1);
     }
 
-    /// Makes the line blank, in this style.
+    /// Gives the whole line this style.
     fn row(&mut self, style: Style) {
-        self.cells.blank(self.line, style);
+        self.buffer.set_style(self.line_area(), style);
     }
 
-    /// Writes text into so many columns of the line; what does not fit is cut, which its last character shows. Whatever the text is, it
-    /// does nothing to the terminal.
-    fn put(&mut self, x: u16, width: u16, text: &str, style: Style) {
-        self.cells
-            .write(x, self.line, &EscapedText(text).to_string(), width, style);
+    /// Writes text into a part of the line, over its style; what does not fit is cut, which "…" shows. Whatever the text is, it does
+    /// nothing to the terminal.
+    fn put(&mut self, area: Rect, text: &str, style: Style) {
+        let area = area.intersection(self.line_area());
+        if area.is_empty() {
+            return;
+        }
+        let Rect { x, y, width, .. } = area;
+        let room = usize::from(width);
+        let text = EscapedText(text).to_string();
+        if Span::raw(&text).width() <= room {
+            self.buffer.set_stringn(x, y, text, room, style);
+            return;
+        }
+        let (end, _) = self.buffer.set_stringn(x, y, text, room - 1, style);
+        self.buffer.set_stringn(end, y, "…", 1, style);
     }
 
-    fn heading(&mut self, columns: &[Column], sorted: Option<usize>) {
-        let style = Style {
-            is_underlined: true,
-            ..Style::BOLD
-        };
-        let cells = columns.iter().enumerate().map(|(place, column)| {
+    /// Writes a line of text, and goes to the next one.
+    fn put_line(&mut self, text: &str, style: Style) {
+        self.put(self.line_area(), text, style);
+        self.next();
+    }
+
+    fn heading(&mut self, table: &Table<'_>, sorted: Option<usize>) {
+        let style = BOLD.add_modifier(Modifier::UNDERLINED);
+        let cells = table.columns.iter().enumerate().map(|(place, column)| {
             let mark = if sorted == Some(place) { "v" } else { "" };
             Cell(format!("{}{mark}", column.head).into(), style)
         });
         let cells: Vec<Cell<'_>> = cells.collect();
-        self.table(columns, &cells, Style::PLAIN);
+        self.table_row(table, &cells, false);
     }
 
-    fn table_row(&mut self, columns: &[Column], cells: &[Cell<'_>], is_selected: bool) {
-        let style = match is_selected {
-            true => Style::REVERSED,
-            false => Style::PLAIN,
-        };
-        self.table(columns, cells, style);
-    }
-
-    fn table(&mut self, columns: &[Column], cells: &[Cell<'_>], style: Style) {
-        self.row(style);
-        let fixed: u16 = columns.iter().map(|column| column.width + 1).sum();
-        // The one column without a width has what is left.
-        let rest = (self.cells.width() + 1).saturating_sub(fixed);
-        let mut x = 0;
-        for (column, Cell(text, own)) in columns.iter().zip(cells) {
-            let width = if column.width == 0 { rest } else { column.width };
-            let used = u16::try_from(width_of(text)).unwrap_or(u16::MAX);
-            let at = match column.is_number {
-                true => x + width.saturating_sub(used),
-                false => x,
+    fn table_row(&mut self, table: &Table<'_>, cells: &[Cell<'_>], is_selected: bool) {
+        if is_selected {
+            self.row(REVERSED);
+        }
+        let line = self.line_area();
+        for ((column, area), Cell(text, style)) in table.columns.iter().zip(&*table.areas).zip(cells) {
+            let used = match column.is_number {
+                true => u16::try_from(Span::raw(&**text).width()).unwrap_or(u16::MAX),
+                false => area.width,
             };
-            self.put(at, width.min(x + width - at), text, own.and(style));
-            x += width + 1;
+            let used = used.min(area.width);
+            let area = Rect {
+                x: area.right() - used,
+                y: line.y,
+                width: used,
+                height: 1,
+            };
+            self.put(area, text, *style);
         }
         self.next();
+    }
+}
+
+impl<'a> Table<'a> {
+    /// Finds the place of each column in this width. Where it is too small, the columns keep their widths, and the last ones are not shown.
+    fn new(columns: &'a [Column], width: u16) -> Self {
+        let widths = columns.iter().map(|column| match column.width {
+            0 => Constraint::Fill(1),
+            width => Constraint::Length(width),
+        });
+        let least: u16 = columns.iter().map(|column| column.width + 1).sum();
+        let area = Rect::new(0, 0, width.max(least.saturating_sub(1)), 1);
+        Self {
+            columns,
+            areas: Layout::horizontal(widths).spacing(1).split(area),
+        }
     }
 }
 

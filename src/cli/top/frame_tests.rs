@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+use ratatui_core::backend::Backend;
+use ratatui_core::layout::Size;
+use ratatui_crossterm::CrosstermBackend;
+use ratatui_crossterm::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use remora::admin::api::answers::TopClients;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -81,10 +84,15 @@ fn view(nodes: usize, ids: &[&str]) -> View {
     view
 }
 
-fn lines(view: &View, (width, height): (u16, u16)) -> Vec<String> {
-    let mut cells = Cells::new(width, height);
-    draw(view, &mut cells);
-    (0..height).map(|y| cells.text(y)).collect()
+fn drawn(view: &View, (width, height): (u16, u16)) -> Buffer {
+    let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
+    draw(view, &mut buffer);
+    buffer
+}
+
+fn lines(view: &View, size: (u16, u16)) -> Vec<String> {
+    let buffer = drawn(view, size);
+    (0..size.1).map(|y| text_of(&buffer, y)).collect()
 }
 
 fn press(view: &mut View, code: KeyCode) -> Effect {
@@ -157,6 +165,88 @@ fn a_frame_fits_into_every_size() {
 }
 
 #[test]
+fn a_text_is_cut_where_its_room_ends() {
+    let cases = [
+        ("abc", 3, "abc"),
+        ("abcd", 3, "ab…"),
+        ("a水b", 4, "a水b"),
+        ("a水bc", 4, "a水…"),
+        ("a水bc", 3, "a…"),
+        ("e\u{301}e\u{301}", 2, "e\u{301}e\u{301}"),
+        ("\u{301}a", 2, "a"),
+        ("abc", 1, "…"),
+        ("abc", 0, ""),
+    ];
+    for (text, room, expected) in cases {
+        let mut buffer = Buffer::empty(Rect::new(0, 0, 6, 2));
+        let mut canvas = Canvas::new(&mut buffer, Rect::new(0, 0, 6, 2), false);
+        canvas.put(Rect::new(0, 0, room, 1), text, PLAIN);
+        assert_eq!(text_of(&buffer, 0), expected, "{text} in {room}");
+    }
+    let mut buffer = Buffer::empty(Rect::new(0, 0, 3, 2));
+    let mut canvas = Canvas::new(&mut buffer, Rect::new(0, 0, 3, 1), false);
+    canvas.put(Rect::new(1, 0, 100, 1), "abcdef", PLAIN);
+    for (x, y) in [(3, 0), (0, 1), (u16::MAX, u16::MAX)] {
+        canvas.put(Rect::new(x, y, 10, 1), "outside", PLAIN);
+    }
+    canvas.line = u16::MAX;
+    canvas.put_line("below", PLAIN);
+    canvas.row(REVERSED);
+    assert_eq!([0, 1].map(|y| text_of(&buffer, y)), [" a…", ""]);
+}
+
+#[test]
+fn the_end_of_what_is_typed_is_shown() {
+    let cases = [
+        ("abc", 20, "id begins with: abc_"),
+        ("0123456789", 20, "ns with: 0123456789_"),
+        ("水水水水", 20, "gins with: 水水水水_"),
+    ];
+    let mut view = view(1, &[]);
+    for (typed, width, expected) in cases {
+        view.typed = Some(typed.to_owned());
+        assert_eq!(lines(&view, (width, 5))[4], expected);
+    }
+}
+
+#[test]
+fn a_terminal_shows_each_frame_whatever_it_showed_before() {
+    let size = (100, 24);
+    let mut terminal = vt100::Parser::new(size.1, size.0, 0);
+    let mut before = Buffer::empty(Rect::new(0, 0, size.0, size.1));
+    let mut view = view(3, &["sensor-1", "水水水水水", "a水"]);
+    let changes: [fn(&mut View); 6] = [
+        |_| {},
+        |view| {
+            view.update(list(&[
+                "水水",
+                "sensor-2 with a longer name",
+                "水水水水水水水水水水水水水水",
+            ]))
+        },
+        |view| view.is_help = true,
+        |view| view.is_help = false,
+        |view| view.update(list(&["e\u{301}水", "x"])),
+        |view| view.typed = Some("水".to_owned()),
+    ];
+    for (number, change) in changes.into_iter().enumerate() {
+        change(&mut view);
+        let now = drawn(&view, size);
+        let mut bytes = Vec::new();
+        let mut backend = CrosstermBackend::new(&mut bytes);
+        backend.draw(before.diff_iter(&now)).expect("a vector");
+        terminal.process(&bytes);
+        let shown: Vec<String> = terminal
+            .screen()
+            .rows(0, size.0)
+            .map(|row| row.trim_end().to_owned())
+            .collect();
+        assert_eq!(shown, lines(&view, size), "{number}");
+        before = now;
+    }
+}
+
+#[test]
 fn the_selected_node_is_among_those_that_are_shown() {
     let mut view = view(50, &[]);
     for _ in 0..40 {
@@ -204,9 +294,8 @@ fn without_colors_there_are_none() {
     let colors = |no_color: bool| {
         let mut view = view(3, &["sensor-1"]);
         view.no_color = no_color;
-        let mut cells = Cells::new(80, 24);
-        draw(&view, &mut cells);
-        cells.has_color()
+        let buffer = drawn(&view, (80, 24));
+        buffer.content().iter().any(|cell| cell.fg != Color::Reset)
     };
     assert!(!colors(true));
     assert!(colors(false));
@@ -286,7 +375,7 @@ fn keys_choose_what_is_asked_for() {
     type_in(&mut view, "/");
     assert_eq!(control(&mut view, 'c'), Effect::Quit, "while typing as well");
     assert_eq!(control(&mut view, 'z'), Effect::Suspend);
-    view.resize((200, 500));
+    view.resize(Size::new(200, 500));
     assert_eq!(view.wanted().limit, 100, "as many as the API gives");
 }
 

@@ -1,8 +1,7 @@
 //! `remora top`: shows a balancer in a terminal, by way of the control API.
 //!
-//! `source` asks, `view` has what is known and what the operator chose, `frame` makes text of it, and `screen` owns the terminal.
+//! `source` asks, `view` has what is known and what the operator chose, `frame` draws it into cells, and `screen` owns the terminal.
 
-mod cells;
 mod figures;
 mod frame;
 mod screen;
@@ -15,7 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use crossterm::event::Event;
+use ratatui_core::layout::Size;
+use ratatui_crossterm::crossterm::event::Event;
+use ratatui_crossterm::crossterm::terminal;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -82,7 +83,7 @@ async fn text(place: Place, interval: Duration) -> Result<String, Failed> {
 /// The width of text that is printed: the terminal's, or what COLUMNS says.
 fn width() -> u16 {
     let columns = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    let terminal = io::stdout().is_terminal().then(crossterm::terminal::size);
+    let terminal = io::stdout().is_terminal().then(terminal::size);
     let terminal = terminal.and_then(Result::ok).map(|(width, _)| width);
     terminal.or(columns).unwrap_or(SIZE_DEFAULT.0).clamp(40, 1_000)
 }
@@ -122,7 +123,7 @@ async fn watch(place: Place, look: Duration) -> Result<(), Failed> {
             event = events.recv() => match event {
                 Some(Event::Key(key)) => view.key(key),
                 Some(Event::Resize(width, height)) => {
-                    view.resize((width, height));
+                    view.resize(Size::new(width, height));
                     Effect::None
                 }
                 Some(_) => Effect::None,
@@ -136,7 +137,7 @@ async fn watch(place: Place, look: Duration) -> Result<(), Failed> {
         match effect {
             Effect::None => {}
             Effect::Quit => return Ok(()),
-            Effect::Redraw => screen.clear(),
+            Effect::Redraw => screen.clear()?,
             Effect::Suspend => screen.suspend()?,
         }
         let now = view.wanted();

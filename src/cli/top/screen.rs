@@ -1,18 +1,25 @@
 //! The terminal: taken when `remora top` begins, and given back however it ends, by a panic as well.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Stdout};
 use std::panic;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossterm::cursor::{Hide, Show};
-use crossterm::event::{self, Event};
-use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode, size};
-use crossterm::{execute, queue};
+use ratatui_core::buffer::Buffer;
+use ratatui_core::layout::{Position, Rect, Size};
+use ratatui_core::terminal::Terminal;
+use ratatui_crossterm::CrosstermBackend;
+use ratatui_crossterm::crossterm::cursor::{Hide, Show};
+use ratatui_crossterm::crossterm::event::{self, Event};
+use ratatui_crossterm::crossterm::execute;
+use ratatui_crossterm::crossterm::terminal::{
+    EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode,
+};
 use rustix::process::{Signal, getpid, kill_process};
 use tokio::sync::mpsc;
 
-use super::cells::Cells;
+/// Bytes of a frame that are written at once: more than most frames have.
+const BYTES: usize = 64 * 1_024;
 
 /// Keys that wait to be read.
 const KEYS_MAX: usize = 64;
@@ -20,9 +27,9 @@ const KEYS_MAX: usize = 64;
 /// Whether the terminal is in the state that [`take`] brings about.
 static IS_TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The terminal, until it is dropped; with what it shows, if that is known.
+/// The terminal, until it is dropped; with what it shows.
 #[derive(Debug)]
-pub(super) struct Screen(Option<Cells>);
+pub(super) struct Screen(Terminal<CrosstermBackend<BufWriter<Stdout>>>);
 
 impl Screen {
     /// Takes the terminal: keys are passed on as they are pressed, and what was on it returns when this is dropped. Also returns the keys
@@ -36,9 +43,13 @@ impl Screen {
                 tell(info);
             }));
         });
+        let output = BufWriter::with_capacity(BYTES, io::stdout());
+        let terminal = Terminal::new(CrosstermBackend::new(output))?;
         take()?;
         // From here on, an error gives the terminal back.
-        let screen = Self(None);
+        let mut screen = Self(terminal);
+        // What a terminal without an alternate screen shows would stay where a frame is blank.
+        screen.clear()?;
         let (sender, events) = mpsc::channel(KEYS_MAX);
         std::thread::Builder::new().name("keys".to_owned()).spawn(move || {
             // Ends with the process, unless the terminal ends before.
@@ -52,28 +63,22 @@ impl Screen {
     }
 
     /// Width and height.
-    pub(super) fn size(&self) -> io::Result<(u16, u16)> {
-        size()
+    pub(super) fn size(&self) -> io::Result<Size> {
+        self.0.size()
     }
 
-    /// Draws a frame: only lines that differ from the frame before are written, all at once. Where none does, the terminal is written to
-    /// as well, so that one that is gone is noticed.
-    pub(super) fn draw(&mut self, frame: impl FnOnce(&mut Cells)) -> io::Result<()> {
-        let (width, height) = size()?;
-        let mut cells = Cells::new(width, height);
-        frame(&mut cells);
-        let mut bytes = Vec::new();
-        cells.draw(self.0.as_ref(), &mut bytes)?;
-        queue!(bytes, Hide)?;
-        self.0 = Some(cells);
-        let mut terminal = io::stdout();
-        terminal.write_all(&bytes)?;
-        terminal.flush()
+    /// Draws a frame into blank cells: only cells that differ from the frame before are written, all at once. Where none does, the
+    /// terminal is written to as well, so that one that is gone is noticed.
+    pub(super) fn draw(&mut self, frame: impl FnOnce(&mut Buffer)) -> io::Result<()> {
+        self.0.draw(|cells| frame(cells.buffer_mut()))?;
+        Ok(())
     }
 
-    /// Forgets what is on the terminal, so that the next frame is drawn whole.
-    pub(super) fn clear(&mut self) {
-        self.0 = None;
+    /// Clears the terminal, so that the next frame is drawn whole.
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        // `Terminal::clear` would ask the terminal where its cursor is, and the answer would go to the thread that reads keys.
+        let size = self.size()?;
+        self.0.resize(Rect::from((Position::ORIGIN, size)))
     }
 
     /// Stops the process as Ctrl-Z does elsewhere, and takes the terminal again when it goes on.
@@ -81,8 +86,7 @@ impl Screen {
         give_back();
         kill_process(getpid(), Signal::TSTP)?;
         take()?;
-        self.clear();
-        Ok(())
+        self.clear()
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+use ratatui_core::layout::Size;
+use ratatui_crossterm::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use remora::admin::api::answers::{Node, TopClients};
 
 use super::figures::{self, Figures};
@@ -164,8 +165,8 @@ impl View {
         }
     }
 
-    pub(super) fn resize(&mut self, (_, height): (u16, u16)) {
-        self.height = usize::from(height);
+    pub(super) fn resize(&mut self, size: Size) {
+        self.height = usize::from(size.height);
     }
 
     pub(super) fn update(&mut self, update: Update) {
