@@ -166,6 +166,10 @@ pub(crate) const ROWS: &[Row] = &[
                         of!("sum by (result) (rate(remora_probes_total{"@"}[$__rate_interval]))"),
                         "{{result}}",
                     ),
+                    (
+                        of!("sum(rate(remora_probes_not_asked_total{"@"}[$__rate_interval]))"),
+                        "could not be sent",
+                    ),
                     (of!("sum(remora_probes_overruled{"@"})"), "endpoints overruled"),
                 ],
             ),
