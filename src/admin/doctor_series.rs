@@ -7,7 +7,7 @@ use prometheus_client::metrics::MetricType;
 use super::page::{Page, timestamp};
 use crate::doctor::examination::Examination;
 use crate::doctor::finding::Code;
-use crate::doctor::report::Route;
+use crate::doctor::report::{Pair, Routes};
 
 /// Writes what the last examination found. Its routes are those of at most 16 nodes.
 pub(super) fn encode(page: &mut Page<'_>, examination: Option<&Examination>) -> fmt::Result {
@@ -26,23 +26,17 @@ pub(super) fn encode(page: &mut Page<'_>, examination: Option<&Examination>) -> 
         times.into_iter(),
     )?;
     let routes = report.and_then(|report| report.routes.as_ref());
-    let routes = routes.map_or(&[][..], |routes| &routes.routes);
-    let pairs = || routes.chunk_by(|one, other| (&one.from, &one.to) == (&other.from, &other.to));
-    let ratios = pairs().map(|pair| {
-        let sum = |count: fn(&Route) -> u32| pair.iter().map(count).sum::<u32>();
-        let sent = f64::from(sum(|route| route.sent).max(1));
-        (labels(pair), f64::from(sum(|route| route.delivered)) / sent)
-    });
+    let pairs = routes.map(Routes::pairs).unwrap_or_default();
+    let ratios = pairs.iter().map(|pair| (labels(pair), pair.delivered_ratio()));
     shares(
         page,
         "route_check_delivered_ratio",
         "Share of the doctor's messages that arrived in time",
         ratios,
     )?;
-    let medians = pairs().filter_map(|pair| {
-        let slowest = pair.iter().filter_map(|route| route.p50_ms).reduce(f64::max)?;
-        Some((labels(pair), slowest / 1_000.0))
-    });
+    let medians = pairs
+        .iter()
+        .filter_map(|pair| Some((labels(pair), pair.p50_ms? / 1_000.0)));
     shares(
         page,
         "route_check_seconds",
@@ -53,10 +47,8 @@ pub(super) fn encode(page: &mut Page<'_>, examination: Option<&Examination>) -> 
 
 type Labels<'a> = [(&'a str, &'a str); 2];
 
-fn labels(pair: &[Route]) -> Labels<'_> {
-    pair.first().map_or([("from", ""), ("to", "")], |route| {
-        [("from", &*route.from), ("to", &*route.to)]
-    })
+fn labels(pair: &Pair) -> Labels<'_> {
+    [("from", &*pair.from), ("to", &*pair.to)]
 }
 
 fn shares<'l>(

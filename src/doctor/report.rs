@@ -99,6 +99,48 @@ pub struct Route {
     pub p99_ms: Option<f64>,
 }
 
+/// Messages from one node to another, of both QoS together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Pair {
+    /// The node where they were published.
+    pub from: String,
+    /// The node of the subscriber.
+    pub to: String,
+    /// Messages published.
+    pub sent: u32,
+    /// Messages that arrived in time.
+    pub delivered: u32,
+    /// Half of those that arrived took no longer, with the slower QoS, in milliseconds.
+    pub p50_ms: Option<f64>,
+}
+
+impl Pair {
+    /// The share of messages that arrived in time, from 0 to 1.
+    pub fn delivered_ratio(&self) -> f64 {
+        f64::from(self.delivered) / f64::from(self.sent.max(1))
+    }
+}
+
+impl Routes {
+    /// The pairs, in the order of the routes.
+    pub fn pairs(&self) -> Vec<Pair> {
+        let pairs = self
+            .routes
+            .chunk_by(|one, other| (&one.from, &one.to) == (&other.from, &other.to));
+        let of_both = pairs.filter_map(|routes| {
+            let first = routes.first()?;
+            Some(Pair {
+                from: first.from.clone(),
+                to: first.to.clone(),
+                sent: routes.iter().map(|route| route.sent).sum(),
+                delivered: routes.iter().map(|route| route.delivered).sum(),
+                p50_ms: routes.iter().filter_map(|route| route.p50_ms).reduce(f64::max),
+            })
+        });
+        of_both.collect()
+    }
+}
+
 /// A retained message of one node, at another.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Retained {

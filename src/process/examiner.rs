@@ -109,6 +109,7 @@ impl Examiner {
         for finding in &difference.appeared {
             self.tell(finding, true);
             tracing::warn!(
+                event = Change::FINDING,
                 code = finding.code,
                 name = finding.name,
                 subjects = List::of(&finding.subjects).value(),
@@ -119,6 +120,7 @@ impl Examiner {
         for finding in &difference.gone {
             self.tell(finding, false);
             tracing::info!(
+                event = Change::FINDING,
                 code = finding.code,
                 name = finding.name,
                 subjects = List::of(&finding.subjects).value(),

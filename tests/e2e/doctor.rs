@@ -337,6 +337,23 @@ fn a_balancer_that_runs_is_examined_when_asked() {
     let seconds = metrics.value("remora_route_check_seconds{from=\"node0\",to=\"node1\"}");
     assert!(seconds > 0.0 && seconds < 3.0, "{seconds}");
     assert!(metrics.value("remora_examination_timestamp_seconds") > 1_700_000_000.0);
+    // The status page says the same.
+    let overview = ask_socket(program.socket(), "GET", "/api/v1/overview", "");
+    let overview: serde_json::Value = serde_json::from_str(&overview.body).expect("JSON");
+    assert_eq!(overview["is_fine"], false);
+    let sentence = overview["sentence"].as_str().expect("a sentence");
+    assert!(sentence.contains("the doctor finds R101 nodes-not-joined; "), "{sentence}");
+    let examination = &overview["examination"];
+    assert_eq!(examination["findings"][0]["code"], "R101");
+    assert_eq!(examination["nodes"], serde_json::json!(["node0", "node1", "node2"]));
+    let route = |from, to| {
+        let routes = examination["routes"].as_array().expect("an array");
+        let found = routes.iter().find(|route| route["from"] == from && route["to"] == to);
+        let found = found.expect("a route");
+        (found["sent"].as_u64(), found["delivered"].as_u64())
+    };
+    assert_eq!(route("node0", "node1").0, route("node0", "node1").1);
+    assert_eq!(route("node0", "node2").1, Some(0));
     cluster.heal();
     let answer = ask_socket(program.socket(), "POST", "/api/v1/doctor", "");
     assert_eq!(answer.status, 200);
@@ -346,13 +363,13 @@ fn a_balancer_that_runs_is_examined_when_asked() {
     assert_eq!(Metrics::of(program.admin()).sum("remora_findings"), 0.0);
     assert_eq!(ctl(&program, &["doctor", "--last"]).status.code(), Some(0));
     let events = ask_socket(program.socket(), "GET", "/api/v1/events?since=0&follow=false", "");
-    let told = |is_there| {
+    let told = |is_begun| {
         format!(
-            "\"found\":\"node0, node1 | node2 are 2 clusters: no message passes between them, in either direction\",\"is_there\":{is_there}"
+            "\"found\":\"node0, node1 | node2 are 2 clusters: no message passes between them, in either direction\",\"is_begun\":{is_begun}"
         )
     };
-    for is_there in [true, false] {
-        assert!(events.body.contains(&told(is_there)), "{events:?}");
+    for is_begun in [true, false] {
+        assert!(events.body.contains(&told(is_begun)), "{events:?}");
     }
 }
 

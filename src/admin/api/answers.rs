@@ -12,7 +12,8 @@ pub use crate::base::events::{Change, Event};
 use crate::cluster::{WEIGHT_MAX, WEIGHT_MIN};
 use crate::doctor::report::Report;
 pub use overview::{
-    Counted, EndCount, History, NodeHistory, NodeOverview, Overview, PeerNode, PeerSum, PeerView, Peers, Recent,
+    Counted, EndCount, ExaminationOverview, FindingOverview, History, NodeHistory, NodeOverview, Overview, PeerNode,
+    PeerSum, PeerView, Peers, Recent,
 };
 
 /// Why a request was refused.

@@ -11,6 +11,8 @@ pub(super) struct Facts<'a> {
     pub(super) connections: usize,
     pub(super) connections_max: usize,
     pub(super) has_reload_failed: bool,
+    /// What the doctor finds, if the reader may know.
+    pub(super) found: Option<&'a str>,
 }
 
 /// A node of the cluster.
@@ -36,6 +38,7 @@ pub(super) fn judge(facts: &Facts<'_>) -> (bool, String) {
         connections,
         connections_max,
         has_reload_failed,
+        found,
     } = facts;
     let of = |states: &[&str]| {
         let found = nodes.iter().filter(|node| states.contains(&node.state));
@@ -74,6 +77,9 @@ pub(super) fn judge(facts: &Facts<'_>) -> (bool, String) {
     if *connections_max > 0 && connections.saturating_mul(10) >= connections_max.saturating_mul(9) {
         let text = format!("{connections} of {connections_max} possible connections are in use");
         said.push(Part::Words(text));
+    }
+    if let Some(found) = found {
+        said.push(Part::words(found));
     }
     let is_fine = said.is_empty();
     if !draining.is_empty() {
@@ -207,18 +213,20 @@ mod tests {
             connections: 900,
             connections_max: 1000,
             has_reload_failed: true,
+            found: Some("the doctor finds R101 nodes-not-joined"),
         };
         let (is_fine, sentence) = judge(&facts);
         assert!(!is_fine);
         assert_eq!(
             sentence,
             "No node has answered yet; the last reload failed, and the configuration before it is in force; 900 of 1000 possible \
-             connections are in use; the node takes clients."
+             connections are in use; the doctor finds R101 nodes-not-joined; the node takes clients."
         );
         let drains = Facts {
             unready: Some("draining"),
             has_reload_failed: false,
             connections: 0,
+            found: None,
             ..facts
         };
         assert_eq!(

@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
-use super::answers::{Counted, EndCount, History, NodeHistory, NodeOverview, Overview, Recent};
+use super::answers::{
+    Counted, EndCount, ExaminationOverview, FindingOverview, History, NodeHistory, NodeOverview, Overview, Recent,
+};
 use super::call::{Call, Refusal, Reply};
 use super::clients::rebalance_of;
 use super::judgement::{Facts, NodeFact, judge};
@@ -12,8 +14,10 @@ use super::{listeners, nodes, status};
 use crate::admin::exposition::AdminState;
 use crate::admin::history::{INTERVAL, SAMPLES_MAX, Sample};
 use crate::admin::node_series::code_name;
-use crate::base::clock;
+use crate::base::{clock, log};
 use crate::cluster::{NodeState, Verdict};
+use crate::doctor::examination::Examination;
+use crate::doctor::report::{Finding, Routes};
 use crate::process::counts::{Counts, NodeCounts};
 use crate::process::handle::{Handle, NodeStatus};
 
@@ -62,6 +66,7 @@ pub(super) fn overview(handle: &Handle, may_change: bool) -> Overview {
         newest_sample,
         recent_seconds: newest_sample.min(SAMPLES_MAX as u64) * INTERVAL.as_secs(),
         peers: handle.admin_settings().peers.len(),
+        examination: handle.examined().map(|examination| examined(&examination)),
     }
 }
 
@@ -85,13 +90,43 @@ pub(super) fn judgement(handle: &Handle, nodes: &[NodeStatus], with_reasons: boo
                     .any(|finding| finding.verdict == Verdict::Overruled),
         }
     });
+    let examination = handle.examined().filter(|_| with_reasons);
+    let found = examination.and_then(|examination| said_of(&examination.report.findings));
     judge(&Facts {
         unready: unready.as_deref(),
         nodes: facts.collect(),
         connections: handle.connections(),
         connections_max: state.connections_max.load(Ordering::Relaxed),
         has_reload_failed: state.has_reload_failed(),
+        found: found.as_deref(),
     })
+}
+
+/// The doctor's findings in a few words; `None` if there is none.
+fn said_of(findings: &[Finding]) -> Option<String> {
+    let first = findings.first()?;
+    let others = match findings.len() {
+        1 => String::new(),
+        all => format!(" and {} more", all - 1),
+    };
+    Some(format!("the doctor finds {} {}{others}", first.code, first.name))
+}
+
+fn examined(examination: &Examination) -> ExaminationOverview {
+    let report = &examination.report;
+    let routes = report.routes.as_ref();
+    let findings = report.findings.iter().map(|finding| FindingOverview {
+        code: finding.code.clone(),
+        name: finding.name.clone(),
+        found: finding.found.clone(),
+        advice: finding.advice.clone(),
+    });
+    ExaminationOverview {
+        at: log::timestamp(examination.at),
+        findings: findings.collect(),
+        nodes: routes.map(|routes| routes.nodes.clone()).unwrap_or_default(),
+        routes: routes.map(Routes::pairs).unwrap_or_default(),
+    }
 }
 
 /// The state of a node in a word.

@@ -407,7 +407,7 @@
     showListeners();
     showRebalance();
     showEvents();
-    showLater();
+    showExamination();
   };
 
   const cards = new Map();
@@ -758,12 +758,27 @@
     }
   };
 
-  // What a later version of the API may say: findings of checks, and whether messages go from each node to each other one.
-  const showLater = () => {
-    const findings = overview.findings ?? [], matrix = overview.route_check ?? null;
+  // What the doctor found last, and whether messages go from each node to each other one.
+  const showExamination = () => {
+    const seen = overview.examination ?? null, findings = seen?.findings ?? [], nodes = seen?.nodes ?? [];
     $("findings").hidden = findings.length === 0;
-    rows($("findings").querySelector("ul"), findings, () => findings.map((finding) => make("li", {}, typeof finding === "string" ? finding : finding.text ?? JSON.stringify(finding))));
-    $("routes").hidden = !matrix;
+    put($("findings").querySelector(".hint"), seen ? `Last examination: ${new Date(seen.at).toLocaleString()}` : "");
+    rows($("findings").querySelector("ul"), findings, () => findings.map((finding) => make("li", {},
+      make("strong", {}, `${finding.code} ${finding.name}`), `: ${finding.found} ${finding.advice}`)));
+    $("routes").hidden = nodes.length < 2;
+    if ($("routes").hidden) return;
+    const found = new Map(seen.routes.map((route) => [JSON.stringify([route.from, route.to]), route]));
+    rows($("routes").querySelector("thead"), nodes, () => [make("tr", {}, make("th", { scope: "col" }, "From"),
+      ...nodes.map((to) => make("th", { scope: "col", class: "n" }, make("bdi", {}, to))))]);
+    rows($("routes").querySelector("tbody"), seen.routes, () => nodes.map((from) => make("tr", {},
+      make("th", { scope: "row" }, make("bdi", {}, from)),
+      ...nodes.map((to) => {
+        const route = found.get(JSON.stringify([from, to]));
+        if (!route) return make("td", { class: "n" }, "–");
+        const part = route.delivered / Math.max(route.sent, 1);
+        const time = route.p50_ms === null ? "" : ` ${route.p50_ms.toFixed(1)} ms`;
+        return make("td", { class: part < 1 ? "n bad" : "n" }, `${Math.floor(part * 100)} %${time}`);
+      }))));
   };
 
   // ---- the beginning --------------------------------------------------------------------------------------------------------------

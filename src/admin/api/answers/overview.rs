@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Listener, Node, Rebalance, Status};
+use crate::doctor::report::Pair;
 
 /// All of a process at one look.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -34,6 +35,34 @@ pub struct Overview {
     pub recent_seconds: u64,
     /// How many other balancers are configured.
     pub peers: usize,
+    /// The doctor's last examination; null if there was none.
+    pub examination: Option<ExaminationOverview>,
+}
+
+/// What the doctor found last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ExaminationOverview {
+    /// When it ended.
+    pub at: String,
+    /// What an operator should change.
+    pub findings: Vec<FindingOverview>,
+    /// The nodes between which messages were sent.
+    pub nodes: Vec<String>,
+    /// What became of these messages, for every pair of nodes that could be measured.
+    pub routes: Vec<Pair>,
+}
+
+/// Something that an operator should change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FindingOverview {
+    /// The number, such as `R101`.
+    pub code: String,
+    /// The name, such as `nodes-not-joined`.
+    pub name: String,
+    /// What was found.
+    pub found: String,
+    /// What to do.
+    pub advice: String,
 }
 
 /// A node, and what was counted of it.
