@@ -1,7 +1,6 @@
 //! A view as cells of a terminal, or as text. Draws into whatever size there is, and asks nothing.
 
 use std::borrow::Cow;
-use std::rc::Rc;
 
 use ratatui_core::buffer::{Buffer, CellWidth};
 use ratatui_core::layout::{Constraint, Layout, Rect};
@@ -86,7 +85,7 @@ const fn number(head: &'static str, width: u16) -> Column {
 /// Columns, and where they are in each line.
 struct Table<'a> {
     columns: &'a [Column],
-    areas: Rc<[Rect]>,
+    areas: Vec<Rect>,
 }
 
 /// Draws a frame into blank cells.
@@ -483,7 +482,7 @@ impl<'a> Canvas<'a> {
             self.row(REVERSED);
         }
         let line = self.line_area();
-        for ((column, area), Cell(text, style)) in table.columns.iter().zip(&*table.areas).zip(cells) {
+        for ((column, area), Cell(text, style)) in table.columns.iter().zip(&table.areas).zip(cells) {
             let used = match column.is_number {
                 true => u16::try_from(Span::raw(&**text).width()).unwrap_or(u16::MAX),
                 false => area.width,
@@ -503,16 +502,20 @@ impl<'a> Canvas<'a> {
 
 impl<'a> Table<'a> {
     /// Finds the place of each column in this width. Where it is too small, the columns keep their widths, and the last ones are not shown.
+    /// A `Layout` would make all of them narrower, and its solver takes longer than the rest of a frame.
     fn new(columns: &'a [Column], width: u16) -> Self {
-        let widths = columns.iter().map(|column| match column.width {
-            0 => Constraint::Fill(1),
-            width => Constraint::Length(width),
-        });
-        let least: u16 = columns.iter().map(|column| column.width + 1).sum();
-        let area = Rect::new(0, 0, width.max(least.saturating_sub(1)), 1);
+        let fixed: u16 = columns.iter().map(|column| column.width + 1).sum();
+        let rest = width.saturating_add(1).saturating_sub(fixed);
+        let mut x = 0;
+        let place = |column: &Column| {
+            let width = if column.width == 0 { rest } else { column.width };
+            let area = Rect::new(x, 0, width, 1);
+            x = area.right().saturating_add(1);
+            area
+        };
         Self {
             columns,
-            areas: Layout::horizontal(widths).spacing(1).split(area),
+            areas: columns.iter().map(place).collect(),
         }
     }
 }
