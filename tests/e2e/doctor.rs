@@ -342,7 +342,10 @@ fn a_balancer_that_runs_is_examined_when_asked() {
     let overview: serde_json::Value = serde_json::from_str(&overview.body).expect("JSON");
     assert_eq!(overview["is_fine"], false);
     let sentence = overview["sentence"].as_str().expect("a sentence");
-    assert!(sentence.contains("the doctor finds R101 nodes-not-joined; "), "{sentence}");
+    assert!(
+        sentence.contains("the doctor finds R101 nodes-not-joined; "),
+        "{sentence}"
+    );
     let examination = &overview["examination"];
     assert_eq!(examination["findings"][0]["code"], "R101");
     assert_eq!(examination["nodes"], serde_json::json!(["node0", "node1", "node2"]));
