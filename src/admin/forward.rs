@@ -23,6 +23,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 
+use super::api::BODY_MAX;
 use super::host::Hosts;
 use super::tokens::Secret;
 
@@ -34,9 +35,6 @@ const HEAD_MAX: Duration = Duration::from_secs(5);
 
 /// How long the balancer may take to begin its answer. A reload reads files and binds addresses.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
-
-/// The most bytes of a request's body, as in the API.
-const BODY_MAX: usize = 64 * 1024;
 
 type Body = UnsyncBoxBody<Bytes, hyper::Error>;
 
@@ -116,6 +114,8 @@ async fn serve(stream: TcpStream, inner: &Inner) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
         .max_buf_size(16 * 1024)
+        // As at the admin listener.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), answer);
     // How the connection ended does not matter.
     let _ = connection.await;

@@ -229,6 +229,16 @@ impl Program {
         lines.iter().filter(|line| select(line)).cloned().collect()
     }
 
+    /// The lines of the log that `select` takes, once there are so many: a line may be read after an answer that was sent behind it.
+    #[track_caller]
+    pub(crate) fn at_least(&self, count: usize, select: impl Fn(&Value) -> bool) -> Vec<Value> {
+        let what = format!("{count} lines");
+        self.lines.until_some(&what, |lines| {
+            let found: Vec<Value> = lines.iter().filter(|line| select(line)).cloned().collect();
+            (found.len() >= count).then_some(found)
+        })
+    }
+
     /// Waits for the line on the end of this client's connection, and takes it: another client may get the same port.
     #[track_caller]
     pub(crate) fn ended(&self, client: SocketAddr) -> Value {

@@ -374,7 +374,7 @@ fn the_page_on_a_port_is_for_the_one_who_has_its_token() {
     );
     assert_eq!(drained.status, 200, "{drained:?}");
     assert_eq!(asked(&program, "/api/v1/nodes/node0")["is_draining"], true);
-    let changes = program.lines(|line| line["message"] == "changed by the control API");
+    let changes = program.at_least(1, |line| line["message"] == "changed by the control API");
     let by = format!("pid {}", page.child.id());
     assert!(
         changes[0]["by"].as_str().is_some_and(|text| text.contains(&by)),

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import inspect
 import os
 import resource
 import shutil
@@ -34,7 +35,7 @@ def collect():
             continue
         module = importlib.import_module(f"cases.{name}")
         for value in vars(module).values():
-            if callable(value) and getattr(value, "__module__", "") == module.__name__ and not value.__name__.startswith("_"):
+            if inspect.isfunction(value) and value.__module__ == module.__name__ and not value.__name__.startswith("_"):
                 cases.append(value)
     return cases
 

@@ -44,7 +44,7 @@ use route::Route;
 use routes::Found;
 
 /// The most bytes of a request's body: the longest client id has 64 KiB, of which each byte may be percent-encoded.
-const BODY_MAX: usize = 256 * 1024;
+pub(super) const BODY_MAX: usize = 256 * 1024;
 
 /// The control API of one process.
 #[derive(Debug, Default)]
