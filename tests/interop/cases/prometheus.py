@@ -41,7 +41,7 @@ def every_panel_and_alert_has_an_answer_from_a_live_balancer(lab):
     config = f'[admin]\naddress = "127.0.0.1:{admin}"\n[nodes_tls]\nca = "{authority.ca}"\n'
     config += f'certificate = {{ chain = "{client_chain}", key = "{client_key}" }}\n'
     # The brokers are not joined: what the doctor finds must last longer than this case to be an alert.
-    config += '[doctor]\ninterval = "5s"\n'
+    config += '[doctor]\ninterval = "10s"\n'
     config += f'[[listeners]]\nname = "plain"\naddress = "127.0.0.1:{port}"\n'
     config += f'[[listeners]]\nname = "secure"\naddress = "127.0.0.1:{tls_port}"\ntls = "end"\n'
     config += f'certificates = [{{ chain = "{chain}", key = "{key}" }}]\n'
