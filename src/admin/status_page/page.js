@@ -710,7 +710,13 @@
     listener_opened: (e) => [`listener ${e.listener} opened at ${e.address}`],
     listener_closed: (e) => [`listener ${e.listener} closed at ${e.address}`],
     drain: (e) => [`the process drains ${n(e.connections)} connections`, true],
+    certificate_expiring: (e) => [`certificate of ${certified(e)} expires in ${n(e.days)} ${e.days === 1 ? "day" : "days"}`, true],
+    certificate_expired: (e) => [`certificate of ${certified(e)} has expired`, true],
+    storm_begun: (e) => [`storm: ${n(e.connects_per_second)} clients connect per second, usually ${n(e.usual_per_second)}; ${n(e.waiting)} wait`, true],
+    storm_ended: (e) => [`the storm is over after ${span(e.seconds)}: ${n(e.connects)} clients connected`],
+    finding: (e) => [`${e.code}${e.name ? ` ${e.name}` : ""} of ${e.subject}${e.is_begun ? (e.found ? `: ${e.found}` : "") : " is over"}`, e.is_begun],
   };
+  const certified = (e) => `${e.listener ?? "this balancer at nodes"} (${e.names.join(", ")})`;
   const eventText = (event) => {
     if (KINDS[event.kind]) return KINDS[event.kind](event);
     // A kind that this page does not know is shown with its fields.
@@ -764,7 +770,7 @@
     $("findings").hidden = findings.length === 0;
     put($("findings").querySelector(".hint"), seen ? `Last examination: ${new Date(seen.at).toLocaleString()}` : "");
     rows($("findings").querySelector("ul"), findings, () => findings.map((finding) => make("li", {},
-      make("strong", {}, `${finding.code} ${finding.name}`), `: ${finding.found} ${finding.advice}`)));
+      make("strong", {}, `${finding.code} ${finding.name}`), `: ${finding.found}. ${finding.advice}`)));
     $("routes").hidden = nodes.length < 2;
     if ($("routes").hidden) return;
     const found = new Map(seen.routes.map((route) => [JSON.stringify([route.from, route.to]), route]));
