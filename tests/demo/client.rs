@@ -1,6 +1,6 @@
 //! A client that asserts what it is sent.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -14,6 +14,16 @@ use super::DEADLINE;
 
 /// How long nothing must come, where nothing may.
 const SILENCE: Duration = Duration::from_millis(500);
+
+/// Calls again where a signal has interrupted the call: with a timeout on a socket, the kernel does not do so itself.
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
 
 /// A client of MQTT 5, with packets as mqttbytes writes and reads them.
 pub(crate) struct Client {
@@ -142,7 +152,7 @@ impl Client {
                 continue;
             }
             let mut bytes = [0; 4_096];
-            match self.socket.read(&mut bytes) {
+            match uninterrupted(|| self.socket.read(&mut bytes)) {
                 Ok(0) => return None,
                 Ok(read) => self.incoming.extend_from_slice(&bytes[..read]),
                 Err(error) => panic!("waiting for a packet: {error}"),
@@ -180,7 +190,7 @@ impl Client {
         self.send_bytes(&[0xC0, 0]);
         assert!(matches!(self.packet(), v5::Packet::PingResp));
         self.socket.set_read_timeout(Some(SILENCE)).expect("set");
-        let read = self.socket.peek(&mut [0]);
+        let read = uninterrupted(|| self.socket.peek(&mut [0]));
         self.socket.set_read_timeout(Some(DEADLINE)).expect("set");
         read.is_err()
     }

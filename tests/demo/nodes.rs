@@ -14,7 +14,7 @@ use remora::path::greet;
 use remora::serve;
 use remora_sandbox::{Behaviour, Counts, Node, Sandbox, Settings};
 
-use super::client::{Accepted, Client, Session};
+use super::client::{Accepted, Client, Session, uninterrupted};
 
 /// A sandbox, and a balancer before it.
 struct Balanced {
@@ -143,7 +143,7 @@ fn a_node_that_dies_resets_its_clients_and_comes_back_where_it_was() {
     home.kill().expect("obeyed");
     home.kill().expect("dead already");
     for client in [&mut client, &mut direct] {
-        let error = client.socket.read(&mut [0]).expect_err("a reset");
+        let error = uninterrupted(|| client.socket.read(&mut [0])).expect_err("a reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     }
     assert!(TcpStream::connect(home.address()).is_err(), "closed");
@@ -192,7 +192,7 @@ fn a_node_has_the_same_clients_over_tcp_and_websocket() {
     node.behave(Behaviour::Serve).expect("obeyed");
 
     node.kill().expect("obeyed");
-    let error = subscriber.socket.read(&mut [0]).expect_err("a reset");
+    let error = uninterrupted(|| subscriber.socket.read(&mut [0])).expect_err("a reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(TcpStream::connect(node.ws_address()).is_err(), "closed");
     node.revive().expect("obeyed");
@@ -362,6 +362,6 @@ fn a_client_of_mqtt_3_1_1_and_one_of_5_talk_to_each_other() {
     assert_eq!(publish, *b"\x32\x0A\0\x01a\0\x01hello");
 
     // It keeps silent for longer than its Keep Alive of a second, and is closed without a word.
-    assert_eq!(old.socket.read(&mut [0]).expect("an end"), 0);
+    assert_eq!(uninterrupted(|| old.socket.read(&mut [0])).expect("an end"), 0);
     assert_eq!(counts(here).connections, 0);
 }

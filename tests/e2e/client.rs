@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 use crate::kernel;
 use crate::node::{self, End};
 use crate::packets::{self, Connect};
-use crate::wait::{self, DEADLINE};
+use crate::wait::{self, DEADLINE, uninterrupted};
 
 /// A connection to the balancer.
 #[derive(Debug)]
@@ -106,7 +106,7 @@ impl Client {
         let mut bytes = vec![0; count];
         let mut read = 0;
         while read < count {
-            match self.stream.read(&mut bytes[read..]) {
+            match uninterrupted(|| self.stream.read(&mut bytes[read..])) {
                 Ok(more) if more > 0 => read += more,
                 ended => panic!("{ended:?} after {:02x?}", &bytes[..read]),
             }
@@ -135,7 +135,7 @@ impl Client {
     #[track_caller]
     pub(crate) fn end(&mut self) -> End {
         let mut byte = [0];
-        match self.stream.read(&mut byte) {
+        match uninterrupted(|| self.stream.read(&mut byte)) {
             Ok(1) => panic!("a byte before the end: {byte:02x?}"),
             ended => End::of(ended),
         }
@@ -146,7 +146,7 @@ impl Client {
         let mut all = Vec::new();
         let mut buffer = [0; 64 * 1024];
         loop {
-            match self.stream.read(&mut buffer) {
+            match uninterrupted(|| self.stream.read(&mut buffer)) {
                 Ok(read) if read > 0 => all.extend_from_slice(&buffer[..read]),
                 ended => return (all, End::of(ended)),
             }

@@ -12,7 +12,7 @@ use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::node::{FakeNode, own_address};
 use crate::packets::Connect;
-use crate::wait::{self, DEADLINE, Watched};
+use crate::wait::{self, DEADLINE, Watched, uninterrupted};
 
 /// What a node in evacuation answers.
 const EVACUATING: &str = "{\"code\":\"NODE_EVACUATING\",\"message\":\"Node Evacuating\"}";
@@ -91,7 +91,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) {
     let mut head = Vec::new();
     let mut byte = [0];
     while !head.ends_with(b"\r\n\r\n") {
-        match stream.read(&mut byte) {
+        match uninterrupted(|| stream.read(&mut byte)) {
             Ok(1) => head.push(byte[0]),
             _ => return,
         }
@@ -106,7 +106,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) {
     let _ = stream.write_all(bytes);
     if bytes.is_empty() {
         // Until the balancer has had enough.
-        let _ = stream.read(&mut byte);
+        let _ = uninterrupted(|| stream.read(&mut byte));
     }
 }
 

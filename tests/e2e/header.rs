@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::net::{IpAddr, SocketAddr, TcpStream};
 
+use crate::wait::uninterrupted;
+
 /// What version 2 begins with.
 pub(crate) const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 
@@ -36,7 +38,9 @@ impl Header {
     /// be there with it.
     pub(crate) fn take(mut stream: &TcpStream, version: Version) -> Option<Self> {
         let mut seen = [0; 4096];
-        let count = stream.peek(&mut seen).ok().filter(|count| *count > 0)?;
+        let count = uninterrupted(|| stream.peek(&mut seen))
+            .ok()
+            .filter(|count| *count > 0)?;
         let seen = &seen[..count];
         let (header, end) = match version {
             Version::V1 => line(seen),

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::wait::uninterrupted;
+
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The queues of one connection, in bytes.
@@ -111,7 +113,7 @@ fn ask(local: SocketAddr, peer: SocketAddr) -> (u16, Vec<u8>) {
     .expect("a netlink socket");
     socket.write_all(&request).expect("the kernel listens");
     let mut answer = vec![0; 4096];
-    let read = socket.read(&mut answer).expect("the kernel answers");
+    let read = uninterrupted(|| socket.read(&mut answer)).expect("the kernel answers");
     answer.truncate(read);
     let message_type = u16::from_ne_bytes([answer[4], answer[5]]);
     (message_type, answer.split_off(HEADER_BYTES))

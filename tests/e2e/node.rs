@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::header::{Header, Version};
 use crate::kernel;
 use crate::packets;
-use crate::wait::{self, Watched};
+use crate::wait::{self, Watched, uninterrupted};
 
 /// What a node does with a connection.
 #[derive(Clone, Debug)]
@@ -291,7 +291,7 @@ impl Connection {
 
     fn read_once(&self) -> bool {
         let mut buffer = [0; 64 * 1024];
-        match (&self.stream).read(&mut buffer) {
+        match uninterrupted(|| (&self.stream).read(&mut buffer)) {
             Ok(read) if read > 0 => {
                 self.heard
                     .change(|heard| heard.bytes.extend_from_slice(&buffer[..read]));

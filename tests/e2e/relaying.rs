@@ -12,7 +12,7 @@ use crate::cluster::Cluster;
 use crate::kernel::time_waits;
 use crate::node::{Answer, Connection, End};
 use crate::packets::{self, Connect};
-use crate::wait;
+use crate::wait::{self, uninterrupted};
 
 /// Bytes whose order shows: no two places of a longer stream look alike.
 pub(crate) struct Stream {
@@ -101,7 +101,7 @@ fn bulk(splice: bool) {
         let mut reading = &client.stream;
         let mut buffer = vec![0; 64 * 1024];
         while stream.at < BULK_BYTES {
-            let read = reading.read(&mut buffer).expect("bytes");
+            let read = uninterrupted(|| reading.read(&mut buffer)).expect("bytes");
             assert!(
                 read > 0 && stream.takes(&buffer[..read]),
                 "to the client at {}",

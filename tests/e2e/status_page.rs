@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::control::{READER, WRITER, ctl, tokens};
 use crate::node::Answer;
 use crate::packets::Connect;
-use crate::wait::{self, DEADLINE};
+use crate::wait::{self, DEADLINE, uninterrupted};
 
 /// The JSON that the socket answers.
 #[track_caller]
@@ -401,7 +401,7 @@ fn the_page_on_a_port_passes_events_on_and_outlives_the_balancer() {
     let mut text = String::new();
     let mut buffer = [0; 4096];
     while !text.contains("\"kind\":\"node_wish\"") {
-        let count = events.read(&mut buffer).expect("an event in time");
+        let count = uninterrupted(|| events.read(&mut buffer)).expect("an event in time");
         assert!(count > 0, "{text}");
         text += &String::from_utf8_lossy(&buffer[..count]);
     }

@@ -22,7 +22,7 @@ use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
 use crate::slow::{Waits, drip, p90_max};
 use crate::tls_client::{Failed, TlsClient, TlsEnd, connection, hello, seal, second_flight};
-use crate::wait;
+use crate::wait::{self, uninterrupted};
 
 /// A handshake that must fail: how it ended, and the cause in the log.
 #[track_caller]
@@ -724,7 +724,7 @@ fn no_record_is_larger_than_the_listener_says_and_all_of_it_arrives() {
                 node.send(&payload);
             }
             let mut bytes = [0; 4_096];
-            let read = tcp.stream.read(&mut bytes).expect("more");
+            let read = uninterrupted(|| tcp.stream.read(&mut bytes)).expect("more");
             assert!(read > 0, "closed after {} bytes", opened.len());
             sealed.extend_from_slice(&bytes[..read]);
             let mut bytes = &bytes[..read];

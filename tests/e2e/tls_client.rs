@@ -11,6 +11,7 @@ use crate::certificates::NAME;
 use crate::client::Client;
 use crate::node::End;
 use crate::packets::{self, Connect};
+use crate::wait::uninterrupted;
 
 #[derive(Debug)]
 pub(crate) struct TlsClient {
@@ -125,7 +126,7 @@ impl TlsClient {
         let mut all = Vec::new();
         let mut buffer = [0; 64 * 1024];
         loop {
-            match self.stream().read(&mut buffer) {
+            match uninterrupted(|| self.stream().read(&mut buffer)) {
                 Ok(0) => return (all, TlsEnd::Said),
                 Ok(read) => all.extend_from_slice(&buffer[..read]),
                 Err(error) => return (all, TlsEnd::of(&error)),

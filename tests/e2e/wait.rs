@@ -1,5 +1,6 @@
 //! Waiting for conditions, never for time: each wait has a deadline, and says what it waited for when that passes.
 
+use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,16 @@ pub(crate) fn until_some<T>(what: &str, find: impl Fn() -> Option<T>) -> T {
         }
         assert!(Instant::now() < due, "waited in vain: {what}");
         std::thread::park_timeout(LOOK);
+    }
+}
+
+/// Calls again where a signal has interrupted the call: with a timeout on a socket, the kernel does not do so itself.
+pub(crate) fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use crate::cluster::Cluster;
 use crate::node::{Answer, End};
 use crate::packets::{self, Connect};
 use crate::raise_descriptor_limit;
-use crate::wait;
+use crate::wait::{self, uninterrupted};
 use crate::ws_client::{REQUEST, WsClient};
 use crate::ws_frames::{self, BEGUN, BINARY, CLOSE, CONTINUED, LAST, PING, PONG, TEXT, masked, plain};
 use crate::ws_node::{WsAnswer, WsConnection, WsNode, field};
@@ -228,7 +228,7 @@ fn nothing_of_a_node_reaches_the_client_before_its_connack() {
     client.tcp.send_alone(most);
     mesh.ws[0].connection(0).expect(most);
     client.tcp.stream.set_nonblocking(true).expect("an option");
-    let read = client.tcp.stream.read(&mut [0]);
+    let read = uninterrupted(|| client.tcp.stream.read(&mut [0]));
     assert!(read.is_err(), "a byte of the node");
     client.tcp.stream.set_nonblocking(false).expect("an option");
     client.tcp.send(last);

@@ -10,7 +10,7 @@ use tungstenite::handshake::derive_accept_key;
 use crate::header::{Header, Version};
 use crate::node::{End, own_address};
 use crate::packets;
-use crate::wait::Watched;
+use crate::wait::{Watched, uninterrupted};
 use crate::ws_frames::{self, BINARY};
 
 /// What a node does with a client.
@@ -183,7 +183,7 @@ impl WsConnection {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             let mut byte = [0];
-            if (&self.stream).read(&mut byte).unwrap_or(0) == 0 {
+            if uninterrupted(|| (&self.stream).read(&mut byte)).unwrap_or(0) == 0 {
                 return None;
             }
             head.push(byte[0]);
@@ -203,7 +203,7 @@ impl WsConnection {
 
     fn read_once(&self) -> bool {
         let mut buffer = [0; 64 * 1024];
-        match (&self.stream).read(&mut buffer) {
+        match uninterrupted(|| (&self.stream).read(&mut buffer)) {
             Ok(read) if read > 0 => {
                 self.heard
                     .change(|heard| heard.frames.extend_from_slice(&buffer[..read]));
