@@ -100,16 +100,17 @@ impl RoutingNodes {
         let (state, faults) = (Arc::<Mutex<State>>::default(), Arc::new(Mutex::new(faults)));
         let (stop, stopped) = oneshot::channel();
         let shared = (Arc::clone(&state), Arc::clone(&faults));
+        // The address of a dead node stays its own, and refuses connections before this returns: nobody else listens there.
+        let is_dead = |node: usize| planted(&shared.1).contains(&(Fault::Dead, node));
+        let mut listeners: Vec<_> = listeners.into_iter().enumerate().collect();
+        listeners.retain(|(node, _)| !is_dead(*node));
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("a runtime").block_on(async {
-                for (node, listener) in listeners.into_iter().enumerate() {
-                    // Its address stays its own: nobody else listens there.
-                    if !planted(&shared.1).contains(&(Fault::Dead, node)) {
-                        listener.set_nonblocking(true).expect("an option");
-                        let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
-                        tokio::spawn(accept(node, count, listener, shared.clone()));
-                    }
+                for (node, listener) in listeners {
+                    listener.set_nonblocking(true).expect("an option");
+                    let listener = tokio::net::TcpListener::from_std(listener).expect("a listener");
+                    tokio::spawn(accept(node, count, listener, shared.clone()));
                 }
                 // Dropped with the cluster.
                 let _ = stopped.await;
