@@ -231,6 +231,25 @@ fn a_balancer_is_watched_and_steered_over_tcp_with_a_token() {
     );
 }
 
+/// Both may be there at once when it looks. One that is forgotten would be read with the next key only.
+#[test]
+fn a_key_that_comes_with_a_resize_is_not_forgotten() {
+    let cluster = Cluster::of(1);
+    let program = Program::start(&cluster, ADMIN);
+    let mut terminal = watch(&program);
+    terminal.until("node0");
+    for round in 0..40 {
+        terminal.resize(100 + round, 30);
+        terminal.press(b"p");
+        let is_paused = round % 2 == 0;
+        wait::until("the key has its effect", || {
+            terminal.contents().contains("paused") == is_paused
+        });
+    }
+    terminal.press(b"q");
+    assert_eq!(terminal.restored().0.code(), Some(0));
+}
+
 #[test]
 fn keys_and_sizes_change_what_the_terminal_shows() {
     let cluster = Cluster::of(2);
