@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
-use super::text::{Place, Sources, printable};
+use super::text::{Place, Sources, Spot, printable};
 
 /// What a directive that is not in the result means for the balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +24,14 @@ struct Item {
     place: Option<Place>,
     message: String,
     advice: String,
+}
+
+/// The line of a place, with the place marked.
+fn snippet<'a>(spot: &Spot<'a>) -> Snippet<'a, Annotation<'a>> {
+    Snippet::source(spot.text)
+        .line_start(spot.line)
+        .path(spot.file)
+        .annotation(AnnotationKind::Primary.span(spot.start..spot.end))
 }
 
 /// The report of an import.
@@ -94,14 +102,7 @@ impl Failure {
         let advice = Level::HELP.message(&*self.advice);
         let spot = self.place.and_then(|place| self.sources.spot(place));
         let group = match &spot {
-            Some(spot) => title
-                .element(
-                    Snippet::source(spot.text)
-                        .line_start(spot.line)
-                        .path(spot.file)
-                        .annotation(AnnotationKind::Primary.span(spot.start..spot.end)),
-                )
-                .element(advice),
+            Some(spot) => title.element(snippet(spot)).element(advice),
             None => title.element(Origin::path(&*self.file)).element(advice),
         };
         renderer.render(&[group])
@@ -199,15 +200,7 @@ impl Report {
                 (!others.is_empty()).then(|| Level::NOTE.message(format!("the same at {}", others.join(", "))));
             let spot = item.place.and_then(|place| self.sources.spot(place));
             let group = match &spot {
-                Some(spot) => title
-                    .element(
-                        Snippet::source(spot.text)
-                            .line_start(spot.line)
-                            .path(spot.file)
-                            .annotation(AnnotationKind::Primary.span(spot.start..spot.end)),
-                    )
-                    .elements(others)
-                    .elements(advice),
+                Some(spot) => title.element(snippet(spot)).elements(others).elements(advice),
                 None => Group::with_title(title).elements(advice),
             };
             shown += &renderer.render(&[group]);

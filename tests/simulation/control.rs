@@ -683,7 +683,7 @@ impl<'a> World<'a> {
         };
         let ttl = self.rng.bool().then(|| Duration::from_secs(self.rng.u64(0..30)));
         self.found_at = Instant::now();
-        // Whoever asked may have been reloaded away.
+        // A reload may have dropped the question.
         if sender.send((answer.clone(), ttl)).is_ok() {
             self.note_found(&answer);
         }

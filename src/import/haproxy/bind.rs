@@ -10,7 +10,6 @@ use crate::import::haproxy::syntax::{Line, Word};
 use crate::import::model::{Listener, Setting};
 use crate::import::text::{list, printable, quoted};
 use crate::import::tls;
-use crate::import::units::haproxy_time;
 
 /// What `global` says of TLS on every `bind`, and where relative paths start.
 #[derive(Clone, Default)]
@@ -81,14 +80,7 @@ pub(super) fn read(line: &Line, bases: &Bases, files: &dyn Files, context: &mut 
             }
             "tcp-ut" => {
                 let text = value();
-                match haproxy_time(&text, 1) {
-                    Some(ms) => {
-                        context
-                            .draft
-                            .set_time("timeouts", "user_timeout", ms, place, &mut context.report);
-                    }
-                    None => context.unreadable(place, &text, "a duration"),
-                }
+                context.time_of("timeouts", "user_timeout", &text, place, 1);
             }
             "transparent" => {
                 settings.push(Setting::new("freebind", "true", place));

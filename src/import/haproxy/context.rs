@@ -37,11 +37,22 @@ impl Context {
         index: usize,
         bare: u64,
     ) -> bool {
-        let text = line.word(index);
+        self.time_of(table, key, line.word(index), line.place(), bare)
+    }
+
+    /// Sets a duration that is written at this place.
+    pub(super) fn time_of(
+        &mut self,
+        table: &'static str,
+        key: &'static str,
+        text: &str,
+        place: Place,
+        bare: u64,
+    ) -> bool {
         match haproxy_time(text, bare) {
-            Some(ms) => self.draft.set_time(table, key, ms, line.place(), &mut self.report),
+            Some(ms) => self.draft.set_time(table, key, ms, place, &mut self.report),
             None => {
-                self.unreadable(line.place(), text, "a duration");
+                self.unreadable(place, text, "a duration");
                 false
             }
         }

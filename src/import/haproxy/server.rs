@@ -264,14 +264,7 @@ fn one(mut server: Server, line: &Line, words: &[&Word], bases: &Bases, found: &
             }
             "tcp-ut" => {
                 let text = value();
-                match haproxy_time(&text, 1) {
-                    Some(ms) => {
-                        context
-                            .draft
-                            .set_time("timeouts", "user_timeout", ms, place, &mut context.report);
-                    }
-                    None => context.unreadable(place, &text, "a duration"),
-                }
+                context.time_of("timeouts", "user_timeout", &text, place, 1);
             }
             "crl-file" => {
                 value();

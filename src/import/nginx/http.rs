@@ -9,20 +9,6 @@ use crate::import::nginx::tls;
 use crate::import::nginx::upstream::{self, Pool, Upstreams};
 use crate::import::text::{list, printable};
 
-/// Reads all servers of a block.
-pub(super) fn block<'d>(level: &'d [Directive], context: &mut Context<'d>) {
-    let mut upstreams = Upstreams::new(level, context);
-    let scope = Scope::new(level);
-    for directive in level
-        .iter()
-        .filter(|directive| directive.name.text == "server" && directive.block.is_some())
-    {
-        context.mark(directive);
-        let inner = scope.below(directive.inner());
-        server(directive, &inner, &mut upstreams, context);
-    }
-}
-
 /// A location that leads to nodes.
 struct Location<'d> {
     directive: &'d Directive,
@@ -30,7 +16,12 @@ struct Location<'d> {
     pool: Pool,
 }
 
-fn server<'d>(server: &'d Directive, scope: &Scope<'d>, upstreams: &mut Upstreams<'d>, context: &mut Context<'d>) {
+pub(super) fn server<'d>(
+    server: &'d Directive,
+    scope: &Scope<'d>,
+    upstreams: &mut Upstreams<'d>,
+    context: &mut Context<'d>,
+) {
     let own = Scope::new(server.inner());
     let place = server.place();
     let mut found: Vec<Location<'d>> = Vec::new();

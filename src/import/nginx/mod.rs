@@ -19,8 +19,9 @@ use super::report::{Failure, Report};
 use super::text::{Sources, printable, quoted};
 
 use known::Verdict;
-use scope::Context;
+use scope::{Context, Scope};
 use syntax::{Directive, Reader};
+use upstream::Upstreams;
 
 /// Reads configurations of nginx, one after the other as if one file included all of them.
 ///
@@ -59,6 +60,23 @@ pub fn nginx(paths: &[PathBuf], files: &dyn Files) -> Result<Imported, Failure> 
     Ok(Imported { toml, report })
 }
 
+/// Reads a server of a block.
+type ServerReader<'d> = fn(&'d Directive, &Scope<'d>, &mut Upstreams<'d>, &mut Context<'d>);
+
+/// Reads all servers of a block.
+fn servers_of<'d>(level: &'d [Directive], read: ServerReader<'d>, context: &mut Context<'d>) {
+    let mut upstreams = Upstreams::new(level, context);
+    let scope = Scope::new(level);
+    for directive in level
+        .iter()
+        .filter(|directive| directive.name.text == "server" && directive.block.is_some())
+    {
+        context.mark(directive);
+        let inner = scope.below(directive.inner());
+        read(directive, &inner, &mut upstreams, context);
+    }
+}
+
 fn all<'d>(directives: &'d [Directive], context: &mut Context<'d>) {
     let blocks = |name: &str| {
         let named = directives
@@ -70,26 +88,24 @@ fn all<'d>(directives: &'d [Directive], context: &mut Context<'d>) {
     for directive in directives {
         main(directive, context);
     }
-    for (name, read) in [
-        ("stream", stream::block as fn(&'d [Directive], &mut Context<'d>)),
-        ("http", http::block),
-    ] {
+    for (name, read) in [("stream", stream::server as ServerReader<'d>), ("http", http::server)] {
         for (index, block) in blocks(name).into_iter().enumerate() {
             context.mark(block);
             if index > 0 {
                 stream::second(block.place(), name, context);
             }
-            read(block.inner(), context);
+            servers_of(block.inner(), read, context);
         }
     }
     // A file of a folder that nginx.conf includes in one of these blocks.
     let servers = blocks("server");
     if !servers.is_empty() {
         let has_location = |server: &&Directive| server.inner().iter().any(|inner| inner.name.text == "location");
-        match servers.iter().any(has_location) {
-            true => http::block(directives, context),
-            false => stream::block(directives, context),
-        }
+        let read = match servers.iter().any(has_location) {
+            true => http::server,
+            false => stream::server,
+        };
+        servers_of(directives, read, context);
     }
     leftovers(directives, context);
 }

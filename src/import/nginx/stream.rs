@@ -18,21 +18,12 @@ const PORTS_OF_WS: [u16; 2] = [8083, 8084];
 /// Those of its dashboard.
 const PORTS_OF_HTTP: [u16; 2] = [18083, 18084];
 
-/// Reads all servers of a block.
-pub(super) fn block<'d>(level: &'d [Directive], context: &mut Context<'d>) {
-    let mut upstreams = Upstreams::new(level, context);
-    let scope = Scope::new(level);
-    for directive in level
-        .iter()
-        .filter(|directive| directive.name.text == "server" && directive.block.is_some())
-    {
-        context.mark(directive);
-        let inner = scope.below(directive.inner());
-        server(directive, &inner, &mut upstreams, context);
-    }
-}
-
-fn server<'d>(server: &'d Directive, scope: &Scope<'d>, upstreams: &mut Upstreams<'d>, context: &mut Context<'d>) {
+pub(super) fn server<'d>(
+    server: &'d Directive,
+    scope: &Scope<'d>,
+    upstreams: &mut Upstreams<'d>,
+    context: &mut Context<'d>,
+) {
     let own = Scope::new(server.inner());
     let place = server.place();
     let written = own.many("listen", context);
