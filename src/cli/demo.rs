@@ -1,44 +1,30 @@
 //! `remora demo`: the sandbox's nodes behind a balancer, and a screen with the commands to try.
 
 mod command;
+mod folder;
 mod heal;
 mod screen;
 mod story;
 
-use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::Args;
-use rustix::process::geteuid;
 
 use remora::base::log;
 use remora::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress, WEIGHT_DEFAULT};
 use remora::config::Config;
-use remora::net::tls::throwaway::Authority;
-use remora::net::tls::{self, Certificate, Clients, Offer, Version};
 use remora::net::websocket::AcceptPolicy;
-use remora::path::accept::{Listener, Tls, Transport};
+use remora::path::accept::{Listener, Transport};
 use remora::serve;
 use remora_sandbox::{self as sandbox, Sandbox};
 
 use super::run::panicked;
 use super::signals::Signals;
 use super::{columns, reachable, ring};
+use folder::Folder;
 use screen::{Bound, Ids, Screen};
 use story::Story;
-
-/// What the names of the demos' folders in the temporary directory begin with.
-const FOLDER_PREFIX: &str = "remora-demo-";
-
-/// The file in it with a configuration of the nodes, for the doctor.
-const CONFIGURATION: &str = "remora.toml";
-
-/// The file in it with the certificate of the authority.
-const AUTHORITY: &str = "ca.pem";
 
 #[derive(Args)]
 pub(super) struct Arguments {
@@ -73,8 +59,8 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         arguments.tls_address,
         arguments.wss_address,
     ];
-    let identity = Identity::new(&wanted)?;
-    let config = config(wanted, &sandbox, &identity)?;
+    let folder = Folder::new(&wanted)?;
+    let config = config(wanted, &sandbox, &folder)?;
     // The experiment prints lines of its own; those on its connections would come between them.
     let mut log = (!arguments.broken_routing)
         .then(|| log::init(&config.log))
@@ -87,7 +73,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
                 None => wanted[place],
             };
             let addresses = std::array::from_fn(free);
-            let config = self::config(addresses, &sandbox, &identity)?;
+            let config = self::config(addresses, &sandbox, &folder)?;
             (serve::start(config)?, taken)
         }
         started => (started?, [None; LISTENERS]),
@@ -103,8 +89,8 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         ws: at(1),
         tls: at(2),
         wss: at(3),
-        authority: &identity.authority,
-        configuration: &identity.configure(&config, reachable(at(0).address))?,
+        authority: &folder.authority,
+        configuration: &folder.configure(&config, reachable(at(0).address))?,
         admin: running.admin(),
         broken_routing: arguments.broken_routing,
         ids: &ids,
@@ -175,103 +161,6 @@ fn print(text: &str) -> io::Result<()> {
 /// The demo's listeners: TCP and WebSocket, each without and with TLS.
 const LISTENERS: usize = 4;
 
-/// The demo's certificate for TLS clients, created anew each time.
-struct Identity {
-    certificate: Certificate,
-    /// The file with the certificate of its authority, for clients. Removed at the end.
-    authority: PathBuf,
-    /// That file, locked for as long as this process lives, however it ends.
-    _lock: File,
-}
-
-impl Identity {
-    fn new(addresses: &[SocketAddr]) -> io::Result<Self> {
-        let addresses: Vec<String> = addresses.iter().map(|a| a.ip().to_string()).collect();
-        let mut names = vec!["localhost", "127.0.0.1", "::1"];
-        names.extend(addresses.iter().map(String::as_str));
-        remove_abandoned();
-        let authority = Authority::new().map_err(io::Error::other)?;
-        let pair = authority.server(&names).map_err(io::Error::other)?;
-        let certificate = Certificate::from_pem(pair.chain.as_bytes(), pair.key.as_bytes());
-        let folder = format!("{FOLDER_PREFIX}{:08x}", fastrand::u32(..));
-        let folder = std::env::temp_dir().join(folder);
-        let path = folder.join(AUTHORITY);
-        // Fails if the folder exists: another user could have put other files there.
-        let created = fs::DirBuilder::new().mode(0o755).create(&folder);
-        let written = created.and_then(|()| {
-            let mut file = File::create_new(&path)?;
-            file.try_lock()?;
-            file.write_all(authority.pem().as_bytes())?;
-            Ok(file)
-        });
-        let file = written.map_err(|error| {
-            let text = format!(
-                "cannot write {} for the demo's TLS clients: {error}; set TMPDIR to a folder with room that may be written to",
-                path.display()
-            );
-            io::Error::new(error.kind(), text)
-        })?;
-        Ok(Self {
-            certificate: certificate.map_err(io::Error::other)?,
-            authority: path,
-            _lock: file,
-        })
-    }
-
-    /// Writes a configuration with these nodes, for the doctor. Its listener is that of the demo.
-    fn configure(&self, config: &Config, listener: SocketAddr) -> io::Result<PathBuf> {
-        let mut text = format!("[[listeners]]\naddress = \"{listener}\"\n");
-        for node in &config.nodes {
-            let (name, address) = (&node.name, &node.endpoints.mqtt.address);
-            text += &format!("\n[[nodes]]\nname = \"{name}\"\naddress = \"{address}\"\n");
-        }
-        let path = self.authority.with_file_name(CONFIGURATION);
-        File::create_new(&path)?.write_all(text.as_bytes())?;
-        Ok(path)
-    }
-
-    /// The TLS of a listener, with this ALPN protocol.
-    fn tls(&self, protocol: &'static str) -> io::Result<Option<Tls>> {
-        let offer = Offer {
-            certificates: vec![self.certificate.clone()],
-            version_min: Version::default(),
-            clients: Clients::Off,
-            protocol,
-            record_max: None,
-        };
-        let acceptor = tls::Acceptor::new(offer).map_err(io::Error::other)?;
-        Ok(Some(Tls::End(Arc::new(acceptor))))
-    }
-}
-
-impl Drop for Identity {
-    fn drop(&mut self) {
-        if let Some(folder) = self.authority.parent() {
-            // It may already have been removed.
-            let _ = fs::remove_dir_all(folder);
-        }
-    }
-}
-
-/// Removes what demos of this user have left that could not do so themselves, because they were killed.
-fn remove_abandoned() {
-    let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
-        return;
-    };
-    for entry in entries.flatten() {
-        let is_folder = entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX);
-        let own = |found: fs::Metadata| found.is_dir() && found.uid() == geteuid().as_raw();
-        // Not that of what a link leads to.
-        if !is_folder || !entry.metadata().is_ok_and(own) {
-            continue;
-        }
-        if File::open(entry.path().join(AUTHORITY)).is_ok_and(|file| file.try_lock().is_ok()) {
-            // Another demo may be removing it too.
-            let _ = fs::remove_dir_all(entry.path());
-        }
-    }
-}
-
 /// Whether another process listens there.
 fn is_taken(address: SocketAddr) -> bool {
     matches!(TcpListener::bind(address), Err(error) if error.kind() == ErrorKind::AddrInUse)
@@ -280,7 +169,7 @@ fn is_taken(address: SocketAddr) -> bool {
 fn config(
     [address, ws_address, tls_address, wss_address]: [SocketAddr; LISTENERS],
     sandbox: &Sandbox,
-    identity: &Identity,
+    folder: &Folder,
 ) -> io::Result<Config> {
     let member = |node: &sandbox::Node| Member {
         name: node.name().to_owned(),
@@ -306,8 +195,8 @@ fn config(
     let listeners = vec![
         listener("demo", address, Transport::Tcp, None),
         listener("demo-ws", ws_address, ws(), None),
-        listener("demo-tls", tls_address, Transport::Tcp, identity.tls("mqtt")?),
-        listener("demo-wss", wss_address, ws(), identity.tls("http/1.1")?),
+        listener("demo-tls", tls_address, Transport::Tcp, folder.tls("mqtt")?),
+        listener("demo-wss", wss_address, ws(), folder.tls("http/1.1")?),
     ];
     Ok(Config::new(listeners, nodes))
 }
