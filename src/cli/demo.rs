@@ -23,6 +23,7 @@ use super::run::panicked;
 use super::signals::Signals;
 use super::{columns, reachable, ring};
 use folder::Folder;
+use heal::Healer;
 use screen::{Bound, Ids, Screen};
 use story::Story;
 
@@ -44,10 +45,16 @@ pub(super) struct Arguments {
     /// with an experiment of some seconds, which shows what Remora does about it and what it cannot do.
     #[arg(long)]
     broken_routing: bool,
+    /// Join the nodes of the demo that runs with --broken-routing, as Enter in its terminal does.
+    #[arg(long, exclusive = true)]
+    heal: bool,
 }
 
-/// Runs the demo until a signal stops it.
+/// Runs the demo until a signal stops it, or joins the nodes of another one.
 pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
+    if arguments.heal {
+        return heal::all();
+    }
     let (runtime, mut signals) = Signals::catch()?;
     let sandbox = Sandbox::start(sandbox::Settings {
         routing_is_cut: arguments.broken_routing,
@@ -84,6 +91,7 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         taken: taken[place],
     };
     let ids = Ids::new(&config);
+    let handle = running.handle();
     let screen = Screen {
         tcp: at(0),
         ws: at(1),
@@ -92,7 +100,9 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
         authority: &folder.authority,
         configuration: &folder.configure(&config, reachable(at(0).address))?,
         admin: running.admin(),
+        admin_socket: handle.admin_socket(),
         broken_routing: arguments.broken_routing,
+        can_be_asked: Healer::socket(&folder).is_some(),
         ids: &ids,
         config: &config,
     };
@@ -112,16 +122,20 @@ pub(super) fn run(arguments: &Arguments) -> io::Result<()> {
                 // As the option says: it is broken for what is tried by hand, too.
                 sandbox.cut_routing(true)?;
             }
+            let healer = match arguments.broken_routing {
+                true => Some(Healer::new(&folder)?),
+                false => None,
+            };
             print(&screen.commands())?;
             if log.is_none() {
                 log = Some(log::init(&config.log)?);
             }
-            if arguments.broken_routing {
-                let mut entered = heal::entered();
-                if entered.recv().await.is_some() {
+            if let Some(healer) = healer {
+                let join = || {
                     sandbox.cut_routing(false)?;
-                    print(&screen.healed())?;
-                }
+                    print(&screen.healed())
+                };
+                healer.wait(join).await?;
             }
             io::Result::Ok(std::future::pending().await)
         };
@@ -198,5 +212,7 @@ fn config(
         listener("demo-tls", tls_address, Transport::Tcp, folder.tls("mqtt")?),
         listener("demo-wss", wss_address, ws(), folder.tls("http/1.1")?),
     ];
-    Ok(Config::new(listeners, nodes))
+    let mut config = Config::new(listeners, nodes);
+    config.admin.socket = folder.admin_socket();
+    Ok(config)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
@@ -109,6 +110,23 @@ impl Demo {
         let mut commands = self.commands();
         commands.retain(|words| words[0].ends_with("remora") && words[1..].iter().zip(first).all(|(a, b)| a == b));
         commands
+    }
+
+    /// The only one of these.
+    fn only_command(&self, first: &[&str]) -> Vec<String> {
+        match &self.own_commands(first)[..] {
+            [command] => command.clone(),
+            commands => panic!("one command {first:?}: {commands:?}"),
+        }
+    }
+
+    /// Runs a printed command; its exit code, and what it prints.
+    fn run(&self, words: &[String]) -> (Option<i32>, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+        command.args(&words[1..]).env("TMPDIR", self.files.path());
+        let output = command.output().expect("the program runs");
+        let printed = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(printed).expect("text"))
     }
 
     /// The client ids of the printed commands for mosquitto over TCP: who receives, and who sends.
@@ -425,33 +443,115 @@ fn with_broken_routing_a_message_stays_on_its_node() {
     assert_eq!(demo.stop(Signal::INT).0, Some(0));
 }
 
+/// How the nodes of a demo are joined.
+#[derive(Clone, Copy, Debug)]
+enum Healed {
+    /// A line is entered in its terminal.
+    ByEnter,
+    /// The printed command runs elsewhere, and the demo has no terminal.
+    ByCommand,
+}
+
 #[test]
-fn the_doctor_names_the_broken_routing_and_enter_heals_it() {
+fn the_doctor_names_the_broken_routing_and_each_way_to_heal_it_does() {
+    for way in [Healed::ByEnter, Healed::ByCommand] {
+        heals(way);
+    }
+}
+
+fn heals(way: Healed) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
-    command.stdin(Stdio::piped());
+    command.stdin(match way {
+        Healed::ByEnter => Stdio::piped(),
+        Healed::ByCommand => Stdio::null(),
+    });
     let mut demo = Demo::start_by(command, &[&FREE[..], &["--broken-routing"]].concat());
-    let commands = demo.own_commands(&["doctor"]);
-    let [doctor] = &commands[..] else {
-        panic!("one command: {commands:?}");
-    };
-    let examine = || {
-        let output = Command::new(env!("CARGO_BIN_EXE_remora")).args(&doctor[1..]).output();
-        let output = output.expect("the program runs");
-        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
-    };
-    let (code, text) = examine();
+    let doctor = demo.only_command(&["doctor"]);
+    let (code, text) = demo.run(&doctor);
     assert_eq!(code, Some(2), "{text}");
     assert!(text.contains("node1 | node2 | node3 are 3 clusters"), "{text}");
-    let mut keys = demo.child.stdin.take().expect("a pipe");
-    keys.write_all(b"\n").expect("it reads");
+    let heal = demo.only_command(&["demo", "--heal"]);
+    match way {
+        Healed::ByEnter => {
+            let mut keys = demo.child.stdin.take().expect("a pipe");
+            keys.write_all(b"\n").expect("it reads");
+        }
+        Healed::ByCommand => {
+            let (code, text) = demo.run(&heal);
+            assert_eq!(code, Some(0), "{text}");
+            assert!(text.contains("are joined now"), "{text}");
+        }
+    }
     let mut log = demo.log.take().expect("a log");
     let mut said = String::new();
     while !said.contains("The nodes are joined now") {
         assert!(log.read_line(&mut said).expect("text") > 0, "{said}");
     }
     demo.log = Some(log);
-    let (code, text) = examine();
+    let (code, text) = demo.run(&doctor);
     assert_eq!(code, Some(0), "{text}");
+    let (code, text) = demo.run(&heal);
+    assert_eq!(code, Some(1), "it is healed already: {text}");
+    assert_eq!(demo.stop(Signal::TERM).0, Some(0));
+}
+
+#[test]
+fn without_a_demo_there_is_nothing_to_heal() {
+    let files = TempDir::new().expect("a folder");
+    // What a killed demo leaves behind: a folder, and a socket that nobody listens on.
+    let left = files.path().join("remora-demo-0");
+    std::fs::create_dir(&left).expect("a folder");
+    drop(UnixListener::bind(left.join("heal.sock")).expect("a socket"));
+    let output = Command::new(env!("CARGO_BIN_EXE_remora"))
+        .args(["demo", "--heal"])
+        .env("TMPDIR", files.path())
+        .output()
+        .expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).expect("text");
+    assert!(said.contains("start `remora demo --broken-routing`"), "{said}");
+}
+
+#[test]
+fn the_commands_for_its_admin_socket_work_as_they_are_printed() {
+    let demo = Demo::start(&FREE);
+    let (client, accepted) = Client::connect(demo.address(), "sensor-7", Session::Clean);
+    let mut top = demo.only_command(&["top"]);
+    top.push("--once".to_owned());
+    let (code, text) = demo.run(&top);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains(&*accepted.node), "{text}");
+    let examine = demo
+        .own_commands(&["ctl"])
+        .into_iter()
+        .find(|words| words.ends_with(&["doctor".to_owned()]));
+    let examine = examine.expect("a command for the doctor");
+    let (code, text) = demo.run(&examine);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("1 connected"), "{text}");
+    client.leave();
+    // It also asserts that the socket is not left behind.
+    assert_eq!(demo.stop(Signal::TERM).0, Some(0));
+}
+
+#[test]
+fn where_no_socket_can_be_the_screen_names_enter_alone() {
+    let deep = tempfile::Builder::new()
+        .prefix(&"d".repeat(100))
+        .tempdir()
+        .expect("a folder");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command
+        .env("TMPDIR", deep.path())
+        .env_remove("XDG_RUNTIME_DIR")
+        .env_remove("RUNTIME_DIRECTORY");
+    let demo = Demo::start_in(deep, command, &[&FREE[..], &["--broken-routing"]].concat());
+    assert!(demo.own_commands(&["demo", "--heal"]).is_empty(), "{}", demo.screen);
+    assert!(
+        demo.screen.contains("press Enter here, which joins the nodes"),
+        "{}",
+        demo.screen
+    );
     assert_eq!(demo.stop(Signal::TERM).0, Some(0));
 }
 

@@ -1,14 +1,16 @@
 //! The demo's folder in the temporary directory: what clients, the doctor and operators need, for as long as the demo runs.
 
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::process::geteuid;
 
+use remora::admin;
 use remora::config::Config;
 use remora::net::tls::throwaway::Authority;
 use remora::net::tls::{self, Certificate, Clients, Offer, Version};
@@ -19,6 +21,9 @@ const FOLDER_PREFIX: &str = "remora-demo-";
 
 /// The file in it with a configuration of the nodes, for the doctor.
 const CONFIGURATION: &str = "remora.toml";
+
+/// The admin socket in it.
+const ADMIN_SOCKET: &str = "admin.sock";
 
 /// The file in it with the certificate of the authority.
 const AUTHORITY: &str = "ca.pem";
@@ -66,6 +71,17 @@ impl Folder {
         })
     }
 
+    /// Where a socket of this name can be; `None` where the path would be too long for one.
+    pub(super) fn socket(&self, name: &str) -> Option<PathBuf> {
+        let path = self.authority.with_file_name(name);
+        net::SocketAddr::from_pathname(&path).is_ok().then_some(path)
+    }
+
+    /// Where the admin socket is.
+    pub(super) fn admin_socket(&self) -> admin::Socket {
+        self.socket(ADMIN_SOCKET).map(admin::Socket::At).unwrap_or_default()
+    }
+
     /// Writes a configuration with these nodes, for the doctor. Its listener is that of the demo.
     pub(super) fn configure(&self, config: &Config, listener: SocketAddr) -> io::Result<PathBuf> {
         let mut text = format!("[[listeners]]\naddress = \"{listener}\"\n");
@@ -101,21 +117,27 @@ impl Drop for Folder {
     }
 }
 
-/// Removes what demos of this user have left that could not do so themselves, because they were killed.
-fn remove_abandoned() {
+/// The folders of this user's demos, and of those that have left theirs behind.
+pub(super) fn own() -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(std::env::temp_dir()) else {
-        return;
+        return Vec::new();
     };
-    for entry in entries.flatten() {
-        let is_folder = entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX);
+    let is_own = |entry: &DirEntry| {
         let own = |found: fs::Metadata| found.is_dir() && found.uid() == geteuid().as_raw();
         // Not that of what a link leads to.
-        if !is_folder || !entry.metadata().is_ok_and(own) {
-            continue;
-        }
-        if File::open(entry.path().join(AUTHORITY)).is_ok_and(|file| file.try_lock().is_ok()) {
+        entry.file_name().to_string_lossy().starts_with(FOLDER_PREFIX) && entry.metadata().is_ok_and(own)
+    };
+    let mut own: Vec<_> = entries.flatten().filter(is_own).map(|entry| entry.path()).collect();
+    own.sort();
+    own
+}
+
+/// Removes what demos of this user have left that could not do so themselves, because they were killed.
+fn remove_abandoned() {
+    for folder in own() {
+        if File::open(folder.join(AUTHORITY)).is_ok_and(|file| file.try_lock().is_ok()) {
             // Another demo may be removing it too.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = fs::remove_dir_all(folder);
         }
     }
 }

@@ -94,7 +94,10 @@ pub(super) struct Screen<'a> {
     /// A configuration with the nodes.
     pub(super) configuration: &'a Path,
     pub(super) admin: Option<SocketAddr>,
+    pub(super) admin_socket: Option<&'a Path>,
     pub(super) broken_routing: bool,
+    /// Whether `--heal` can join its nodes.
+    pub(super) can_be_asked: bool,
     pub(super) ids: &'a Ids,
     pub(super) config: &'a Config,
 }
@@ -146,7 +149,23 @@ impl Screen<'_> {
             Some(address) => format!("Metrics are at http://{}/metrics\n\n", reachable(address)),
             None => String::new(),
         };
+        let control = self.admin_socket.map_or(String::new(), |socket| {
+            let socket = quoted(&socket.to_string_lossy());
+            format!(
+                "See the nodes, the rates and the clients, in a terminal or in a browser, and have the balancer examine itself:\n\n  \
+                 {program} top --socket {socket}\n  \
+                 {program} ctl --socket {socket} page\n  \
+                 {program} ctl --socket {socket} doctor\n\n"
+            )
+        });
         let configuration = quoted(&self.configuration.to_string_lossy());
+        let heal = match self.can_be_asked {
+            false => "Then press Enter here, which joins the nodes, and ask again.".to_owned(),
+            true => format!(
+                "Then press Enter here, which joins the nodes, and ask again. From another terminal, this does it too:\n\n  \
+                 {program} demo --heal"
+            ),
+        };
         let outcome = match self.broken_routing {
             false => format!("It arrives: {there} passes it on to {here}."),
             true => format!(
@@ -155,7 +174,7 @@ impl Screen<'_> {
                  mosquitto_pub {tcp} -i {neighbour} -t demo/hello -m hello\n\n\
                  Ask the doctor why:\n\n  \
                  {program} doctor -c {configuration}\n\n\
-                 Then press Enter here, which joins the nodes, and ask again."
+                 {heal}"
             ),
         };
         format!(
@@ -172,6 +191,7 @@ impl Screen<'_> {
              With TLS, by a certificate of an authority that is made anew each time; over TCP and over WebSocket:\n\n  \
              mosquitto_sub {tls} --cafile {authority} -i {over_tls} -t 'demo/#' -v\n  \
              npx mqtt sub -l wss {wss} --path /mqtt --ca {authority} -i {over_wss} -t 'demo/#' -v\n\n\
+             {control}\
              {admin}\
              Ctrl-C ends it. Below is a line for each connection, at its end.\n\n"
         )
