@@ -115,7 +115,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("http_body_util", &["admin", "net::http"]),
     ("hyper", &["admin", "net::http"]),
     ("hyper_util", &["admin", "net::http"]),
-    ("mqttbytes", &["net::node"]),
+    ("mqttbytes", &["mqtt::client_packets"]),
     ("nix", &["net::socket"]),
     ("prometheus_client", &["admin"]),
     ("ratatui_core", &["cli"]),

@@ -1,4 +1,5 @@
-//! Writes a CONNECT of our own, for probes and the doctor (MQTT 3.1, 3.1.1 and 5, section 3.1 of each).
+//! Writes a CONNECT of our own, for probes and the doctor (MQTT 3.1, 3.1.1 and 5, section 3.1 of each). mqttbytes cannot write those of
+//! MQTT 3.1, nor a password that is no text.
 
 use super::Version;
 
@@ -61,14 +62,14 @@ impl ConnectPacket<'_> {
 }
 
 /// Appends a two-byte length and the field.
-pub(super) fn put(bytes: &mut Vec<u8>, field: &[u8]) -> Option<()> {
+fn put(bytes: &mut Vec<u8>, field: &[u8]) -> Option<()> {
     bytes.extend(u16::try_from(field.len()).ok()?.to_be_bytes());
     bytes.extend(field);
     Some(())
 }
 
 /// Appends a Remaining Length (MQTT 3.1.1, 2.2.3). Three fields of 65,535 bytes and a header are within its limit.
-pub(super) fn put_length(bytes: &mut Vec<u8>, mut length: usize) {
+fn put_length(bytes: &mut Vec<u8>, mut length: usize) {
     while length > 0x7F {
         bytes.push(length as u8 | 0x80);
         length >>= 7;
