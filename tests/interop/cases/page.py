@@ -213,6 +213,35 @@ def a_dead_broker_is_shown_and_the_page_outlives_a_restart(lab):
     assert page.evaluate(code="window.isTheSamePage") is True, "the page was loaded anew"
 
 
+def the_page_shows_which_routes_are_lost_until_they_heal(lab):
+    """Brokers apart, and a balancer that examines itself: the lost pairs in the matrix, the finding and what to do; joined by a bridge, every
+    message arrives and the finding is gone."""
+    hub, spoke = lab.mosquitto("mosquitto1"), lab.mosquitto("mosquitto2")
+    remora = _Watched(lab, [hub, spoke], '[doctor]\ninterval = "10s"\ntimeout = "3s"\nslow_after = "3s"\n')
+    page = lab.browser().open(remora.url())
+    _is_loaded(page)
+    _shows(page, "#word", "Not fine")
+    _shows(page, "#sentence", "R101 nodes-not-joined")
+    _shows(page, "#findings", "R101 nodes-not-joined: mosquitto1 \\| mosquitto2 are 2 clusters.*Join the nodes")
+    _shows(page, "#events li", "R101")
+    cell = lambda row, column: f"#routes tbody tr >> nth={row} >> td >> nth={column}"  # noqa: E731
+    for row, column, percent in [(0, 0, 100), (0, 1, 0), (1, 0, 0), (1, 1, 100)]:
+        _shows(page, cell(row, column), f"^{percent} %")
+    assert page.count(where="#routes td.bad") == 2
+    _has_no_fault(page)
+    with spoke.configuration.open("a") as configuration:
+        configuration.write(
+            f"connection to-hub\naddress 127.0.0.1:{hub.port}\ntopic # both 1\nremote_clientid bridge\nrestart_timeout 1\n"
+        )
+    spoke.kill()
+    spoke.start()
+    for row in (0, 1):
+        for column in (0, 1):
+            _shows(page, cell(row, column), "^100 %", seconds=60)
+    wait_until(lambda: "R101" not in page.text(where="#findings"), "the finding to go", 60)
+    _has_no_fault(page)
+
+
 def ids_of_markup_and_controls_are_text_in_the_page(lab):
     """Markup, bidi controls, emoji and 64 KiB as client ids: listed, found and closed, and the page stays as it is."""
     remora = _Watched(lab, lab.mosquittos(extra="max_packet_size 200000\n"))
