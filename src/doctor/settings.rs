@@ -14,7 +14,7 @@ pub struct Settings {
     pub login: Option<Login>,
     /// After this time a message counts as lost.
     pub timeout: Duration,
-    /// A message that takes longer is late, and a route on which half of them are is slow.
+    /// A message that takes longer is late, and a route on which more than a tenth of them are is slow.
     pub slow_after: Duration,
 }
 

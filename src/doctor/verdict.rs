@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::access::NotReached;
 use super::finding::{Certainty, Code, Finding};
 use super::front::{FrontReport, FrontTrouble, THROUGH};
-use super::matrix::{Matrix, Qos, Way};
+use super::matrix::{Cell, Matrix, Qos, Way};
 use super::route_check::{Action, RouteReport, Shared, Trouble};
 
 /// The most pairs of nodes that a finding names.
@@ -14,6 +14,9 @@ const PAIRS_MAX: usize = 8;
 
 /// One message with QoS 0 in so many may be lost without a finding: MQTT allows it.
 const LOST_ONE_IN: u32 = 10;
+
+/// One message in so many may be late without a finding, and so may a single one: any machine pauses.
+const LATE_ONE_IN: u32 = 10;
 
 /// What was found, and what could not be looked at.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +27,7 @@ pub struct Verdict {
     pub could_not_look: Vec<String>,
 }
 
-/// What `report` means; a route on which half of the messages take longer than `slow_after` is slow.
+/// What `report` means; messages that take longer than `slow_after` are late, and a route is slow on which too many are.
 pub fn verdict(report: &RouteReport, slow_after: Duration) -> Verdict {
     let mut verdict = Verdict::default();
     let of_routes = Judge { report, slow_after };
@@ -143,7 +146,7 @@ impl Judge<'_> {
                 ),
                 Some(Trouble::Stalled(Action::Publish)) => (
                     Code::NodeStalls,
-                    "acknowledges none of the messages with QoS 1".to_owned(),
+                    "does not acknowledge every message with QoS 1".to_owned(),
                 ),
                 Some(Trouble::Limited(code)) => {
                     (Code::ProbeLimited, format!("refuses more messages (code {code:#04x})"))
@@ -203,7 +206,7 @@ impl Judge<'_> {
         for from in sound.iter().copied() {
             for to in sound.iter().copied().filter(|to| !is_apart(from, *to)) {
                 let cell = routes.both(from, to);
-                let is_slow = cell.percentile(50).is_some_and(|median| median > self.slow_after);
+                let is_slow = is_slow(&cell, self.slow_after);
                 match routes.way(from, to) {
                     Way::None if routes.way(to, from).is_open() => pairs.one_way.push((from, to)),
                     Way::None => pairs.lossy.push((from, to)),
@@ -232,9 +235,14 @@ impl Judge<'_> {
         }));
         findings.extend(self.of_pairs(Code::SlowRouting, &pairs.slow, |from, to| {
             let cell = routes.both(self.place(from), self.place(to));
+            let within = |percent| milliseconds(cell.percentile(percent).unwrap_or_default());
             format!(
-                "from {from} to {to}, half of the messages take longer than {}",
-                milliseconds(cell.percentile(50).unwrap_or_default())
+                "from {from} to {to}, {} of {} messages take longer than {}: half of them arrive within {}, 99 % within {}",
+                cell.late(self.slow_after),
+                cell.delivered(),
+                milliseconds(self.slow_after),
+                within(50),
+                within(99)
             )
         }));
         findings
@@ -348,6 +356,12 @@ fn is_lossy(routes: &Matrix, from: usize, to: usize) -> bool {
     };
     let sent = routes.cell(from, to, Qos::Zero).sent;
     lost(Qos::One) > 0 || lost(Qos::Zero) * LOST_ONE_IN > sent
+}
+
+/// Whether more messages are late than a pause of a machine explains.
+fn is_slow(cell: &Cell, slow_after: Duration) -> bool {
+    let late = cell.late(slow_after);
+    late > 1 && late * LATE_ONE_IN > cell.delivered()
 }
 
 /// A time in milliseconds, for reports.

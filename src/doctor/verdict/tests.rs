@@ -127,14 +127,37 @@ fn two_nodes_that_reach_each_other_only_through_the_rest_lose_messages() {
 }
 
 #[test]
-fn a_slow_link_is_slow_if_half_of_its_messages_are() {
-    let with = |late: u32| {
-        report(2, move |from, _, _, number| {
-            Some(Duration::from_millis(if from == 0 && number < late { 900 } else { 1 }))
+fn a_link_is_slow_if_more_than_a_tenth_of_its_messages_are_late() {
+    // Of 20 messages.
+    let with = |late: u32, qos: &'static [Qos]| {
+        report(2, move |from, _, of, number| {
+            let is_late = from == 0 && qos.contains(&of) && number < late;
+            Some(Duration::from_millis(if is_late { 900 } else { 1 }))
         })
     };
-    assert_eq!(codes(&with(4)), []);
-    assert_eq!(codes(&with(6)), [Code::SlowRouting]);
+    assert_eq!(codes(&with(2, &[Qos::Zero])), []);
+    assert_eq!(codes(&with(1, &Qos::ALL)), []);
+    for report in [with(3, &[Qos::Zero]), with(3, &[Qos::One]), with(6, &Qos::ALL)] {
+        assert_eq!(codes(&report), [Code::SlowRouting]);
+    }
+    let words = &found(&with(3, &[Qos::One]))[0].2;
+    let expected = "from emqx1 to emqx2, 3 of 20 messages take longer than 500 ms: half of them arrive within 1.0 ms, 99 % within 900 ms";
+    assert!(words.contains(expected), "{words}");
+}
+
+#[test]
+fn one_late_message_of_a_short_check_is_no_finding() {
+    let mut report = with_ways(2, |_, _| true);
+    report.routes = Matrix::new(report.nodes.clone());
+    let mut late = |count: u32| {
+        for number in 0..4 {
+            let time = if number < count { 900 } else { 1 };
+            report.routes.note(0, 1, Qos::One, Some(Duration::from_millis(time)));
+        }
+        is_slow(&report.routes.both(0, 1), SLOW)
+    };
+    assert!(!late(1), "one of four");
+    assert!(late(2), "three of eight");
 }
 
 #[test]
