@@ -23,6 +23,10 @@ pub struct ClientFacts {
     pub made_up: Vec<String>,
     /// How many have such an id, or none.
     pub made_up_count: usize,
+    /// Ids of clients without one of their own whose session outlives the connection.
+    pub sessions_left: Vec<String>,
+    /// How many such clients there are.
+    pub sessions_left_count: usize,
     /// Ids with more than one connection.
     pub twice: BTreeSet<String>,
     /// Ids whose connections have ended at least [`FIGHT_ENDS`] times within the last minute.
@@ -114,6 +118,16 @@ pub fn findings(facts: &ClientFacts, broken: &BTreeSet<String>) -> Vec<Finding> 
         );
         findings.push(finding(Code::IdleLimit, Vec::new(), found, Certainty::Likely));
     }
+    if facts.sessions_left_count > 0 {
+        let mut found = format!(
+            "clients without an id of their own whose session outlives the connection: {}",
+            facts.sessions_left_count
+        );
+        if !facts.sessions_left.is_empty() {
+            found += &format!(" (among them {})", shown(facts.sessions_left.iter()));
+        }
+        findings.push(finding(Code::SessionsLeft, Vec::new(), found, Certainty::Likely));
+    }
     for (node, ids) in facts.quiet.iter().filter(|(node, _)| broken.contains(*node)) {
         let found = format!(
             "clients on {node} that are connected and have received no message for ten minutes: {} ({})",
@@ -189,16 +203,28 @@ mod tests {
             twice: BTreeSet::from(["twin".to_owned()]),
             fighting: vec!["boxer".to_owned()],
             silent_behind_front: vec!["sleeper".to_owned()],
+            sessions_left: vec!["mqttjs_1a2b3c4d".to_owned()],
+            sessions_left_count: 2,
             ..ClientFacts::default()
         };
         let found = findings(&facts, &BTreeSet::from(["b".to_owned()]));
         let codes: Vec<_> = found.iter().map(|finding| finding.code).collect();
         assert_eq!(
             codes,
-            [Code::IdsTwice, Code::IdsFight, Code::IdleLimit, Code::QuietClients]
+            [
+                Code::IdsTwice,
+                Code::IdsFight,
+                Code::IdleLimit,
+                Code::SessionsLeft,
+                Code::QuietClients
+            ]
         );
         assert!(
-            found[3].found.contains("on b") && found[3].found.ends_with("1 (two)"),
+            found[3].found.ends_with("connection: 2 (among them mqttjs_1a2b3c4d)"),
+            "{found:?}"
+        );
+        assert!(
+            found[4].found.contains("on b") && found[4].found.ends_with("1 (two)"),
             "{found:?}"
         );
     }

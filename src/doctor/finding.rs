@@ -176,6 +176,9 @@ codes! {
     QuietClients "C505" "quiet-clients",
         "These clients are connected, receive nothing, and are on a node whose routes are broken: they may be those who wait for messages.",
         "Heal the routes of the node first; see the clients with `remora ctl clients --quiet 10m`.";
+    SessionsLeft "C506" "sessions-left-behind",
+        "The session of a client that comes back with another id is never found again: its node keeps it, and the messages for it, until it expires.",
+        "Give each client a fixed id of its own, or let its session end with the connection: `clean: true` in MQTT.js, a clean session, in MQTT 5 no Session Expiry Interval.";
 }
 
 /// How sure the doctor is.

@@ -95,11 +95,20 @@ impl Ours {
         {
             *facts.off_home.entry(route.name().to_owned()).or_default() += 1;
         }
-        if client.version.is_some() && is_made_up(id) {
-            facts.made_up_count += 1;
-            if facts.made_up.len() < KEPT_MAX && !id.is_empty() {
-                facts.made_up.push(text(id));
+        let keep = |ids: &mut Vec<String>| {
+            if ids.len() < KEPT_MAX && !id.is_empty() {
+                ids.push(text(id));
             }
+        };
+        let is_made_up = client.version.is_some() && is_made_up(id);
+        if is_made_up {
+            facts.made_up_count += 1;
+            keep(&mut facts.made_up);
+        }
+        // The id of a client without a home is one that its node has given it.
+        if client.session_expiry.is_some() && (is_made_up || client.home.is_none()) {
+            facts.sessions_left_count += 1;
+            keep(&mut facts.sessions_left);
         }
         let keep_alive = client.keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
         // Without a limit of its own it may be silent for ever.
