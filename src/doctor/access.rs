@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::clock::Clocks;
 use super::fault::{self, Place, SecondTry};
 use super::finding::Finding;
 use super::settings::Login;
@@ -29,6 +30,8 @@ pub struct Access {
     pub instance: u32,
     /// The user.
     pub login: Option<Login>,
+    /// The clocks of the nodes, as far as they are known.
+    pub clocks: Clocks,
 }
 
 /// One endpoint of a node.
@@ -98,6 +101,7 @@ impl Access {
             node: &target.node,
             kind: target.kind,
             has_header: target.endpoint.proxy_protocol.is_some(),
+            ahead: self.clocks.get(&*target.node).copied(),
         };
         NotReached::Found(fault::finding(place, error, second))
     }

@@ -1,5 +1,6 @@
 //! What a connection to a node that failed says about the set-up. No I/O: the errors are passed in.
 
+use super::clock::{self, Ahead};
 use super::finding::{Certainty, Code, Finding};
 use crate::cluster::EndpointKind;
 use crate::mqtt::{Version, connack_reason};
@@ -16,6 +17,8 @@ pub struct Place<'a> {
     pub kind: EndpointKind,
     /// It gets a PROXY header.
     pub has_header: bool,
+    /// How far the node's clock is ahead, if that is known.
+    pub ahead: Option<Ahead>,
 }
 
 /// How far a second try went, with a PROXY header where the first had none, and without one where it had one.
@@ -48,7 +51,18 @@ pub fn own_fault(error: &NodeError) -> Option<String> {
 
 /// What a failed connection says.
 pub fn finding(place: Place<'_>, error: &NodeError, second: SecondTry) -> Finding {
-    let (code, certainty) = diagnosis(place, error, second);
+    let fault = match &error.cause {
+        Cause::Tls(error) => certificate_fault(error),
+        _ => None,
+    };
+    let of_clock = fault.and_then(|fault| clock::judge(fault, place.ahead));
+    let (code, certainty, words) = match of_clock {
+        Some(judged) => judged,
+        None => {
+            let (code, certainty) = diagnosis(place, error, second);
+            (code, certainty, String::new())
+        }
+    };
     let second = match (second, place.has_header) {
         (SecondTry::Answered, false) => "; it answers with a PROXY header",
         (SecondTry::Answered, true) => "; it answers without a PROXY header",
@@ -65,7 +79,7 @@ pub fn finding(place: Place<'_>, error: &NodeError, second: SecondTry) -> Findin
         code,
         subjects: vec![place.node.to_owned()],
         looked_at: format!("a connection to {} ({})", place.node, place.kind.name()),
-        found: format!("{error}{}{second}", reason.unwrap_or_default()),
+        found: format!("{error}{}{second}{words}", reason.unwrap_or_default()),
         certainty,
     }
 }
@@ -81,8 +95,8 @@ fn diagnosis(place: Place<'_>, error: &NodeError, second: SecondTry) -> (Code, C
     match (&error.cause, error.step) {
         (Cause::NoAddress, _) => (Code::NotResolved, Certain),
         (Cause::Tls(error), _) => match certificate_fault(error) {
-            Some(CertificateFault::Expired) => (Code::CertificateExpired, Certain),
-            Some(CertificateFault::NotValidYet) => (Code::ClockSkew, Likely),
+            Some(CertificateFault::Expired(_)) => (Code::CertificateExpired, Certain),
+            Some(CertificateFault::NotValidYet(_)) => (Code::ClockSkew, Likely),
             Some(CertificateFault::Name) => (Code::CertificateName, Certain),
             Some(CertificateFault::Untrusted) => (Code::CertificateUntrusted, Certain),
             None => (Code::TlsFailed, Certain),
@@ -114,6 +128,7 @@ mod tests {
             node: "n1",
             kind: EndpointKind::Mqtt,
             has_header,
+            ahead: None,
         };
         let error = NodeError {
             step,

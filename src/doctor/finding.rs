@@ -120,8 +120,8 @@ codes! {
         "There is no TLS with the node, so that no connection to it is made.",
         "Look whether this is the node's TLS listener, which versions it allows, and whether it wants a certificate (`[nodes_tls] certificate`).";
     ClockSkew "S214" "clock-skew",
-        "The node's certificate is valid only from a time on that this machine's clock has not reached.",
-        "Set the clock of this machine (NTP); if it is right, the certificate was made with a wrong one.";
+        "The node's certificate is not valid by this machine's clock, so that no connection to it is made, and that clock is not the node's, or the certificate was made for later.",
+        "Set the clock of this machine and that of the node (NTP); if both are right, the certificate was made with a wrong one.";
     LoginRefused "S215" "login-refused",
         "The node does not let the doctor in, so nothing can be said of its routes. Its clients may be let in all the same.",
         "Give the doctor a user: `[doctor] credentials` names a file with USER:PASSWORD.";

@@ -230,6 +230,18 @@ impl Report {
         }
     }
 
+    /// Adds what another report says beside the routes.
+    pub fn append(&mut self, other: &Self) {
+        self.checked.extend(other.checked.iter().cloned());
+        let known = self.findings.len();
+        for finding in &other.findings {
+            if !self.findings[..known].contains(finding) {
+                self.findings.push(finding.clone());
+            }
+        }
+        self.could_not_look.extend(other.could_not_look.iter().cloned());
+    }
+
     /// Adds a route check, and what it means.
     pub fn add_routes(&mut self, routes: &RouteReport, slow_after: Duration) {
         let judged = verdict(routes, slow_after);

@@ -41,27 +41,16 @@ const RETAINED_EXPIRY: Duration = Duration::from_secs(60);
 /// How long the nodes may take to end the subscriptions.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
 
-/// How much is checked.
+/// How much is checked: messages of each node with each QoS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extent {
-    /// Messages of each node with each QoS.
-    pub rounds: u32,
-    /// Whether retained messages and shared subscriptions are checked as well.
-    pub has_extras: bool,
-}
+pub struct Rounds(u32);
 
-impl Extent {
+impl Rounds {
     /// What an operator wants to know.
-    pub const FULL: Self = Self {
-        rounds: 10,
-        has_extras: true,
-    };
+    pub const FULL: Self = Self(10);
 
-    /// What is checked again and again: no message stays at a node.
-    pub const REPEATED: Self = Self {
-        rounds: 2,
-        has_extras: false,
-    };
+    /// What is checked again and again.
+    pub const REPEATED: Self = Self(2);
 }
 
 /// Why a node's routes could not be measured.
@@ -110,9 +99,9 @@ pub struct RouteReport {
     pub troubles: Vec<Option<Trouble>>,
     /// All nodes, with nothing sent from and to those with a trouble.
     pub routes: Matrix,
-    /// Retained messages, where they were checked and are allowed: one from each node to each.
+    /// Retained messages, where they are allowed: one from each node to each.
     pub retained: Option<Matrix>,
-    /// The shared subscription, by the publishing node; `None` if it was not checked, or the nodes do not have any.
+    /// The shared subscription, by the publishing node; `None` if the nodes do not have any.
     pub shared: Option<Vec<Shared>>,
     /// How long it took.
     pub took: Duration,
@@ -124,20 +113,17 @@ pub async fn route_check(
     settings: &Settings,
     targets: &[Target],
     nodes_in_all: usize,
-    extent: Extent,
+    rounds: Rounds,
 ) -> RouteReport {
     let began = Instant::now();
     let mut check = Check::connect(access, settings, targets).await;
     check.subscribe().await;
     check.warm_up().await;
-    check.measure(extent.rounds).await;
-    let (mut retained, mut shared) = (None, None);
+    check.measure(rounds).await;
     // From here on the routes are known, and what a node lacks does not speak against it.
     check.is_measured = true;
-    if extent.has_extras {
-        retained = check.retained().await;
-        shared = check.shared().await;
-    }
+    let retained = check.retained().await;
+    let shared = check.shared().await;
     check.leave().await;
     RouteReport {
         nodes: targets.iter().map(|target| Arc::clone(&target.node)).collect(),
@@ -460,7 +446,7 @@ impl Check {
         }
     }
 
-    async fn measure(&mut self, rounds: u32) {
+    async fn measure(&mut self, Rounds(rounds): Rounds) {
         let mut messages = Vec::new();
         for number in 0..rounds {
             for from in self.live() {
@@ -474,12 +460,19 @@ impl Check {
             }
             self.until(Instant::now() + PACE, |_| false).await;
         }
+        // No other message asked for an answer so far.
+        let mut asked = vec![0; self.members.len()];
+        for message in &messages {
+            if message.kind == Kind::Measured(Qos::One) && self.sent.contains_key(message) {
+                asked[message.from] += 1;
+            }
+        }
         let due = Instant::now() + self.timeout;
-        self.until(due, |check| check.awaited.is_empty() && check.are_acknowledged())
+        self.until(due, |check| check.awaited.is_empty() && check.have_answered(&asked))
             .await;
         for number in self.live() {
             let member = &mut self.members[number];
-            if member.pubacks.is_empty() {
+            if member.pubacks.len() < asked[number] {
                 member.fails(Trouble::Stalled(Action::Publish));
             }
         }
@@ -500,10 +493,10 @@ impl Check {
         }
     }
 
-    /// Whether each client that goes on has seen an acknowledgement.
-    fn are_acknowledged(&self) -> bool {
-        let mut members = self.members.iter().filter(|member| member.is_live());
-        members.all(|member| !member.pubacks.is_empty())
+    /// Whether each client that goes on has an answer to so many messages.
+    fn have_answered(&self, asked: &[usize]) -> bool {
+        let mut members = self.members.iter().zip(asked).filter(|(member, _)| member.is_live());
+        members.all(|(member, asked)| member.pubacks.len() >= *asked)
     }
 
     /// A retained message of each client, for which all subscribe anew.

@@ -3,12 +3,13 @@
 
 use std::fmt;
 use std::pin::pin;
+use std::time::SystemTime;
 
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, HOST, USER_AGENT};
+use hyper::header::{ACCEPT, AUTHORIZATION, CONNECTION, DATE, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
@@ -39,6 +40,8 @@ pub struct Get<'a> {
 pub struct Response {
     /// The status.
     pub status: u16,
+    /// The time by the peer's clock, if it says so.
+    pub date: Option<SystemTime>,
     /// The body.
     pub body: Vec<u8>,
 }
@@ -114,6 +117,8 @@ async fn ask(dialer: &Dialer, endpoint: &Endpoint, get: &Get<'_>) -> Result<Resp
     let answer = async {
         let response = sender.send_request(request).await.map_err(HttpError::Protocol)?;
         let status = response.status().as_u16();
+        let date = response.headers().get(DATE).and_then(|date| date.to_str().ok());
+        let date = date.and_then(|date| httpdate::parse_http_date(date).ok());
         let body = Limited::new(response.into_body(), get.body_max).collect().await;
         let body = body.map_err(|error| match error.is::<LengthLimitError>() {
             true => HttpError::TooLong(get.body_max),
@@ -121,6 +126,7 @@ async fn ask(dialer: &Dialer, endpoint: &Endpoint, get: &Get<'_>) -> Result<Resp
         })?;
         Ok(Response {
             status,
+            date,
             body: body.to_bytes().into(),
         })
     };

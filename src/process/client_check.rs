@@ -8,7 +8,7 @@ use super::clients::{ClientFilter, ClientStatus, PAGE_MAX};
 use super::handle::Handle;
 use crate::config::Config;
 use crate::doctor::clients::{ClientFacts, FIGHT_ENDS, FRONT_IDLE, findings, is_made_up};
-use crate::doctor::report::Report;
+use crate::doctor::report::{Finding, Report};
 
 /// The most clients that are looked at.
 const CLIENTS_MAX: usize = 200_000;
@@ -49,8 +49,13 @@ pub(super) async fn ours(handle: &Handle, config: &Config) -> io::Result<Option<
     }
 }
 
-/// Adds what the clients mean, beside what was found of the routes.
-pub(super) async fn judge(handle: &Handle, mut ours: Ours, report: &mut Report) -> io::Result<()> {
+/// Adds what the clients mean, beside what was `found_of_routes`.
+pub(super) async fn judge(
+    handle: &Handle,
+    mut ours: Ours,
+    found_of_routes: &[Finding],
+    report: &mut Report,
+) -> io::Result<()> {
     for client in handle.connected_twice().await? {
         ours.facts.twice.insert(text(client.client_id.kept()));
     }
@@ -58,7 +63,7 @@ pub(super) async fn judge(handle: &Handle, mut ours: Ours, report: &mut Report) 
         ours.facts.fighting.push(text(found.last.client_id.kept()));
     }
     let is_of_routes = |code: &str| ["R101", "R102", "R103"].contains(&code);
-    let broken = report.findings.iter().filter(|finding| is_of_routes(&finding.code));
+    let broken = found_of_routes.iter().filter(|finding| is_of_routes(&finding.code));
     let broken: BTreeSet<String> = broken.flat_map(|finding| finding.subjects.clone()).collect();
     let findings = findings(&ours.facts, &broken);
     if findings.is_empty() {

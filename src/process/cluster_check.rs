@@ -1,13 +1,14 @@
 //! Asks the nodes' own APIs what they say of their cluster and of its clients, for the doctor.
 
 use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
 use crate::cluster::{Member, NodeApi};
 use crate::control::NodeProber;
+use crate::doctor::clock::{Ahead, Clocks};
 use crate::doctor::emqx::{
     Answered, ClientView, ClientsPage, ClusterView, MemberView, cluster_findings, member_findings, past_the_balancer,
 };
@@ -25,24 +26,35 @@ const PAGES_MAX: usize = 20;
 /// How long a page may take: the node gathers it from all others.
 const PAGE_MAX: Duration = Duration::from_secs(5);
 
-/// Compares what the nodes with an API say of their cluster. Returns one of those that answered.
-pub(super) async fn views<'m>(prober: &NodeProber, members: &'m [Member], report: &mut Report) -> Option<&'m NodeApi> {
+/// What else is known once the nodes' APIs were asked.
+#[derive(Debug, Default)]
+pub(super) struct Apis<'m> {
+    /// One that has answered.
+    pub(super) answering: Option<&'m NodeApi>,
+    /// The nodes' clocks.
+    pub(super) clocks: Clocks,
+}
+
+/// Compares what the nodes with an API say of their cluster.
+pub(super) async fn views<'m>(prober: &NodeProber, members: &'m [Member], report: &mut Report) -> Apis<'m> {
     let mut views = Vec::new();
-    let mut answering = None;
+    let mut apis = Apis::default();
     for member in members {
         let Some(api) = &member.api else { continue };
         let due = Instant::now() + prober.api.timeout;
-        let view = ask::<ClusterView>(prober, api, "/api/v5/cluster", due).await;
+        let (view, date) = ask_dated::<ClusterView>(prober, api, "/api/v5/cluster", due).await;
         if let Answered::With(_) = view {
-            answering = answering.or(Some(api));
+            apis.answering = apis.answering.or(Some(api));
         }
+        let ahead = date.map(|date| Ahead::new(date, SystemTime::now()));
+        apis.clocks.extend(ahead.map(|ahead| (member.name.clone(), ahead)));
         views.push((member.name.clone(), view));
     }
     if views.is_empty() {
-        return None;
+        return apis;
     }
     let mut findings = cluster_findings(&views);
-    if let Some(api) = answering {
+    if let Some(api) = apis.answering {
         let due = Instant::now() + PAGE_MAX;
         if let Answered::With(seen) = ask::<Vec<MemberView>>(prober, api, "/api/v5/nodes", due).await {
             findings.extend(member_findings(&seen));
@@ -55,7 +67,7 @@ pub(super) async fn views<'m>(prober: &NodeProber, members: &'m [Member], report
     for finding in findings {
         report.found(WHAT, finding);
     }
-    answering
+    apis
 }
 
 /// The clients of the cluster that the node with this API is in; `None` if they are too many, or there is no answer.
@@ -99,7 +111,19 @@ pub(super) fn compare(clients: &[ClientView], ours: &HashSet<Vec<u8>>, unknown: 
 }
 
 async fn ask<T: DeserializeOwned>(prober: &NodeProber, api: &NodeApi, path: &str, due: Instant) -> Answered<T> {
-    match prober.get(api, path, ANSWER_BYTES_MAX, due).await {
+    ask_dated(prober, api, path, due).await.0
+}
+
+/// The answer, and the time by the clock of the node, which every answer tells.
+async fn ask_dated<T: DeserializeOwned>(
+    prober: &NodeProber,
+    api: &NodeApi,
+    path: &str,
+    due: Instant,
+) -> (Answered<T>, Option<SystemTime>) {
+    let got = prober.get(api, path, ANSWER_BYTES_MAX, due).await;
+    let date = got.as_ref().ok().and_then(|response| response.date);
+    let answered = match got {
         Ok(response) => match response.status {
             200 => match serde_json::from_slice(&response.body) {
                 Ok(found) => Answered::With(found),
@@ -109,5 +133,6 @@ async fn ask<T: DeserializeOwned>(prober: &NodeProber, api: &NodeApi, path: &str
             status => Answered::Unusable(format!("{api}{path} was answered with {status}")),
         },
         Err(why) => Answered::Unusable(format!("{api}{path}: {why}")),
-    }
+    };
+    (answered, date)
 }

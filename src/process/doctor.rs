@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::cluster_check::Apis;
 use super::handle::Handle;
 use super::reload::node_prober;
 use super::{client_check, cluster_check, limits};
@@ -16,10 +17,11 @@ use crate::config::Config;
 use crate::control::{Found, NodeProber, ProbeProxy, Prober};
 use crate::doctor::Settings;
 use crate::doctor::access::{Access, NotReached, Target};
+use crate::doctor::clock::Clocks;
 use crate::doctor::finding::{Certainty, Code, Finding};
 use crate::doctor::front::{FrontUrl, Stage, front_check};
-use crate::doctor::report::Report;
-use crate::doctor::route_check::{Extent, drawn, route_check};
+use crate::doctor::report::{self, Report};
+use crate::doctor::route_check::{Rounds, drawn, route_check};
 use crate::net::descriptors;
 use crate::net::tls::{Nodes, NodesOffer, NodesTls, Trust};
 
@@ -34,13 +36,13 @@ pub async fn examine(config: &Config, fronts: &Fronts) -> Report {
     let mut report = set_up(config);
     let tls = Arc::<NodesTls>::default();
     tls.replace(config.nodes_tls.clone());
-    let access = access(config, tls, fastrand::u32(..));
+    let mut access = access(config, tls, fastrand::u32(..));
     let prober = node_prober(config, &access.tls, access.instance);
     let members = members(config, &prober, &mut report).await;
-    cluster_check::views(&prober, &members, &mut report).await;
+    access.clocks = cluster_check::views(&prober, &members, &mut report).await.clocks;
     let looked_up = look_up_all(&members).await;
     let count = members.len();
-    let routed = nodes(&access, &config.doctor, (looked_up, count), Extent::FULL, &mut report).await;
+    let routed = nodes(&access, &config.doctor, (looked_up, count), Rounds::FULL, &mut report).await;
     for url in &fronts.urls {
         front(config, &access, (url, fronts), &routed, &mut report).await;
     }
@@ -137,21 +139,38 @@ async fn members(config: &Config, prober: &NodeProber, report: &mut Report) -> V
     members
 }
 
+/// What is looked at more rarely than the routes: what the nodes' APIs say, and the clients.
+#[derive(Clone, Debug)]
+pub(super) struct Seldom {
+    /// When it was looked at.
+    pub(super) at: Instant,
+    report: Report,
+    clocks: Clocks,
+}
+
 /// Examines the balancer that runs with this configuration and these nodes. It must run in a [`tokio::task::LocalSet`].
+///
+/// What is looked at seldom is so if there is none yet.
 pub(super) async fn examine_running(
     config: &Config,
     cluster: &Cluster,
-    access: &Access,
+    mut access: Access,
     handle: Option<&Handle>,
-    extent: Extent,
+    rounds: Rounds,
+    seldom: &mut Option<Seldom>,
 ) -> Report {
     let began = Instant::now();
     let mut report = set_up(config);
     let prober = node_prober(config, &access.tls, access.instance);
-    let answering = match extent.has_extras {
-        true => cluster_check::views(&prober, &config.nodes, &mut report).await,
-        false => None,
-    };
+    let mut apis = Apis::default();
+    let mut looked = Report::default();
+    match seldom {
+        Some(seldom) => access.clocks = seldom.clocks.clone(),
+        None => {
+            apis = cluster_check::views(&prober, &config.nodes, &mut looked).await;
+            access.clocks = apis.clocks.clone();
+        }
+    }
     let known = cluster.nodes().iter().enumerate().flat_map(|(number, node)| {
         node.endpoints.iter().map(move |(kind, endpoint)| {
             let (node, endpoint) = (Arc::clone(&node.name), endpoint.clone());
@@ -163,11 +182,27 @@ pub(super) async fn examine_running(
         })
     });
     let (known, count) = (known.collect(), cluster.nodes().len());
-    nodes(access, &config.doctor, (known, count), extent, &mut report).await;
-    if let Some(handle) = handle.filter(|_| extent.has_extras)
-        && let Err(error) = clients(handle, config, &prober, answering, &mut report).await
-    {
-        report.could_not_look.push(format!("the clients: {error}"));
+    nodes(&access, &config.doctor, (known, count), rounds, &mut report).await;
+    if seldom.is_none() {
+        if let Some(handle) = handle
+            && let Err(error) = clients(
+                (handle, config),
+                (&prober, apis.answering),
+                &report.findings,
+                &mut looked,
+            )
+            .await
+        {
+            looked.could_not_look.push(format!("the clients: {error}"));
+        }
+        *seldom = Some(Seldom {
+            at: began,
+            report: looked,
+            clocks: access.clocks,
+        });
+    }
+    if let Some(seldom) = seldom {
+        report.append(&seldom.report);
     }
     report.took_ms = began.elapsed().as_millis() as u64;
     report
@@ -175,10 +210,9 @@ pub(super) async fn examine_running(
 
 /// Looks at the clients of this balancer, and at those of the cluster that did not come through it.
 async fn clients(
-    handle: &Handle,
-    config: &Config,
-    prober: &NodeProber,
-    answering: Option<&NodeApi>,
+    (handle, config): (&Handle, &Config),
+    (prober, answering): (&NodeProber, Option<&NodeApi>),
+    found_of_routes: &[report::Finding],
     report: &mut Report,
 ) -> io::Result<()> {
     let too_many = "the clients: there are too many to look at each";
@@ -195,7 +229,7 @@ async fn clients(
         let unknown = before.unknown.max(after.unknown);
         cluster_check::compare(&clients, &after.ids, unknown, report);
     }
-    client_check::judge(handle, before, report).await
+    client_check::judge(handle, before, found_of_routes, report).await
 }
 
 /// What can be seen without a connection.
@@ -211,7 +245,7 @@ async fn nodes(
     access: &Access,
     settings: &Settings,
     (endpoints, count): (Vec<Known>, usize),
-    extent: Extent,
+    rounds: Rounds,
     report: &mut Report,
 ) -> Vec<Target> {
     let drawn = drawn(count);
@@ -227,7 +261,7 @@ async fn nodes(
         }
     }
     look_at(access, others, report).await;
-    let routes = route_check(access, settings, &routed, count, extent).await;
+    let routes = route_check(access, settings, &routed, count, rounds).await;
     report.add_routes(&routes, settings.slow_after);
     routed
 }
@@ -244,6 +278,7 @@ pub(super) fn access(config: &Config, tls: Arc<NodesTls>, instance: u32) -> Acce
         names_client: config.control.probe_proxy == ProbeProxy::Proxy,
         instance,
         login: config.doctor.login.clone(),
+        clocks: Clocks::default(),
     }
 }
 

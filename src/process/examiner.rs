@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::doctor;
+use super::doctor::{self, Seldom};
 use super::examiner_handle::{ExaminerHandle, Reply};
 use super::handle::Handle;
 use crate::base::events::{Change, Events};
@@ -15,8 +15,11 @@ use crate::cluster::Clusters;
 use crate::config::Config;
 use crate::doctor::examination::{Examination, LastExamination};
 use crate::doctor::report::Finding;
-use crate::doctor::route_check::Extent;
+use crate::doctor::route_check::Rounds;
 use crate::net::tls::NodesTls;
+
+/// How long what the nodes' APIs say and what the clients mean is not looked at again: each is gathered from all nodes, or all workers.
+const SELDOM: Duration = Duration::from_secs(300);
 
 /// The balancer that is examined.
 #[derive(Debug, Default)]
@@ -68,6 +71,7 @@ impl Examiner {
     /// Examines when asked and when it is time, until the last handle is dropped. It must run in a [`tokio::task::LocalSet`].
     pub(super) async fn run(mut self) {
         let mut began = Instant::now();
+        let mut seldom = None;
         loop {
             let interval = self.config.borrow_and_update().doctor.interval;
             let due = interval.map(|interval| began + interval);
@@ -78,7 +82,10 @@ impl Examiner {
                     None => return,
                 },
                 changed = self.config.changed() => match changed {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        seldom = None;
+                        continue;
+                    }
                     Err(_) => return,
                 },
                 () = until(due) => {}
@@ -86,11 +93,12 @@ impl Examiner {
             began = Instant::now();
             // Those who have asked meanwhile get the same.
             asked.extend(std::iter::from_fn(|| self.requests.try_recv().ok()));
-            let extent = match asked.is_empty() {
-                true => Extent::REPEATED,
-                false => Extent::FULL,
+            let rounds = match asked.is_empty() {
+                true => Rounds::REPEATED,
+                false => Rounds::FULL,
             };
-            let examination = self.examine(extent).await;
+            seldom = seldom.filter(|seldom: &Seldom| asked.is_empty() && seldom.at.elapsed() < SELDOM);
+            let examination = self.examine(rounds, &mut seldom).await;
             for reply in asked {
                 // It may have gone.
                 let _ = reply.send(Arc::clone(&examination));
@@ -98,11 +106,12 @@ impl Examiner {
         }
     }
 
-    async fn examine(&self, extent: Extent) -> Arc<Examination> {
+    async fn examine(&self, rounds: Rounds, seldom: &mut Option<Seldom>) -> Arc<Examination> {
         let config = Arc::clone(&self.config.borrow());
         let access = doctor::access(&config, Arc::clone(&self.tls), self.instance);
         let cluster = self.clusters.current();
-        let report = doctor::examine_running(&config, &cluster, &access, self.examined.0.get(), extent).await;
+        let handle = self.examined.0.get();
+        let report = doctor::examine_running(&config, &cluster, access, handle, rounds, seldom).await;
         let at = SystemTime::now();
         let examination = Arc::new(Examination { at, report });
         let difference = self.last.replace(Arc::clone(&examination));

@@ -1,6 +1,8 @@
 //! The doctor: every fault that can be planted is named, alone and beside others, and a sound cluster has none.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
 use remora::config;
 use remora::doctor::report::{Finding, Report};
@@ -14,14 +16,14 @@ use crate::certificates::Certificates;
 use crate::client::Client;
 use crate::control::ctl;
 use crate::emqx::{FakeApi, answer};
-use crate::packets::Connect;
+use crate::packets::{Connect, connack, level};
 use crate::routing_nodes::{Fault, RoutingNodes};
 use crate::tls_front::TlsFront;
 use crate::wait;
 use crate::ws_node::{WsAnswer, WsNode};
 
 /// A time that no message takes, however busy the machine is; only checks without a loss wait for less.
-const PATIENT: &str = "[doctor]\ntimeout = \"20s\"\nslow_after = \"19s\"\n";
+pub(crate) const PATIENT: &str = "[doctor]\ntimeout = \"20s\"\nslow_after = \"19s\"\n";
 
 /// Messages that are lost are awaited for so long, and those of the other routes arrive meanwhile.
 const LOSSY: &str = "[timeouts]\ngreet = \"2s\"\n[doctor]\ntimeout = \"3s\"\nslow_after = \"3s\"\n";
@@ -66,7 +68,7 @@ fn only(report: &Report, code: &str) -> Finding {
 }
 
 /// Each fault with its code.
-const FAULTS: [(Fault, &str); 19] = [
+const FAULTS: [(Fault, &str); 20] = [
     (Fault::Unjoined, "R101"),
     (Fault::OneWay, "R102"),
     (Fault::Mute, "R103"),
@@ -77,6 +79,7 @@ const FAULTS: [(Fault, &str); 19] = [
     (Fault::KeepsRetainedToItself, "R107"),
     (Fault::SharesByNode, "R108"),
     (Fault::StallsAtSubscribe, "R109"),
+    (Fault::StallsInTheMiddle, "R109"),
     (Fault::StallsAtConnect, "R109"),
     (Fault::RefusesPublish(0x97), "R110"),
     (Fault::ClosesAtPublish, "R111"),
@@ -183,18 +186,18 @@ fn a_sound_cluster_has_no_finding_and_nothing_stays_there() {
 
 #[test]
 fn of_many_nodes_some_are_drawn_and_the_report_says_so() {
-    let cluster = RoutingNodes::of(20, Vec::new());
+    let cluster = RoutingNodes::of(50, Vec::new());
     let report = examine_one(&cluster.toml(PATIENT));
     assert_eq!(report.findings, [], "{}", report.text());
     let routes = report.routes.as_ref().expect("routes");
-    assert_eq!((routes.nodes.len(), routes.nodes_in_all), (16, 20));
+    assert_eq!((routes.nodes.len(), routes.nodes_in_all), (16, 50));
     assert_eq!(routes.routes.len(), 16 * 16 * 2);
-    assert!(report.text().contains("routes (16 of 20 nodes, drawn at random)"));
-    let looked_at = (0..20).filter(|node| {
+    assert!(report.text().contains("routes (16 of 50 nodes, drawn at random)"));
+    let looked_at = (0..50).filter(|node| {
         let line = format!("node{node} (mqtt)");
         routes.nodes.contains(&format!("node{node}")) || report.checked.iter().any(|checked| checked.what == line)
     });
-    assert_eq!(looked_at.count(), 20, "each node is at least looked at");
+    assert_eq!(looked_at.count(), 50, "each node is at least looked at");
 }
 
 #[test]
@@ -274,6 +277,62 @@ fn what_is_wrong_with_a_nodes_tls_is_told_apart() {
 }
 
 #[test]
+fn a_wrong_clock_is_told_from_a_certificate_out_of_its_time_by_the_clock_of_the_node() {
+    const NODE: &str = "emqx.example";
+    let certificates = Certificates::new();
+    let day = 86_400;
+    let trusted = format!("[nodes_tls]\nca = \"{}\"\n{LOSSY}", certificates.path("ca.pem"));
+    // From when and until when the certificate is valid, and the node's clock, all in seconds from now.
+    let cases = [
+        (
+            (-3 * day, -day),
+            -2 * day,
+            "S214",
+            "behind this machine's, and by that clock the certificate is valid",
+        ),
+        ((-3 * day, -day), 0, "S210", "agrees with this machine's"),
+        (
+            (-3 * day, -day),
+            2 * day,
+            "S210",
+            "ahead of this machine's, and by that clock the certificate is not valid either",
+        ),
+        (
+            (day, 3 * day),
+            2 * day,
+            "S214",
+            "ahead of this machine's, and by that clock the certificate is valid",
+        ),
+        ((day, 3 * day), 0, "S214", "agrees with this machine's"),
+    ];
+    let sites: Vec<_> = cases
+        .iter()
+        .map(|((from, until), clock, ..)| {
+            let cluster = RoutingNodes::of(1, Vec::new());
+            let pair = certificates.node_valid(NODE, *from, *until);
+            let front = TlsFront::before(cluster.addresses[0], certificates.node(&pair, false), false);
+            let plain = format!("address = \"{}\"", cluster.addresses[0]);
+            let secured = format!("address = \"mqtts://{}\"\nserver_name = \"{NODE}\"", front.address);
+            let api = FakeApi::start();
+            let there = SystemTime::now() + Duration::from_secs(10 * day as u64)
+                - Duration::from_secs((10 * day - clock) as u64);
+            api.answer("/api/v5/cluster", dated(view("emqx@a", &["emqx@a"]), there));
+            api.answer("/api/v5/nodes", answer("200 OK", "application/json", "[]"));
+            let toml = with_apis(
+                &cluster.toml(&trusted).replace(&plain, &secured),
+                std::slice::from_ref(&api),
+            );
+            (cluster, front, api, toml)
+        })
+        .collect();
+    let reports = examine_all(sites.iter().map(|(.., toml)| toml.clone()).collect());
+    for ((_, _, code, words), report) in cases.iter().zip(&reports) {
+        let finding = only(report, code);
+        assert!(finding.found.ends_with(words), "{finding:?}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_nodes_websocket_listener_is_told_apart() {
     for (answer, expected) in [
         (WsAnswer::Accept, None),
@@ -307,6 +366,23 @@ fn found(answer: &serde_json::Value) -> Vec<&str> {
     findings.filter_map(|finding| finding["code"].as_str()).collect()
 }
 
+/// The configuration, with a listener behind another load balancer, which sends PROXY headers.
+pub(crate) fn behind_another(toml: &str) -> String {
+    let behind = "address = \"127.0.0.1:0\"\nproxy_protocol_from = [\"127.0.0.0/8\"]\n\n[[nodes]]";
+    toml.replacen("address = \"127.0.0.1:0\"\n\n[[nodes]]", behind, 1)
+}
+
+/// A client that came through that one, and was accepted.
+pub(crate) fn introduced(balancer: SocketAddr, connect: &Connect) -> Client {
+    let mut client = Client::to(balancer);
+    client.send(&[&b"PROXY TCP4 127.0.0.9 127.0.0.1 4000 1883\r\n"[..], &connect.bytes()].concat());
+    client.expect(&connack(level(&connect.bytes()), 0));
+    client
+}
+
+/// What the log says of each fault that appears.
+const FOUND: &str = "the doctor found a fault; remora ctl doctor shows what to do";
+
 #[test]
 fn a_balancer_that_runs_is_examined_when_asked() {
     let cluster = RoutingNodes::of(3, vec![(Fault::Unjoined, 2)]);
@@ -321,9 +397,7 @@ fn a_balancer_that_runs_is_examined_when_asked() {
     assert_eq!(text.status.code(), Some(2), "{text:?}");
     let text = String::from_utf8(text.stdout).expect("UTF-8");
     assert!(text.contains("node0, node1 | node2 are 2 clusters"), "{text}");
-    let lines = program.at_least(1, |line| {
-        line["message"] == "the doctor found a fault; remora ctl doctor shows what to do"
-    });
+    let lines = program.at_least(1, |line| line["message"] == FOUND);
     assert_eq!(lines.len(), 1);
     assert_eq!(lines[0]["code"], "R101");
     assert_eq!(lines[0]["subjects"], serde_json::json!(["node0", "node1", "node2"]));
@@ -379,16 +453,40 @@ fn a_balancer_that_runs_is_examined_when_asked() {
 }
 
 #[test]
-fn a_balancer_examines_itself_at_the_interval_and_leaves_no_message_at_the_nodes() {
+fn a_balancer_examines_itself_at_the_interval_and_leaves_nothing_at_the_nodes() {
     let cluster = RoutingNodes::of(2, vec![(Fault::OneWay, 0)]);
-    let program = Program::of(&cluster.toml(&format!("{ADMIN}{LOSSY}interval = \"10s\"\n")));
-    program.until_said("the doctor found a fault; remora ctl doctor shows what to do");
+    let program = Program::of(&behind_another(
+        &cluster.toml(&format!("{ADMIN}{LOSSY}interval = \"10s\"\n")),
+    ));
+    let sleeper = introduced(program.address, &Connect::new("sleeper").keep_alive(600));
+    let at = || Metrics::of(program.admin()).value("remora_examination_timestamp_seconds");
+    let found_a_fault = |line: &serde_json::Value| line["message"] == FOUND;
+    let lines = program.at_least(2, found_a_fault);
+    assert_eq!(
+        BTreeSet::from_iter(lines.iter().map(|line| line["code"].as_str())),
+        BTreeSet::from([Some("R102"), Some("S218")])
+    );
+    let first = at();
+    // The clients are not looked at again so soon, and what was found of them stays.
+    wait::until("another examination", || at() > first);
     let examined = ctl(&program, &["doctor", "--last", "--json"]);
     assert_eq!(examined.status.code(), Some(2));
     let examined: serde_json::Value = serde_json::from_slice(&examined.stdout).expect("JSON");
-    assert_eq!(found(&examined), ["R102"]);
-    assert_eq!(examined["report"]["routes"]["retained"], serde_json::Value::Null);
-    assert_eq!(cluster.retained_ever(), 0);
+    assert_eq!(found(&examined), ["R102", "S218"]);
+    let routes = &examined["report"]["routes"];
+    let rows = |name: &str| routes[name].as_array().map(Vec::len);
+    assert_eq!((rows("retained"), rows("shared")), (Some(3), Some(2)), "{routes}");
+    assert_eq!(program.lines(found_a_fault).len(), 2, "each fault is told once");
+    assert_eq!(
+        program
+            .lines(|line| line["message"] == "a fault that the doctor found is gone")
+            .len(),
+        0
+    );
+    drop(program);
+    drop(sleeper);
+    assert!(cluster.retained_ever() > 0);
+    wait::until("nothing is left", || cluster.left() == (0, 0));
 }
 
 fn examine_through(toml: &str, fronts: &Fronts) -> Report {
@@ -463,8 +561,18 @@ fn behind_a_balancer_before_unjoined_nodes_only_one_publisher_is_received() {
     );
 }
 
+/// The answer, by a clock that says this.
+fn dated(answer: Vec<u8>, time: SystemTime) -> Vec<u8> {
+    let head = format!("HTTP/1.1 200 OK\r\ndate: {}\r\n", httpdate::fmt_http_date(time));
+    [
+        head.as_bytes(),
+        answer.strip_prefix(b"HTTP/1.1 200 OK\r\n").expect("a good one"),
+    ]
+    .concat()
+}
+
 /// The cluster's configuration, with an API at each node.
-fn with_apis(toml: &str, apis: &[FakeApi]) -> String {
+pub(crate) fn with_apis(toml: &str, apis: &[FakeApi]) -> String {
     let each = apis.iter().enumerate();
     each.fold(toml.to_owned(), |toml, (node, api)| {
         let name = format!("name = \"node{node}\"\n");
@@ -473,7 +581,7 @@ fn with_apis(toml: &str, apis: &[FakeApi]) -> String {
 }
 
 /// What EMQX says of a cluster with these members, asked at one of them.
-fn view(own: &str, members: &[&str]) -> Vec<u8> {
+pub(crate) fn view(own: &str, members: &[&str]) -> Vec<u8> {
     let body = serde_json::json!({"name": "emqxcl", "nodes": members, "self": own}).to_string();
     answer("200 OK", "application/json", &body)
 }
@@ -569,17 +677,10 @@ fn clients_past_the_balancer_ids_of_libraries_and_twins_are_found_among_clients(
 #[test]
 fn clients_that_ping_more_rarely_than_a_load_balancer_in_front_allows_are_named() {
     let cluster = RoutingNodes::of(1, Vec::new());
-    let behind = "address = \"127.0.0.1:0\"\nproxy_protocol_from = [\"127.0.0.0/8\"]\n\n[[nodes]]";
-    let toml = cluster.toml(&format!("{ADMIN}{PATIENT}"));
-    let toml = toml.replacen("address = \"127.0.0.1:0\"\n\n[[nodes]]", behind, 1);
+    let toml = behind_another(&cluster.toml(&format!("{ADMIN}{PATIENT}")));
     let program = Program::of(&toml);
-    let clients = [("sleeper", 600), ("pinger", 60)].map(|(id, seconds)| {
-        let mut client = Client::to(program.address);
-        let connect = Connect::new(id).keep_alive(seconds).bytes();
-        client.send(&[&b"PROXY TCP4 127.0.0.9 127.0.0.1 4000 1883\r\n"[..], &connect].concat());
-        client.expect(&crate::packets::connack(4, 0));
-        client
-    });
+    let clients = [("sleeper", 600), ("pinger", 60)]
+        .map(|(id, seconds)| introduced(program.address, &Connect::new(id).keep_alive(seconds)));
     let output = ctl(&program, &["doctor", "--json"]);
     let examined: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(found(&examined), ["S218"], "{examined}");

@@ -28,6 +28,7 @@ mod away;
 mod clients;
 mod control;
 mod doctor;
+mod doctor_clients;
 mod drain;
 mod emqx;
 mod events;

@@ -34,6 +34,8 @@ pub(crate) enum Fault {
     SharesByNode,
     /// It does not answer SUBSCRIBE.
     StallsAtSubscribe,
+    /// It reads and sends nothing more from the second PUBLISH with QoS 1 on.
+    StallsInTheMiddle,
     /// It does not answer CONNECT.
     StallsAtConnect,
     /// It announces a packet that is larger than any that was sent, at the first PUBLISH.
@@ -53,6 +55,9 @@ pub(crate) enum Fault {
     /// It knows MQTT 3.1.1 only: no fault, but another way to be used.
     IsOld,
 }
+
+/// The number of the last packet with QoS 1 that a node answers which stalls: 1 was the SUBSCRIBE, 2 the first message.
+const STALLS_AFTER: u8 = 2;
 
 /// How many packets may wait for a client: more than all that a test sends to one.
 const PACKETS_MAX: usize = 8192;
@@ -435,6 +440,9 @@ impl Serving {
             Fault::RefusesPublish(code) => Some(code),
             _ => None,
         });
+        if self.has(Fault::StallsInTheMiddle) && id.last().is_some_and(|id| *id > STALLS_AFTER) {
+            return Next::Stall;
+        }
         if has_id {
             let code = refused.filter(|_| self.level == 5);
             self.acknowledge(0x40, id, code);

@@ -34,7 +34,7 @@ pub use material::{Certificate, Revocations, Trust};
 pub use queue::HandshakeQueue;
 pub(crate) use to_node::try_handshake;
 pub use to_node::{Nodes, NodesOffer, NodesTls};
-pub use words::{CertificateFault, certificate_fault};
+pub use words::{CertificateFault, TimeLimit, certificate_fault};
 
 #[cfg(feature = "aws-lc-rs")]
 use rustls::crypto::aws_lc_rs as library;

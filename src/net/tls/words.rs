@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use rustls::pki_types::UnixTime;
 use rustls::{CertificateError, Error, PeerIncompatible};
 
 use super::distrust::Distrust;
@@ -90,7 +91,7 @@ pub(super) fn in_words(error: io::Error) -> io::Error {
             let of_library = other.0.downcast_ref().and_then(of_library);
             let why = of_library.map_or_else(|| other.to_string(), str::to_owned);
             let fault = match other.0.downcast_ref() {
-                Some(Distrust::OutOfTime) => CertificateFault::Expired,
+                Some(Distrust::OutOfTime) => CertificateFault::Expired(None),
                 Some(Distrust::NoName) => CertificateFault::Name,
                 _ => CertificateFault::Untrusted,
             };
@@ -103,14 +104,32 @@ pub(super) fn in_words(error: io::Error) -> io::Error {
 /// What is wrong with a peer's certificate, as far as the remedies differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateFault {
-    /// It has expired.
-    Expired,
+    /// It has expired; without a limit, it may also be one that is not valid yet.
+    Expired(Option<TimeLimit>),
     /// It is not valid yet.
-    NotValidYet,
+    NotValidYet(Option<TimeLimit>),
     /// It is for another name, or for none.
     Name,
     /// It is of no trusted authority, or cannot be verified for another reason.
     Untrusted,
+}
+
+/// Until when, or from when on, a certificate is valid. Both times are seconds since 1970.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// The time by the clock of this machine.
+    pub now: u64,
+    /// The last second in which it is valid, or the first.
+    pub limit: u64,
+}
+
+impl TimeLimit {
+    fn of(now: &UnixTime, limit: &UnixTime) -> Self {
+        Self {
+            now: now.as_secs(),
+            limit: limit.as_secs(),
+        }
+    }
 }
 
 /// What is wrong with the peer's certificate, if that is why a handshake failed.
@@ -124,8 +143,12 @@ pub fn certificate_fault(error: &io::Error) -> Option<CertificateFault> {
         return None;
     };
     Some(match error {
-        E::Expired | E::ExpiredContext { .. } => CertificateFault::Expired,
-        E::NotValidYet | E::NotValidYetContext { .. } => CertificateFault::NotValidYet,
+        E::Expired => CertificateFault::Expired(None),
+        E::ExpiredContext { time, not_after } => CertificateFault::Expired(Some(TimeLimit::of(time, not_after))),
+        E::NotValidYet => CertificateFault::NotValidYet(None),
+        E::NotValidYetContext { time, not_before } => {
+            CertificateFault::NotValidYet(Some(TimeLimit::of(time, not_before)))
+        }
         E::NotValidForName | E::NotValidForNameContext { .. } => CertificateFault::Name,
         _ => CertificateFault::Untrusted,
     })
