@@ -74,14 +74,15 @@ class EjabberdCluster:
     # It takes no client without a user name, and any at localhost.
     USER_NAME = "someone@localhost"
 
-    def __init__(self, proxy_protocols, folder, authority=None, joined=True):
+    def __init__(self, proxy_protocols, folder, authority=None, joined=True, inside=()):
         self.folder = folder
+        self.inside = inside
         # Where the library sits depends on the machine's architecture.
         listed = subprocess.run(["dpkg", "-L", "ejabberd"], check=True, capture_output=True, text=True).stdout
         library = re.search(r"^(.*)/ejabberd-[^/]*/ebin$", listed, re.MULTILINE).group(1)
         self.cookie = secrets.token_hex(8)
         self.environment = _erlang_environment(folder) | {"ERL_LIBS": library}
-        self.epmd = _port_mapper(folder, self.environment)
+        self.epmd = _port_mapper(folder, self.environment, inside)
         named = [(f"ejabberd{number}", version) for number, version in enumerate(proxy_protocols, start=1)]
         self.nodes = [EjabberdNode(name, self, version, authority) for name, version in named]
         for node in self.nodes:
@@ -102,7 +103,7 @@ class EjabberdCluster:
                 seconds=30,
             )
             # To join, a node starts its MQTT listener anew.
-            wait_until(lambda: _listens(node.port), f"{node.name} to listen", seconds=30)
+            wait_until(lambda: _listens(node.port, self.inside), f"{node.name} to listen", seconds=30)
 
     def call(self, node, function):
         """What an Erlang function of a node returns, as Erlang writes it."""
@@ -150,7 +151,7 @@ class EjabberdCluster:
 
     def _command(self, command, check=False, **options):
         options |= {"env": self.environment, "timeout": 30}
-        return subprocess.run(command, check=check, capture_output=True, text=True, **options)
+        return subprocess.run([*self.inside, *command], check=check, capture_output=True, text=True, **options)
 
 
 class EjabberdNode:
@@ -161,6 +162,8 @@ class EjabberdNode:
         self.erlang_name = f"{name}@localhost"
         self.port = free_port()
         self.ws_port = free_port()
+        # Where the other nodes of its cluster reach it.
+        self.cluster_port = free_port()
         self.proxy_protocol = proxy_protocol
         introduced = str(bool(proxy_protocol)).lower()
         folder = Path(cluster.folder) / name
@@ -199,8 +202,9 @@ class EjabberdNode:
             "EJABBERD_LOG_PATH": str(folder / "ejabberd.log"),
         }
         # Not through ejabberdctl: as root that becomes another user, and the process would not be ours to end.
-        command = ["erl", "-noinput", "-sname", self.erlang_name, "-setcookie", cluster.cookie, "-start_epmd", "false"]
+        command = [*cluster.inside, "erl", "-noinput", "-sname", self.erlang_name, "-setcookie", cluster.cookie, "-start_epmd", "false"]
         command += ["-kernel", "inet_dist_use_interface", "{127,0,0,1}"]
+        command += ["-kernel", "inet_dist_listen_min", self.cluster_port, "inet_dist_listen_max", self.cluster_port]
         command += ["-mnesia", "dir", f'"{folder / "mnesia"}"', "-s", "ejabberd"]
         self.process = Process(name, command, cluster.folder, environment)
 
@@ -263,17 +267,18 @@ def _erlang_environment(folder):
     }
 
 
-def _port_mapper(folder, environment):
-    mapper = Process(f"epmd-{environment['ERL_EPMD_PORT']}", ["epmd", "-port", environment["ERL_EPMD_PORT"]], folder, environment)
-    names = ["epmd", "-names"]
+def _port_mapper(folder, environment, inside=()):
+    command = [*inside, "epmd", "-port", environment["ERL_EPMD_PORT"]]
+    mapper = Process(f"epmd-{environment['ERL_EPMD_PORT']}", command, folder, environment)
+    names = [*inside, "epmd", "-names"]
     listens = lambda: subprocess.run(names, capture_output=True, env=environment).returncode == 0  # noqa: E731
     wait_until(listens, "the Erlang port mapper")
     return mapper
 
 
-def _listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _listens(port, inside=()):
+    command = [*inside, "bash", "-c", f"</dev/tcp/127.0.0.1/{port}"]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 class Door:

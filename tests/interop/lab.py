@@ -1,6 +1,7 @@
 """What one case builds up: brokers, a balancer before them, clients. All of it ends with the case."""
 
 import contextlib
+import os
 
 from balancers import BALANCERS
 from balancers import SendingHAProxy
@@ -10,7 +11,7 @@ from certificates import Authority
 from clients import MosquittoSub, MqttJs, Paho
 from packets import Socket, connect
 from pages import Browser
-from process import Process
+from process import Process, run
 
 
 class Lab(contextlib.ExitStack):
@@ -29,6 +30,15 @@ class Lab(contextlib.ExitStack):
         balancer = BALANCERS[self.through](nodes, self.folder, **options)
         self.push(lambda failure, *_: None if failure else balancer.stop())
         return balancer
+
+    def enter_namespace(self):
+        """Has brokers and clients of mosquitto run in a network namespace of their own from now on, and returns its name; this takes root."""
+        namespace = f"remora-interop-{os.getpid()}"
+        run("ip", "netns", "add", namespace)
+        self.callback(run, "ip", "netns", "delete", namespace)
+        run("ip", "-n", namespace, "link", "set", "lo", "up")
+        self.inside = ["ip", "netns", "exec", namespace]
+        return namespace
 
     def authority(self, name="authority"):
         return Authority(self.folder, name)
@@ -49,7 +59,7 @@ class Lab(contextlib.ExitStack):
 
     def ejabberds(self, proxy_protocols=(None, None), authority=None, joined=True):
         """Two nodes, joined if not said otherwise; one with a version of PROXY takes no connection that does not begin with a header, of either."""
-        return EjabberdCluster(proxy_protocols, self.folder, authority, joined)
+        return EjabberdCluster(proxy_protocols, self.folder, authority, joined, inside=self.inside)
 
     def rabbitmqs(self, proxy_protocols, authority=None):
         """Nodes apart that take no connection that does not begin with a PROXY header; which version is for the balancer."""

@@ -44,6 +44,12 @@ def wait_until(condition, what, seconds=10):
         time.sleep(0.02)
 
 
+def run(*command):
+    """Runs a command to its end; the case fails when the command does."""
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr}"
+
+
 class Process:
     """One child process; what it prints goes to a file that can be searched while it runs."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from brokers import Mosquitto
 from cases.control import IDS, Steered
-from process import Process, free_port, wait_until
+from process import Process, free_port, run, wait_until
 
 
 def a_killed_node_of_a_cluster(lab):
@@ -99,8 +99,8 @@ def a_node_that_is_found_at_another_address(lab):
 def a_firewall_before_one_node(lab):
     """nftables drops, and later rejects, what goes to one broker: it is down in time, its clients move, the others stay."""
     inside = _enter_namespace(lab)
-    _run(*inside, "nft", "add", "table", "inet", "cut")
-    _run(*inside, "nft", "add", "chain", "inet", "cut", "out", "{ type filter hook output priority 0; }")
+    run(*inside, "nft", "add", "table", "inet", "cut")
+    run(*inside, "nft", "add", "chain", "inet", "cut", "out", "{ type filter hook output priority 0; }")
     brokers = [lab.mosquitto(f"mosquitto{number}") for number in (1, 2, 3)]
     # The last of three probes that must fail begins two seconds after the first, and is waited for; and as much again for a busy machine.
     remora = Steered(lab, brokers, '[health]\ninterval = "1s"\nfall = 3\n[timeouts]\ndial = "1s"\ngreet = "1s"\n')
@@ -114,7 +114,7 @@ def a_firewall_before_one_node(lab):
         since = remora.since(IDS)
         here = [client_id for client_id in IDS if where[client_id] == broker.name]
         assert 0 < len(here) < len(IDS), f"{broker.name} has {here}"
-        _run(*inside, "nft", "add", "rule", "inet", "cut", "out", "tcp", "dport", broker.port, *verdict.split())
+        run(*inside, "nft", "add", "rule", "inet", "cut", "out", "tcp", "dport", broker.port, *verdict.split())
         began = time.monotonic()
         wait_until(lambda: remora.states(broker.name) == ["down"], f"{broker.name} to be down", seconds=40)
         took = time.monotonic() - began
@@ -125,7 +125,7 @@ def a_firewall_before_one_node(lab):
         now = remora.since(IDS)
         for client_id in set(IDS) - set(here):
             assert now[client_id] == since[client_id], f"{client_id} was disturbed"
-        _run(*inside, "nft", "flush", "chain", "inet", "cut", "out")
+        run(*inside, "nft", "flush", "chain", "inet", "cut", "out")
         wait_until(lambda: remora.states(broker.name) == ["up"], "it to be up again", seconds=30)
     remora.ctl("rebalance", "--rate", "100/s", "--wait")
     wait_until(lambda: remora.homes(IDS) == homes, "all at home", seconds=30)
@@ -155,20 +155,11 @@ def schemathesis_finds_no_server_error(lab):
 
 
 def _enter_namespace(lab):
-    """Has brokers, Remora and clients of mosquitto run in a network namespace of their own, whose name server is its own port 53."""
-    namespace = f"remora-changes-{os.getpid()}"
+    """The same for Remora, with port 53 of the namespace as its name server."""
+    namespace = lab.enter_namespace()
     resolver = Path("/etc/netns") / namespace / "resolv.conf"
     resolver.parent.mkdir(parents=True)
     lab.callback(resolver.parent.rmdir)
     resolver.write_text("nameserver 127.0.0.1\n")
     lab.callback(resolver.unlink)
-    _run("ip", "netns", "add", namespace)
-    lab.callback(_run, "ip", "netns", "delete", namespace)
-    _run("ip", "-n", namespace, "link", "set", "lo", "up")
-    lab.inside = ["ip", "netns", "exec", namespace]
     return lab.inside
-
-
-def _run(*command):
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stderr}"

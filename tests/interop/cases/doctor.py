@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from clients import mosquitto_pub
-from process import Process, free_port, wait_until
+from process import Process, free_port, run, wait_until
 
 # What the doctor exits with.
 FINE, FOUND = 0, 2
@@ -112,6 +112,40 @@ def a_subscriber_behind_the_balancer_misses_what_the_other_broker_gets(lab):
     assert of_brokers == [0, 2], received
 
 
+def a_bridge_that_drops_packets_one_way_passes_nothing_and_heals(lab):
+    """Two bridged mosquittos, and what the second sends to the first is dropped by nftables. A bridge is one TCP connection, on which nothing
+    passes in the other direction either once that is not acknowledged: they are two clusters, until the packets are let through."""
+    lab.enter_namespace()
+    hub = lab.mosquitto("mosquitto1")
+    brokers = [hub, lab.mosquitto("mosquitto2", _bridge(hub, 2, "both"))]
+    # As bridged brokers are.
+    assert _codes(_examine(lab, brokers, FOUND)) == ["R108"]
+    # The doctor comes from another address than the bridge: its packets are let through.
+    heal = _drop(lab, hub.port, source="127.0.0.1")
+    report = _examine(lab, brokers, FOUND, f'{TABLE}[dial]\nsources = ["127.0.0.2"]\n')
+    assert _codes(report) == ["R101"], report["findings"]
+    assert report["findings"][0]["found"].startswith("mosquitto1 | mosquitto2 are 2 clusters"), report["findings"]
+    heal()
+    wait_until(lambda: _codes(_examine(lab, brokers, FOUND)) == ["R108"], "the bridge to heal", seconds=40)
+
+
+def joined_nodes_that_drop_packets_one_way_stall_and_heal(lab):
+    """Two joined ejabberds, and what the second sends to the first is dropped by nftables: each waits for the other before it accepts a client."""
+    lab.enter_namespace()
+    cluster = lab.ejabberds()
+    key = Path(lab.folder) / "doctor.key"
+    key.write_text(f"{cluster.USER_NAME}:any\n")
+    table = f'{TABLE}credentials = "{key}"\n'
+    assert _codes(_examine(lab, cluster.nodes, FOUND, table)) == ["R107"]
+    # The second has joined the first.
+    heal = _drop(lab, cluster.nodes[0].cluster_port)
+    report = _examine(lab, cluster.nodes, FOUND, table)
+    assert set(_codes(report)) == {"R109"}, report["findings"]
+    assert {name for finding in report["findings"] for name in finding["subjects"]} == {"ejabberd1", "ejabberd2"}, report["findings"]
+    heal()
+    wait_until(lambda: _codes(_examine(lab, cluster.nodes, FOUND, table)) == ["R107"], "the link to heal", seconds=40)
+
+
 def rabbitmqs_apart_are_two_clusters_and_one_alone_is_sound(lab):
     """RabbitMQ with its MQTT plugin: a node alone has no finding; two that were never joined are named as two clusters."""
     nodes = lab.rabbitmqs([None, None])
@@ -167,6 +201,15 @@ def mqttjs_that_restarts_before_joined_nodes_receives_each_time(lab):
     assert all(route["delivered"] == route["sent"] for route in report["routes"]["routes"]), report["routes"]
 
 
+def _drop(lab, port, source=None):
+    """Drops the packets to this port in the namespace; returns what lets them through again."""
+    run(*lab.inside, "nft", "add", "table", "inet", "cut")
+    run(*lab.inside, "nft", "add", "chain", "inet", "cut", "out", "{ type filter hook output priority 0; }")
+    of_source = ["ip", "saddr", source] if source else []
+    run(*lab.inside, "nft", "add", "rule", "inet", "cut", "out", *of_source, "tcp", "dport", port, "drop")
+    return lambda: run(*lab.inside, "nft", "delete", "table", "inet", "cut")
+
+
 def _bridge(hub, number, direction):
     # Tried again at once, since the doctor comes right after the start.
     return (
@@ -178,7 +221,7 @@ def _bridge(hub, number, direction):
 def _examine(lab, nodes, expected, table=TABLE, *options):
     """The report of `remora doctor --json`, whose exit code must be `expected`."""
     configuration, _ = _configuration(lab, nodes, table)
-    return _report(["doctor", "-c", configuration, "--json", *options], expected)
+    return _report(["doctor", "-c", configuration, "--json", *options], expected, lab.inside)
 
 
 class _Examined:
@@ -210,9 +253,9 @@ def _configuration(lab, nodes, tables):
     return configuration, port
 
 
-def _report(arguments, expected):
+def _report(arguments, expected, inside=()):
     """What this command prints as JSON."""
-    done = subprocess.run([os.environ["REMORA_BIN"], *arguments], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*inside, os.environ["REMORA_BIN"], *arguments], capture_output=True, text=True, timeout=60)
     assert done.returncode == expected, f"exit code {done.returncode}: {done.stdout}{done.stderr}"
     report = json.loads(done.stdout)
     could_not_look = report.get("report", report)["could_not_look"]
