@@ -73,7 +73,7 @@ codes! {
         "Let the nodes form one cluster: nodes joined by bridges each have a group of their own.";
     NodeStalls "R109" "node-stalls",
         "The node accepts a client and then does not answer it. Its clients wait in vain, and health checks call it healthy.",
-        "Look at the log and the load of the node, and restart it; drain it until then: `remora ctl drain NODE`.";
+        "Look at the log and the load of the node, and at its connections to the other nodes; restart it, and drain it until then: `remora ctl drain NODE`.";
     ProbeLimited "R110" "probe-limited",
         "The node limits how much the doctor may send, so its routes were not measured to the end.",
         "Raise the limit for the doctor's user, or run it less often.";

@@ -41,16 +41,27 @@ const RETAINED_EXPIRY: Duration = Duration::from_secs(60);
 /// How long the nodes may take to end the subscriptions.
 const LEAVE_MAX: Duration = Duration::from_millis(500);
 
-/// How much is checked: messages of each node with each QoS.
+/// How much is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rounds(u32);
+pub struct Extent {
+    /// Messages of each node with each QoS.
+    rounds: u32,
+    /// Whether a shared subscription is checked as well: nodes that have none write a line into their log.
+    pub has_shared: bool,
+}
 
-impl Rounds {
+impl Extent {
     /// What an operator wants to know.
-    pub const FULL: Self = Self(10);
+    pub const FULL: Self = Self {
+        rounds: 10,
+        has_shared: true,
+    };
 
     /// What is checked again and again.
-    pub const REPEATED: Self = Self(2);
+    pub const REPEATED: Self = Self {
+        rounds: 2,
+        has_shared: true,
+    };
 }
 
 /// Why a node's routes could not be measured.
@@ -101,7 +112,7 @@ pub struct RouteReport {
     pub routes: Matrix,
     /// Retained messages, where they are allowed: one from each node to each.
     pub retained: Option<Matrix>,
-    /// The shared subscription, by the publishing node; `None` if the nodes do not have any.
+    /// The shared subscription, by the publishing node; `None` if it was not checked, or the nodes do not have any.
     pub shared: Option<Vec<Shared>>,
     /// How long it took.
     pub took: Duration,
@@ -113,17 +124,20 @@ pub async fn route_check(
     settings: &Settings,
     targets: &[Target],
     nodes_in_all: usize,
-    rounds: Rounds,
+    extent: Extent,
 ) -> RouteReport {
     let began = Instant::now();
     let mut check = Check::connect(access, settings, targets).await;
     check.subscribe().await;
     check.warm_up().await;
-    check.measure(rounds).await;
+    check.measure(extent.rounds).await;
     // From here on the routes are known, and what a node lacks does not speak against it.
     check.is_measured = true;
     let retained = check.retained().await;
-    let shared = check.shared().await;
+    let shared = match extent.has_shared {
+        true => check.shared().await,
+        false => None,
+    };
     check.leave().await;
     RouteReport {
         nodes: targets.iter().map(|target| Arc::clone(&target.node)).collect(),
@@ -446,7 +460,7 @@ impl Check {
         }
     }
 
-    async fn measure(&mut self, Rounds(rounds): Rounds) {
+    async fn measure(&mut self, rounds: u32) {
         let mut messages = Vec::new();
         for number in 0..rounds {
             for from in self.live() {

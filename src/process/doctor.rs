@@ -21,7 +21,7 @@ use crate::doctor::clock::Clocks;
 use crate::doctor::finding::{Certainty, Code, Finding};
 use crate::doctor::front::{FrontUrl, Stage, front_check};
 use crate::doctor::report::{self, Report};
-use crate::doctor::route_check::{Rounds, drawn, route_check};
+use crate::doctor::route_check::{Extent, drawn, route_check};
 use crate::net::descriptors;
 use crate::net::tls::{Nodes, NodesOffer, NodesTls, Trust};
 
@@ -42,7 +42,7 @@ pub async fn examine(config: &Config, fronts: &Fronts) -> Report {
     access.clocks = cluster_check::views(&prober, &members, &mut report).await.clocks;
     let looked_up = look_up_all(&members).await;
     let count = members.len();
-    let routed = nodes(&access, &config.doctor, (looked_up, count), Rounds::FULL, &mut report).await;
+    let routed = nodes(&access, &config.doctor, (looked_up, count), Extent::FULL, &mut report).await;
     for url in &fronts.urls {
         front(config, &access, (url, fronts), &routed, &mut report).await;
     }
@@ -146,6 +146,8 @@ pub(super) struct Seldom {
     pub(super) at: Instant,
     report: Report,
     clocks: Clocks,
+    /// Whether the nodes have shared subscriptions.
+    has_shared: bool,
 }
 
 /// Examines the balancer that runs with this configuration and these nodes. It must run in a [`tokio::task::LocalSet`].
@@ -156,7 +158,7 @@ pub(super) async fn examine_running(
     cluster: &Cluster,
     mut access: Access,
     handle: Option<&Handle>,
-    rounds: Rounds,
+    mut extent: Extent,
     seldom: &mut Option<Seldom>,
 ) -> Report {
     let began = Instant::now();
@@ -165,7 +167,10 @@ pub(super) async fn examine_running(
     let mut apis = Apis::default();
     let mut looked = Report::default();
     match seldom {
-        Some(seldom) => access.clocks = seldom.clocks.clone(),
+        Some(seldom) => {
+            access.clocks = seldom.clocks.clone();
+            extent.has_shared &= seldom.has_shared;
+        }
         None => {
             apis = cluster_check::views(&prober, &config.nodes, &mut looked).await;
             access.clocks = apis.clocks.clone();
@@ -182,7 +187,7 @@ pub(super) async fn examine_running(
         })
     });
     let (known, count) = (known.collect(), cluster.nodes().len());
-    nodes(&access, &config.doctor, (known, count), rounds, &mut report).await;
+    nodes(&access, &config.doctor, (known, count), extent, &mut report).await;
     if seldom.is_none() {
         if let Some(handle) = handle
             && let Err(error) = clients(
@@ -199,6 +204,7 @@ pub(super) async fn examine_running(
             at: began,
             report: looked,
             clocks: access.clocks,
+            has_shared: report.routes.as_ref().is_some_and(|routes| routes.shared.is_some()),
         });
     }
     if let Some(seldom) = seldom {
@@ -245,7 +251,7 @@ async fn nodes(
     access: &Access,
     settings: &Settings,
     (endpoints, count): (Vec<Known>, usize),
-    rounds: Rounds,
+    extent: Extent,
     report: &mut Report,
 ) -> Vec<Target> {
     let drawn = drawn(count);
@@ -261,7 +267,7 @@ async fn nodes(
         }
     }
     look_at(access, others, report).await;
-    let routes = route_check(access, settings, &routed, count, rounds).await;
+    let routes = route_check(access, settings, &routed, count, extent).await;
     report.add_routes(&routes, settings.slow_after);
     routed
 }

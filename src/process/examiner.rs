@@ -15,7 +15,7 @@ use crate::cluster::Clusters;
 use crate::config::Config;
 use crate::doctor::examination::{Examination, LastExamination};
 use crate::doctor::report::Finding;
-use crate::doctor::route_check::Rounds;
+use crate::doctor::route_check::Extent;
 use crate::net::tls::NodesTls;
 
 /// How long what the nodes' APIs say and what the clients mean is not looked at again: each is gathered from all nodes, or all workers.
@@ -93,12 +93,12 @@ impl Examiner {
             began = Instant::now();
             // Those who have asked meanwhile get the same.
             asked.extend(std::iter::from_fn(|| self.requests.try_recv().ok()));
-            let rounds = match asked.is_empty() {
-                true => Rounds::REPEATED,
-                false => Rounds::FULL,
+            let extent = match asked.is_empty() {
+                true => Extent::REPEATED,
+                false => Extent::FULL,
             };
             seldom = seldom.filter(|seldom: &Seldom| asked.is_empty() && seldom.at.elapsed() < SELDOM);
-            let examination = self.examine(rounds, &mut seldom).await;
+            let examination = self.examine(extent, &mut seldom).await;
             for reply in asked {
                 // It may have gone.
                 let _ = reply.send(Arc::clone(&examination));
@@ -106,12 +106,12 @@ impl Examiner {
         }
     }
 
-    async fn examine(&self, rounds: Rounds, seldom: &mut Option<Seldom>) -> Arc<Examination> {
+    async fn examine(&self, extent: Extent, seldom: &mut Option<Seldom>) -> Arc<Examination> {
         let config = Arc::clone(&self.config.borrow());
         let access = doctor::access(&config, Arc::clone(&self.tls), self.instance);
         let cluster = self.clusters.current();
         let handle = self.examined.0.get();
-        let report = doctor::examine_running(&config, &cluster, access, handle, rounds, seldom).await;
+        let report = doctor::examine_running(&config, &cluster, access, handle, extent, seldom).await;
         let at = SystemTime::now();
         let examination = Arc::new(Examination { at, report });
         let difference = self.last.replace(Arc::clone(&examination));

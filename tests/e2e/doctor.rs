@@ -489,6 +489,19 @@ fn a_balancer_examines_itself_at_the_interval_and_leaves_nothing_at_the_nodes() 
     wait::until("nothing is left", || cluster.left() == (0, 0));
 }
 
+#[test]
+fn nodes_without_shared_subscriptions_are_asked_for_one_once_and_not_at_each_interval() {
+    let cluster = RoutingNodes::of(2, vec![(Fault::SharesNothing, 0), (Fault::SharesNothing, 1)]);
+    let program = Program::of(&cluster.toml(&format!("{ADMIN}{PATIENT}interval = \"10s\"\n")));
+    // Nothing is no time yet.
+    let at = || Metrics::of(program.admin()).sum("remora_examination_timestamp_seconds");
+    wait::until("an examination", || at() > 0.0);
+    let first = at();
+    wait::until("another examination", || at() > first);
+    assert_eq!(cluster.asked_to_share(), 2);
+    assert_eq!(Metrics::of(program.admin()).sum("remora_findings"), 0.0);
+}
+
 fn examine_through(toml: &str, fronts: &Fronts) -> Report {
     let config = config::parse("test.toml", toml).unwrap_or_else(|problems| panic!("{problems}"));
     block_on(LocalSet::new().run_until(serve::examine(&config, fronts)))

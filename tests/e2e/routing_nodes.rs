@@ -32,6 +32,8 @@ pub(crate) enum Fault {
     KeepsRetainedToItself,
     /// Each node delivers its messages to a member of its own of a shared subscription.
     SharesByNode,
+    /// It has no shared subscriptions, and ends the connection of who asks for one: no fault, but what ejabberd does.
+    SharesNothing,
     /// It does not answer SUBSCRIBE.
     StallsAtSubscribe,
     /// It reads and sends nothing more from the second PUBLISH with QoS 1 on.
@@ -83,6 +85,8 @@ struct State {
     connects: Vec<Vec<u8>>,
     disconnects: usize,
     retained_ever: usize,
+    /// Of nodes that do not.
+    asked_to_share: usize,
 }
 
 struct Subscription {
@@ -167,6 +171,11 @@ impl RoutingNodes {
     /// How many retained messages ever came.
     pub(crate) fn retained_ever(&self) -> usize {
         self.state().retained_ever
+    }
+
+    /// How often nodes without shared subscriptions were asked for one.
+    pub(crate) fn asked_to_share(&self) -> usize {
+        self.state().asked_to_share
     }
 
     /// How many clients said that they go.
@@ -358,6 +367,10 @@ impl Serving {
         let mut kept = Vec::new();
         let mut rest = self.behind_id(body);
         while let Some((filter, others)) = field(rest) {
+            if filter.starts_with("$share/") && self.has(Fault::SharesNothing) {
+                self.state().asked_to_share += 1;
+                return Next::Close;
+            }
             rest = &others[1..];
             codes.push(code.unwrap_or(1));
             if code.is_some() {
