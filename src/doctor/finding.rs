@@ -58,7 +58,7 @@ codes! {
         "Look at the log of the node and restart it; drain it until then: `remora ctl drain NODE`. If a rule of its ACL drops messages without a word, allow the topic of the doctor.";
     MessagesLost "R104" "messages-lost",
         "Some messages between these nodes do not arrive, so that clients miss some of theirs.",
-        "Look for overload on the nodes and on the network between them: full queues, `emqx ctl broker metrics` (dropped messages), lost packets.";
+        "Look for overload on the nodes and on the network between them: full queues, `emqx ctl broker metrics` (dropped messages), lost packets; and for a limit on the rate of clients.";
     SlowRouting "R105" "slow-routing",
         "Messages between these nodes arrive late: their connection is slow, or one of them is overloaded.",
         "Look at the load of both nodes and at the round trip between them; `[doctor] slow_after` says what counts as late.";

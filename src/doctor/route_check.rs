@@ -26,6 +26,9 @@ const PACE: Duration = Duration::from_millis(20);
 /// little later.
 const WARM_UP_PACE: Duration = Duration::from_millis(100);
 
+/// It grows to this: where a route is lost, all nodes send such messages until `timeout`, and some limit the rate of a client.
+const WARM_UP_PACE_MAX: Duration = Duration::from_millis(400);
+
 /// How long copies of a message to a shared subscription are awaited that should not be there.
 const COPIES_MAX: Duration = Duration::from_millis(150);
 
@@ -216,6 +219,10 @@ struct Member {
     subacks: HashMap<u16, Vec<u8>>,
     pubacks: HashMap<u16, u8>,
     unsubacks: HashSet<u16>,
+    /// When the last acknowledgement of a message came.
+    last_puback: Option<Instant>,
+    /// Whether its node had not answered every message in time: what is asked of it then waits for those.
+    is_behind: bool,
     /// Whether its subscription to the plain topic was taken.
     is_subscribed: bool,
 }
@@ -333,6 +340,7 @@ impl Check {
             }
             What::Packet(NodePacket::Puback { packet_id, code }) => {
                 member.pubacks.insert(packet_id, code);
+                member.last_puback = Some(at);
                 if code >= 0x80 && !self.is_measured {
                     member.fails(of_refusal(Action::Publish, code));
                 }
@@ -448,12 +456,14 @@ impl Check {
     async fn warm_up(&mut self) {
         self.cold = self.pairs().collect();
         let due = Instant::now() + self.timeout;
+        let mut pace = WARM_UP_PACE;
         for number in 0.. {
             for from in self.live() {
                 let kind = Kind::WarmUp;
                 self.publish(Message { kind, from, number }, false);
             }
-            let next = due.min(Instant::now() + WARM_UP_PACE);
+            let next = due.min(Instant::now() + pace);
+            pace = WARM_UP_PACE_MAX.min(pace * 3 / 2);
             if self.until(next, |check| check.cold.is_empty()).await || Instant::now() >= due {
                 return;
             }
@@ -481,12 +491,16 @@ impl Check {
                 asked[message.from] += 1;
             }
         }
-        let due = Instant::now() + self.timeout;
-        self.until(due, |check| check.awaited.is_empty() && check.have_answered(&asked))
-            .await;
+        let sent = Instant::now();
+        self.until(sent + self.timeout, |check| {
+            check.awaited.is_empty() && check.have_answered(&asked)
+        })
+        .await;
         for number in self.live() {
             let member = &mut self.members[number];
-            if member.pubacks.len() < asked[number] {
+            member.is_behind = member.pubacks.len() < asked[number];
+            // One that is slow, or limits the rate, has answered some meanwhile.
+            if member.is_behind && member.last_puback.is_none_or(|last| last < sent) {
                 member.fails(Trouble::Stalled(Action::Publish));
             }
         }
@@ -515,7 +529,8 @@ impl Check {
 
     /// A retained message of each client, for which all subscribe anew.
     async fn retained(&mut self) -> Option<Matrix> {
-        let live = self.live();
+        let mut live = self.live();
+        live.retain(|number| !self.members[*number].is_behind);
         let of = |from| Message {
             kind: Kind::Retained,
             from,

@@ -68,11 +68,12 @@ fn only(report: &Report, code: &str) -> Finding {
 }
 
 /// Each fault with its code.
-const FAULTS: [(Fault, &str); 20] = [
+const FAULTS: [(Fault, &str); 21] = [
     (Fault::Unjoined, "R101"),
     (Fault::OneWay, "R102"),
     (Fault::Mute, "R103"),
     (Fault::Lossy, "R104"),
+    (Fault::Throttles, "R104"),
     (Fault::ForbidsSubscribe(0x87), "R106"),
     (Fault::ForbidsSubscribe(0x80), "R106"),
     (Fault::RefusesPublish(0x87), "R106"),

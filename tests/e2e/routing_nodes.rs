@@ -4,10 +4,12 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use crate::header::SIGNATURE;
 use crate::node::own_address;
@@ -38,6 +40,8 @@ pub(crate) enum Fault {
     StallsAtSubscribe,
     /// It reads and sends nothing more from the second PUBLISH with QoS 1 on.
     StallsInTheMiddle,
+    /// It reads so slowly that messages are late, as EMQX does with a client that is over its limit.
+    Throttles,
     /// It does not answer CONNECT.
     StallsAtConnect,
     /// It announces a packet that is larger than any that was sent, at the first PUBLISH.
@@ -60,6 +64,9 @@ pub(crate) enum Fault {
 
 /// The number of the last packet with QoS 1 that a node answers which stalls: 1 was the SUBSCRIBE, 2 the first message.
 const STALLS_AFTER: u8 = 2;
+
+/// The time between two messages that a node takes which throttles: of ten with each QoS, some take longer than any test waits.
+const THROTTLED: Duration = Duration::from_millis(250);
 
 /// How many packets may wait for a client: more than all that a test sends to one.
 const PACKETS_MAX: usize = 8192;
@@ -273,6 +280,12 @@ impl Serving {
             }
             while !owes_header && let Some(end) = packets::packet_end(&bytes).filter(|end| bytes.len() >= *end) {
                 let packet: Vec<u8> = bytes.drain(..end).collect();
+                if packet[0] >> 4 == 3 && self.has(Fault::Throttles) {
+                    let due = Instant::now() + THROTTLED;
+                    while let Ok(Some(packet)) = timeout_at(due, to_send.recv()).await {
+                        to_client.write_all(&packet).await?;
+                    }
+                }
                 match self.answer(&packet) {
                     Next::Packet => {}
                     Next::Stall => return std::future::pending().await,
