@@ -1,6 +1,8 @@
 //! The file as written: every table with its keys and the types of their values. `resolve` gives them meaning; the modules that
 //! use a setting define its default.
 
+use std::path::Path;
+
 use toml::de::{DeTable, DeValue};
 
 use super::address::{
@@ -10,7 +12,7 @@ use super::address::{
 use super::meant::Scheme;
 use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs, PeerUrl};
 use super::problem::{Place, Problem};
-use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, quoted, table, word, word_or};
+use super::reader::{Entries, Field, Leaf, List, Mismatch, Named, Reader, Shape, Value, quoted, table, word, word_or};
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
 use super::tokens::Token;
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
@@ -88,8 +90,8 @@ table! {
         tls_min: TlsVersion,
         tls_record_max: Size<512, { 16 * KIB }>,
         client_certificates: ClientsWord,
-        client_ca: FilePath,
-        client_crl: FilePath,
+        client_ca: Named<FilePath>,
+        client_crl: Named<FilePath>,
         client_crl_expired: ExpiredWord,
         paths: List<WsPath>,
         origins: List<Origin>,
@@ -124,7 +126,7 @@ table! {
     /// `[nodes_api]`
     NodesApi {
         check: CheckWord,
-        credentials: FilePath,
+        credentials: Named<FilePath>,
         interval: Timeout,
         timeout: Timeout,
     }
@@ -137,7 +139,7 @@ table! {
         seeds: List<NodeApiUrl>,
         name: DnsName,
         name_servers: List<NameServer>,
-        file: FilePath,
+        file: Named<FilePath>,
         interval: Timeout,
         grace: Slack,
     }
@@ -272,7 +274,7 @@ table! {
     Doctor {
         interval: Interval,
         topic: TopicPrefix,
-        credentials: FilePath,
+        credentials: Named<FilePath>,
         slow_after: Timeout,
         timeout: MessageTimeout,
     }
@@ -290,11 +292,11 @@ table! {
     Admin {
         enabled: bool,
         address: AdminAddresses,
-        socket: SocketPath,
+        socket: Named<SocketPath>,
         tokens: List<Token>,
         hosts: List<HostName>,
         peers: List<PeerUrl>,
-        peers_token: FilePath,
+        peers_token: Named<FilePath>,
     }
 }
 
@@ -304,7 +306,7 @@ table! {
         level: log::Level,
         format: log::Format,
         output: log::Output,
-        file: LogPath,
+        file: Named<LogPath>,
         file_size_max: Size<0, { 1024 * GIB }>,
         file_count: Whole<u32, 0, 1000>,
         connections: log::Connections,
@@ -312,8 +314,9 @@ table! {
     }
 }
 
-/// Reads a file of type `T` and collects all problems in it. Of TOML syntax errors, only the first one is reported.
-pub(super) fn read<T: Value>(text: &str) -> Result<(T::Output, Vec<Problem>), Vec<Problem>>
+/// Reads a file of type `T` and collects all problems in it. Of TOML syntax errors, only the first one is reported. Relative
+/// paths start in `folder`.
+pub(super) fn read<T: Value>(text: &str, folder: &Path) -> Result<(T::Output, Vec<Problem>), Vec<Problem>>
 where
     T::Output: Default,
 {
@@ -331,7 +334,7 @@ where
         path: String::new(),
         span: tree.span(),
     };
-    let mut reader = Reader::new::<T>(foreign::meant);
+    let mut reader = Reader::new::<T>(folder.to_owned(), foreign::meant);
     let file = T::read(&DeValue::Table(tree.into_inner()), &place, &mut reader);
     Ok((file.unwrap_or_default(), reader.problems))
 }

@@ -193,8 +193,8 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Problems> {
 
 fn parse_beside(name: &str, text: &str, base: &Path) -> Result<Config, Problems> {
     let (file, mut problems) =
-        file::read::<file::File>(text).map_err(|problems| Problems::new(name, text, problems))?;
-    let config = resolve::config(file, base, &mut problems);
+        file::read::<file::File>(text, base).map_err(|problems| Problems::new(name, text, problems))?;
+    let config = resolve::config(file, &mut problems);
     let (problems, warnings): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::refuses);
     if problems.is_empty() {
         Ok(Config { warnings, ..config })
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn the_full_file_has_every_key_and_no_other() {
         let text = with_every_key(FULL);
-        let (_, problems) = file::read::<file::File>(&text).expect("a file that can be read");
+        let (_, problems) = file::read::<file::File>(&text, Path::new("")).expect("a file that can be read");
         assert!(problems.is_empty(), "{problems:?}");
         let mut known = BTreeSet::new();
         keys_of_shape(&<file::File as Value>::SHAPE, "", &mut known);

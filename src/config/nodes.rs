@@ -35,7 +35,6 @@ pub(super) fn all(
     written: Field<Vec<Spanned<file::Node>>>,
     nodes_tls: Field<tls::NodesTls>,
     discovery: &file::Discovery,
-    base: &Path,
     problems: &mut Vec<Problem>,
 ) -> AllNodes {
     let are_listed = matches!(discovery.source.as_set(), Some(source) if source.value == SourceWord::File);
@@ -63,7 +62,7 @@ pub(super) fn all(
     });
     let listed = listed.map(|tls| tls.place.clone());
     let needed_at = secured_at(&nodes).chain(seeds).next().or(listed.as_ref());
-    let secured = tls::nodes(nodes_tls, needed_at, base, problems);
+    let secured = tls::nodes(nodes_tls, needed_at, problems);
     let mut template = None;
     let mut members = Vec::with_capacity(nodes.len());
     for Spanned { mut value, place } in nodes {
@@ -333,7 +332,7 @@ impl ListedNodes {
             problems.push(problem.hint("end it with a line break; write another file and rename it to this one"));
             return Vec::new();
         }
-        let written = match file::read::<file::NodesFile>(text) {
+        let written = match file::read::<file::NodesFile>(text, Path::new("")) {
             Ok((file::NodesFile { nodes }, found)) => {
                 problems.extend(found);
                 nodes

@@ -2,6 +2,7 @@
 //! values in `units` and `address`.
 
 use std::marker::PhantomData;
+use std::path::{self, PathBuf};
 
 use toml::Spanned as TomlSpanned;
 use toml::de::{DeTable, DeValue};
@@ -60,6 +61,18 @@ pub(super) struct Spanned<T> {
 /// A list, or an array of tables.
 pub(super) struct List<T>(PhantomData<T>);
 
+/// The path of a file, of the form `T`. A relative one starts in the directory of the configuration file that has it.
+pub(super) struct Named<T>(PhantomData<T>);
+
+/// A file that a key names.
+#[derive(Clone, Debug)]
+pub(super) struct NamedFile {
+    /// As it is written, for messages.
+    pub(super) written: String,
+    /// Where it is, as an absolute path.
+    pub(super) path: PathBuf,
+}
+
 /// What was probably meant by an unknown key.
 #[derive(Debug)]
 pub(super) struct Meant {
@@ -75,6 +88,8 @@ pub(super) type Foreign = fn(&str, &str, &DeValue<'_>, &DeTable<'_>) -> Option<M
 /// The problems found so far, and the shape of the whole file.
 pub(super) struct Reader {
     pub(super) problems: Vec<Problem>,
+    /// Where relative paths start.
+    folder: PathBuf,
     root: Shape,
     /// What unknown keys mean to other programs.
     foreign: Foreign,
@@ -146,6 +161,19 @@ impl<T: Leaf> Value for T {
     }
 }
 
+impl<T: Leaf<Output = String>> Value for Named<T> {
+    type Output = NamedFile;
+    const SHAPE: Shape = Shape::Leaf;
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<NamedFile> {
+        let written = T::read(value, place, reader)?;
+        let path = reader.folder.join(&written);
+        // The process may have another working directory than the one that checks the file.
+        let path = path::absolute(&path).unwrap_or(path);
+        Some(NamedFile { written, path })
+    }
+}
+
 impl<T: Value> Value for List<T> {
     type Output = Vec<Spanned<T::Output>>;
     const SHAPE: Shape = Shape::List(&T::SHAPE);
@@ -204,10 +232,11 @@ impl Mismatch {
 }
 
 impl Reader {
-    /// A reader for files of type `T`.
-    pub(super) fn new<T: Value>(foreign: Foreign) -> Self {
+    /// A reader for files of type `T`; relative paths in them start in `folder`.
+    pub(super) fn new<T: Value>(folder: PathBuf, foreign: Foreign) -> Self {
         Self {
             problems: Vec::new(),
+            folder,
             root: T::SHAPE,
             foreign,
         }
