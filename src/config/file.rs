@@ -1,8 +1,6 @@
 //! The file as written: every table with its keys and the types of their values. `resolve` gives them meaning; the modules that
 //! use a setting define its default.
 
-use std::path::Path;
-
 use toml::de::{DeTable, DeValue};
 
 use super::address::{
@@ -13,10 +11,11 @@ use super::meant::Scheme;
 use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs, PeerUrl};
 use super::problem::{Place, Problem};
 use super::reader::{Entries, Field, Leaf, List, Mismatch, Named, Reader, Shape, Value, quoted, table, word, word_or};
+use super::texts::Texts;
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
 use super::tokens::Token;
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
-use super::{foreign, syntax, words};
+use super::{foreign, words};
 use crate::base::log;
 use crate::control::{Check, OnDown, ProbeDepth, ProbeProxy};
 use crate::net::tls::Version as TlsVersion;
@@ -54,6 +53,7 @@ type BufferSize = Size<{ 16 * KIB }, { 64 * MIB }>;
 table! {
     /// The whole file.
     File {
+        include: List<FilePath>,
         workers: Whole<usize, 1, 1024>,
         listeners: List<Listener>,
         nodes: List<Node>,
@@ -314,29 +314,18 @@ table! {
     }
 }
 
-/// Reads a file of type `T` and collects all problems in it. Of TOML syntax errors, only the first one is reported. Relative
-/// paths start in `folder`.
-pub(super) fn read<T: Value>(text: &str, folder: &Path) -> Result<(T::Output, Vec<Problem>), Vec<Problem>>
+/// Reads the files of a configuration, or one of another type `T`, and collects all problems in it.
+pub(super) fn read<T: Value>(tree: DeTable<'_>, texts: &Texts) -> (T::Output, Vec<Problem>)
 where
     T::Output: Default,
 {
-    let tree = DeTable::parse(text).map_err(|error| {
-        let mut problem = Problem::of_file(format!("not TOML: {}", error.message()));
-        problem.span = error.span();
-        if error.message() == "duplicate key" {
-            problem = problem.hint("write a key once; several tables of one name have two brackets, as in [[nodes]]");
-        } else if let Some(hint) = error.span().and_then(|span| syntax::hint(text, span)) {
-            problem = problem.hint(hint);
-        }
-        vec![problem]
-    })?;
     let place = Place {
         path: String::new(),
-        span: tree.span(),
+        span: 0..texts.main().text.len(),
     };
-    let mut reader = Reader::new::<T>(folder.to_owned(), foreign::meant);
-    let file = T::read(&DeValue::Table(tree.into_inner()), &place, &mut reader);
-    Ok((file.unwrap_or_default(), reader.problems))
+    let mut reader = Reader::new::<T>(texts, foreign::meant);
+    let file = T::read(&DeValue::Table(tree), &place, &mut reader);
+    (file.unwrap_or_default(), reader.problems)
 }
 
 /// The protocol below MQTT, as a word; the other settings of a transport have keys of their own.

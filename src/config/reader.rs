@@ -2,12 +2,13 @@
 //! values in `units` and `address`.
 
 use std::marker::PhantomData;
-use std::path::{self, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use toml::Spanned as TomlSpanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Place, Problem};
+use super::problem::{Place, Problem, path_below};
+use super::texts::Texts;
 use super::words::{self, suggested};
 
 /// The shape of a value, for suggestions and for the list of all keys.
@@ -88,8 +89,8 @@ pub(super) type Foreign = fn(&str, &str, &DeValue<'_>, &DeTable<'_>) -> Option<M
 /// The problems found so far, and the shape of the whole file.
 pub(super) struct Reader {
     pub(super) problems: Vec<Problem>,
-    /// Where relative paths start.
-    folder: PathBuf,
+    /// Where relative paths start in each file, by the positions of the files.
+    folders: Vec<(usize, PathBuf)>,
     root: Shape,
     /// What unknown keys mean to other programs.
     foreign: Foreign,
@@ -167,7 +168,7 @@ impl<T: Leaf<Output = String>> Value for Named<T> {
 
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<NamedFile> {
         let written = T::read(value, place, reader)?;
-        let path = reader.folder.join(&written);
+        let path = reader.folder(place).join(&written);
         // The process may have another working directory than the one that checks the file.
         let path = path::absolute(&path).unwrap_or(path);
         Some(NamedFile { written, path })
@@ -232,14 +233,31 @@ impl Mismatch {
 }
 
 impl Reader {
-    /// A reader for files of type `T`; relative paths in them start in `folder`.
-    pub(super) fn new<T: Value>(folder: PathBuf, foreign: Foreign) -> Self {
+    /// A reader for files of type `T`, with these texts.
+    pub(super) fn new<T: Value>(texts: &Texts, foreign: Foreign) -> Self {
         Self {
             problems: Vec::new(),
-            folder,
+            folders: texts.iter().map(|file| (file.start, file.folder.clone())).collect(),
             root: T::SHAPE,
             foreign,
         }
+    }
+
+    /// A reader for values alone, not for tables nor files that they name.
+    pub(super) fn of_values() -> Self {
+        Self {
+            problems: Vec::new(),
+            folders: Vec::new(),
+            root: Shape::Leaf,
+            foreign: |_, _, _, _| None,
+        }
+    }
+
+    /// Where relative paths at this place start.
+    fn folder(&self, place: &Place) -> &Path {
+        let behind = self.folders.partition_point(|(start, _)| *start <= place.span.start);
+        let file = behind.checked_sub(1).and_then(|index| self.folders.get(index));
+        file.map_or(Path::new(""), |(_, folder)| folder)
     }
 
     fn note(&mut self, place: &Place, Mismatch { message, hint }: Mismatch) {
@@ -307,12 +325,7 @@ impl Shape {
             homes.push(home);
         }
         for (known, shape) in *keys {
-            let path = if path.is_empty() {
-                (*known).to_owned()
-            } else {
-                format!("{path}.{known}")
-            };
-            shape.homes(key, value, &path, homes);
+            shape.homes(key, value, &path_below(path, known), homes);
         }
     }
 

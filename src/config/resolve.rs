@@ -33,6 +33,7 @@ const SECURE_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The settings in `file`. Meaningful only if `problems` stays empty.
 pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
     let file::File {
+        include,
         workers,
         listeners,
         nodes,
@@ -55,6 +56,7 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
         admin,
         log,
     } = file;
+    debug_assert!(include.as_set().is_none(), "the files are merged before");
     let files = files::named(&listeners, &nodes_tls, &nodes_api, &discovery, &doctor, &admin);
     let limits = limits.or_default();
     let timeouts = timeouts.or_default();

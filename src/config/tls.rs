@@ -445,7 +445,7 @@ fn unread(NamedFile { written, path }: &NamedFile, why: ErrorKind) -> String {
     let file = in_shell(&path.display().to_string());
     match why {
         _ if written.starts_with('~') || written.starts_with('$') => {
-            "write the path in full: it is not expanded as in a shell".to_owned()
+            "write the path in full, or with a variable in braces, as in \"${HOME}/tls.pem\"".to_owned()
         }
         ErrorKind::PermissionDenied => {
             format!(
