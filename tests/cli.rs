@@ -559,6 +559,15 @@ fn config_prints_every_key_with_its_origin_and_loads_again() {
 }
 
 /// The loader and `run` take it, since the rest of a site must go on; `check` says it loudly, and fails if that is asked for.
+#[test]
+fn config_prints_the_schema_without_a_configuration() {
+    let printed = output(&["config", "--schema"]);
+    assert_eq!(printed.status.code(), Some(0));
+    assert_eq!(text(&printed.stdout), include_str!("../config/remora.schema.json"));
+    // It is that of all configurations.
+    assert_eq!(output(&["config", "--schema", "remora.toml"]).status.code(), Some(64));
+}
+
 /// A configuration that includes two files and names variables, in a folder with these files.
 fn included(log: &str) -> Written {
     let file = Written::new("include = [\"conf.d/*.toml\"]\n[[listeners]]\naddress = \"${REMORA_TEST_IP}:1883\"\n");

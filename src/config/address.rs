@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
 
 use super::meant::{self, Role, Url, is_host_name, shown};
-use super::reader::{Leaf, Mismatch, quoted, string};
+use super::reader::{Form, Leaf, Mismatch, quoted, string};
 use super::words::suggested;
 use crate::admin::settings::SOCKET_PATH_MAX;
 use crate::net::socket::interface_index;
@@ -157,6 +157,7 @@ pub(super) struct AdminAddresses;
 
 impl Leaf for AdminAddresses {
     type Output = Vec<SocketAddr>;
+    const FORM: Form = Form::OneOrMore;
 
     fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
         match value {

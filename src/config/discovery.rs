@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::file::{self, SourceWord};
+use super::choices::SourceWord;
+use super::file;
 use super::problem::{Place, Problem};
 use super::reader::Field;
 use super::tls;

@@ -176,7 +176,9 @@ impl Includes<'_> {
         }
         self.included.insert(own.clone(), place.clone());
         let left = BYTES_MAX.saturating_sub(self.texts.bytes() as u64);
-        let (text, wrong_at) = read_file(file, left).map(decoded).map_err(|error| Box::new(unread(&error)))?;
+        let (text, wrong_at) = read_file(file, left)
+            .map(decoded)
+            .map_err(|error| Box::new(unread(&error)))?;
         let start = self.texts.add(&name, &text, file.parent().unwrap_or(Path::new("")));
         if let Some(at) = wrong_at {
             return Err(not_utf8(start + at).into());

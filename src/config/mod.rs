@@ -1,6 +1,7 @@
 //! The settings of the whole process as one value, read from a TOML file in one fallible step that finds all problems at once.
 
 mod address;
+mod choices;
 mod credentials;
 mod discovery;
 mod effective;
@@ -19,6 +20,7 @@ mod overlap;
 mod problem;
 mod reader;
 mod resolve;
+mod schema;
 mod source;
 mod syntax;
 mod texts;
@@ -37,6 +39,7 @@ use std::path::{self, Path, PathBuf};
 pub use effective::effective;
 pub use nodes::ListedNodes;
 pub use problem::{Problem, Problems, Severity};
+pub use schema::schema;
 pub use source::Source;
 pub use texts::Position;
 pub use units::{duration_text, size_text};
@@ -250,7 +253,7 @@ mod tests {
                     keys_of_shape(shape, &format!("{path}.{key}"), keys);
                 }
             }
-            Shape::Leaf | Shape::List(_) => {
+            Shape::Leaf(_) | Shape::List(_) => {
                 keys.insert(path.to_owned());
             }
         }

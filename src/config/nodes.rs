@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::choices::{SourceWord, TransportWord};
 use super::discovery;
-use super::file::{self, SourceWord};
+use super::file;
 use super::notes::{at_least_one, given, note_repeats, required};
 use super::problem::{Place, Problem, Problems};
 use super::reader::{Field, Spanned, quoted};
@@ -224,7 +225,7 @@ pub(super) fn note_passing(
     for listener in listeners.value.iter().filter(passing) {
         passes = true;
         if let Some(ws) = listener.value.transport.as_set()
-            && matches!(ws.value, file::TransportWord::Ws)
+            && matches!(ws.value, TransportWord::Ws)
         {
             let problem = ws.place.problem("has no effect with tls = \"pass\"");
             problems.push(problem.hint("leave the key out: the bytes inside TLS are not read"));

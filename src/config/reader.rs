@@ -14,9 +14,24 @@ use super::words::{self, suggested};
 /// The shape of a value, for suggestions and for the list of all keys.
 #[derive(Debug)]
 pub(super) enum Shape {
-    Leaf,
+    Leaf(Form),
     Table(&'static [(&'static str, &'static Shape)]),
     List(&'static Shape),
+}
+
+/// The form of a value without parts, as editors know it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    Text,
+    Truth,
+    /// A whole number between two bounds.
+    Whole(u64, u64),
+    /// A whole number with one of these units, in a string.
+    Amount(&'static [(&'static str, u64)]),
+    /// One of a few words.
+    Words(fn() -> Vec<&'static str>),
+    /// A string or a list of them.
+    OneOrMore,
 }
 
 /// A type of value in the file: how it is read, and its Rust type.
@@ -31,8 +46,20 @@ pub(super) trait Value {
 /// A type of value without parts.
 pub(super) trait Leaf {
     type Output;
+    const FORM: Form = Form::Text;
 
     fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch>;
+}
+
+/// A type of value that is one of a few words.
+pub(super) trait Choice {
+    type Meaning: Copy + 'static;
+    const WORDS: &'static [(&'static str, Self::Meaning)];
+
+    /// What to write instead of another program's word, given in small letters.
+    fn meant(_word: &str) -> Option<String> {
+        None
+    }
 }
 
 /// Why a value does not fit its key.
@@ -155,7 +182,7 @@ impl<T: Default> Field<T> {
 
 impl<T: Leaf> Value for T {
     type Output = T::Output;
-    const SHAPE: Shape = Shape::Leaf;
+    const SHAPE: Shape = Shape::Leaf(T::FORM);
 
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<T::Output> {
         T::parse(value).map_err(|mismatch| reader.note(place, mismatch)).ok()
@@ -164,7 +191,7 @@ impl<T: Leaf> Value for T {
 
 impl<T: Leaf<Output = String>> Value for Named<T> {
     type Output = NamedFile;
-    const SHAPE: Shape = Shape::Leaf;
+    const SHAPE: Shape = Shape::Leaf(T::FORM);
 
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<NamedFile> {
         let written = T::read(value, place, reader)?;
@@ -192,7 +219,7 @@ impl<T: Value> Value for List<T> {
                     format!("write [[{}]], with a line for each key below it", place.path),
                 ),
                 (Shape::Table(_), _) => ("a list", format!("write [{}]", pair(value))),
-                (Shape::Leaf | Shape::List(_), _) => (
+                (Shape::Leaf(_) | Shape::List(_), _) => (
                     "a list",
                     match words::list_of(value) {
                         Some(list) => format!("write {list}"),
@@ -248,7 +275,7 @@ impl Reader {
         Self {
             problems: Vec::new(),
             folders: Vec::new(),
-            root: Shape::Leaf,
+            root: Shape::Leaf(Form::Text),
             foreign: |_, _, _, _| None,
         }
     }
@@ -313,7 +340,7 @@ impl Shape {
     /// Adds a description of every table that has `key`, for such a value, to `homes`; this table is at `path`.
     fn homes(&self, key: &str, value: &DeValue<'_>, path: &str, homes: &mut Vec<String>) {
         let (keys, home) = match self {
-            Self::Leaf => return,
+            Self::Leaf(_) => return,
             Self::Table(keys) if path.is_empty() => {
                 (keys, "at the top of the file, before the first [table]".to_owned())
             }
@@ -396,38 +423,33 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>, expected: &str, example: &str) 
         .ok_or_else(|| Mismatch::of_type(value, expected, example))
 }
 
-/// Reads one of a few words.
-pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, Mismatch> {
-    word_or(value, words, |_| None)
-}
+impl<T: Choice> Leaf for T {
+    type Output = T::Meaning;
+    const FORM: Form = Form::Words(|| T::WORDS.iter().map(|(word, _)| *word).collect());
 
-/// Reads one of a few words. `meant` says what to write instead of another program's word, given in small letters.
-pub(super) fn word_or<T: Copy>(
-    value: &DeValue<'_>,
-    words: &[(&str, T)],
-    meant: impl FnOnce(&str) -> Option<String>,
-) -> Result<T, Mismatch> {
-    let written = value.as_str();
-    if let Some((_, meaning)) = words.iter().find(|(name, _)| Some(*name) == written) {
-        return Ok(*meaning);
-    }
-    let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-    let text = words::text(value).unwrap_or_default();
-    let meant = meant(&text.to_ascii_lowercase());
-    let near = written.and_then(|written| nearest(written, &names));
-    let hint = match (meant, near) {
-        (Some(meant), _) => format!("write {meant}"),
-        (None, Some(near)) => format!("did you mean \"{near}\"?"),
-        (None, None) => {
-            let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-            format!("write {}", quoted.join(" or "))
+    fn parse(value: &DeValue<'_>) -> Result<T::Meaning, Mismatch> {
+        let written = value.as_str();
+        if let Some((_, meaning)) = T::WORDS.iter().find(|(name, _)| Some(*name) == written) {
+            return Ok(*meaning);
         }
-    };
-    let message = match written {
-        Some(written) => format!("{} is not an allowed value", quoted(written)),
-        None => format!("{}, not a word", found(value)),
-    };
-    Err(Mismatch::new(message, hint))
+        let names: Vec<&str> = T::WORDS.iter().map(|(name, _)| *name).collect();
+        let text = words::text(value).unwrap_or_default();
+        let meant = T::meant(&text.to_ascii_lowercase());
+        let near = written.and_then(|written| nearest(written, &names));
+        let hint = match (meant, near) {
+            (Some(meant), _) => format!("write {meant}"),
+            (None, Some(near)) => format!("did you mean \"{near}\"?"),
+            (None, None) => {
+                let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+                format!("write {}", quoted.join(" or "))
+            }
+        };
+        let message = match written {
+            Some(written) => format!("{} is not an allowed value", quoted(written)),
+            None => format!("{}, not a word", found(value)),
+        };
+        Err(Mismatch::new(message, hint))
+    }
 }
 
 /// Describes the value, as the start of a sentence.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use super::choices::TransportWord;
 use super::nodes::{self, AllNodes};
 use super::notes::{at_least_one, given, note_repeats, required};
 use super::problem::{Place, Problem};
@@ -212,14 +213,14 @@ fn all_listeners(
 }
 
 fn transport_of(
-    transport: Field<file::TransportWord>,
+    transport: Field<TransportWord>,
     paths: Field<Vec<Spanned<String>>>,
     origins: Field<Vec<Spanned<String>>>,
     head_max: Field<usize>,
     problems: &mut Vec<Problem>,
 ) -> accept::Transport {
-    match transport.or(file::TransportWord::Tcp) {
-        file::TransportWord::Ws => {
+    match transport.or(TransportWord::Tcp) {
+        TransportWord::Ws => {
             let default = websocket::AcceptPolicy::default();
             if let Some(empty) = paths.as_set().filter(|paths| paths.value.is_empty()) {
                 let problem = empty.place.problem("at least one path is required");
@@ -234,7 +235,7 @@ fn transport_of(
                 head_bytes_max: head_max.or(default.head_bytes_max),
             })
         }
-        file::TransportWord::Tcp => {
+        TransportWord::Tcp => {
             let default = websocket::AcceptPolicy::default();
             for (written, default) in [(&paths, default.paths), (&origins, default.origins)] {
                 let Some(only_ws) = written.as_set() else {

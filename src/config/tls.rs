@@ -13,8 +13,7 @@ use super::expiry;
 use super::meant::Url;
 use super::problem::{Place, Problem};
 use super::reader::{
-    Entries, Field, Leaf, Mismatch, Named, NamedFile, Reader, Shape, Spanned, Value, quoted, string, table, word,
-    word_or,
+    Choice, Entries, Field, Leaf, Mismatch, Named, NamedFile, Reader, Shape, Spanned, Value, quoted, string, table,
 };
 use super::words::suggested;
 use crate::cluster::{EndpointTls, NodeAddress};
@@ -72,28 +71,27 @@ pub(super) enum TlsWord {
     Pass,
 }
 
-impl Leaf for TlsWord {
-    type Output = Self;
+impl Choice for TlsWord {
+    type Meaning = Self;
+    const WORDS: &'static [(&'static str, Self)] = &[("off", Self::Off), ("end", Self::End), ("pass", Self::Pass)];
 
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        let words = [("off", Self::Off), ("end", Self::End), ("pass", Self::Pass)];
-        word_or(value, &words, |word| match word {
+    fn meant(word: &str) -> Option<String> {
+        match word {
             "true" | "on" | "yes" | "terminate" | "termination" | "offload" | "enabled" => Some("\"end\"".to_owned()),
             "false" | "no" | "none" | "disabled" => Some("\"off\"".to_owned()),
             "passthrough" | "pass-through" | "preread" => Some("\"pass\"".to_owned()),
             _ => None,
-        })
+        }
     }
 }
 
-impl Leaf for Version {
-    type Output = Self;
+impl Choice for Version {
+    type Meaning = Self;
+    const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
 
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(value, &[("1.2", Self::Tls12), ("1.3", Self::Tls13)], |word| {
-            let version = word.trim_start_matches("tls").trim_start_matches(['v', ' ', '_']);
-            matches!(version, "1.2" | "1.3").then(|| format!("\"{version}\""))
-        })
+    fn meant(word: &str) -> Option<String> {
+        let version = word.trim_start_matches("tls").trim_start_matches(['v', ' ', '_']);
+        matches!(version, "1.2" | "1.3").then(|| format!("\"{version}\""))
     }
 }
 
@@ -105,23 +103,20 @@ pub(super) enum ClientsWord {
     Required,
 }
 
-impl Leaf for ClientsWord {
-    type Output = Self;
+impl Choice for ClientsWord {
+    type Meaning = Self;
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("optional", Self::Optional),
+        ("required", Self::Required),
+    ];
 
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(
-            value,
-            &[
-                ("off", Self::Off),
-                ("optional", Self::Optional),
-                ("required", Self::Required),
-            ],
-            |word| match word {
-                "true" | "on" | "yes" | "verify_peer" => Some("\"required\"".to_owned()),
-                "false" | "no" | "none" | "verify_none" => Some("\"off\"".to_owned()),
-                _ => None,
-            },
-        )
+    fn meant(word: &str) -> Option<String> {
+        match word {
+            "true" | "on" | "yes" | "verify_peer" => Some("\"required\"".to_owned()),
+            "false" | "no" | "none" | "verify_none" => Some("\"off\"".to_owned()),
+            _ => None,
+        }
     }
 }
 
@@ -132,12 +127,9 @@ pub(super) enum ExpiredWord {
     Refuse,
 }
 
-impl Leaf for ExpiredWord {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("accept", Self::Accept), ("refuse", Self::Refuse)])
-    }
+impl Choice for ExpiredWord {
+    type Meaning = Self;
+    const WORDS: &'static [(&'static str, Self)] = &[("accept", Self::Accept), ("refuse", Self::Refuse)];
 }
 
 table! {

@@ -9,9 +9,7 @@ use toml::de::DeValue;
 use super::address::Name;
 use super::notes::{note_repeats, required};
 use super::problem::{Place, Problem};
-use super::reader::{
-    Entries, Field, Leaf, Mismatch, Named, NamedFile, Reader, Shape, Spanned, Value, quoted, table, word_or,
-};
+use super::reader::{Choice, Entries, Field, Named, NamedFile, Reader, Shape, Spanned, Value, quoted, table};
 use super::tls::{self, FilePath};
 use crate::admin::tokens::{self, NotASecret, Scope, Secret};
 
@@ -34,16 +32,17 @@ table! {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ScopeWord;
 
-impl Leaf for ScopeWord {
-    type Output = Scope;
+impl Choice for ScopeWord {
+    type Meaning = Scope;
+    const WORDS: &'static [(&'static str, Scope)] =
+        &[(Scope::Read.name(), Scope::Read), (Scope::Write.name(), Scope::Write)];
 
-    fn parse(value: &DeValue<'_>) -> Result<Scope, Mismatch> {
-        let words = [Scope::Read, Scope::Write].map(|scope| (scope.name(), scope));
-        word_or(value, &words, |word| match word {
+    fn meant(word: &str) -> Option<String> {
+        match word {
             "ro" | "readonly" | "read-only" | "view" | "viewer" | "user" => Some("\"read\"".to_owned()),
             "rw" | "readwrite" | "read-write" | "admin" | "operator" | "all" | "full" => Some("\"write\"".to_owned()),
             _ => None,
-        })
+        }
     }
 }
 
