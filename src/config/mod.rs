@@ -1,6 +1,7 @@
 //! The settings of the whole process as one value, read from a TOML file in one fallible step that finds all problems at once.
 
 mod address;
+mod bundles;
 mod choices;
 mod credentials;
 mod discovery;

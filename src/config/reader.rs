@@ -99,6 +99,8 @@ pub(super) struct NamedFile {
     pub(super) written: String,
     /// Where it is, as an absolute path.
     pub(super) path: PathBuf,
+    /// Whether the key names the folder that it is in.
+    pub(super) is_of_folder: bool,
 }
 
 /// What was probably meant by an unknown key.
@@ -198,7 +200,11 @@ impl<T: Leaf<Output = String>> Value for Named<T> {
         let path = reader.folder(place).join(&written);
         // The process may have another working directory than the one that checks the file.
         let path = path::absolute(&path).unwrap_or(path);
-        Some(NamedFile { written, path })
+        Some(NamedFile {
+            written,
+            path,
+            is_of_folder: false,
+        })
     }
 }
 

@@ -12,7 +12,7 @@ use super::notes::{at_least_one, given, note_repeats, required};
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use super::units::duration_text;
-use super::{Config, credentials, discovery, file, files, overlap, tls, tokens};
+use super::{Config, bundles, credentials, discovery, file, files, overlap, tls, tokens};
 use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
@@ -36,7 +36,7 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
     let file::File {
         include,
         workers,
-        listeners,
+        mut listeners,
         nodes,
         nodes_tls,
         nodes_api,
@@ -58,6 +58,7 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
         log,
     } = file;
     debug_assert!(include.as_set().is_none(), "the files are merged before");
+    bundles::list(&mut listeners, problems);
     let files = files::named(&listeners, &nodes_tls, &nodes_api, &discovery, &doctor, &admin);
     let limits = limits.or_default();
     let timeouts = timeouts.or_default();

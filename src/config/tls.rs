@@ -323,7 +323,7 @@ fn certificate(written: Spanned<CertificateFiles>, shown_to: &str, problems: &mu
     let chain = bytes(chain, problems);
     let key = match key {
         Field::Set(key) => Some(bytes(Field::Set(key), problems)?.1),
-        // Without `key`, both are in one file, as with HAProxy.
+        // Without `key`, both are in one file, as with HAProxy. Folders are listed before.
         Field::Absent | Field::Invalid => None,
     };
     let ((place, chain), chain_file) = (chain?, chain_file?);
@@ -340,6 +340,7 @@ fn certificate(written: Spanned<CertificateFiles>, shown_to: &str, problems: &mu
             }));
             if let Some(number) = certificate.out_of_order() {
                 let message = format!("certificate {number} of the chain has not issued the one before it");
+                let message = of_file(&chain_file, &message);
                 let hint = "write the server's own certificate first, then the one that issued it, and so on: many clients do not sort";
                 problems.push(place.problem(message).hint(hint).warning());
             }
@@ -351,9 +352,17 @@ fn certificate(written: Spanned<CertificateFiles>, shown_to: &str, problems: &mu
                 (Some(key_place), Some(file)) if why.contains("private key") => (key_place, file.value),
                 _ => (place, chain_file),
             };
-            problems.push(with_command(&place, &why, &file.path));
+            problems.push(with_command(&place, &of_file(&file, &why), &file.path));
             None
         }
+    }
+}
+
+/// What is wrong with a file; its name is in it if the key does not say it.
+fn of_file(file: &NamedFile, wrong: &str) -> String {
+    match file.is_of_folder {
+        true => format!("{}: {wrong}", quoted(&file.written)),
+        false => wrong.to_owned(),
     }
 }
 
@@ -433,7 +442,7 @@ pub(super) fn bytes(written: Field<NamedFile>, problems: &mut Vec<Problem>) -> O
 }
 
 /// What to do about a file that cannot be read.
-fn unread(NamedFile { written, path }: &NamedFile, why: ErrorKind) -> String {
+fn unread(NamedFile { written, path, .. }: &NamedFile, why: ErrorKind) -> String {
     let file = in_shell(&path.display().to_string());
     match why {
         _ if written.starts_with('~') || written.starts_with('$') => {
