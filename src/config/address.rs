@@ -211,7 +211,10 @@ fn of_this_machine(written: &str, role: Role) -> Result<SocketAddr, Mismatch> {
 /// The text of an address; `several` says what to do about a list of them.
 pub(super) fn text<'v>(value: &'v DeValue<'_>, role: Role, several: &str) -> Result<&'v str, Mismatch> {
     if let Some(text) = value.as_str() {
-        return Ok(text);
+        return match unix_socket(text) {
+            Some(path) => Err(not_tcp(text, path, role)),
+            None => Ok(text),
+        };
     }
     let found = super::reader::found(value);
     let of = |text: &str| format!("write {}", suggested(&meant::address(text, role)));
@@ -227,6 +230,28 @@ pub(super) fn text<'v>(value: &'v DeValue<'_>, role: Role, several: &str) -> Res
         _ => of(""),
     };
     Err(Mismatch::new(format!("{found}, not an address"), hint))
+}
+
+/// The path of a unix socket, as nginx, HAProxy and URLs write it.
+fn unix_socket(text: &str) -> Option<&str> {
+    let prefixes = ["unix://", "unix:", "unix@", "abns@"];
+    let behind = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
+    behind.or(text.starts_with('/').then_some(text))
+}
+
+fn not_tcp(written: &str, path: &str, role: Role) -> Mismatch {
+    let hint = match role.port == Role::ADMIN.port && !role.names {
+        true => format!(
+            "write \"127.0.0.1:{}\", and add socket = {}",
+            role.port,
+            suggested(path)
+        ),
+        false => format!(
+            "write \"127.0.0.1:{}\": clients and nodes are reached over TCP alone",
+            role.port
+        ),
+    };
+    Mismatch::new(format!("{} is a unix socket", quoted(written)), hint)
 }
 
 impl Leaf for DnsName {
