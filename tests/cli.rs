@@ -560,6 +560,81 @@ fn config_prints_every_key_with_its_origin_and_loads_again() {
 
 /// The loader and `run` take it, since the rest of a site must go on; `check` says it loudly, and fails if that is asked for.
 #[test]
+fn config_prints_the_schema_without_a_configuration() {
+    let printed = output(&["config", "--schema"]);
+    assert_eq!(printed.status.code(), Some(0));
+    assert_eq!(text(&printed.stdout), include_str!("../config/remora.schema.json"));
+    // It is that of all configurations.
+    assert_eq!(output(&["config", "--schema", "remora.toml"]).status.code(), Some(64));
+}
+
+/// A configuration that includes two files and names variables, in a folder with these files.
+fn included(log: &str) -> Written {
+    let file = Written::new("include = [\"conf.d/*.toml\"]\n[[listeners]]\naddress = \"${REMORA_TEST_IP}:1883\"\n");
+    let conf_d = file.path.with_file_name("conf.d");
+    fs::create_dir(&conf_d).expect("a folder");
+    fs::write(conf_d.join("host"), "emqx1\n").expect("a file");
+    let node = "[[nodes]]\nname = \"${file:host}\"\naddress = \"${file:host}:${REMORA_TEST_PORT}\"\n";
+    fs::write(conf_d.join("nodes.toml"), node).expect("a file");
+    fs::write(conf_d.join("zlog.toml"), log).expect("a file");
+    file
+}
+
+#[test]
+fn config_names_the_files_and_variables_that_values_come_from() {
+    let file = included("[log]\nlevel = \"debug\"\n");
+    let run = |arguments: &[&str]| {
+        let mut command = remora();
+        command
+            .env("REMORA_TEST_IP", "127.0.0.7")
+            .env("REMORA_TEST_PORT", "2883");
+        command.args(arguments).output().expect("the program runs")
+    };
+    let printed = run(&["config", file.path()]);
+    assert_eq!(printed.status.code(), Some(0), "{printed:?}");
+    let printed = text(&printed.stdout);
+    for line in [
+        "address = \"127.0.0.7:1883\"  # line 3, from ${REMORA_TEST_IP}",
+        "name = \"emqx1\"  # conf.d/nodes.toml:2, from ${file:host}",
+        "address = \"emqx1:2883\"  # conf.d/nodes.toml:3, from ${file:host} and ${REMORA_TEST_PORT}",
+        "level = \"debug\"  # conf.d/zlog.toml:2",
+        "format = \"text\"  # default",
+    ] {
+        assert!(
+            printed.lines().any(|other| other == line),
+            "{line:?} is not in {printed}"
+        );
+    }
+    assert_eq!(run(&["check", file.path()]).status.code(), Some(0));
+    // What check finds has the place in its own file, and both places of what two files have.
+    let file = included("[[listeners]]\naddress = \"0.0.0.0\"\n");
+    let refused = run(&["check", file.path()]);
+    assert_eq!(refused.status.code(), Some(64));
+    let shown = text(&refused.stderr);
+    let place = "conf.d/zlog.toml:2:11";
+    assert!(
+        shown.contains(place) && shown.contains("2 | address = \"0.0.0.0\""),
+        "{shown}"
+    );
+    let file = included("include = []\nlog.level = \"debug\"\n");
+    fs::write(
+        file.path.with_file_name("conf.d").join("a.toml"),
+        "[log]\nlevel = \"warn\"\n",
+    )
+    .expect("a file");
+    let shown = run(&["check", file.path()]);
+    let shown = text(&shown.stderr);
+    for place in ["conf.d/zlog.toml:2:5", "conf.d/a.toml:2:1"] {
+        assert!(shown.matches(place).count() >= 1, "{place} is not in {shown}");
+    }
+    // Without the variables, each is told with its place.
+    let refused = output(&["check", file.path()]);
+    let shown = text(&refused.stderr);
+    assert!(shown.contains("the variable REMORA_TEST_IP is not set"), "{shown}");
+    assert!(shown.contains("remora.toml:3:12"), "{shown}");
+}
+
+#[test]
 fn an_expired_certificate_is_said_by_check_at_its_line_and_does_not_keep_run_from_starting() {
     let directory = TempDir::new().expect("a directory");
     let path = |file: &str| directory.path().join(file);

@@ -109,7 +109,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("clap_complete", &["cli"]),
     ("clap_mangen", &["cli"]),
     ("dashmap", &["path::route::placement", "path::accept::admission"]),
-    ("glob", &["cli"]),
+    ("glob", &["cli", "config::include"]),
     ("hashbrown", &["path::relay::index"]),
     // The server is in admin; the client of nodes' APIs in one file of net.
     ("http_body_util", &["admin", "net::http"]),

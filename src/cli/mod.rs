@@ -104,7 +104,13 @@ enum Command {
     /// Print the configuration in force: every key, its value, and where that comes from.
     ///
     /// The output is a configuration that means the same. The FILE "-" is standard input.
-    Config(File),
+    Config {
+        #[command(flatten)]
+        file: File,
+        /// Print the JSON Schema of all configurations instead, by which editors complete and check one.
+        #[arg(long, conflicts_with_all = ["file", "config"])]
+        schema: bool,
+    },
     /// Print which node a client belongs to, and why.
     ///
     /// This is the ring's choice, the same in every balancer with the same nodes and seed. A client is on another node while
@@ -209,7 +215,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Check { file, bind, strict } => {
             with_config(file.locate(), |loaded| check::command(loaded, bind, strict))
         }
-        Command::Config(file) => with_config(file.locate(), |Loaded { config, source }| {
+        Command::Config { schema: true, .. } => print(config::schema().trim_end()),
+        Command::Config { file, schema: false } => with_config(file.locate(), |Loaded { config, source }| {
             print(config::effective(&config, Some(&source)).trim_end())
         }),
         Command::Doctor {

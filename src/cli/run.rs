@@ -211,7 +211,7 @@ async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> 
     let Loaded { config, source } = match config::load_with_source(path) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            let not = reject(path, problems);
+            let not = reject(problems);
             running.reload_failed(&not.why);
             return Err(not);
         }
@@ -231,7 +231,7 @@ async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> 
         Err(error) => match BindError::of(&error) {
             Some(refused) => {
                 let problem = refused::address(refused, Some(std::process::id()), &config, &source);
-                Err(reject(path, source.problems(vec![problem])))
+                Err(reject(source.problems(vec![problem])))
             }
             None => {
                 tracing::error!(event = Change::RELOAD, %error, "reload failed, nothing changed");
@@ -245,13 +245,10 @@ async fn reload(path: &Path, running: &Handle) -> Result<Reloaded, NotReloaded> 
 }
 
 /// Logs why a configuration was not applied, in one line for each problem: this is a log, and may be JSON.
-fn reject(path: &Path, problems: Problems) -> NotReloaded {
+fn reject(problems: Problems) -> NotReloaded {
     let mut first = None;
     for problem in problems.iter() {
-        let position = problems
-            .position(problem)
-            .map_or(String::new(), |at| format!(":{}:{}", at.line, at.column));
-        let file = format!("{}{position}", path.display());
+        let file = problems.place(problem);
         let hint = problem.hint.as_deref();
         tracing::error!(file, hint, "{problem}");
         first.get_or_insert_with(|| format!("{file}: {problem}"));

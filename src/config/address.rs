@@ -6,7 +6,7 @@ use ipnet::{IpNet, Ipv4Net};
 use toml::de::DeValue;
 
 use super::meant::{self, Role, Url, is_host_name, shown};
-use super::reader::{Leaf, Mismatch, quoted, string};
+use super::reader::{Form, Leaf, Mismatch, quoted, string};
 use super::words::suggested;
 use crate::admin::settings::SOCKET_PATH_MAX;
 use crate::net::socket::interface_index;
@@ -157,6 +157,7 @@ pub(super) struct AdminAddresses;
 
 impl Leaf for AdminAddresses {
     type Output = Vec<SocketAddr>;
+    const FORM: Form = Form::OneOrMore;
 
     fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
         match value {
@@ -210,7 +211,10 @@ fn of_this_machine(written: &str, role: Role) -> Result<SocketAddr, Mismatch> {
 /// The text of an address; `several` says what to do about a list of them.
 pub(super) fn text<'v>(value: &'v DeValue<'_>, role: Role, several: &str) -> Result<&'v str, Mismatch> {
     if let Some(text) = value.as_str() {
-        return Ok(text);
+        return match unix_socket(text) {
+            Some(path) => Err(not_tcp(text, path, role)),
+            None => Ok(text),
+        };
     }
     let found = super::reader::found(value);
     let of = |text: &str| format!("write {}", suggested(&meant::address(text, role)));
@@ -226,6 +230,28 @@ pub(super) fn text<'v>(value: &'v DeValue<'_>, role: Role, several: &str) -> Res
         _ => of(""),
     };
     Err(Mismatch::new(format!("{found}, not an address"), hint))
+}
+
+/// The path of a unix socket, as nginx, HAProxy and URLs write it.
+fn unix_socket(text: &str) -> Option<&str> {
+    let prefixes = ["unix://", "unix:", "unix@", "abns@"];
+    let behind = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix));
+    behind.or(text.starts_with('/').then_some(text))
+}
+
+fn not_tcp(written: &str, path: &str, role: Role) -> Mismatch {
+    let hint = match role.port == Role::ADMIN.port && !role.names {
+        true => format!(
+            "write \"127.0.0.1:{}\", and add socket = {}",
+            role.port,
+            suggested(path)
+        ),
+        false => format!(
+            "write \"127.0.0.1:{}\": clients and nodes are reached over TCP alone",
+            role.port
+        ),
+    };
+    Mismatch::new(format!("{} is a unix socket", quoted(written)), hint)
 }
 
 impl Leaf for DnsName {

@@ -2,23 +2,22 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
 use super::problem::{Place, Problem};
-use super::reader::{Field, Spanned, quoted};
+use super::reader::{Field, NamedFile, Spanned, quoted};
 use crate::control::Credentials;
 use crate::doctor::Login;
 
 /// The credentials in the file that a key names: the first line of it, `KEY:SECRET`, in the form of EMQX's `api_key.bootstrap_file`.
 /// A role behind a second colon is left out.
-pub(super) fn read(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<Credentials> {
+pub(super) fn read(written: Field<NamedFile>, problems: &mut Vec<Problem>) -> Option<Credentials> {
     let Field::Set(Spanned { value, place }) = written else {
         return None;
     };
-    let line = first_line(&value, &place, base, problems)?;
+    let line = first_line(&value, &place, problems)?;
     match line.split(':').collect::<Vec<_>>()[..] {
         [key, secret, ..] if [key, secret].iter().all(|part| is_word(part)) => {
             let basic = BASE64_STANDARD.encode(format!("{key}:{secret}"));
@@ -26,7 +25,7 @@ pub(super) fn read(written: Field<String>, base: &Path, problems: &mut Vec<Probl
         }
         _ => {
             // What is in it may be secret.
-            let message = format!("{} does not begin with a key and a secret", quoted(&value));
+            let message = format!("{} does not begin with a key and a secret", quoted(&value.written));
             problems.push(
                 place
                     .problem(message)
@@ -38,16 +37,19 @@ pub(super) fn read(written: Field<String>, base: &Path, problems: &mut Vec<Probl
 }
 
 /// The user in the file that a key names: the first line of it, `USER:PASSWORD`. There may be more colons in the password.
-pub(super) fn read_login(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<Login> {
+pub(super) fn read_login(written: Field<NamedFile>, problems: &mut Vec<Problem>) -> Option<Login> {
     let Field::Set(Spanned { value, place }) = written else {
         return None;
     };
-    let line = first_line(&value, &place, base, problems)?;
+    let line = first_line(&value, &place, problems)?;
     match line.split_once(':') {
         Some((username, password)) if !username.is_empty() => Some(Login::new(username.to_owned(), password.into())),
         _ => {
             // What is in it may be secret.
-            let message = format!("{} does not begin with a user name and a password", quoted(&value));
+            let message = format!(
+                "{} does not begin with a user name and a password",
+                quoted(&value.written)
+            );
             problems.push(place.problem(message).hint("one line is expected, USER:PASSWORD"));
             None
         }
@@ -55,13 +57,13 @@ pub(super) fn read_login(written: Field<String>, base: &Path, problems: &mut Vec
 }
 
 /// The first line of a file that is not empty.
-fn first_line(file: &str, place: &Place, base: &Path, problems: &mut Vec<Problem>) -> Option<String> {
+fn first_line(file: &NamedFile, place: &Place, problems: &mut Vec<Problem>) -> Option<String> {
     /// More than any key or password is long.
     const BYTES_MAX: u64 = 4096;
     let mut text = String::new();
-    let read = File::open(base.join(file)).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
+    let read = File::open(&file.path).and_then(|file| file.take(BYTES_MAX).read_to_string(&mut text));
     if let Err(error) = read {
-        let message = format!("{} cannot be read: {error}", quoted(file));
+        let message = format!("{} cannot be read: {error}", quoted(&file.written));
         problems.push(place.problem(message));
         return None;
     }

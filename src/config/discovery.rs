@@ -1,9 +1,9 @@
 //! Resolves where further nodes are found, and the `[[nodes]]` that stands for each of them.
 
-use std::path::{self, Path};
 use std::time::Duration;
 
-use super::file::{self, SourceWord};
+use super::choices::SourceWord;
+use super::file;
 use super::problem::{Place, Problem};
 use super::reader::Field;
 use super::tls;
@@ -62,7 +62,6 @@ pub(super) fn resolve(
     written: file::Discovery,
     template: Option<(Member, Place)>,
     secured: Option<&Nodes>,
-    base: &Path,
     problems: &mut Vec<Problem>,
 ) -> Option<control::Discovery> {
     let file::Discovery {
@@ -139,10 +138,7 @@ pub(super) fn resolve(
             .map(|server| server.value)
             .collect(),
         // Of another source, it is left over.
-        file: file.value().filter(|_| source == SourceKind::File).map(|file| {
-            let file = base.join(file);
-            path::absolute(&file).unwrap_or(file)
-        }),
+        file: (file.value().filter(|_| source == SourceKind::File)).map(|file| file.path),
     };
     let interval_default = match source.kind {
         SourceKind::Emqx | SourceKind::Dns => INTERVAL_DEFAULT,

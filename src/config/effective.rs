@@ -9,6 +9,7 @@ use toml::Value;
 
 use super::node_address::HOST_PLACE;
 use super::units::{duration_text, size_text};
+use super::words::escaped;
 use super::{Config, Source};
 use crate::admin::settings as admin;
 use crate::base::heartbeat;
@@ -56,7 +57,7 @@ struct Page<'a> {
 struct Toml(String);
 
 fn string(text: impl Display) -> Toml {
-    Toml(Value::from(text.to_string()).to_string())
+    Toml(Value::from(escaped(&text.to_string())).to_string())
 }
 
 fn duration(duration: Duration) -> Toml {
@@ -97,8 +98,8 @@ impl Page<'_> {
 
     /// A key with its value; where the file does not have it, `otherwise` says where the value comes from.
     fn key(&mut self, key: &str, Toml(value): Toml, otherwise: &str) {
-        let from = self.source.map(|source| match source.line(&self.path_of(key)) {
-            Some(line) => format!("  # line {line}"),
+        let from = self.source.map(|source| match source.origin(&self.path_of(key)) {
+            Some(origin) => format!("  # {}", origin.escape_debug()),
             None => format!("  # {otherwise}"),
         });
         self.line(&format!("{key} = {value}{}", from.unwrap_or_default()));

@@ -7,20 +7,20 @@ use super::address::{
     AdminAddresses, DnsName, HostName, ListenerAddress, LogPath, Name, NameServer, Network, Origin, SocketPath,
     SourceAddress, TopicPrefix, WsPath,
 };
-use super::meant::Scheme;
+use super::choices::{CheckWord, ProbeProxyWord, ProbeWord, ProxyWord, SourceWord, TransportWord};
+use super::foreign;
 use super::node_address::{NodeApiUrl, NodeMqtt, NodePass, NodeWs, PeerUrl};
 use super::problem::{Place, Problem};
-use super::reader::{Entries, Field, Leaf, List, Mismatch, Reader, Shape, Value, quoted, table, word, word_or};
+use super::reader::{Entries, Field, Leaf, List, Mismatch, Named, Reader, Shape, Value, quoted, table};
+use super::texts::Texts;
 use super::tls::{CertificateFiles, CertificateName, ClientsWord, ExpiredWord, FilePath, NodesTls, TlsWord};
 use super::tokens::Token;
 use super::units::{GIB, HOUR, KIB, MIB, SECOND, Seconds, Size, Time, Weight, Whole};
-use super::{foreign, syntax, words};
 use crate::base::log;
-use crate::control::{Check, OnDown, ProbeDepth, ProbeProxy};
+use crate::control::OnDown;
 use crate::net::tls::Version as TlsVersion;
 use crate::path::affinity;
 use crate::path::greet;
-use crate::proxy_protocol::Version;
 
 /// A deadline or an interval. The kernel stores some of them as milliseconds in an `int`, which holds at most 596 hours.
 type Timeout = Time<1, { 500 * HOUR }>;
@@ -52,6 +52,7 @@ type BufferSize = Size<{ 16 * KIB }, { 64 * MIB }>;
 table! {
     /// The whole file.
     File {
+        include: List<FilePath>,
         workers: Whole<usize, 1, 1024>,
         listeners: List<Listener>,
         nodes: List<Node>,
@@ -88,8 +89,8 @@ table! {
         tls_min: TlsVersion,
         tls_record_max: Size<512, { 16 * KIB }>,
         client_certificates: ClientsWord,
-        client_ca: FilePath,
-        client_crl: FilePath,
+        client_ca: Named<FilePath>,
+        client_crl: Named<FilePath>,
         client_crl_expired: ExpiredWord,
         paths: List<WsPath>,
         origins: List<Origin>,
@@ -124,7 +125,7 @@ table! {
     /// `[nodes_api]`
     NodesApi {
         check: CheckWord,
-        credentials: FilePath,
+        credentials: Named<FilePath>,
         interval: Timeout,
         timeout: Timeout,
     }
@@ -137,7 +138,7 @@ table! {
         seeds: List<NodeApiUrl>,
         name: DnsName,
         name_servers: List<NameServer>,
-        file: FilePath,
+        file: Named<FilePath>,
         interval: Timeout,
         grace: Slack,
     }
@@ -272,7 +273,7 @@ table! {
     Doctor {
         interval: Interval,
         topic: TopicPrefix,
-        credentials: FilePath,
+        credentials: Named<FilePath>,
         slow_after: Timeout,
         timeout: MessageTimeout,
     }
@@ -290,11 +291,11 @@ table! {
     Admin {
         enabled: bool,
         address: AdminAddresses,
-        socket: SocketPath,
+        socket: Named<SocketPath>,
         tokens: List<Token>,
         hosts: List<HostName>,
         peers: List<PeerUrl>,
-        peers_token: FilePath,
+        peers_token: Named<FilePath>,
     }
 }
 
@@ -304,7 +305,7 @@ table! {
         level: log::Level,
         format: log::Format,
         output: log::Output,
-        file: LogPath,
+        file: Named<LogPath>,
         file_size_max: Size<0, { 1024 * GIB }>,
         file_count: Whole<u32, 0, 1000>,
         connections: log::Connections,
@@ -312,171 +313,18 @@ table! {
     }
 }
 
-/// Reads a file of type `T` and collects all problems in it. Of TOML syntax errors, only the first one is reported.
-pub(super) fn read<T: Value>(text: &str) -> Result<(T::Output, Vec<Problem>), Vec<Problem>>
+/// Reads the files of a configuration, or one of another type `T`, and collects all problems in it.
+pub(super) fn read<T: Value>(tree: DeTable<'_>, texts: &Texts) -> (T::Output, Vec<Problem>)
 where
     T::Output: Default,
 {
-    let tree = DeTable::parse(text).map_err(|error| {
-        let mut problem = Problem::of_file(format!("not TOML: {}", error.message()));
-        problem.span = error.span();
-        if error.message() == "duplicate key" {
-            problem = problem.hint("write a key once; several tables of one name have two brackets, as in [[nodes]]");
-        } else if let Some(hint) = error.span().and_then(|span| syntax::hint(text, span)) {
-            problem = problem.hint(hint);
-        }
-        vec![problem]
-    })?;
     let place = Place {
         path: String::new(),
-        span: tree.span(),
+        span: 0..texts.main().text.len(),
     };
-    let mut reader = Reader::new::<T>(foreign::meant);
-    let file = T::read(&DeValue::Table(tree.into_inner()), &place, &mut reader);
-    Ok((file.unwrap_or_default(), reader.problems))
-}
-
-/// The protocol below MQTT, as a word; the other settings of a transport have keys of their own.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum TransportWord {
-    Tcp,
-    Ws,
-}
-
-impl Leaf for TransportWord {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(value, &[("tcp", Self::Tcp), ("ws", Self::Ws)], |word| {
-            let scheme = Scheme::of(word)?;
-            let transport = if scheme.is_ws { "\"ws\"" } else { "\"tcp\"" };
-            let tls = if scheme.has_tls { ", and add tls = \"end\"" } else { "" };
-            Some(format!("{transport}{tls}"))
-        })
-    }
-}
-
-/// How far a probe of a node goes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ProbeWord;
-
-impl Leaf for ProbeWord {
-    type Output = ProbeDepth;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
-        let words = [("mqtt", ProbeDepth::Mqtt), ("connect", ProbeDepth::Connect)];
-        word_or(value, &words, |word| match word {
-            "tcp" | "off" | "none" | "false" => Some("\"connect\"".to_owned()),
-            "true" | "on" => Some("\"mqtt\"".to_owned()),
-            _ => None,
-        })
-    }
-}
-
-impl Leaf for OnDown {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(
-            value,
-            &[("close", Self::Close), ("keep", Self::Keep)],
-            |word| match word {
-                // HAProxy's word, beside those of a switch.
-                "shutdown-sessions" | "true" | "on" => Some("\"close\"".to_owned()),
-                "none" | "false" | "off" => Some("\"keep\"".to_owned()),
-                _ => None,
-            },
-        )
-    }
-}
-
-/// Whom the PROXY header of a probe names.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ProbeProxyWord;
-
-impl Leaf for ProbeProxyWord {
-    type Output = ProbeProxy;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
-        word(value, &[("proxy", ProbeProxy::Proxy), ("local", ProbeProxy::Local)])
-    }
-}
-
-/// Who is asked for further nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SourceWord {
-    Off,
-    Emqx,
-    Dns,
-    File,
-}
-
-impl Leaf for SourceWord {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        let words = [
-            ("off", Self::Off),
-            ("emqx", Self::Emqx),
-            ("dns", Self::Dns),
-            ("file", Self::File),
-        ];
-        word(value, &words)
-    }
-}
-
-/// What the API of a node is asked.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct CheckWord;
-
-impl Leaf for CheckWord {
-    type Output = Check;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
-        let words = [("availability", Check::Availability), ("status", Check::Status)];
-        word_or(value, &words, |word| match word {
-            "availability_check" | "true" | "on" => Some("\"availability\"".to_owned()),
-            "/status" | "/api/v5/status" => Some("\"status\"".to_owned()),
-            _ => None,
-        })
-    }
-}
-
-/// The PROXY header that a listener of a node expects.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ProxyWord;
-
-impl Leaf for ProxyWord {
-    type Output = Option<Version>;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch> {
-        let version = |version: Version| (version.name(), Some(version));
-        let words = [version(Version::V1), version(Version::V2), ("off", None)];
-        word_or(value, &words, |word| match word {
-            // EMQX takes both versions; this one carries what is known of the client's TLS as well.
-            "true" | "on" | "yes" | "2" | "send-proxy-v2" => Some("\"v2\"".to_owned()),
-            "1" | "send-proxy" => Some("\"v1\"".to_owned()),
-            "false" | "no" | "none" | "0" => Some("\"off\"".to_owned()),
-            _ => None,
-        })
-    }
-}
-
-impl Leaf for affinity::Key {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(
-            value,
-            &[
-                ("client_id", Self::ClientId),
-                ("username", Self::Username),
-                ("client_address", Self::ClientAddress),
-                ("certificate_cn", Self::CertificateCn),
-            ],
-            |word| words::affinity(word).map(|key| format!("\"{key}\"")),
-        )
-    }
+    let mut reader = Reader::new::<T>(texts, foreign::meant);
+    let file = T::read(&DeValue::Table(tree), &place, &mut reader);
+    (file.unwrap_or_default(), reader.problems)
 }
 
 /// A regular expression with one capture group.
@@ -502,81 +350,6 @@ impl Leaf for GroupExpression {
                     "write parentheses around what the clients of a group share, as in {EXAMPLE}, and (?: ) for others"
                 ),
             ),
-        })
-    }
-}
-
-impl Leaf for affinity::Spread {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        let words = [Self::Ring, Self::Least].map(|spread| (spread.name(), spread));
-        word_or(value, &words, |word| match word {
-            "leastconn" | "least_conn" | "random" | "load" => Some("\"least\"".to_owned()),
-            "hash" | "source" => Some("\"ring\"".to_owned()),
-            _ => None,
-        })
-    }
-}
-
-impl Leaf for greet::Refuse {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("close", Self::Close), ("connack", Self::Connack)])
-    }
-}
-
-impl Leaf for log::Level {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(
-            value,
-            &[
-                ("error", Self::Error),
-                ("warn", Self::Warn),
-                ("info", Self::Info),
-                ("debug", Self::Debug),
-            ],
-            |word| words::level(word).map(|level| format!("\"{level}\"")),
-        )
-    }
-}
-
-impl Leaf for log::Format {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(
-            value,
-            &[("text", Self::Text), ("json", Self::Json)],
-            |word| match word {
-                "plain" | "logfmt" | "console" => Some("\"text\"".to_owned()),
-                _ => None,
-            },
-        )
-    }
-}
-
-impl Leaf for log::Output {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("stdout", Self::Stdout), ("journald", Self::Journald)])
-    }
-}
-
-impl Leaf for log::Connections {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        let words = [("end", Self::End), ("both", Self::Both), ("none", Self::None)];
-        word_or(value, &words, |word| match word {
-            "true" | "on" | "yes" => Some("\"end\"".to_owned()),
-            "false" | "off" | "no" => Some("\"none\"".to_owned()),
-            "all" => Some("\"both\"".to_owned()),
-            _ => None,
         })
     }
 }

@@ -1,10 +1,10 @@
 //! The files that a configuration names.
 
 use std::collections::BTreeMap;
-use std::path::{self, Path, PathBuf};
+use std::path::PathBuf;
 
 use super::file;
-use super::reader::{Field, Spanned};
+use super::reader::{Field, NamedFile, Spanned};
 use super::tls::{CertificateFiles, NodesTls};
 
 /// The files that the keys of listeners, of `[nodes_tls]`, `[nodes_api]`, `[discovery]`, `[doctor]` and `[admin]` name, by key.
@@ -15,10 +15,9 @@ pub(super) fn named(
     discovery: &Field<file::Discovery>,
     doctor: &Field<file::Doctor>,
     admin: &Field<file::Admin>,
-    base: &Path,
 ) -> BTreeMap<String, PathBuf> {
     let of_pair = |pair: &CertificateFiles| [pair.chain.as_set().cloned(), pair.key.as_set().cloned()];
-    let mut named: Vec<Option<Spanned<String>>> = Vec::new();
+    let mut named: Vec<Option<Spanned<NamedFile>>> = Vec::new();
     for Spanned { value, .. } in listeners.as_set().into_iter().flat_map(|listeners| &listeners.value) {
         let certificates = value.certificates.as_set().into_iter().flat_map(|given| &given.value);
         named.extend(certificates.flat_map(|pair| of_pair(&pair.value)));
@@ -46,9 +45,6 @@ pub(super) fn named(
     );
     named.extend(discovery.as_set().map(|given| given.value.file.as_set().cloned()));
     named.extend(doctor.as_set().map(|given| given.value.credentials.as_set().cloned()));
-    let absolute = |Spanned { value, place }| {
-        let file = base.join(value);
-        (place.path, path::absolute(&file).unwrap_or(file))
-    };
-    named.into_iter().flatten().map(absolute).collect()
+    let named = named.into_iter().flatten();
+    named.map(|Spanned { value, place }| (place.path, value.path)).collect()
 }

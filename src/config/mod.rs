@@ -1,14 +1,19 @@
 //! The settings of the whole process as one value, read from a TOML file in one fallible step that finds all problems at once.
 
 mod address;
+mod bundles;
+mod choices;
 mod credentials;
 mod discovery;
 mod effective;
+mod expand;
 mod expiry;
 mod file;
 mod files;
 mod foreign;
+mod include;
 mod meant;
+mod merge;
 mod node_address;
 mod nodes;
 mod notes;
@@ -16,24 +21,31 @@ mod overlap;
 mod problem;
 mod reader;
 mod resolve;
+mod schema;
 mod source;
 mod syntax;
+mod texts;
 mod tls;
 mod tokens;
 mod units;
 mod words;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 pub use effective::effective;
 pub use nodes::ListedNodes;
-pub use problem::{Position, Problem, Problems, Severity};
+pub use problem::{Problem, Problems, Severity};
+pub use schema::schema;
 pub use source::Source;
+pub use texts::Position;
 pub use units::{duration_text, size_text};
+
+use texts::Texts;
 
 use crate::admin::settings as admin;
 use crate::base::heartbeat;
@@ -130,24 +142,23 @@ impl Config {
     }
 }
 
-/// Reads the file at `path`. Relative paths in it start in its directory.
+/// Reads the file at `path`, and those that it includes. Relative paths in a file start in its directory.
 ///
 /// # Errors
-/// All problems in the file, or why it cannot be read.
+/// All problems in the files, or why one cannot be read.
 pub fn load(path: &Path) -> Result<Config, Problems> {
     load_with_source(path).map(|loaded| loaded.config)
 }
 
-/// Reads the file at `path`, and keeps where it says what. Relative paths in it start in its directory.
+/// Reads the file at `path`, and those that it includes, and keeps where they say what. Relative paths in a file start in its directory.
 ///
 /// # Errors
-/// All problems in the file, or why it cannot be read.
+/// All problems in the files, or why one cannot be read.
 pub fn load_with_source(path: &Path) -> Result<Loaded, Problems> {
     let name = path.display().to_string();
     let file = File::open(path).map_err(|error| unreadable(&name, &error))?;
-    let base = path.parent().unwrap_or(Path::new(""));
-    let mut loaded = read_beside(&name, file, base)?;
-    loaded.config.admin.configuration = std::path::absolute(path).ok();
+    let mut loaded = read_beside(&name, file, Some(path))?;
+    loaded.config.admin.configuration = path::absolute(path).ok();
     Ok(loaded)
 }
 
@@ -157,30 +168,7 @@ pub fn load_with_source(path: &Path) -> Result<Loaded, Problems> {
 /// # Errors
 /// All problems in it, or why it cannot be read.
 pub fn read_with_source(name: &str, from: impl Read) -> Result<Loaded, Problems> {
-    read_beside(name, from, Path::new(""))
-}
-
-fn unreadable(name: &str, error: &io::Error) -> Problems {
-    let problem = Problem::of_file(format!("cannot be read: {error}"));
-    Problems::new(name, "", vec![problem])
-}
-
-fn read_beside(name: &str, from: impl Read, base: &Path) -> Result<Loaded, Problems> {
-    let bytes = read(from).map_err(|error| unreadable(name, &error))?;
-    match String::from_utf8(bytes) {
-        Ok(text) => {
-            let config = parse_beside(name, &text, base)?;
-            let source = Source::new(name, &text);
-            Ok(Loaded { config, source })
-        }
-        Err(error) => {
-            let valid_up_to = error.utf8_error().valid_up_to();
-            let shown = String::from_utf8_lossy(error.as_bytes()).into_owned();
-            let mut problem = Problem::of_file("not UTF-8").hint("save the file as UTF-8");
-            problem.span = Some(valid_up_to..valid_up_to + char::REPLACEMENT_CHARACTER.len_utf8());
-            Err(Problems::new(name, &shown, vec![problem]))
-        }
-    }
+    read_beside(name, from, None)
 }
 
 /// Reads `text`; problems show `name` as its file. Relative paths in it start in the working directory.
@@ -188,30 +176,48 @@ fn read_beside(name: &str, from: impl Read, base: &Path) -> Result<Loaded, Probl
 /// # Errors
 /// All problems in the text.
 pub fn parse(name: &str, text: &str) -> Result<Config, Problems> {
-    parse_beside(name, text, Path::new(""))
+    parse_all(Texts::new(name, text, Path::new("")), None).map(|loaded| loaded.config)
 }
 
-fn parse_beside(name: &str, text: &str, base: &Path) -> Result<Config, Problems> {
-    let (file, mut problems) =
-        file::read::<file::File>(text).map_err(|problems| Problems::new(name, text, problems))?;
-    let config = resolve::config(file, base, &mut problems);
+fn unreadable(name: &str, error: &io::Error) -> Problems {
+    let problem = Problem::of_file(format!("cannot be read: {error}"));
+    Problems::new(Texts::new(name, "", Path::new("")), vec![problem])
+}
+
+fn read_beside(name: &str, from: impl Read, path: Option<&Path>) -> Result<Loaded, Problems> {
+    let bytes = include::read(from).map_err(|error| unreadable(name, &error))?;
+    let (text, wrong_at) = include::decoded(bytes);
+    let folder = path.and_then(Path::parent).unwrap_or(Path::new(""));
+    let texts = Texts::new(name, &text, folder);
+    match wrong_at {
+        None => parse_all(texts, path),
+        Some(at) => Err(Problems::new(texts, vec![include::not_utf8(at)])),
+    }
+}
+
+/// Reads the configuration whose one file is in `texts`; `path` is where that is.
+fn parse_all(mut texts: Texts, path: Option<&Path>) -> Result<Loaded, Problems> {
+    let variables = |name: &str| env::var_os(name);
+    let mut problems = include::add_all(&mut texts, path, &variables);
+    let merged = match merge::merge(&texts, &variables) {
+        Ok(merged) if problems.is_empty() => merged,
+        // What else is wrong may follow from it.
+        other => {
+            problems.extend(other.err().into_iter().flatten());
+            return Err(Problems::new(texts, problems));
+        }
+    };
+    let source = Source::new(&texts, &merged);
+    let (file, mut problems) = file::read::<file::File>(merged.tree, &texts);
+    let config = resolve::config(file, &mut problems);
     let (problems, warnings): (Vec<_>, Vec<_>) = problems.into_iter().partition(Problem::refuses);
-    if problems.is_empty() {
-        Ok(Config { warnings, ..config })
-    } else {
-        Err(Problems::new(name, text, problems))
+    match problems.is_empty() {
+        true => Ok(Loaded {
+            config: Config { warnings, ..config },
+            source,
+        }),
+        false => Err(Problems::new(texts, problems)),
     }
-}
-
-fn read(from: impl Read) -> io::Result<Vec<u8>> {
-    /// Enough for many thousands of nodes; keeps a wrong path from filling the memory.
-    const BYTES_MAX: u64 = 16 << 20;
-    let mut bytes = Vec::new();
-    from.take(BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > BYTES_MAX {
-        return Err(io::Error::other("larger than 16 MiB"));
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -248,7 +254,7 @@ mod tests {
                     keys_of_shape(shape, &format!("{path}.{key}"), keys);
                 }
             }
-            Shape::Leaf | Shape::List(_) => {
+            Shape::Leaf(_) | Shape::List(_) => {
                 keys.insert(path.to_owned());
             }
         }
@@ -278,7 +284,8 @@ mod tests {
     #[test]
     fn the_full_file_has_every_key_and_no_other() {
         let text = with_every_key(FULL);
-        let (_, problems) = file::read::<file::File>(&text).expect("a file that can be read");
+        let texts = Texts::new("full.toml", &text, Path::new(""));
+        let (_, problems) = file::read::<file::File>(merge::parse(&text).expect("TOML"), &texts);
         assert!(problems.is_empty(), "{problems:?}");
         let mut known = BTreeSet::new();
         keys_of_shape(&<file::File as Value>::SHAPE, "", &mut known);

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::choices::{SourceWord, TransportWord};
 use super::discovery;
-use super::file::{self, SourceWord};
+use super::file;
 use super::notes::{at_least_one, given, note_repeats, required};
 use super::problem::{Place, Problem, Problems};
 use super::reader::{Field, Spanned, quoted};
-use super::{Config, tls};
+use super::texts::Texts;
+use super::{Config, merge, tls};
 use crate::cluster;
 use crate::cluster::{Endpoints, Member, MemberEndpoint, NodeAddress, NodeApi};
 use crate::control::{self, NodesFormat};
@@ -35,7 +37,6 @@ pub(super) fn all(
     written: Field<Vec<Spanned<file::Node>>>,
     nodes_tls: Field<tls::NodesTls>,
     discovery: &file::Discovery,
-    base: &Path,
     problems: &mut Vec<Problem>,
 ) -> AllNodes {
     let are_listed = matches!(discovery.source.as_set(), Some(source) if source.value == SourceWord::File);
@@ -63,7 +64,7 @@ pub(super) fn all(
     });
     let listed = listed.map(|tls| tls.place.clone());
     let needed_at = secured_at(&nodes).chain(seeds).next().or(listed.as_ref());
-    let secured = tls::nodes(nodes_tls, needed_at, base, problems);
+    let secured = tls::nodes(nodes_tls, needed_at, problems);
     let mut template = None;
     let mut members = Vec::with_capacity(nodes.len());
     for Spanned { mut value, place } in nodes {
@@ -224,7 +225,7 @@ pub(super) fn note_passing(
     for listener in listeners.value.iter().filter(passing) {
         passes = true;
         if let Some(ws) = listener.value.transport.as_set()
-            && matches!(ws.value, file::TransportWord::Ws)
+            && matches!(ws.value, TransportWord::Ws)
         {
             let problem = ws.place.problem("has no effect with tls = \"pass\"");
             problems.push(problem.hint("leave the key out: the bytes inside TLS are not read"));
@@ -307,7 +308,10 @@ impl ListedNodes {
     /// All problems in the file, or why it cannot be read.
     pub fn load(&self, file: &Path) -> Result<Vec<Member>, Problems> {
         let name = file.display().to_string();
-        let unreadable = |why: String| Problems::new(&name, "", vec![Problem::of_file(why)]);
+        let unreadable = |why: String| {
+            let texts = Texts::new(&name, "", Path::new(""));
+            Problems::new(texts, vec![Problem::of_file(why)])
+        };
         let bytes = control::read_nodes_file(file).map_err(|error| unreadable(format!("cannot be read: {error}")))?;
         let text = String::from_utf8(bytes).map_err(|_| unreadable("not UTF-8".to_owned()))?;
         self.parse(&name, &text)
@@ -319,30 +323,31 @@ impl ListedNodes {
     /// All problems in the text.
     pub fn parse(&self, name: &str, text: &str) -> Result<Vec<Member>, Problems> {
         let mut problems = Vec::new();
-        let nodes = self.nodes(text, &mut problems);
+        let texts = Texts::new(name, text, Path::new(""));
+        let nodes = self.nodes(&texts, &mut problems);
         match problems.is_empty() {
             true => Ok(nodes),
-            false => Err(Problems::new(name, text, problems)),
+            false => Err(Problems::new(texts, problems)),
         }
     }
 
-    fn nodes(&self, text: &str, problems: &mut Vec<Problem>) -> Vec<Member> {
+    fn nodes(&self, texts: &Texts, problems: &mut Vec<Problem>) -> Vec<Member> {
+        let text = &texts.main().text;
         if !text.is_empty() && !text.ends_with('\n') {
             let mut problem = Problem::of_file("the last line has no end, as if not all of the file was written");
             problem.span = Some(text.len()..text.len());
             problems.push(problem.hint("end it with a line break; write another file and rename it to this one"));
             return Vec::new();
         }
-        let written = match file::read::<file::NodesFile>(text) {
-            Ok((file::NodesFile { nodes }, found)) => {
-                problems.extend(found);
-                nodes
-            }
-            Err(found) => {
-                problems.extend(found);
+        let tree = match merge::parse(text) {
+            Ok(tree) => tree,
+            Err(problem) => {
+                problems.push(*problem);
                 return Vec::new();
             }
         };
+        let (file::NodesFile { nodes: written }, found) = file::read::<file::NodesFile>(tree, texts);
+        problems.extend(found);
         let nodes = at_least_one(
             written,
             "nodes",

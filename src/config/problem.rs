@@ -6,11 +6,12 @@ use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
+use super::texts::{Position, Text, Texts};
+
 /// Why a configuration was refused: one or more problems, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems {
-    file: String,
-    text: String,
+    texts: Texts,
     problems: Vec<Problem>,
 }
 
@@ -23,9 +24,9 @@ pub struct Problem {
     pub message: String,
     /// How to fix it.
     pub hint: Option<String>,
-    /// The bytes of the file that are wrong; `None` if something is missing.
+    /// The bytes that are wrong, counted over all files of the configuration; `None` if something is missing.
     pub span: Option<Range<usize>>,
-    /// Another part of the file that is involved, with a label.
+    /// Another part of the configuration that is involved, with a label.
     pub other: Option<(Range<usize>, String)>,
     /// Whether the configuration can be used all the same.
     pub severity: Severity,
@@ -41,15 +42,6 @@ pub enum Severity {
     Fault,
     /// The configuration is used, and an operator should look at it.
     Warning,
-}
-
-/// A position, as editors count: lines and columns from 1, columns in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Position {
-    /// The line.
-    pub line: usize,
-    /// The column.
-    pub column: usize,
 }
 
 /// The position of a value: its key and its bytes in the file.
@@ -74,11 +66,16 @@ impl Place {
 
     /// The place of `key` in the table at this place.
     pub(super) fn below(&self, key: &str, span: Range<usize>) -> Self {
-        let path = match &*self.path {
-            "" => key.to_owned(),
-            path => format!("{path}.{key}"),
-        };
+        let path = path_below(&self.path, key);
         Self { path, span }
+    }
+}
+
+/// The path of `key` in the table at `path`.
+pub(super) fn path_below(path: &str, key: &str) -> String {
+    match path {
+        "" => key.to_owned(),
+        path => format!("{path}.{key}"),
     }
 }
 
@@ -139,47 +136,42 @@ impl fmt::Display for Problem {
 }
 
 impl Problems {
-    pub(super) fn new(file: &str, text: &str, mut problems: Vec<Problem>) -> Self {
+    pub(super) fn new(texts: Texts, mut problems: Vec<Problem>) -> Self {
         debug_assert!(!problems.is_empty(), "a refusal without a reason");
         problems.sort_by_key(|problem| problem.span.as_ref().map(|span| span.start));
-        Self {
-            file: file.to_owned(),
-            text: text.to_owned(),
-            problems,
-        }
+        Self { texts, problems }
     }
 
-    /// The problems, in the order of the file.
+    /// The problems, in the order of the files.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.problems.iter()
     }
 
     /// The position of one of these problems; `None` if something is missing.
-    pub fn position(&self, problem: &Problem) -> Option<Position> {
-        let before = self.text.get(..problem.span.as_ref()?.start)?;
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        Some(Position {
-            line: before.matches('\n').count() + 1,
-            column: before[line_start..].chars().count() + 1,
-        })
+    pub fn position(&self, problem: &Problem) -> Option<Position<'_>> {
+        self.texts.position(problem.span.as_ref()?.start)
+    }
+
+    /// The place of one of these problems in a line: `nodes.toml:6:11`, or just the file if something is missing.
+    pub fn place(&self, problem: &Problem) -> String {
+        match &problem.span {
+            Some(span) => self.texts.place_of(span.start),
+            None => self.texts.main().name.clone(),
+        }
     }
 
     /// The first problem and its hint in one line: `nodes.toml:6:11: nodes[0].address: …`, and how many more there are.
     pub fn first(&self) -> String {
         let Some(problem) = self.problems.first() else {
-            return self.file.clone();
+            return self.texts.main().name.clone();
         };
-        let place = self.position(problem).map_or(String::new(), |at| {
-            let Position { line, column } = at;
-            format!(":{line}:{column}")
-        });
         let hint = problem.hint.as_ref().map_or(String::new(), |hint| format!(" ({hint})"));
         let more = match self.problems.len() - 1 {
             0 => String::new(),
             1 => ", and 1 more problem".to_owned(),
             more => format!(", and {more} more problems"),
         };
-        format!("{}{place}: {problem}{hint}{more}", self.file)
+        format!("{}: {problem}{hint}{more}", self.place(problem))
     }
 
     /// All problems as text with colours for a terminal.
@@ -200,7 +192,7 @@ impl Problems {
         let counts: Vec<String> = counts
             .map(|(count, noun)| format!("{count} {noun}{}", if *count == 1 { "" } else { "s" }))
             .collect();
-        shown + &format!("{}: {}", self.file, counts.join(" and "))
+        shown + &format!("{}: {}", self.texts.main().name, counts.join(" and "))
     }
 
     fn group<'a>(&'a self, problem: &'a Problem) -> Group<'a> {
@@ -210,19 +202,23 @@ impl Problems {
         };
         let title = level.primary_title(problem.to_string());
         let hint = problem.hint.as_deref().map(|hint| Level::HELP.message(hint));
-        let Some(span) = problem.span.clone() else {
-            let group = title.element(Origin::path(&*self.file));
+        let Some(span) = &problem.span else {
+            let group = title.element(Origin::path(&*self.texts.main().name));
             return group.elements(hint);
         };
-        let other = problem
-            .other
-            .as_ref()
-            .map(|(span, label)| AnnotationKind::Context.span(span.clone()).label(&**label));
-        let snippet = Snippet::source(&*self.text)
-            .path(&*self.file)
-            .annotation(AnnotationKind::Primary.span(span))
-            .annotations(other);
-        title.element(snippet).elements(hint)
+        let file = self.texts.of(span.start);
+        let snippet_of = |file: &'a Text| Snippet::source(&*file.text).path(&*file.name);
+        let mut snippet = snippet_of(file).annotation(AnnotationKind::Primary.span(file.within(span)));
+        let mut elsewhere = None;
+        if let Some((span, label)) = &problem.other {
+            let other = self.texts.of(span.start);
+            let annotation = AnnotationKind::Context.span(other.within(span)).label(&**label);
+            match other.start == file.start {
+                true => snippet = snippet.annotation(annotation),
+                false => elsewhere = Some(snippet_of(other).annotation(annotation)),
+            }
+        }
+        title.element(snippet).elements(elsewhere).elements(hint)
     }
 }
 
@@ -236,6 +232,8 @@ impl error::Error for Problems {}
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     fn problems(text: &str, span: Range<usize>) -> Problems {
@@ -244,7 +242,11 @@ mod tests {
             span,
         };
         let problem = place.problem("is wrong").hint("write it right");
-        Problems::new("remora.toml", text, vec![problem])
+        shown_with(text, problem)
+    }
+
+    fn shown_with(text: &str, problem: Problem) -> Problems {
+        Problems::new(Texts::new("remora.toml", text, Path::new("")), vec![problem])
     }
 
     #[test]
@@ -253,7 +255,11 @@ mod tests {
             let problems = problems(text, start..start);
             assert_eq!(
                 problems.position(&problems.problems[0]),
-                Some(Position { line, column }),
+                Some(Position {
+                    file: "remora.toml",
+                    line,
+                    column
+                }),
                 "{text:?} at {start}"
             );
         };
@@ -288,9 +294,38 @@ remora.toml: 1 problem";
         };
         let problem = place(10..11).problem("is there twice");
         let problem = problem.other(&place(4..5), "first used here");
-        let shown = Problems::new("remora.toml", "a = 1\nb = 1\n", vec![problem]).to_string();
+        let shown = shown_with("a = 1\nb = 1\n", problem).to_string();
         assert!(shown.contains("1 | a = 1\n  |     - first used here\n"), "{shown}");
         assert!(shown.contains("2 | b = 1\n  |     ^\n"), "{shown}");
+    }
+
+    #[test]
+    fn places_in_two_files_have_a_snippet_each() {
+        let mut texts = Texts::new("remora.toml", "a = 1\n", Path::new(""));
+        let start = texts.add("conf.d/more.toml", "b = 2\na = 3\n", Path::new("conf.d"));
+        let place = |span| Place {
+            path: "a".to_owned(),
+            span,
+        };
+        let problem = place(start + 6..start + 7).problem("is there already");
+        let problem = problem.other(&place(0..1), "first written here");
+        let problems = Problems::new(texts, vec![problem]);
+        assert_eq!(problems.first(), "conf.d/more.toml:2:1: a: is there already");
+        let shown = problems.to_string();
+        let expected = "\
+error: a: is there already
+ --> conf.d/more.toml:2:1
+  |
+2 | a = 3
+  | ^
+  |
+ ::: remora.toml:1:1
+  |
+1 | a = 1
+  | - first written here
+
+remora.toml: 1 problem";
+        assert_eq!(shown, expected);
     }
 
     #[test]
@@ -303,7 +338,7 @@ remora.toml: 1 problem";
     #[test]
     fn a_problem_without_a_place_names_the_file() {
         let problem = Problem::of_file("no node").hint("add one");
-        let shown = Problems::new("remora.toml", "x = 1", vec![problem]).to_string();
+        let shown = shown_with("x = 1", problem).to_string();
         assert!(shown.contains("error: no node"), "{shown}");
         assert!(shown.contains("--> remora.toml\n"), "{shown}");
         assert!(shown.contains("help: add one"), "{shown}");

@@ -2,19 +2,36 @@
 //! values in `units` and `address`.
 
 use std::marker::PhantomData;
+use std::path::{self, Path, PathBuf};
 
 use toml::Spanned as TomlSpanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{Place, Problem};
+use super::problem::{Place, Problem, path_below};
+use super::texts::Texts;
 use super::words::{self, suggested};
 
 /// The shape of a value, for suggestions and for the list of all keys.
 #[derive(Debug)]
 pub(super) enum Shape {
-    Leaf,
+    Leaf(Form),
     Table(&'static [(&'static str, &'static Shape)]),
     List(&'static Shape),
+}
+
+/// The form of a value without parts, as editors know it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Form {
+    Text,
+    Truth,
+    /// A whole number between two bounds.
+    Whole(u64, u64),
+    /// A whole number with one of these units, in a string.
+    Amount(&'static [(&'static str, u64)]),
+    /// One of a few words.
+    Words(fn() -> Vec<&'static str>),
+    /// A string or a list of them.
+    OneOrMore,
 }
 
 /// A type of value in the file: how it is read, and its Rust type.
@@ -29,8 +46,20 @@ pub(super) trait Value {
 /// A type of value without parts.
 pub(super) trait Leaf {
     type Output;
+    const FORM: Form = Form::Text;
 
     fn parse(value: &DeValue<'_>) -> Result<Self::Output, Mismatch>;
+}
+
+/// A type of value that is one of a few words.
+pub(super) trait Choice {
+    type Meaning: Copy + 'static;
+    const WORDS: &'static [(&'static str, Self::Meaning)];
+
+    /// What to write instead of another program's word, given in small letters.
+    fn meant(_word: &str) -> Option<String> {
+        None
+    }
 }
 
 /// Why a value does not fit its key.
@@ -60,6 +89,20 @@ pub(super) struct Spanned<T> {
 /// A list, or an array of tables.
 pub(super) struct List<T>(PhantomData<T>);
 
+/// The path of a file, of the form `T`. A relative one starts in the directory of the configuration file that has it.
+pub(super) struct Named<T>(PhantomData<T>);
+
+/// A file that a key names.
+#[derive(Clone, Debug)]
+pub(super) struct NamedFile {
+    /// As it is written, for messages.
+    pub(super) written: String,
+    /// Where it is, as an absolute path.
+    pub(super) path: PathBuf,
+    /// Whether the key names the folder that it is in.
+    pub(super) is_of_folder: bool,
+}
+
 /// What was probably meant by an unknown key.
 #[derive(Debug)]
 pub(super) struct Meant {
@@ -75,6 +118,8 @@ pub(super) type Foreign = fn(&str, &str, &DeValue<'_>, &DeTable<'_>) -> Option<M
 /// The problems found so far, and the shape of the whole file.
 pub(super) struct Reader {
     pub(super) problems: Vec<Problem>,
+    /// Where relative paths start in each file, by the positions of the files.
+    folders: Vec<(usize, PathBuf)>,
     root: Shape,
     /// What unknown keys mean to other programs.
     foreign: Foreign,
@@ -139,10 +184,27 @@ impl<T: Default> Field<T> {
 
 impl<T: Leaf> Value for T {
     type Output = T::Output;
-    const SHAPE: Shape = Shape::Leaf;
+    const SHAPE: Shape = Shape::Leaf(T::FORM);
 
     fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<T::Output> {
         T::parse(value).map_err(|mismatch| reader.note(place, mismatch)).ok()
+    }
+}
+
+impl<T: Leaf<Output = String>> Value for Named<T> {
+    type Output = NamedFile;
+    const SHAPE: Shape = Shape::Leaf(T::FORM);
+
+    fn read(value: &DeValue<'_>, place: &Place, reader: &mut Reader) -> Option<NamedFile> {
+        let written = T::read(value, place, reader)?;
+        let path = reader.folder(place).join(&written);
+        // The process may have another working directory than the one that checks the file.
+        let path = path::absolute(&path).unwrap_or(path);
+        Some(NamedFile {
+            written,
+            path,
+            is_of_folder: false,
+        })
     }
 }
 
@@ -163,7 +225,7 @@ impl<T: Value> Value for List<T> {
                     format!("write [[{}]], with a line for each key below it", place.path),
                 ),
                 (Shape::Table(_), _) => ("a list", format!("write [{}]", pair(value))),
-                (Shape::Leaf | Shape::List(_), _) => (
+                (Shape::Leaf(_) | Shape::List(_), _) => (
                     "a list",
                     match words::list_of(value) {
                         Some(list) => format!("write {list}"),
@@ -204,13 +266,31 @@ impl Mismatch {
 }
 
 impl Reader {
-    /// A reader for files of type `T`.
-    pub(super) fn new<T: Value>(foreign: Foreign) -> Self {
+    /// A reader for files of type `T`, with these texts.
+    pub(super) fn new<T: Value>(texts: &Texts, foreign: Foreign) -> Self {
         Self {
             problems: Vec::new(),
+            folders: texts.iter().map(|file| (file.start, file.folder.clone())).collect(),
             root: T::SHAPE,
             foreign,
         }
+    }
+
+    /// A reader for values alone, not for tables nor files that they name.
+    pub(super) fn of_values() -> Self {
+        Self {
+            problems: Vec::new(),
+            folders: Vec::new(),
+            root: Shape::Leaf(Form::Text),
+            foreign: |_, _, _, _| None,
+        }
+    }
+
+    /// Where relative paths at this place start.
+    fn folder(&self, place: &Place) -> &Path {
+        let behind = self.folders.partition_point(|(start, _)| *start <= place.span.start);
+        let file = behind.checked_sub(1).and_then(|index| self.folders.get(index));
+        file.map_or(Path::new(""), |(_, folder)| folder)
     }
 
     fn note(&mut self, place: &Place, Mismatch { message, hint }: Mismatch) {
@@ -266,7 +346,7 @@ impl Shape {
     /// Adds a description of every table that has `key`, for such a value, to `homes`; this table is at `path`.
     fn homes(&self, key: &str, value: &DeValue<'_>, path: &str, homes: &mut Vec<String>) {
         let (keys, home) = match self {
-            Self::Leaf => return,
+            Self::Leaf(_) => return,
             Self::Table(keys) if path.is_empty() => {
                 (keys, "at the top of the file, before the first [table]".to_owned())
             }
@@ -278,12 +358,7 @@ impl Shape {
             homes.push(home);
         }
         for (known, shape) in *keys {
-            let path = if path.is_empty() {
-                (*known).to_owned()
-            } else {
-                format!("{path}.{known}")
-            };
-            shape.homes(key, value, &path, homes);
+            shape.homes(key, value, &path_below(path, known), homes);
         }
     }
 
@@ -354,38 +429,33 @@ pub(super) fn string<'v>(value: &'v DeValue<'_>, expected: &str, example: &str) 
         .ok_or_else(|| Mismatch::of_type(value, expected, example))
 }
 
-/// Reads one of a few words.
-pub(super) fn word<T: Copy>(value: &DeValue<'_>, words: &[(&str, T)]) -> Result<T, Mismatch> {
-    word_or(value, words, |_| None)
-}
+impl<T: Choice> Leaf for T {
+    type Output = T::Meaning;
+    const FORM: Form = Form::Words(|| T::WORDS.iter().map(|(word, _)| *word).collect());
 
-/// Reads one of a few words. `meant` says what to write instead of another program's word, given in small letters.
-pub(super) fn word_or<T: Copy>(
-    value: &DeValue<'_>,
-    words: &[(&str, T)],
-    meant: impl FnOnce(&str) -> Option<String>,
-) -> Result<T, Mismatch> {
-    let written = value.as_str();
-    if let Some((_, meaning)) = words.iter().find(|(name, _)| Some(*name) == written) {
-        return Ok(*meaning);
-    }
-    let names: Vec<&str> = words.iter().map(|(name, _)| *name).collect();
-    let text = words::text(value).unwrap_or_default();
-    let meant = meant(&text.to_ascii_lowercase());
-    let near = written.and_then(|written| nearest(written, &names));
-    let hint = match (meant, near) {
-        (Some(meant), _) => format!("write {meant}"),
-        (None, Some(near)) => format!("did you mean \"{near}\"?"),
-        (None, None) => {
-            let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
-            format!("write {}", quoted.join(" or "))
+    fn parse(value: &DeValue<'_>) -> Result<T::Meaning, Mismatch> {
+        let written = value.as_str();
+        if let Some((_, meaning)) = T::WORDS.iter().find(|(name, _)| Some(*name) == written) {
+            return Ok(*meaning);
         }
-    };
-    let message = match written {
-        Some(written) => format!("{} is not an allowed value", quoted(written)),
-        None => format!("{}, not a word", found(value)),
-    };
-    Err(Mismatch::new(message, hint))
+        let names: Vec<&str> = T::WORDS.iter().map(|(name, _)| *name).collect();
+        let text = words::text(value).unwrap_or_default();
+        let meant = T::meant(&text.to_ascii_lowercase());
+        let near = written.and_then(|written| nearest(written, &names));
+        let hint = match (meant, near) {
+            (Some(meant), _) => format!("write {meant}"),
+            (None, Some(near)) => format!("did you mean \"{near}\"?"),
+            (None, None) => {
+                let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
+                format!("write {}", quoted.join(" or "))
+            }
+        };
+        let message = match written {
+            Some(written) => format!("{} is not an allowed value", quoted(written)),
+            None => format!("{}, not a word", found(value)),
+        };
+        Err(Mismatch::new(message, hint))
+    }
 }
 
 /// Describes the value, as the start of a sentence.

@@ -4,15 +4,15 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::path::{self, Path};
 use std::time::Duration;
 
+use super::choices::TransportWord;
 use super::nodes::{self, AllNodes};
 use super::notes::{at_least_one, given, note_repeats, required};
 use super::problem::{Place, Problem};
 use super::reader::{Field, Spanned, quoted};
 use super::units::duration_text;
-use super::{Config, credentials, discovery, file, files, overlap, tls, tokens};
+use super::{Config, bundles, credentials, discovery, file, files, overlap, tls, tokens};
 use crate::admin::settings as admin;
 use crate::base::heartbeat;
 use crate::base::log;
@@ -32,10 +32,11 @@ use crate::process::drain;
 const SECURE_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The settings in `file`. Meaningful only if `problems` stays empty.
-pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>) -> Config {
+pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
     let file::File {
+        include,
         workers,
-        listeners,
+        mut listeners,
         nodes,
         nodes_tls,
         nodes_api,
@@ -56,7 +57,9 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         admin,
         log,
     } = file;
-    let files = files::named(&listeners, &nodes_tls, &nodes_api, &discovery, &doctor, &admin, base);
+    debug_assert!(include.as_set().is_none(), "the files are merged before");
+    bundles::list(&mut listeners, problems);
+    let files = files::named(&listeners, &nodes_tls, &nodes_api, &discovery, &doctor, &admin);
     let limits = limits.or_default();
     let timeouts = timeouts.or_default();
     let health = health.or_default();
@@ -81,7 +84,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         (_, Field::Set(total)) => Some(SECURE_CONNECT_TIMEOUT.min(total.value)),
         _ => Some(SECURE_CONNECT_TIMEOUT),
     };
-    let listeners = all_listeners(listeners, secure, base, problems);
+    let listeners = all_listeners(listeners, secure, problems);
     let pacing = pacing.or_default();
     let connects_per_id = pacing.connects_per_id_per_minute.as_set().map(|given| given.value);
     let pacing = pacing_settings(pacing, &nodes, problems);
@@ -90,8 +93,8 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         members: nodes,
         secured: nodes_tls,
         template,
-    } = nodes::all(nodes, nodes_tls, &discovery, base, problems);
-    let discovery = discovery::resolve(discovery, template, nodes_tls.as_ref(), base, problems);
+    } = nodes::all(nodes, nodes_tls, &discovery, problems);
+    let discovery = discovery::resolve(discovery, template, nodes_tls.as_ref(), problems);
     let peek = peek::Limits {
         deadline: connect.or(peek::Limits::default().deadline),
     };
@@ -120,15 +123,15 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         relay: relay_settings(linger, idle_slack, idle_max, waiting_bytes, relay.or_default()),
         dial,
         control: control::Settings {
-            api: api_settings(nodes_api.or_default(), base, problems),
+            api: api_settings(nodes_api.or_default(), problems),
             discovery,
             ..control_settings(health, pacing)
         },
         drain: drain_settings(drain.or_default()),
-        doctor: doctor_settings(doctor.or_default(), base, problems),
+        doctor: doctor_settings(doctor.or_default(), problems),
         watchdog: watchdog_settings(watchdog.or_default()),
-        admin: admin_settings(admin.or_default(), base, problems),
-        log: log_settings(log.or_default(), base, problems),
+        admin: admin_settings(admin.or_default(), problems),
+        log: log_settings(log.or_default(), problems),
         files,
         warnings: Vec::new(),
     }
@@ -138,7 +141,6 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
 fn all_listeners(
     written: Field<Vec<Spanned<file::Listener>>>,
     secure: Option<Duration>,
-    base: &Path,
     problems: &mut Vec<Problem>,
 ) -> Vec<accept::Listener> {
     let listeners = at_least_one(written, "listeners", "address = \"0.0.0.0:1883\"", problems);
@@ -200,7 +202,7 @@ fn all_listeners(
                 address,
                 freebind: freebind.or(false),
                 transport,
-                tls: tls.resolve(protocol, base, problems),
+                tls: tls.resolve(protocol, problems),
                 allow: values(allow),
                 deny: values(deny),
                 proxy_protocol_from: values(proxy_protocol_from),
@@ -212,14 +214,14 @@ fn all_listeners(
 }
 
 fn transport_of(
-    transport: Field<file::TransportWord>,
+    transport: Field<TransportWord>,
     paths: Field<Vec<Spanned<String>>>,
     origins: Field<Vec<Spanned<String>>>,
     head_max: Field<usize>,
     problems: &mut Vec<Problem>,
 ) -> accept::Transport {
-    match transport.or(file::TransportWord::Tcp) {
-        file::TransportWord::Ws => {
+    match transport.or(TransportWord::Tcp) {
+        TransportWord::Ws => {
             let default = websocket::AcceptPolicy::default();
             if let Some(empty) = paths.as_set().filter(|paths| paths.value.is_empty()) {
                 let problem = empty.place.problem("at least one path is required");
@@ -234,7 +236,7 @@ fn transport_of(
                 head_bytes_max: head_max.or(default.head_bytes_max),
             })
         }
-        file::TransportWord::Tcp => {
+        TransportWord::Tcp => {
             let default = websocket::AcceptPolicy::default();
             for (written, default) in [(&paths, default.paths), (&origins, default.origins)] {
                 let Some(only_ws) = written.as_set() else {
@@ -417,7 +419,7 @@ fn pacing_settings(
     }
 }
 
-fn api_settings(written: file::NodesApi, base: &Path, problems: &mut Vec<Problem>) -> control::ApiSettings {
+fn api_settings(written: file::NodesApi, problems: &mut Vec<Problem>) -> control::ApiSettings {
     let file::NodesApi {
         check,
         credentials,
@@ -427,7 +429,7 @@ fn api_settings(written: file::NodesApi, base: &Path, problems: &mut Vec<Problem
     let default = control::ApiSettings::default();
     control::ApiSettings {
         check: check.or(default.check),
-        credentials: credentials::read(credentials, base, problems),
+        credentials: credentials::read(credentials, problems),
         interval: interval.or(default.interval),
         timeout: timeout.or(default.timeout),
     }
@@ -478,7 +480,7 @@ fn drain_settings(written: file::Drain) -> drain::Settings {
     }
 }
 
-fn doctor_settings(written: file::Doctor, base: &Path, problems: &mut Vec<Problem>) -> doctor::Settings {
+fn doctor_settings(written: file::Doctor, problems: &mut Vec<Problem>) -> doctor::Settings {
     let file::Doctor {
         interval,
         topic,
@@ -496,7 +498,7 @@ fn doctor_settings(written: file::Doctor, base: &Path, problems: &mut Vec<Proble
     doctor::Settings {
         interval: interval.value(),
         topic: topic.or(default.topic),
-        login: credentials::read_login(credentials, base, problems),
+        login: credentials::read_login(credentials, problems),
         timeout: timeout.or(default.timeout),
         slow_after: slow_after.or(default.slow_after),
     }
@@ -510,7 +512,7 @@ fn watchdog_settings(written: file::Watchdog) -> heartbeat::Settings {
     }
 }
 
-fn admin_settings(written: file::Admin, base: &Path, problems: &mut Vec<Problem>) -> admin::Settings {
+fn admin_settings(written: file::Admin, problems: &mut Vec<Problem>) -> admin::Settings {
     let file::Admin {
         enabled,
         address,
@@ -522,10 +524,7 @@ fn admin_settings(written: file::Admin, base: &Path, problems: &mut Vec<Problem>
     } = written;
     let peers = tokens::peers(peers, problems);
     let socket = match socket.value() {
-        Some(path) => {
-            let path = base.join(path);
-            admin::Socket::At(std::path::absolute(&path).unwrap_or(path))
-        }
+        Some(file) => admin::Socket::At(file.path),
         None => admin::Socket::Default,
     };
     let address = match (enabled.or(true), address.value()) {
@@ -536,16 +535,16 @@ fn admin_settings(written: file::Admin, base: &Path, problems: &mut Vec<Problem>
     admin::Settings {
         address,
         socket,
-        tokens: tokens::resolve(tokens, base, problems),
+        tokens: tokens::resolve(tokens, problems),
         hosts: values(hosts),
         peers,
-        peers_token: tokens::read(peers_token, base, problems).map(|(_, secret)| secret),
+        peers_token: tokens::read(peers_token, problems).map(|(_, secret)| secret),
         // Known only to the caller that opened the file.
         configuration: None,
     }
 }
 
-fn log_settings(written: file::Log, base: &Path, problems: &mut Vec<Problem>) -> log::Settings {
+fn log_settings(written: file::Log, problems: &mut Vec<Problem>) -> log::Settings {
     let file::Log {
         level,
         format,
@@ -557,8 +556,7 @@ fn log_settings(written: file::Log, base: &Path, problems: &mut Vec<Problem>) ->
         unrouted_rate,
     } = written;
     if let Some(Spanned { value, place }) = file.as_set()
-        && let Some(folder) = base
-            .join(value)
+        && let Some(folder) = (value.path)
             .parent()
             .filter(|folder| !folder.is_dir() && folder.parent().is_some())
     {
@@ -568,11 +566,7 @@ fn log_settings(written: file::Log, base: &Path, problems: &mut Vec<Problem>) ->
     }
     let default = log::Settings::default();
     log::Settings {
-        // The process may have another working directory than the one that checks the file.
-        file: file.value().map(|written| {
-            let path = base.join(written);
-            path::absolute(&path).unwrap_or(path)
-        }),
+        file: file.value().map(|file| file.path),
         file_size_max: match file_size_max.value() {
             None => default.file_size_max,
             Some(bytes) => (bytes > 0).then_some(bytes as u64),

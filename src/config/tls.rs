@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{self, Path};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use super::expiry;
 use super::meant::Url;
 use super::problem::{Place, Problem};
 use super::reader::{
-    Entries, Field, Leaf, Mismatch, Reader, Shape, Spanned, Value, quoted, string, table, word, word_or,
+    Choice, Entries, Field, Leaf, Mismatch, Named, NamedFile, Reader, Shape, Spanned, Value, quoted, string, table,
 };
 use super::words::suggested;
 use crate::cluster::{EndpointTls, NodeAddress};
@@ -22,7 +22,7 @@ use crate::net::tls::{
 };
 use crate::path::accept::Tls;
 
-/// The path of a file. A relative path starts in the directory of the configuration file.
+/// The path of a file.
 pub(super) struct FilePath;
 
 impl Leaf for FilePath {
@@ -71,28 +71,27 @@ pub(super) enum TlsWord {
     Pass,
 }
 
-impl Leaf for TlsWord {
-    type Output = Self;
+impl Choice for TlsWord {
+    type Meaning = Self;
+    const WORDS: &'static [(&'static str, Self)] = &[("off", Self::Off), ("end", Self::End), ("pass", Self::Pass)];
 
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        let words = [("off", Self::Off), ("end", Self::End), ("pass", Self::Pass)];
-        word_or(value, &words, |word| match word {
+    fn meant(word: &str) -> Option<String> {
+        match word {
             "true" | "on" | "yes" | "terminate" | "termination" | "offload" | "enabled" => Some("\"end\"".to_owned()),
             "false" | "no" | "none" | "disabled" => Some("\"off\"".to_owned()),
             "passthrough" | "pass-through" | "preread" => Some("\"pass\"".to_owned()),
             _ => None,
-        })
+        }
     }
 }
 
-impl Leaf for Version {
-    type Output = Self;
+impl Choice for Version {
+    type Meaning = Self;
+    const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
 
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(value, &[("1.2", Self::Tls12), ("1.3", Self::Tls13)], |word| {
-            let version = word.trim_start_matches("tls").trim_start_matches(['v', ' ', '_']);
-            matches!(version, "1.2" | "1.3").then(|| format!("\"{version}\""))
-        })
+    fn meant(word: &str) -> Option<String> {
+        let version = word.trim_start_matches("tls").trim_start_matches(['v', ' ', '_']);
+        matches!(version, "1.2" | "1.3").then(|| format!("\"{version}\""))
     }
 }
 
@@ -104,23 +103,20 @@ pub(super) enum ClientsWord {
     Required,
 }
 
-impl Leaf for ClientsWord {
-    type Output = Self;
+impl Choice for ClientsWord {
+    type Meaning = Self;
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("optional", Self::Optional),
+        ("required", Self::Required),
+    ];
 
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word_or(
-            value,
-            &[
-                ("off", Self::Off),
-                ("optional", Self::Optional),
-                ("required", Self::Required),
-            ],
-            |word| match word {
-                "true" | "on" | "yes" | "verify_peer" => Some("\"required\"".to_owned()),
-                "false" | "no" | "none" | "verify_none" => Some("\"off\"".to_owned()),
-                _ => None,
-            },
-        )
+    fn meant(word: &str) -> Option<String> {
+        match word {
+            "true" | "on" | "yes" | "verify_peer" => Some("\"required\"".to_owned()),
+            "false" | "no" | "none" | "verify_none" => Some("\"off\"".to_owned()),
+            _ => None,
+        }
     }
 }
 
@@ -131,26 +127,23 @@ pub(super) enum ExpiredWord {
     Refuse,
 }
 
-impl Leaf for ExpiredWord {
-    type Output = Self;
-
-    fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
-        word(value, &[("accept", Self::Accept), ("refuse", Self::Refuse)])
-    }
+impl Choice for ExpiredWord {
+    type Meaning = Self;
+    const WORDS: &'static [(&'static str, Self)] = &[("accept", Self::Accept), ("refuse", Self::Refuse)];
 }
 
 table! {
     /// One of a listener's `certificates`, or the certificate that is presented to nodes.
     CertificateFiles {
-        chain: FilePath,
-        key: FilePath,
+        chain: Named<FilePath>,
+        key: Named<FilePath>,
     }
 }
 
 table! {
     /// `[nodes_tls]`
     NodesTls {
-        ca: FilePath,
+        ca: Named<FilePath>,
         certificate: CertificateFiles,
         common_names: bool,
         insecure_skip_verify: bool,
@@ -163,8 +156,8 @@ pub(super) struct Listener {
     pub(super) certificates: Field<Vec<Spanned<CertificateFiles>>>,
     pub(super) tls_min: Field<Version>,
     pub(super) client_certificates: Field<ClientsWord>,
-    pub(super) client_ca: Field<String>,
-    pub(super) client_crl: Field<String>,
+    pub(super) client_ca: Field<NamedFile>,
+    pub(super) client_crl: Field<NamedFile>,
     pub(super) client_crl_expired: Field<ExpiredWord>,
     pub(super) tls_record_max: Field<usize>,
     /// The place of the listener's table.
@@ -173,10 +166,10 @@ pub(super) struct Listener {
 
 impl Listener {
     /// The listener's TLS, with this ALPN protocol.
-    pub(super) fn resolve(self, protocol: &'static str, base: &Path, problems: &mut Vec<Problem>) -> Option<Tls> {
+    pub(super) fn resolve(self, protocol: &'static str, problems: &mut Vec<Problem>) -> Option<Tls> {
         match self.tls.as_set().map_or(TlsWord::Off, |tls| tls.value) {
             TlsWord::End => self
-                .acceptor(protocol, base, problems)
+                .acceptor(protocol, problems)
                 .map(|acceptor| Tls::End(Arc::new(acceptor))),
             word => {
                 self.note_unused_keys(problems);
@@ -216,7 +209,7 @@ impl Listener {
             .map(|given| &given.place)
     }
 
-    fn acceptor(self, protocol: &'static str, base: &Path, problems: &mut Vec<Problem>) -> Option<Acceptor> {
+    fn acceptor(self, protocol: &'static str, problems: &mut Vec<Problem>) -> Option<Acceptor> {
         let before = problems.len();
         let refusal = self.given_refusal().cloned();
         let example = "certificates = [{ chain = \"tls.pem\", key = \"tls.key\" }]";
@@ -235,7 +228,7 @@ impl Listener {
                             .hint(format!("write {example}")),
                     );
                 }
-                let read = |written| certificate(written, "clients", base, problems);
+                let read = |written| certificate(written, "clients", problems);
                 value.into_iter().filter_map(read).collect()
             }
         };
@@ -258,7 +251,7 @@ impl Listener {
             }
             (word, _) => {
                 let place = self.client_ca.as_set().map(|given| given.place.clone());
-                let trust = pem(self.client_ca, base, problems, Trust::from_pem);
+                let trust = pem(self.client_ca, problems, Trust::from_pem);
                 if let (Some(place), Some(bytes)) = (place, trust.as_ref().and_then(Trust::names_too_long)) {
                     let message =
                         format!("the authorities have names of {bytes} bytes, so clients are told none of them");
@@ -270,13 +263,19 @@ impl Listener {
                     problems.push(problem.hint("add client_crl, or leave the key out"));
                 }
                 let crl = self.client_crl.as_set().cloned();
-                let revoked = pem(self.client_crl, base, problems, Revocations::from_pem)
+                let revoked = pem(self.client_crl, problems, Revocations::from_pem)
                     .map(|lists| lists.that_must_be_current(refusal.is_some()));
                 if let (Some(Spanned { value, place }), Some(expires)) =
                     (crl, revoked.as_ref().and_then(Revocations::expires))
                 {
                     let now = SystemTime::now();
-                    problems.extend(expiry::of_lists(&place, &value, expires, refusal.is_some(), now));
+                    problems.extend(expiry::of_lists(
+                        &place,
+                        &value.written,
+                        expires,
+                        refusal.is_some(),
+                        now,
+                    ));
                 }
                 let trust = trust.unwrap_or_default();
                 match word {
@@ -306,12 +305,7 @@ impl Listener {
 }
 
 /// Reads a chain and its key; `shown_to` are those who check it.
-fn certificate(
-    written: Spanned<CertificateFiles>,
-    shown_to: &str,
-    base: &Path,
-    problems: &mut Vec<Problem>,
-) -> Option<Certificate> {
+fn certificate(written: Spanned<CertificateFiles>, shown_to: &str, problems: &mut Vec<Problem>) -> Option<Certificate> {
     let Spanned {
         value: CertificateFiles { chain, key },
         place: table,
@@ -325,27 +319,28 @@ fn certificate(
     let key_is_wrong = matches!(key, Field::Invalid);
     let key_file = key.as_set().or(chain.as_set()).cloned();
     let key_place = key.as_set().map(|given| given.place.clone());
-    let chain_file = chain.as_set().map(|given| given.value.clone()).unwrap_or_default();
-    let chain = bytes(chain, base, problems);
+    let chain_file = chain.as_set().map(|given| given.value.clone());
+    let chain = bytes(chain, problems);
     let key = match key {
-        Field::Set(key) => Some(bytes(Field::Set(key), base, problems)?.1),
-        // Without `key`, both are in one file, as with HAProxy.
+        Field::Set(key) => Some(bytes(Field::Set(key), problems)?.1),
+        // Without `key`, both are in one file, as with HAProxy. Folders are listed before.
         Field::Absent | Field::Invalid => None,
     };
-    let (place, chain) = chain?;
+    let ((place, chain), chain_file) = (chain?, chain_file?);
     if key_is_wrong {
         return None;
     }
     match Certificate::from_pem(&chain, key.as_deref().unwrap_or(&chain)) {
         Ok(certificate) => {
-            problems.extend(key_file.and_then(|file| exposed(&file, base)));
+            problems.extend(key_file.and_then(|file| exposed(&file)));
             let now = SystemTime::now();
             problems.extend(certificate.validity().filter_map(|(number, from, until)| {
                 let validity = expiry::Validity { number, from, until };
-                expiry::of_certificate(&place, &chain_file, validity, shown_to, now)
+                expiry::of_certificate(&place, &chain_file.written, validity, shown_to, now)
             }));
             if let Some(number) = certificate.out_of_order() {
                 let message = format!("certificate {number} of the chain has not issued the one before it");
+                let message = of_file(&chain_file, &message);
                 let hint = "write the server's own certificate first, then the one that issued it, and so on: many clients do not sort";
                 problems.push(place.problem(message).hint(hint).warning());
             }
@@ -357,9 +352,17 @@ fn certificate(
                 (Some(key_place), Some(file)) if why.contains("private key") => (key_place, file.value),
                 _ => (place, chain_file),
             };
-            problems.push(with_command(&place, &why, &base.join(file)));
+            problems.push(with_command(&place, &of_file(&file, &why), &file.path));
             None
         }
+    }
+}
+
+/// What is wrong with a file; its name is in it if the key does not say it.
+fn of_file(file: &NamedFile, wrong: &str) -> String {
+    match file.is_of_folder {
+        true => format!("{}: {wrong}", quoted(&file.written)),
+        false => wrong.to_owned(),
     }
 }
 
@@ -384,15 +387,15 @@ fn in_shell(word: &str) -> String {
 }
 
 /// Warns of a private key that every user of the machine can read or replace. That a group can is usual: the service is in it.
-fn exposed(file: &Spanned<String>, base: &Path) -> Option<Problem> {
+fn exposed(file: &Spanned<NamedFile>) -> Option<Problem> {
     const OTHERS_READ_OR_WRITE: u32 = 0o006;
-    let metadata = fs::metadata(base.join(&file.value)).ok()?;
+    let metadata = fs::metadata(&file.value.path).ok()?;
     if metadata.permissions().mode() & OTHERS_READ_OR_WRITE == 0 {
         return None;
     }
     let message = format!(
         "{}, a private key, is open to every user of this machine",
-        quoted(&file.value)
+        quoted(&file.value.written)
     );
     let hint = "chmod o= it, and let only root and a group of this service read it";
     Some(file.place.problem(message).hint(hint).warning())
@@ -405,16 +408,15 @@ fn are_warnings(problems: &[Problem]) -> bool {
 
 /// Reads the file that a key names, and parses it.
 fn pem<T>(
-    written: Field<String>,
-    base: &Path,
+    written: Field<NamedFile>,
     problems: &mut Vec<Problem>,
     read: impl Fn(&[u8]) -> Result<T, String>,
 ) -> Option<T> {
     let file = written
         .as_set()
-        .map(|given| base.join(&given.value))
+        .map(|given| given.value.path.clone())
         .unwrap_or_default();
-    let (place, bytes) = bytes(written, base, problems)?;
+    let (place, bytes) = bytes(written, problems)?;
     match read(&bytes) {
         Ok(value) => Some(value),
         Err(why) => {
@@ -425,28 +427,26 @@ fn pem<T>(
 }
 
 /// Reads the file that a key names.
-pub(super) fn bytes(written: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<(Place, Vec<u8>)> {
+pub(super) fn bytes(written: Field<NamedFile>, problems: &mut Vec<Problem>) -> Option<(Place, Vec<u8>)> {
     let Field::Set(Spanned { value, place }) = written else {
         return None;
     };
-    match read_file(&base.join(&value)) {
+    match read_file(&value.path) {
         Ok(bytes) => Some((place, bytes)),
         Err(error) => {
-            let message = format!("{} cannot be read: {error}", quoted(&value));
-            problems.push(place.problem(message).hint(unread(&value, base, error.kind())));
+            let message = format!("{} cannot be read: {error}", quoted(&value.written));
+            problems.push(place.problem(message).hint(unread(&value, error.kind())));
             None
         }
     }
 }
 
 /// What to do about a file that cannot be read.
-fn unread(written: &str, base: &Path, why: ErrorKind) -> String {
-    let file = base.join(written);
-    let file = path::absolute(&file).unwrap_or(file);
-    let file = in_shell(&file.display().to_string());
+fn unread(NamedFile { written, path, .. }: &NamedFile, why: ErrorKind) -> String {
+    let file = in_shell(&path.display().to_string());
     match why {
         _ if written.starts_with('~') || written.starts_with('$') => {
-            "write the path in full: it is not expanded as in a shell".to_owned()
+            "write the path in full, or with a variable in braces, as in \"${HOME}/tls.pem\"".to_owned()
         }
         ErrorKind::PermissionDenied => {
             format!(
@@ -460,12 +460,7 @@ fn unread(written: &str, base: &Path, why: ErrorKind) -> String {
 }
 
 /// The TLS settings for all nodes. If there is a problem, notes it and returns `None`. `needed_at` is a node that needs them.
-pub(super) fn nodes(
-    written: Field<NodesTls>,
-    needed_at: Option<&Place>,
-    base: &Path,
-    problems: &mut Vec<Problem>,
-) -> Option<Nodes> {
+pub(super) fn nodes(written: Field<NodesTls>, needed_at: Option<&Place>, problems: &mut Vec<Problem>) -> Option<Nodes> {
     let place = written.as_set().map(|given| given.place.clone());
     let NodesTls {
         ca,
@@ -480,9 +475,9 @@ pub(super) fn nodes(
         return None;
     }
     let before = problems.len();
-    let trust = pem(ca, base, problems, Trust::from_pem).unwrap_or_default();
+    let trust = pem(ca, problems, Trust::from_pem).unwrap_or_default();
     let shown = match shown {
-        Field::Set(written) => certificate(written, "nodes", base, problems),
+        Field::Set(written) => certificate(written, "nodes", problems),
         Field::Absent | Field::Invalid => None,
     };
     needed_at?;

@@ -9,7 +9,7 @@ use toml::de::DeValue;
 use super::address::Name;
 use super::notes::{note_repeats, required};
 use super::problem::{Place, Problem};
-use super::reader::{Entries, Field, Leaf, Mismatch, Reader, Shape, Spanned, Value, quoted, table, word_or};
+use super::reader::{Choice, Entries, Field, Named, NamedFile, Reader, Shape, Spanned, Value, quoted, table};
 use super::tls::{self, FilePath};
 use crate::admin::tokens::{self, NotASecret, Scope, Secret};
 
@@ -23,7 +23,7 @@ table! {
     /// One of `tokens` in `[admin]`.
     Token {
         name: Name,
-        file: FilePath,
+        file: Named<FilePath>,
         scope: ScopeWord,
     }
 }
@@ -32,25 +32,22 @@ table! {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ScopeWord;
 
-impl Leaf for ScopeWord {
-    type Output = Scope;
+impl Choice for ScopeWord {
+    type Meaning = Scope;
+    const WORDS: &'static [(&'static str, Scope)] =
+        &[(Scope::Read.name(), Scope::Read), (Scope::Write.name(), Scope::Write)];
 
-    fn parse(value: &DeValue<'_>) -> Result<Scope, Mismatch> {
-        let words = [Scope::Read, Scope::Write].map(|scope| (scope.name(), scope));
-        word_or(value, &words, |word| match word {
+    fn meant(word: &str) -> Option<String> {
+        match word {
             "ro" | "readonly" | "read-only" | "view" | "viewer" | "user" => Some("\"read\"".to_owned()),
             "rw" | "readwrite" | "read-write" | "admin" | "operator" | "all" | "full" => Some("\"write\"".to_owned()),
             _ => None,
-        })
+        }
     }
 }
 
 /// The tokens, with the secrets in their files.
-pub(super) fn resolve(
-    written: Field<Vec<Spanned<Token>>>,
-    base: &Path,
-    problems: &mut Vec<Problem>,
-) -> Vec<tokens::Token> {
+pub(super) fn resolve(written: Field<Vec<Spanned<Token>>>, problems: &mut Vec<Problem>) -> Vec<tokens::Token> {
     let written = written.or_default();
     let names = written.iter().filter_map(|token| token.value.name.as_set());
     note_repeats(
@@ -70,7 +67,7 @@ pub(super) fn resolve(
             required(file, &place, "file = \"/etc/remora/api.token\"", problems);
             continue;
         }
-        let Some((file, secret)) = read(file, base, problems) else {
+        let Some((file, secret)) = read(file, problems) else {
             continue;
         };
         if let Some(at) = all.iter().position(|other| other.secret == secret) {
@@ -105,10 +102,10 @@ pub(super) fn peers(written: Field<Vec<Spanned<String>>>, problems: &mut Vec<Pro
 }
 
 /// Reads the file of a token.
-pub(super) fn read(file: Field<String>, base: &Path, problems: &mut Vec<Problem>) -> Option<(Place, Secret)> {
+pub(super) fn read(file: Field<NamedFile>, problems: &mut Vec<Problem>) -> Option<(Place, Secret)> {
     let written = file.as_set()?.clone();
-    let (place, bytes) = tls::bytes(file, base, problems)?;
-    let shown = quoted(&written.value);
+    let (place, bytes) = tls::bytes(file, problems)?;
+    let shown = quoted(&written.value.written);
     let secret = match Secret::of_file(&bytes) {
         Ok(secret) => secret,
         Err(why) => {
@@ -125,7 +122,7 @@ pub(super) fn read(file: Field<String>, base: &Path, problems: &mut Vec<Problem>
         let message = format!("the token in {shown} has {} bytes, and can be guessed", secret.len());
         problems.push(place.problem(message).hint(MAKE).warning());
     }
-    if is_open(&base.join(&written.value)) {
+    if is_open(&written.value.path) {
         let message = format!("{shown}, a token, can be read by others than its owner");
         let hint = "chmod 0600 it, and let the user of this process own it";
         problems.push(place.problem(message).hint(hint).warning());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::reader::{Leaf, Mismatch, found, quoted};
+use super::reader::{Form, Leaf, Mismatch, found, quoted};
 use super::words;
 
 /// A duration between two bounds in milliseconds, inclusive: `"500ms"`, `"5s"`.
@@ -107,6 +107,7 @@ pub fn size_text(bytes: usize) -> String {
 
 impl<const MS_MIN: u64, const MS_MAX: u64> Leaf for Time<MS_MIN, MS_MAX> {
     type Output = Duration;
+    const FORM: Form = Form::Amount(DURATION.units);
 
     fn parse(value: &DeValue<'_>) -> Result<Duration, Mismatch> {
         let ms = amount(value, &DURATION, MS_MIN..=MS_MAX)?;
@@ -117,6 +118,7 @@ impl<const MS_MIN: u64, const MS_MAX: u64> Leaf for Time<MS_MIN, MS_MAX> {
 
 impl<const MIN: u64, const MAX: u64> Leaf for Seconds<MIN, MAX> {
     type Output = Duration;
+    const FORM: Form = Form::Amount(DURATION.units);
 
     fn parse(value: &DeValue<'_>) -> Result<Duration, Mismatch> {
         let ms = amount(value, &DURATION, MIN * SECOND..=MAX * SECOND)?;
@@ -132,6 +134,7 @@ impl<const MIN: u64, const MAX: u64> Leaf for Seconds<MIN, MAX> {
 
 impl<const MIN: u64, const MAX: u64> Leaf for Size<MIN, MAX> {
     type Output = usize;
+    const FORM: Form = Form::Amount(SIZE.units);
 
     fn parse(value: &DeValue<'_>) -> Result<usize, Mismatch> {
         let bytes = amount(value, &SIZE, MIN..=MAX)?;
@@ -143,6 +146,7 @@ impl<const MIN: u64, const MAX: u64> Leaf for Size<MIN, MAX> {
 
 impl<N: TryFrom<u64>, const MIN: u64, const MAX: u64> Leaf for Whole<N, MIN, MAX> {
     type Output = N;
+    const FORM: Form = Form::Whole(MIN, MAX);
 
     fn parse(value: &DeValue<'_>) -> Result<N, Mismatch> {
         let range = || format!("write a whole number from {MIN} to {MAX}");
@@ -176,6 +180,7 @@ impl<N: TryFrom<u64>, const MIN: u64, const MAX: u64> Leaf for Whole<N, MIN, MAX
 
 impl Leaf for Weight {
     type Output = u16;
+    const FORM: Form = Whole::<u16, 1, 1000>::FORM;
 
     fn parse(value: &DeValue<'_>) -> Result<u16, Mismatch> {
         let number = words::text(value).and_then(|text| text.parse::<f64>().ok());
@@ -197,6 +202,7 @@ impl Leaf for Weight {
 
 impl Leaf for bool {
     type Output = Self;
+    const FORM: Form = Form::Truth;
 
     fn parse(value: &DeValue<'_>) -> Result<Self, Mismatch> {
         value.as_bool().ok_or_else(|| {

@@ -5,9 +5,14 @@ use toml::de::DeValue;
 /// A certificate and its key, for suggestions.
 pub(super) const PAIR: &str = "{ chain = \"tls.pem\", key = \"tls.key\" }";
 
+/// A string that is not to name variables: as it must be written to stay as it is.
+pub(super) fn escaped(text: &str) -> String {
+    text.replace("${", "$${")
+}
+
 /// A string to be written into the file: all of it, as TOML.
 pub(super) fn suggested(text: &str) -> String {
-    toml::Value::from(text).to_string()
+    toml::Value::from(escaped(text)).to_string()
 }
 
 /// The level of a log that another program's word means.

@@ -115,7 +115,8 @@ pub(super) fn printable(text: &str) -> String {
 pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
-    for c in text.chars() {
+    // Else it would name a variable.
+    for c in text.replace("${", "$${").chars() {
         match c {
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),

@@ -37,6 +37,7 @@ mod found_by_dns;
 mod found_by_file;
 mod greeting;
 mod handle;
+mod includes;
 mod introductions;
 mod limits;
 mod log_file;

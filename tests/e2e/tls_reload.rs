@@ -57,6 +57,38 @@ fn a_new_certificate_is_served_at_once_and_nobody_is_cut() {
 }
 
 #[test]
+fn a_folder_of_certificates_is_listed_again_at_each_reload() {
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    std::fs::create_dir(certificates.path("certs")).expect("a folder");
+    let other = certificates.server("certs/b.pem", &["other.example"]);
+    let program = Program::of(&toml(&cluster, &certificates.listener_with(&["certs"]), ""));
+    let trusting = Arc::new(certificates.trusting(BOTH, None));
+    let shown = || {
+        let client = TlsClient::on(Client::to(program.address), &trusting, "other.example");
+        client.expect("a handshake").shown()
+    };
+    assert_eq!(shown(), der(&other));
+    // By its name, the new one is the first; its key is beside it.
+    let first = certificates.server("whole.pem", &[NAME]);
+    certificates.write("certs/a.pem", &first.chain);
+    certificates.write("certs/a.pem.key", &first.key);
+    program.reload(&toml(&cluster, &certificates.listener_with(&["certs"]), ""));
+    let client = TlsClient::to(program.address, &Arc::new(certificates.trusting(BOTH, None)));
+    assert_eq!(client.shown(), der(&first));
+    assert_eq!(shown(), der(&other));
+    // One that is none keeps them.
+    certificates.write("certs/c.pem", "no certificate");
+    program.reload_in_vain(&toml(&cluster, &certificates.listener_with(&["certs"]), ""));
+    let told = program.lines(|line| {
+        line["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("certs/c.pem"))
+    });
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(shown(), der(&other));
+}
+
+#[test]
 fn a_wrong_new_file_keeps_the_old_certificate_and_is_told_with_its_place() {
     let (cluster, certificates) = (Cluster::of(1), Certificates::new());
     let config = toml(&cluster, &certificates.listener(), ADMIN);

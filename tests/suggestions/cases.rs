@@ -469,6 +469,10 @@ const TABLES: Cases = &[
         "[admin]\ntokens = [{ name = \"a\", file = \"api.token\", scope = \"rw\" }]",
         &["enabled = true"],
     ),
+    (
+        "[admin]\naddress = \"unix:/run/lb.sock\"",
+        &["address = \"127.0.0.1:9883\"; socket = \"/run/lb.sock\""],
+    ),
     ("[admin]\nsocket = 7", &["socket = \"/run/remora/admin.sock\""]),
     ("[admin]\nsocket = \"\"", &["socket = \"/run/remora/admin.sock\""]),
     (

@@ -38,6 +38,9 @@ pub struct Problem {
     pub message: String,
     /// What would do.
     pub hint: Option<String>,
+    /// The file: the configuration, or one that it includes; null if the problem has no line.
+    #[serde(default)]
+    pub file: Option<String>,
     /// The line, from 1; null if it has none.
     pub line: Option<usize>,
     /// The column, from 1.

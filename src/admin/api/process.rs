@@ -33,6 +33,7 @@ pub(super) async fn reload(call: Call) -> Result<Reply, Refusal> {
                         key: problem.path.clone(),
                         message: problem.message.clone(),
                         hint: problem.hint.clone(),
+                        file: position.map(|at| at.file.to_owned()),
                         line: position.map(|at| at.line),
                         column: position.map(|at| at.column),
                     }

@@ -227,9 +227,9 @@ fn line(text: &mut String, line: &str) {
     let _ = writeln!(text, "{line}");
 }
 
-/// A string of TOML, whose escapes are those of JSON.
+/// A string of TOML, whose escapes are those of JSON; it names no variable.
 fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
+    serde_json::Value::from(text.replace("${", "$${")).to_string()
 }
 
 fn list(texts: &[String]) -> String {

@@ -296,48 +296,10 @@ fn pairs(
         let key = format!("{path}.key");
         files.read(Path::new(&key)).is_ok().then_some(key)
     };
-    match files.folder(Path::new(&path)) {
-        Ok(Some(inside)) => {
-            let is_certificate = |path: &&std::path::PathBuf| {
-                let extension = path
-                    .extension()
-                    .and_then(|extension| extension.to_str())
-                    .unwrap_or_default();
-                !["key", "ocsp", "issuer", "sctl", "dh"].contains(&extension)
-            };
-            let found: Vec<_> = inside
-                .iter()
-                .filter(is_certificate)
-                .map(|path| {
-                    let path = path.display().to_string();
-                    let key = beside(&path);
-                    (path, key, word.place)
-                })
-                .collect();
-            context.report.differs(
-                word.place,
-                format!(
-                    "{} is a folder: the {} files that are in it now are listed",
-                    printable(&path),
-                    found.len()
-                ),
-                "a certificate that comes later must be added to `certificates`",
-            );
-            found
-        }
-        Ok(None) | Err(_) if written.ends_with('/') => {
-            context.report.lost(
-                word.place,
-                format!("{} is a folder that cannot be read here", printable(&path)),
-                "list its files in `certificates`",
-            );
-            Vec::new()
-        }
-        Ok(None) | Err(_) => {
-            let key = beside(&path);
-            vec![(path, key, word.place)]
-        }
-    }
+    let is_folder = written.ends_with('/') || matches!(files.folder(Path::new(&path)), Ok(Some(_)));
+    // Of what is in a folder, keys and the rest are told apart as by HAProxy.
+    let key = if is_folder { None } else { beside(&path) };
+    vec![(path, key, word.place)]
 }
 
 /// `tls_min`, from the options of all and of this `bind`.
