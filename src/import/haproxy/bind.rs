@@ -1,10 +1,10 @@
 //! `bind`: addresses, TLS and limits of listeners.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 
 use crate::import::draft::Prefer;
 use crate::import::files::Files;
+use crate::import::haproxy::certificates::{self, based};
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::syntax::{Line, Word};
 use crate::import::model::{Listener, Setting};
@@ -47,7 +47,7 @@ pub(super) fn read(line: &Line, bases: &Bases, files: &dyn Files, context: &mut 
             "ssl" => has_tls = Some(place),
             "crt" => {
                 let written = value();
-                certificates.extend(pairs(&written, &bases.crt, word, files, context));
+                certificates.extend(certificates::of_crt(&written, &bases.crt, word, files, context));
             }
             "crt-list" => {
                 let written = value();
@@ -269,75 +269,6 @@ fn addresses(written: &str) -> Option<Vec<SocketAddr>> {
     }
     let last = last.min(first.saturating_add(PORTS_MAX));
     Some((first..=last).map(|port| SocketAddr::new(ip, port)).collect())
-}
-
-/// The path of a file, behind `crt-base` or `ca-base`.
-pub(super) fn based(base: &str, written: &str) -> String {
-    match base {
-        "" => written.to_owned(),
-        base => Path::new(base).join(written).display().to_string(),
-    }
-}
-
-/// The certificates of `crt`: a file with chain and key, the same with the key beside it, or a folder of files.
-fn pairs(
-    written: &str,
-    base: &str,
-    word: &Word,
-    files: &dyn Files,
-    context: &mut Context,
-) -> Vec<(String, Option<String>, crate::import::text::Place)> {
-    let path = based(base, written);
-    if path.contains("${") || path.starts_with('@') || path.is_empty() {
-        context.unreadable(word.place, written, "a file");
-        return Vec::new();
-    }
-    let beside = |path: &str| {
-        let key = format!("{path}.key");
-        files.read(Path::new(&key)).is_ok().then_some(key)
-    };
-    match files.folder(Path::new(&path)) {
-        Ok(Some(inside)) => {
-            let is_certificate = |path: &&std::path::PathBuf| {
-                let extension = path
-                    .extension()
-                    .and_then(|extension| extension.to_str())
-                    .unwrap_or_default();
-                !["key", "ocsp", "issuer", "sctl", "dh"].contains(&extension)
-            };
-            let found: Vec<_> = inside
-                .iter()
-                .filter(is_certificate)
-                .map(|path| {
-                    let path = path.display().to_string();
-                    let key = beside(&path);
-                    (path, key, word.place)
-                })
-                .collect();
-            context.report.differs(
-                word.place,
-                format!(
-                    "{} is a folder: the {} files that are in it now are listed",
-                    printable(&path),
-                    found.len()
-                ),
-                "a certificate that comes later must be added to `certificates`",
-            );
-            found
-        }
-        Ok(None) | Err(_) if written.ends_with('/') => {
-            context.report.lost(
-                word.place,
-                format!("{} is a folder that cannot be read here", printable(&path)),
-                "list its files in `certificates`",
-            );
-            Vec::new()
-        }
-        Ok(None) | Err(_) => {
-            let key = beside(&path);
-            vec![(path, key, word.place)]
-        }
-    }
 }
 
 /// `tls_min`, from the options of all and of this `bind`.
