@@ -51,11 +51,7 @@ pub(super) fn read(line: &Line, bases: &Bases, files: &dyn Files, context: &mut 
             }
             "crt-list" => {
                 let written = value();
-                report.lost(
-                    place,
-                    format!("{} is a list with options for each certificate", printable(&written)),
-                    "write each of its files to `certificates` of the listener: they are used for the names in them",
-                );
+                certificates.extend(certificates::of_list(&written, &bases.crt, word, files, context));
             }
             "ca-file" | "ca-verify-file" => authority = Some((value(), place)),
             "crl-file" => revoked = Some((value(), place)),
