@@ -29,6 +29,9 @@ _RELEASES = [
     {"values": {"networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}}, "name": "x"},
     {"values": {"imagePullSecrets": [{"name": "pull"}], "priorityClassName": "high", "global": {"any": 1}, "replaceOnConfigChange": False, "resources": {}}},
     {"values": {}, "name": "a" * 53, "namespace": "n" * 63},
+    # Words that YAML would take for something else.
+    {"values": {"fullnameOverride": "on", "listeners": [{"name": "1e3", "port": 1883, "tlsSecret": "123"}]}, "name": "7", "namespace": "1234"},
+    {"values": {"emqx": {"nodes": '[[nodes]]\naddress = "{host}:1884"\n', "namespace": "0x10"}, "priorityClassName": "null"}, "name": "my.release"},
 ]
 
 # Values that Helm must refuse, and what it says of them.
@@ -58,6 +61,7 @@ _ODD = [
     ({"podLabels": {"app.kubernetes.io/name": "mine"}}, "there twice"),
     ({"podDisruptionBudget": {"maxUnavailable": 0}}, "maxUnavailable"),
     ({"service": {"type": "ExternalName"}}, "type"),
+    ({"fullnameOverride": "7"}, "begins with a letter"),
 ]
 
 

@@ -4,18 +4,15 @@
 
 {{- /* 56, since "-admin" is added. */}}
 {{- define "remora.fullname" -}}
-{{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 56 | trimSuffix "-" }}
-{{- else if contains (include "remora.name" .) .Release.Name }}
-{{- .Release.Name | trunc 56 | trimSuffix "-" }}
-{{- else }}
-{{- printf "%s-%s" .Release.Name (include "remora.name" .) | trunc 56 | trimSuffix "-" }}
-{{- end }}
+{{- $name := include "remora.name" . }}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) }}
+{{- /* The name of a release may have dots, that of a Service may not. */}}
+{{- default $full .Values.fullnameOverride | replace "." "-" | trunc 56 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "remora.selector" -}}
-app.kubernetes.io/name: {{ include "remora.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "remora.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "remora.labels" -}}
@@ -33,6 +30,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 
 {{- /* What the schema cannot say. */}}
 {{- define "remora.refuse" -}}
+{{- if not (regexMatch "^[a-z]" (include "remora.fullname" .)) }}
+{{- fail (printf "the name of a Service begins with a letter, and not as %s: set fullnameOverride" (include "remora.fullname" .)) }}
+{{- end }}
 {{- $names := dict }}
 {{- $ports := dict (toString (int64 .Values.admin.port)) "admin" }}
 {{- range .Values.listeners }}
