@@ -69,9 +69,10 @@ def the_chart_is_taken_by_kubernetes(lab):
     """Whatever the values: Kubernetes' schemas find nothing, what refers to something else finds it, and Remora takes the configuration."""
     answers = _chart(_RELEASES)["answers"]
     assert len(answers) == len(_RELEASES)
+    secrets = _secrets(lab)
     for release, answer in zip(_RELEASES, answers):
         assert answer.get("problems") == [], f"{release}: {answer}"
-        _hold_together(lab, answer["manifests"])
+        _hold_together(answer["manifests"], lab.folder / "root", secrets)
     version = tomllib.loads((_ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
     assert _pod(answers[0]["manifests"])["containers"][0]["image"] == f"remora:{version}", "the chart's appVersion is that of the program"
     lint = json.loads(_chart_tool("--lint").stdout)
@@ -128,7 +129,7 @@ def a_pod_finds_its_nodes_and_drains(lab):
     assert remora.wait() == 0 and "drained" in remora.output(), remora.output()
 
 
-def _hold_together(lab, manifests):
+def _hold_together(manifests, root, secrets):
     """What one manifest says of another is so."""
     workload = next(manifest for manifest in manifests if manifest["kind"] in ("Deployment", "DaemonSet"))
     pod, labels = _pod(manifests), workload["spec"]["template"]["metadata"]["labels"]
@@ -175,19 +176,23 @@ def _hold_together(lab, manifests):
     assert pod["terminationGracePeriodSeconds"] > drain
     for kind, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert container[kind]["httpGet"] == {"path": path, "port": "admin"}
-    _check(lab, text, volumes, container)
+    _check(text, volumes, container, root, secrets)
 
 
-def _check(lab, text, volumes, container):
-    """`remora check` takes the configuration, with files where a pod has its secrets."""
-    root = Path(lab.folder) / "root"
-    chain, key = lab.authority().server()
-    files = {"tls.crt": chain.read_bytes(), "tls.key": key.read_bytes(), "ca.crt": Path(lab.authority().ca).read_bytes(), "credentials": b"key:secret\n"}
+def _secrets(lab):
+    """What is in Secrets, each of which has more than one use here."""
+    authority = lab.authority()
+    chain, key = authority.server()
+    return {"tls.crt": chain.read_bytes(), "tls.key": key.read_bytes(), "ca.crt": Path(authority.ca).read_bytes(), "credentials": b"key:secret\n"}
+
+
+def _check(text, volumes, container, root, secrets):
+    """`remora check` takes the configuration, with files below `root` where a pod has its Secrets."""
     for mount in container["volumeMounts"]:
         if "secret" in volumes[mount["name"]]:
             folder = root / mount["mountPath"].lstrip("/")
             folder.mkdir(parents=True, exist_ok=True)
-            for name, content in files.items():
+            for name, content in secrets.items():
                 (folder / name).write_bytes(content)
                 (folder / name).chmod(0o440)
     for place in ("/etc/remora-tls/", "/etc/remora-api/"):
