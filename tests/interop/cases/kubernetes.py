@@ -29,6 +29,8 @@ _RELEASES = [
     {"values": {"networkPolicy": {"enabled": False}, "podDisruptionBudget": {"enabled": False}}, "name": "x"},
     {"values": {"imagePullSecrets": [{"name": "pull"}], "priorityClassName": "high", "global": {"any": 1}, "replaceOnConfigChange": False, "resources": {}}},
     {"values": {}, "name": "a" * 53, "namespace": "n" * 63},
+    # EMQX's own chart.
+    {"values": {"emqx": {"headlessPortName": "mqtt", "podLabels": {"apps.emqx.io/instance": None, "app.kubernetes.io/instance": "emqx"}}}},
     # Words that YAML would take for something else.
     {"values": {"fullnameOverride": "on", "listeners": [{"name": "1e3", "port": 1883, "tlsSecret": "123"}]}, "name": "7", "namespace": "1234"},
     {"values": {"emqx": {"nodes": '[[nodes]]\naddress = "{host}:1884"\n', "namespace": "0x10"}, "priorityClassName": "null"}, "name": "my.release"},
