@@ -228,6 +228,7 @@ class Place:
         self.children.clear()
 
     def _start(self, command):
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        # None outlives this run, however it ends.
+        child = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", *map(str, command)], stdout=subprocess.PIPE, text=True)
         self.children.append(child)
         return child
