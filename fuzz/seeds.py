@@ -411,6 +411,8 @@ IMPORTS_OF_NGINX = {
     "includes": "stream { include 1; include *; }\n===\nserver { listen 1883; proxy_pass n:1883; }\n===\nupstream n { server m:1; }",
     "circle": "include 1;\n===\ninclude 1;",
     "rules": "stream { server { listen 1883; proxy_pass n:1; allow 10.0.0.0/8; deny 10.1.0.0/16; allow all; deny all; } }",
+    "services": "stream { upstream e { resolver 10.0.0.53 valid=5s; server n.example service=_m._tcp resolve; server o.example service=m resolve; } "
+    "server { listen 1883; proxy_pass e; } }",
     "quotes": "a \"b\\\"c\" 'd' e\\;f ${g} { h; } # i",
     "lua": "http { a_by_lua_block { x = '}' -- } \n } }",
 }
@@ -423,6 +425,7 @@ IMPORTS_OF_HAPROXY = {
     " tcp-request connection reject if { sc_conn_rate(0) gt 5 }\n server e n:1",
     "rules": "listen a\n mode tcp\n bind :1\n acl b src 10.0.0.0/8\n tcp-request connection reject unless b\n tcp-request connection accept if { src ::1 }\n server e n:1",
     "template": "resolvers r\n nameserver d 10.0.0.53:53\nlisten a\n mode tcp\n bind :1\n server-template e 3 _m._tcp.n.example check",
+    "crt_list": "listen a\n mode tcp\n bind :8883 ssl crt-list 1\n server e n:1\n===\n# a\na.pem [alpn m verify none] b *.c !d\nfolder\n@e [f",
     "conditions": "global\n setenv A b\n.if defined(A) && !streq(\"$A\",b) || 0\n nbthread 2\n.elif version_atleast(3)\n.else\n nbthread 3\n.endif",
     "quotes": "global\n setenv A \"b ${C-d} $E \\x41\" 'f\"' g\\ h # i",
 }

@@ -92,6 +92,7 @@ fn help_and_version_are_fine() {
         "route",
         "health",
         "demo",
+        "sandbox",
         "[[listeners]]",
         "64",
     ] {
@@ -1143,6 +1144,49 @@ fn init_writes_nothing_that_check_would_refuse() {
         assert!(text(&refused.stderr).contains(said), "{options:?}: {refused:?}");
         assert!(!path.exists(), "{options:?}");
     }
+}
+
+#[test]
+fn the_sandbox_runs_nodes_for_a_balancer_in_another_process() {
+    let mut child = remora()
+        .args(["sandbox", "--broken-routing"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let mut printed = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    let mut toml = "[doctor]\ntimeout = \"3s\"\n[[listeners]]\naddress = \"127.0.0.1:0\"\n".to_owned();
+    for number in 1..=3 {
+        let line = printed.next().expect("a line for each node").expect("UTF-8");
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [name, address, ws] = words[..] else {
+            panic!("{line}")
+        };
+        assert_eq!(name, format!("node{number}"));
+        toml += &format!("[[nodes]]\nname = \"{name}\"\naddress = \"{address}\"\nws = \"{ws}\"\n");
+    }
+    // Its options hold: every endpoint answers, and no message passes from one node to another.
+    let configuration = Written::new(&toml);
+    let found = output(&["doctor", configuration.path()]);
+    assert_eq!(found.status.code(), Some(2), "{found:?}");
+    let found = text(&found.stdout);
+    assert!(
+        found.contains("R101") && found.contains("  node3 (ws)     fine\n"),
+        "{found}"
+    );
+    kill_process(Pid::from_child(&child), Signal::TERM).expect("it runs");
+    assert_eq!(child.wait().expect("a child").code(), Some(0));
+}
+
+#[test]
+fn a_sandbox_that_cannot_listen_says_where() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let refused = output(&["sandbox", "--address", &address]);
+    assert_eq!(refused.status.code(), Some(1));
+    let said = text(&refused.stderr);
+    assert!(said.contains(&format!("cannot listen on {address}: ")), "{said}");
+    let refused = output(&["sandbox", "--address", "127.0.0.1:65534"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod locate;
 mod refused;
 mod route;
 mod run;
+mod sandbox;
 mod signals;
 mod state;
 mod systemd;
@@ -151,6 +152,10 @@ enum Command {
     /// Prints the commands that send a message through it. The nodes are not brokers for production: they keep everything in
     /// memory.
     Demo(demo::Arguments),
+    /// Run three small MQTT nodes alone, for a balancer in another process, until SIGTERM or SIGINT.
+    ///
+    /// They route messages to each other, and keep everything in memory: not brokers for production.
+    Sandbox(sandbox::Arguments),
     /// Ask the balancer that runs a configuration whether it is ready for clients; exits with 1 if it is not.
     ///
     /// Another balancer that answers at the admin address of the configuration is no answer. With --address, any balancer may answer.
@@ -238,6 +243,7 @@ pub(crate) fn main() -> ExitCode {
             with_config(file.locate(), |loaded| doctor::command(&loaded, &fronts, json))
         }
         Command::Demo(arguments) => or_failure(demo::run(&arguments)),
+        Command::Sandbox(arguments) => or_failure(sandbox::run(&arguments)),
         Command::Ctl(arguments) => ctl::command(arguments),
         Command::Import(arguments) => import::command(&arguments),
         Command::Init(arguments) => init::command(*arguments),

@@ -63,6 +63,12 @@ impl Draft {
         self.globals.contains_key(&(table, key))
     }
 
+    /// Whether a key that Remora has once has this value.
+    pub(super) fn is(&self, table: &'static str, key: &'static str, toml: &str) -> bool {
+        let global = self.globals.get(&(table, key));
+        global.is_some_and(|global| global.setting.toml == toml)
+    }
+
     /// Sets a key that Remora has once; a second, different value for it is reported.
     pub(super) fn set(
         &mut self,

@@ -18,10 +18,20 @@ fn samples(program: &str, extension: &str) -> Vec<Vec<u8>> {
     let mut paths: Vec<_> = files.map(|entry| entry.expect("an entry").path()).collect();
     paths.sort();
     let is_one = |path: &std::path::PathBuf| path.extension().is_some_and(|found| found == extension);
-    let texts = paths
-        .into_iter()
-        .filter(is_one)
-        .map(|path| fs::read(path).expect("a file"));
+    let text = |path: std::path::PathBuf| {
+        let text = fs::read(&path).expect("a file");
+        // A list beside it is the second file in memory.
+        match fs::read(path.with_extension("txt")) {
+            Ok(list) => {
+                let name = path.with_extension("txt");
+                let name = name.file_name().and_then(|name| name.to_str()).expect("UTF-8");
+                let text = String::from_utf8(text).expect("UTF-8").replace(name, "1");
+                [text.as_bytes(), b"\n===\n", &list].concat()
+            }
+            Err(_) => text,
+        }
+    };
+    let texts = paths.into_iter().filter(is_one).map(text);
     // The long ones are lists of a thousand servers.
     texts.filter(|text| text.len() < 6_000).collect()
 }

@@ -20,7 +20,7 @@ from lab import Lab
 MODULES = [
     "affinity", "messages", "input", "mqttjs", "python", "matrix", "sessions", "websocket", "autobahn", "tls", "beside", "devices",
     "cluster", "control", "changes", "doctor", "page", "imported", "introductions", "secured_nodes", "metrics", "prometheus",
-    "packaging", "schema", "demo", "zones", "journal",
+    "packaging", "compose", "kubernetes", "schema", "demo", "zones", "journal",
 ]
 
 # No case takes a quarter of this; one that hangs must not take the others' time.

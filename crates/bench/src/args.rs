@@ -1,6 +1,6 @@
 //! The command line of the bench, and the plans that result from it.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{Ipv4Addr, SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -188,7 +188,7 @@ pub struct Args {
 
     /// Print two results of --json side by side, and run nothing. Each side may be several files, with commas between
     /// them; a difference is called one only if it is beyond what the runs of one side differ among themselves.
-    #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], conflicts_with_all = ["workload", "serve", "report"])]
+    #[arg(long, num_args = 2, value_names = ["A.json", "B.json"], conflicts_with_all = ["workload", "served", "report"])]
     pub(super) compare: Option<Vec<PathBuf>>,
 
     /// Fail when the p99 of the message latency (without messages, of the CONNACK latency) is above this.
@@ -207,15 +207,25 @@ pub struct Args {
     #[arg(long, value_name = "PERCENT", value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(super) min_same_node: Option<u8>,
 
-    /// Serve this many small nodes on free ports, and run no clients. They accept every client and route by exact
-    /// topic.
+    /// Serve this many small nodes on free ports, and run no clients. They accept every client, skip PROXY headers, and
+    /// route by exact topic.
     ///
     /// Each serves MQTT and, at the path /mqtt, MQTT over WebSocket on the same port.
-    #[arg(long, value_name = "N", conflicts_with = "workload", value_parser = clap::value_parser!(u16).range(1..=1_000))]
-    pub(super) serve: Option<u16>,
+    #[arg(long, value_name = "N", group = "served", conflicts_with = "workload", value_parser = clap::value_parser!(u16).range(1..=1_000))]
+    serve: Option<u16>,
+
+    /// The same at these addresses.
+    #[arg(
+        long,
+        value_name = "IP:PORT,...",
+        value_delimiter = ',',
+        group = "served",
+        conflicts_with = "workload"
+    )]
+    serve_at: Vec<SocketAddr>,
 
     /// The served nodes stall for a second, once in this many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "serve", value_parser = clap::value_parser!(u16).range(2..))]
+    #[arg(long, value_name = "SECONDS", requires = "served", value_parser = clap::value_parser!(u16).range(2..))]
     stall_every: Option<u16>,
 
     // Last, since its heading would apply to the options behind it.
@@ -279,6 +289,14 @@ impl Args {
     /// The password, which is not to be shown.
     pub(super) fn password(&self) -> Option<&str> {
         self.password.as_deref()
+    }
+
+    /// Where nodes are to be served, if they are.
+    pub(super) fn served(&self) -> Option<Vec<SocketAddr>> {
+        match self.serve {
+            Some(count) => Some(vec![(Ipv4Addr::LOCALHOST, 0).into(); count.into()]),
+            None => Some(self.serve_at.clone()).filter(|addresses| !addresses.is_empty()),
+        }
     }
 
     /// How the served nodes stall.

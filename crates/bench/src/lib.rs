@@ -13,6 +13,7 @@ mod failure;
 mod files;
 mod frames;
 mod interrupt;
+mod introduction;
 mod link;
 mod measured;
 mod nodes;
@@ -72,8 +73,8 @@ fn bench(args: &Args, program: &str) -> io::Result<ExitCode> {
         };
     }
     let clients_max = files::clients_max()?;
-    if let Some(count) = args.serve {
-        return serve(Nodes::bind(count.into(), args.stall())?);
+    if let Some(addresses) = args.served() {
+        return serve(Nodes::bind(&addresses, args.stall())?);
     }
     let mut plans = match args.plans() {
         Ok(plans) => plans,

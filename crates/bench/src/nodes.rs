@@ -5,18 +5,19 @@
 //! routed when they are complete, up to 128 kB. A node reports its name in CONNACK (MQTT 5), so that stickiness can be
 //! measured.
 //!
-//! A client whose first bytes are HTTP is upgraded to WebSocket.
+//! A PROXY header before everything else is skipped. A client whose first bytes are HTTP is upgraded to WebSocket.
 
 use std::collections::{HashMap, HashSet};
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::mem;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::thread;
 use std::time::Duration;
 
 use super::clock::{self, Nanos, SECOND};
 use super::frames::{self, Peer, Reader};
+use super::introduction;
 use super::packet::{self, Read, Version, kind};
 use super::poll::{Poll, Ready};
 use super::upgrade::{self, Head};
@@ -135,23 +136,27 @@ struct Connection {
 
 /// The protocol of a client, which its first bytes show.
 enum Protocol {
+    /// Nothing has been read but perhaps a part of a PROXY header.
+    Introduction,
     Unknown,
     Mqtt,
     Frames(Reader),
 }
 
 impl Nodes {
-    /// Binds this many nodes to free ports of the loopback interface.
-    pub(super) fn bind(count: usize, stall: Option<Stall>) -> io::Result<Self> {
+    /// Binds a node to each of these addresses.
+    pub(super) fn bind(addresses: &[SocketAddr], stall: Option<Stall>) -> io::Result<Self> {
         let poll = Poll::new()?;
         let mut listeners = Vec::new();
-        for node in 0..count {
+        for (node, &address) in addresses.iter().enumerate() {
             let socket = socket2::Socket::new(
-                socket2::Domain::IPV4,
+                socket2::Domain::for_address(address),
                 socket2::Type::STREAM.nonblocking().cloexec(),
                 None,
             )?;
-            socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())?;
+            socket
+                .bind(&address.into())
+                .map_err(|error| io::Error::new(error.kind(), format!("cannot serve at {address}: {error}")))?;
             // Accepted sockets inherit it.
             socket.set_tcp_nodelay(true)?;
             socket.listen(4096)?;
@@ -250,7 +255,7 @@ impl Nodes {
                 body_left: 0,
                 echoes: false,
                 held: Vec::new(),
-                protocol: Protocol::Unknown,
+                protocol: Protocol::Introduction,
                 unsent: Vec::new(),
             });
         }
@@ -313,7 +318,24 @@ impl Connection {
     }
 
     /// Returns where MQTT is in `buffer[..end]`; the first `kept` bytes are from before.
-    fn open(&mut self, buffer: &mut [u8], kept: usize, end: usize) -> io::Result<Range<usize>> {
+    fn open(&mut self, buffer: &mut [u8], kept: usize, mut end: usize) -> io::Result<Range<usize>> {
+        if matches!(self.protocol, Protocol::Introduction) {
+            match introduction::header(&buffer[..end]) {
+                Head::Is(length) => {
+                    buffer.copy_within(length..end, 0);
+                    end -= length;
+                }
+                Head::NeedMore => {
+                    self.hold(&buffer[..end])?;
+                    return Ok(0..0);
+                }
+                Head::Junk => {}
+            }
+            self.protocol = Protocol::Unknown;
+            if end == 0 {
+                return Ok(0..0);
+            }
+        }
         if matches!(self.protocol, Protocol::Unknown) {
             match upgrade::head(&buffer[..end], b"GET ") {
                 // A client may send nothing behind its request before it has the answer (RFC 6455, 4.1).

@@ -14,7 +14,7 @@ mod wire;
 
 use std::cell::Cell;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,11 +36,18 @@ use wire::Transport;
 /// How long the sandbox may take for an order.
 const ORDER_MAX: Duration = Duration::from_secs(10);
 
+/// Free ports of the loopback interface.
+const LOOPBACK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
 /// The nodes of a sandbox, and how they begin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The nodes' names.
     pub nodes: Vec<String>,
+    /// The address of the first node for MQTT over TCP. Each further node has the next port; with port 0, every node has a free one.
+    pub address: SocketAddr,
+    /// The same for WebSocket.
+    pub ws_address: SocketAddr,
     /// Whether nodes share neither sessions nor messages, from the start.
     pub routing_is_cut: bool,
 }
@@ -49,6 +56,8 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             nodes: ["node1", "node2", "node3"].map(String::from).into(),
+            address: LOOPBACK,
+            ws_address: LOOPBACK,
             routing_is_cut: false,
         }
     }
@@ -87,18 +96,18 @@ enum Order {
 }
 
 impl Sandbox {
-    /// Starts the nodes on one thread, each on two free ports of the loopback interface.
+    /// Starts the nodes on one thread, each on two ports.
     ///
     /// # Errors
-    /// No port or thread is available.
+    /// A port or an address is not available, or no thread.
     pub fn start(settings: Settings) -> io::Result<Self> {
         let mut places = Vec::new();
         let mut nodes = Vec::new();
         let (sender, queue) = mpsc::channel(1);
         let orders = Orders(Arc::new(Mutex::new(sender)));
         for (index, name) in settings.nodes.iter().enumerate() {
-            let (socket, address) = free()?;
-            let (ws_socket, ws_address) = free()?;
+            let (socket, address) = bind(settings.address, index)?;
+            let (ws_socket, ws_address) = bind(settings.ws_address, index)?;
             places.push((
                 name.clone(),
                 [
@@ -265,9 +274,16 @@ struct Listener {
     place: Option<Socket>,
 }
 
-/// A socket that is bound to a free port.
-fn free() -> io::Result<(Socket, SocketAddr)> {
-    let socket = node::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+/// A socket of the node with this index, whose first node is at `first`.
+fn bind(first: SocketAddr, index: NodeIndex) -> io::Result<(Socket, SocketAddr)> {
+    let port = match first.port() {
+        0 => Some(0),
+        port => u16::try_from(index).ok().and_then(|index| port.checked_add(index)),
+    };
+    let port = port.ok_or_else(|| io::Error::other(format!("there are too few ports behind that of {first}")))?;
+    let address = SocketAddr::new(first.ip(), port);
+    let refused = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
+    let socket = node::bind(address).map_err(refused)?;
     let address = socket.local_addr()?.as_socket();
     let address = address.ok_or_else(|| io::Error::other("a socket without an address"))?;
     Ok((socket, address))

@@ -1,10 +1,10 @@
 //! `bind`: addresses, TLS and limits of listeners.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
 
 use crate::import::draft::Prefer;
 use crate::import::files::Files;
+use crate::import::haproxy::certificates::{self, based};
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::syntax::{Line, Word};
 use crate::import::model::{Listener, Setting};
@@ -47,15 +47,11 @@ pub(super) fn read(line: &Line, bases: &Bases, files: &dyn Files, context: &mut 
             "ssl" => has_tls = Some(place),
             "crt" => {
                 let written = value();
-                certificates.extend(pairs(&written, &bases.crt, word, files, context));
+                certificates.extend(certificates::of_crt(&written, &bases.crt, word, files, context));
             }
             "crt-list" => {
                 let written = value();
-                report.lost(
-                    place,
-                    format!("{} is a list with options for each certificate", printable(&written)),
-                    "write each of its files to `certificates` of the listener: they are used for the names in them",
-                );
+                certificates.extend(certificates::of_list(&written, &bases.crt, word, files, context));
             }
             "ca-file" | "ca-verify-file" => authority = Some((value(), place)),
             "crl-file" => revoked = Some((value(), place)),
@@ -269,37 +265,6 @@ fn addresses(written: &str) -> Option<Vec<SocketAddr>> {
     }
     let last = last.min(first.saturating_add(PORTS_MAX));
     Some((first..=last).map(|port| SocketAddr::new(ip, port)).collect())
-}
-
-/// The path of a file, behind `crt-base` or `ca-base`.
-pub(super) fn based(base: &str, written: &str) -> String {
-    match base {
-        "" => written.to_owned(),
-        base => Path::new(base).join(written).display().to_string(),
-    }
-}
-
-/// The certificates of `crt`: a file with chain and key, the same with the key beside it, or a folder of files.
-fn pairs(
-    written: &str,
-    base: &str,
-    word: &Word,
-    files: &dyn Files,
-    context: &mut Context,
-) -> Vec<(String, Option<String>, crate::import::text::Place)> {
-    let path = based(base, written);
-    if path.contains("${") || path.starts_with('@') || path.is_empty() {
-        context.unreadable(word.place, written, "a file");
-        return Vec::new();
-    }
-    let beside = |path: &str| {
-        let key = format!("{path}.key");
-        files.read(Path::new(&key)).is_ok().then_some(key)
-    };
-    let is_folder = written.ends_with('/') || matches!(files.folder(Path::new(&path)), Ok(Some(_)));
-    // Of what is in a folder, keys and the rest are told apart as by HAProxy.
-    let key = if is_folder { None } else { beside(&path) };
-    vec![(path, key, word.place)]
 }
 
 /// `tls_min`, from the options of all and of this `bind`.

@@ -1,6 +1,7 @@
 //! Configurations of HAProxy: `frontend`, `backend` and `listen` in mode tcp for MQTT, and in mode http for MQTT over WebSocket.
 
 mod bind;
+mod certificates;
 mod context;
 mod global;
 mod proxies;

@@ -1,6 +1,7 @@
 //! `server`, `server-template` and `default-server`: the nodes.
 
-use crate::import::haproxy::bind::{based, set};
+use crate::import::haproxy::bind::set;
+use crate::import::haproxy::certificates::based;
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::syntax::{Line, Word};
 use crate::import::model::{Server, is_host};

@@ -1,6 +1,7 @@
 //! `upstream` and `proxy_pass`: the nodes, and what ties a client to one.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::import::draft::Prefer;
 use crate::import::model::{Server, is_host};
@@ -114,7 +115,7 @@ const METHODS: [&str; 7] = [
 
 fn read<'d>(upstream: &'d Directive, port: u16, context: &mut Context<'d>) -> Pool {
     context.mark(upstream);
-    let mut servers = Vec::new();
+    let (mut servers, mut resolvers) = (Vec::new(), Vec::new());
     for directive in upstream.inner() {
         context.mark(directive);
         let place = directive.place();
@@ -131,10 +132,12 @@ fn read<'d>(upstream: &'d Directive, port: u16, context: &mut Context<'d>) -> Po
             "zone" | "keepalive" | "keepalive_timeout" | "keepalive_requests" | "keepalive_time" | "state" | "ntlm" => {
                 context.report.unneeded(place, &directive.name.text, "all threads share what is known of nodes, and each client has a connection of its own");
             }
-            "resolver" | "resolver_timeout" => resolver(directive, context),
+            // When it is known whether nodes are looked for.
+            "resolver" | "resolver_timeout" => resolvers.push(directive),
             name => context.report.lost(place, format!("{} in an upstream is unknown", printable(name)), "look up what it does in nginx's manual"),
         }
     }
+    resolvers.into_iter().for_each(|directive| resolver(directive, context));
     let name = upstream.arg(0).to_owned();
     let says_how = |directive: &Directive| METHODS.contains(&&*directive.name.text);
     if servers.len() > 1 && !upstream.inner().iter().any(says_how) {
@@ -220,14 +223,7 @@ fn node(directive: &Directive, port: u16, context: &mut Context<'_>) -> Option<S
                 "slow_start: a node that comes back gets its clients at once",
                 "with connects_per_second of [pacing], its rate rises over slow_start",
             ),
-            "service" => {
-                context.report.lost(
-                    place,
-                    "nodes that are found by SRV records",
-                    format!("write [discovery] with source = \"dns\" and name = \"_{}._tcp.{}\", and one [[nodes]] with address = \"{{host}}:1883\"", printable(value), printable(&server.host)),
-                );
-                return None;
-            }
+            "service" => service(&mut server, value, word.place, context)?,
             "drain" => context.report.lost(
                 word.place,
                 "drain: the node gets clients",
@@ -244,6 +240,42 @@ fn node(directive: &Directive, port: u16, context: &mut Context<'_>) -> Option<S
         }
     }
     Some(server)
+}
+
+/// `server NAME service=SERVICE resolve`: nodes that are looked for by SRV records. `mqtt` is short for `_mqtt._tcp`.
+fn service(server: &mut Server, service: &str, at: Place, context: &mut Context<'_>) -> Option<()> {
+    let place = server.place;
+    let prefix = match service.contains('.') {
+        true => service.to_owned(),
+        false => format!("_{service}._tcp"),
+    };
+    let name = format!("{prefix}.{}", server.host.trim_end_matches('.'));
+    if !prefix.starts_with('_') || !is_host(&name) || server.host.parse::<IpAddr>().is_ok() {
+        context.report.lost(
+            place,
+            format!("{} is not the name of a service that has nodes", printable(&name)),
+            "write [discovery] with source = \"dns\" and the name of its SRV records, and one [[nodes]] with address = \"{host}:1883\"",
+        );
+        return None;
+    }
+    let source = ("source", quoted("dns"));
+    for (key, toml) in [source, ("name", quoted(&name))] {
+        context
+            .draft
+            .set("discovery", key, toml, at, Prefer::First, &mut context.report);
+    }
+    if !context.draft.is("discovery", "name", &quoted(&name)) {
+        // Nodes are looked for by another name, as was reported.
+        return None;
+    }
+    context.report.differs(
+        place,
+        format!("ports, weights and priorities of SRV records are not used: {} is written for all nodes", server.port),
+        "write the port of the nodes' listener behind {host}; nodes that SRV records keep as a reserve get clients as well",
+    );
+    server.host = "{host}".to_owned();
+    server.is_template = true;
+    Some(())
 }
 
 /// `10.0.0.1:1883`, `emqx1:1883`, `[2001:db8::1]:1883`.
@@ -328,8 +360,24 @@ fn key(word: &'static str, directive: &Directive, context: &mut Context<'_>) {
     );
 }
 
-/// How often names are resolved.
+/// How often names are resolved, and by whom where nodes are looked for.
 pub(super) fn resolver(directive: &Directive, context: &mut Context<'_>) {
+    let is_server = |text: &&str| text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
+    let servers = directive.args.iter().map(|word| &*word.text).filter(is_server);
+    let servers: Vec<&str> = servers.collect();
+    if context.draft.has("discovery", "name") && !context.draft.has("discovery", "name_servers") && !servers.is_empty()
+    {
+        let servers = crate::import::text::list(servers);
+        let place = directive.place();
+        context.draft.set(
+            "discovery",
+            "name_servers",
+            servers,
+            place,
+            Prefer::First,
+            &mut context.report,
+        );
+    }
     let valid = directive
         .args
         .iter()
@@ -390,7 +438,7 @@ fn sources(bind: &Directive, context: &mut Context<'_>) {
         }
         None => vec![bind.arg(0).to_owned()],
     };
-    let is_source = |text: &String| text.parse::<std::net::IpAddr>().is_ok_and(|ip| !ip.is_unspecified());
+    let is_source = |text: &String| text.parse::<IpAddr>().is_ok_and(|ip| !ip.is_unspecified());
     if bind.args.len() > 1 || !addresses.iter().all(is_source) || addresses.is_empty() {
         context.report.lost(
             place,

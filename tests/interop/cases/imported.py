@@ -21,6 +21,7 @@ SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 SAID = b"PROXY TCP4 192.0.2.7 192.0.2.1 4000 1883\r\n"
 
 NGINX = "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nmaster_process off;\nerror_log stderr;\nevents {}\n"
+NGINX_WITH_SCRIPTS = NGINX.replace("daemon", "load_module /usr/lib/nginx/modules/ngx_stream_js_module.so;\ndaemon", 1)
 HAPROXY = "defaults\n  timeout connect 3s\n  timeout client 30s\n  timeout server 30s\n"
 
 
@@ -55,6 +56,18 @@ def nginx_with_a_limit_for_each_address(lab):
     text = f"""stream {{ limit_conn_zone $binary_remote_addr zone=a:1m; upstream e {{ {site.nginx_servers} }} server {{
         listen {site.at}; proxy_pass e; proxy_protocol on; limit_conn a 2; }} }}"""
     site.compare(NGINX + text, [dict(source=f"127.0.0.{number}") for number in (2, 2, 2, 3)])
+
+
+def nginx_with_a_script(lab):
+    """An njs script that reads the client id, which the upstream is hashed by: a client has one node, from whichever address it comes."""
+    site = _Site(lab)
+    script = Path(__file__).resolve().parents[3] / "benches" / "client_id.js"
+    text = f"""stream {{ js_import mqtt from {script}; js_set $cid mqtt.id;
+        upstream e {{ hash $cid consistent; {site.nginx_servers} }} server {{
+        listen {site.at}; js_preread mqtt.preread; proxy_pass e; proxy_protocol on; }} }}"""
+    ids = [f"sensor-{number}" for number in range(24)]
+    clients = [dict(client_id=client_id, source=f"127.0.0.{host}") for host in (2, 3) for client_id in ids]
+    site.compare(NGINX_WITH_SCRIPTS + text, clients + [dict(instead=b"GET / HTTP/1.1\r\n\r\n")], sticky=True)
 
 
 def nginx_behind_a_proxy(lab):
@@ -95,6 +108,20 @@ def haproxy_with_client_certificates(lab):
     site.compare(HAPROXY + text, [dict(tls=True, shown=site.client), dict(tls=True), dict()])
 
 
+def haproxy_with_a_list_of_certificates(lab):
+    """TLS by a crt-list with two certificates: each is shown for its own name."""
+    site = _Site(lab)
+    listed = []
+    for name in ("localhost", "mqtt.example"):
+        chain, key = site.authority.server(name)
+        bundle = Path(lab.folder) / f"{name}.pem"
+        bundle.write_text(chain.read_text() + key.read_text())
+        listed.append(f"{bundle} [alpn mqtt] {name}")
+    (Path(lab.folder) / "list.txt").write_text("# two\n\n" + "\n".join(listed) + "\n")
+    text = f"listen f\n  mode tcp\n  bind {site.at} ssl crt-list list.txt\n{site.haproxy_servers('send-proxy-v2')}"
+    site.compare(HAPROXY + text, [dict(tls=True), dict(tls=True, server_name="mqtt.example"), dict()])
+
+
 def haproxy_with_networks(lab):
     """Rules on addresses by ACLs, and a limit for each address by a table."""
     site = _Site(lab)
@@ -133,13 +160,13 @@ class _Site:
         servers = (f"  server node{number} {node.host}:{node.port} {options}" for number, node in enumerate(self.nodes, start=1))
         return "\n".join(servers) + "\n"
 
-    def compare(self, text, clients, websocket=False):
-        """What the clients are told and the nodes see with the original, and with Remora in its place."""
-        program = "nginx" if text.startswith(NGINX) else "haproxy"
+    def compare(self, text, clients, websocket=False, sticky=False):
+        """What the clients are told and the nodes see with the original, and with Remora in its place. `sticky`: an id has one node."""
+        program = "nginx" if text.startswith("load_module") else "haproxy"
         original = self.folder / ("original.conf" if program == "nginx" else "original.cfg")
         original.write_text(text)
         command = ["nginx", "-e", "stderr", "-c", original] if program == "nginx" else ["haproxy", "-db", "-f", original]
-        first = self._answers(Process(program, command, self.folder), clients)
+        first = self._answers(Process(program, command, self.folder), clients, sticky)
         imported = subprocess.run([os.environ["REMORA_BIN"], "import", program, original.name], cwd=self.folder, capture_output=True, text=True)
         assert imported.returncode in (0, 2), imported.stderr
         toml = imported.stdout
@@ -151,21 +178,27 @@ class _Site:
                 toml = toml.replace(f"{node.host}:1883", f"{node.host}:{node.port}", 1)
         (self.folder / "imported.toml").write_text(toml + "\n[admin]\nenabled = false\n")
         process = Process("remora", [os.environ["REMORA_BIN"], "run", "-c", "imported.toml"], self.folder)
-        second = self._answers(process, clients)
+        second = self._answers(process, clients, sticky)
         print("\n".join(f"    {client}: {answer}" for client, answer in zip(clients, first)))
         assert first == second, f"{program}: {first}\nRemora: {second}"
         assert any(answer[0] == "accepted" for answer in first), first
 
-    def _answers(self, process, clients):
+    def _answers(self, process, clients, sticky):
         wait_until(lambda: process.running() and _listens(self.port), f"{process.name} to listen")
         for node in self.nodes:
             node.clear()
         open_sockets, answers = [], []
         for number, client in enumerate(clients):
-            stream, answer = _visit(self.port, f"client-{number}", self.authority.ca, **client)
+            client_id = client.get("client_id", f"client-{number}")
+            stream, answer = _visit(self.port, self.authority.ca, **{**client, "client_id": client_id})
             open_sockets.append(stream)
-            seen = [line for node in self.nodes for line in node.seen(f"client-{number}")]
+            seen = [line for node in self.nodes for line in node.seen(client_id)]
             answers.append((answer, *seen))
+        if sticky:
+            ids = {client["client_id"] for client in clients if "client_id" in client}
+            homes = [[node.host for node in self.nodes if node.seen(client_id)] for client_id in ids]
+            assert all(len(home) == 1 for home in homes), f"{process.name}: {dict(zip(ids, homes))}"
+            assert len({home[0] for home in homes}) > 1, f"{process.name} uses one node for all"
         for stream in open_sockets:
             if stream:
                 stream.close()
@@ -174,7 +207,7 @@ class _Site:
         return answers
 
 
-def _visit(port, client_id, ca, source=None, tls=False, shown=None, first=b"", path=None, instead=None):
+def _visit(port, ca, client_id, source=None, tls=False, server_name="localhost", shown=None, first=b"", path=None, instead=None):
     """Connects, sends a CONNECT, and stays. Returns the connection, and "accepted" or "refused"."""
     try:
         stream = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0) if source else None)
@@ -183,7 +216,7 @@ def _visit(port, client_id, ca, source=None, tls=False, shown=None, first=b"", p
             context = ssl.create_default_context(cafile=ca)
             if shown:
                 context.load_cert_chain(*shown)
-            stream = context.wrap_socket(stream, server_hostname="localhost")
+            stream = context.wrap_socket(stream, server_hostname=server_name)
         data = instead or connect(client_id)
         if path:
             key = base64.b64encode(os.urandom(16)).decode()

@@ -26,7 +26,7 @@ struct FakeNode {
 
 impl FakeNode {
     fn start(stall: Option<Stall>) -> Self {
-        let mut nodes = Nodes::bind(1, stall).unwrap();
+        let mut nodes = Nodes::bind(&[(Ipv4Addr::LOCALHOST, 0).into()], stall).unwrap();
         let address = nodes.addresses().unwrap()[0];
         let over = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&over);
