@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::reader::{Mismatch, quoted};
 
-/// More than any address, name or path has.
+/// More than any address, name or path has: of a variable, of a file, and of a string that is made of them.
 const BYTES_MAX: usize = 64 << 10;
 
 /// What precedes the path of a file.
@@ -65,6 +65,10 @@ pub(super) fn expand(text: &str, folder: &Path, variables: Variables<'_>) -> Res
         };
         let found = found.map_err(|Mismatch { message, hint }| unresolved(reference, message, &hint))?;
         value.push_str(&found);
+        if value.len() > BYTES_MAX {
+            let message = "the string becomes longer than 64 KiB".to_owned();
+            return Err(unresolved(reference, message, "no value is as long"));
+        }
         references.push(reference.to_owned());
         rest = behind;
     }
@@ -141,6 +145,7 @@ mod tests {
             "HOST" => Some("10.0.0.1".into()),
             "EMPTY" => Some("".into()),
             "NESTED" => Some("${HOST}".into()),
+            "FULL" => Some("x".repeat(BYTES_MAX).into()),
             _ => None,
         };
         expand(text, folder.path(), &variables)
@@ -190,6 +195,7 @@ mod tests {
             ("${file:absent}", "${file:absent}", "No such file"),
             ("${file:.}", "${file:.}", "not a file"),
             ("${file:large}", "${file:large}", "larger than 64 KiB"),
+            ("${FULL}${HOST}", "${HOST}", "becomes longer than 64 KiB"),
         ] {
             let wrong = expanded(text).expect_err(text);
             let shown = format!("{} ({})", wrong.why.message, wrong.why.hint);

@@ -1,6 +1,7 @@
 //! Merges the files of a configuration into one tree, and expands the strings in it. Positions stay those of the files.
 
 use std::collections::BTreeMap;
+use std::mem;
 use std::ops::Range;
 
 use toml::Spanned as TomlSpanned;
@@ -12,6 +13,9 @@ use super::problem::{Place, Problem, path_below};
 use super::reader::shown_key;
 use super::syntax;
 use super::texts::{Texts, moved};
+
+/// What variables and files may make of all strings together: a small file could name large ones many times.
+const EXPANDED_MAX: usize = 16 << 20;
 
 /// A configuration as one tree.
 #[derive(Debug, Default)]
@@ -49,6 +53,8 @@ pub(super) fn merge<'t>(texts: &'t Texts, variables: Variables<'_>) -> Result<Me
         variables,
         references: &mut merged.references,
         problems: &mut problems,
+        bytes_left: EXPANDED_MAX,
+        is_full: false,
     };
     expansion.table(&mut merged.tree, "");
     match problems.is_empty() {
@@ -135,6 +141,8 @@ struct Expansion<'a> {
     variables: Variables<'a>,
     references: &'a mut BTreeMap<usize, Vec<String>>,
     problems: &'a mut Vec<Problem>,
+    bytes_left: usize,
+    is_full: bool,
 }
 
 impl Expansion<'_> {
@@ -158,7 +166,16 @@ impl Expansion<'_> {
                 let folder = &self.texts.of(span.start).folder;
                 match expand::expand(text, folder, self.variables) {
                     Ok(None) => {}
+                    Ok(Some(expanded)) if expanded.value.len() > self.bytes_left => {
+                        // Said once.
+                        if !mem::replace(&mut self.is_full, true) {
+                            let path = path.to_owned();
+                            let problem = Place { path, span }.problem("variables and files make more than 16 MiB");
+                            self.problems.push(problem);
+                        }
+                    }
                     Ok(Some(expanded)) => {
+                        self.bytes_left -= expanded.value.len();
                         *text = expanded.value.into();
                         self.references.insert(span.start, expanded.references);
                     }
@@ -180,5 +197,67 @@ impl Expansion<'_> {
         let path = path.to_owned();
         self.problems
             .push(Place { path, span }.problem(why.message).hint(why.hint));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn problems(text: &str, variable: &str) -> Vec<String> {
+        let texts = Texts::new("test.toml", text, Path::new(""));
+        match merge(&texts, &|_| Some(variable.into())) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.iter().map(Problem::to_string).collect(),
+        }
+    }
+
+    #[test]
+    fn strings_do_not_grow_without_bound() {
+        let large = "x".repeat(64 << 10);
+        let text = |count: usize| format!("all = [{}]\n", "\"${A}\", ".repeat(count));
+        assert_eq!(problems(&text(256), &large), [""; 0]);
+        let expected = "all[256]: variables and files make more than 16 MiB";
+        assert_eq!(problems(&text(300), &large), [expected]);
+    }
+
+    #[test]
+    fn keys_of_tables_are_merged_at_every_depth_and_lists_of_values_are_not() {
+        let merged = |more: &str| {
+            let main = "list = ['a']\n[table]\na = 1\nb.c = 2\n[[tables]]\na = 1\n";
+            let mut texts = Texts::new("main.toml", main, Path::new(""));
+            texts.add("more.toml", more, Path::new(""));
+            match merge(&texts, &|_| None) {
+                Ok(Merged { tree, .. }) => Ok(format!(
+                    "{:?}",
+                    tree.keys().map(|key| key.get_ref()).collect::<Vec<_>>()
+                )),
+                Err(problems) => Err(problems[0].to_string()),
+            }
+        };
+        for more in [
+            "[table]\nd = 1\n",
+            "table.b.d = 1\n",
+            "[[tables]]\na = 1\n",
+            "tables = [{ a = 2 }]",
+        ] {
+            assert_eq!(
+                merged(more).as_deref(),
+                Ok("[\"list\", \"table\", \"tables\"]"),
+                "{more}"
+            );
+        }
+        for (more, expected) in [
+            ("[table]\na = 1\n", "table.a: is there already, at main.toml:3:1"),
+            ("[table.b]\nc = 1\n", "table.b.c: is there already, at main.toml:4:3"),
+            ("table = 1\n", "table: is there already, at main.toml:2:2"),
+            ("list = ['b']\n", "list: is there already, at main.toml:1:1"),
+            ("tables = []\n", "tables: is there already, at main.toml:5:3"),
+            ("[tables]\nb = 1\n", "tables: is there already, at main.toml:5:3"),
+        ] {
+            assert_eq!(merged(more), Err(expected.to_owned()), "{more}");
+        }
     }
 }

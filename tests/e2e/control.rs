@@ -577,6 +577,7 @@ fn a_reload_by_ctl_is_one_by_signal_and_says_what_is_wrong_as_check_does() {
     let (status, refused) = asked(&program, "POST", "/api/v1/reload", "");
     assert_eq!((status, &refused["problems"][0]["key"]), (422, &json!("drain.rate")));
     assert!(refused["problems"][0]["line"].is_u64(), "{refused}");
+    assert_eq!(refused["problems"][0]["file"], program.path().display().to_string());
     let config = json_of(&program, &["config"]);
     assert_eq!(config["is_of_file"], false);
 
