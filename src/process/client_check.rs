@@ -49,11 +49,18 @@ pub(super) async fn ours(handle: &Handle, config: &Config) -> io::Result<Option<
     }
 }
 
-/// Adds what the clients mean, beside what was `found_of_routes`.
+/// The nodes of these findings whose routes are broken.
+pub(super) fn broken(findings: &[Finding]) -> BTreeSet<String> {
+    let is_of_routes = |code: &str| ["R101", "R102", "R103"].contains(&code);
+    let of_routes = findings.iter().filter(|finding| is_of_routes(&finding.code));
+    of_routes.flat_map(|finding| finding.subjects.clone()).collect()
+}
+
+/// Adds what the clients mean, if the routes of these nodes are broken.
 pub(super) async fn judge(
     handle: &Handle,
     mut ours: Ours,
-    found_of_routes: &[Finding],
+    broken: &BTreeSet<String>,
     report: &mut Report,
 ) -> io::Result<()> {
     for client in handle.connected_twice().await? {
@@ -62,10 +69,7 @@ pub(super) async fn judge(
     for found in handle.reconnecting(FIGHT_ENDS).await? {
         ours.facts.fighting.push(text(found.last.client_id.kept()));
     }
-    let is_of_routes = |code: &str| ["R101", "R102", "R103"].contains(&code);
-    let broken = found_of_routes.iter().filter(|finding| is_of_routes(&finding.code));
-    let broken: BTreeSet<String> = broken.flat_map(|finding| finding.subjects.clone()).collect();
-    let findings = findings(&ours.facts, &broken);
+    let findings = findings(&ours.facts, broken);
     if findings.is_empty() {
         report.fine("clients", format!("{} connected", ours.facts.count));
     }

@@ -1,5 +1,6 @@
 //! Examines a configuration and its nodes, with or without a balancer that runs it.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::doctor::access::{Access, NotReached, Target};
 use crate::doctor::clock::Clocks;
 use crate::doctor::finding::{Certainty, Code, Finding};
 use crate::doctor::front::{FrontUrl, Stage, front_check};
-use crate::doctor::report::{self, Report};
+use crate::doctor::report::Report;
 use crate::doctor::route_check::{Extent, drawn, route_check};
 use crate::net::descriptors;
 use crate::net::tls::{Nodes, NodesOffer, NodesTls, Trust};
@@ -148,11 +149,13 @@ pub(super) struct Seldom {
     clocks: Clocks,
     /// Whether the nodes have shared subscriptions.
     has_shared: bool,
+    /// The nodes whose routes were broken, which says what quiet clients mean.
+    broken: BTreeSet<String>,
 }
 
 /// Examines the balancer that runs with this configuration and these nodes. It must run in a [`tokio::task::LocalSet`].
 ///
-/// What is looked at seldom is so if there is none yet.
+/// What is looked at seldom is so if there is none yet, or if the routes of other nodes are broken than then.
 pub(super) async fn examine_running(
     config: &Config,
     cluster: &Cluster,
@@ -164,16 +167,17 @@ pub(super) async fn examine_running(
     let began = Instant::now();
     let mut report = set_up(config);
     let prober = node_prober(config, &access.tls, access.instance);
-    let mut apis = Apis::default();
     let mut looked = Report::default();
+    let mut asked: Option<Apis<'_>> = None;
     match seldom {
         Some(seldom) => {
             access.clocks = seldom.clocks.clone();
             extent.has_shared &= seldom.has_shared;
         }
         None => {
-            apis = cluster_check::views(&prober, &config.nodes, &mut looked).await;
+            let apis = cluster_check::views(&prober, &config.nodes, &mut looked).await;
             access.clocks = apis.clocks.clone();
+            asked = Some(apis);
         }
     }
     let known = cluster.nodes().iter().enumerate().flat_map(|(number, node)| {
@@ -188,23 +192,23 @@ pub(super) async fn examine_running(
     });
     let (known, count) = (known.collect(), cluster.nodes().len());
     nodes(&access, &config.doctor, (known, count), extent, &mut report).await;
-    if seldom.is_none() {
+    let broken = client_check::broken(&report.findings);
+    if seldom.as_ref().is_none_or(|seldom| seldom.broken != broken) {
+        let apis = match asked {
+            Some(apis) => apis,
+            None => cluster_check::views(&prober, &config.nodes, &mut looked).await,
+        };
         if let Some(handle) = handle
-            && let Err(error) = clients(
-                (handle, config),
-                (&prober, apis.answering),
-                &report.findings,
-                &mut looked,
-            )
-            .await
+            && let Err(error) = clients((handle, config), (&prober, apis.answering), &broken, &mut looked).await
         {
             looked.could_not_look.push(format!("the clients: {error}"));
         }
         *seldom = Some(Seldom {
-            at: began,
+            at: seldom.as_ref().map_or(began, |seldom| seldom.at),
             report: looked,
-            clocks: access.clocks,
+            clocks: apis.clocks,
             has_shared: report.routes.as_ref().is_some_and(|routes| routes.shared.is_some()),
+            broken,
         });
     }
     if let Some(seldom) = seldom {
@@ -218,7 +222,7 @@ pub(super) async fn examine_running(
 async fn clients(
     (handle, config): (&Handle, &Config),
     (prober, answering): (&NodeProber, Option<&NodeApi>),
-    found_of_routes: &[report::Finding],
+    broken: &BTreeSet<String>,
     report: &mut Report,
 ) -> io::Result<()> {
     let too_many = "the clients: there are too many to look at each";
@@ -235,7 +239,7 @@ async fn clients(
         let unknown = before.unknown.max(after.unknown);
         cluster_check::compare(&clients, &after.ids, unknown, report);
     }
-    client_check::judge(handle, before, found_of_routes, report).await
+    client_check::judge(handle, before, broken, report).await
 }
 
 /// What can be seen without a connection.

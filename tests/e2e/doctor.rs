@@ -491,6 +491,18 @@ fn a_balancer_examines_itself_at_the_interval_and_leaves_nothing_at_the_nodes() 
 }
 
 #[test]
+fn as_soon_as_routes_break_or_heal_the_clients_are_looked_at_again() {
+    let cluster = RoutingNodes::of(2, vec![(Fault::Unjoined, 0)]);
+    let program = Program::of(&cluster.toml(&format!("{ADMIN}{LOSSY}interval = \"10s\"\n")));
+    program.at_least(1, |line| line["message"] == FOUND && line["code"] == "R101");
+    let twins = ["twin"; 2].map(|id| Client::accepted(program.address, &Connect::new(id)));
+    cluster.heal();
+    program.at_least(1, |line| line["message"] == FOUND && line["code"] == "C503");
+    program.until_said("a fault that the doctor found is gone");
+    drop(twins);
+}
+
+#[test]
 fn nodes_without_shared_subscriptions_are_asked_for_one_once_and_not_at_each_interval() {
     let cluster = RoutingNodes::of(2, vec![(Fault::SharesNothing, 0), (Fault::SharesNothing, 1)]);
     let program = Program::of(&cluster.toml(&format!("{ADMIN}{PATIENT}interval = \"10s\"\n")));
