@@ -32,6 +32,8 @@ pub mod control;
 #[doc(hidden)]
 pub mod doctor;
 #[doc(hidden)]
+pub mod handover;
+#[doc(hidden)]
 pub mod identity;
 #[doc(hidden)]
 pub mod import;

@@ -1,0 +1,3 @@
+//! The conversation between a process and the next one, which takes over its listeners and its connections.
+
+pub mod messages;
