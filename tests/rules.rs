@@ -100,6 +100,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "control",
             "admin",
             "doctor",
+            "handover::settings",
             "process::drain",
             "cluster",
             "proxy_protocol",

@@ -69,6 +69,7 @@ table! {
         buffers: Buffers,
         health: Health,
         drain: Drain,
+        handover: Handover,
         doctor: Doctor,
         watchdog: Watchdog,
         admin: Admin,
@@ -263,6 +264,14 @@ table! {
     Drain {
         delay: Slack,
         rate: Whole<u32, 1, 10_000_000>,
+        grace: Slack,
+    }
+}
+
+table! {
+    /// `[handover]`
+    Handover {
+        socket: SocketPath,
         grace: Slack,
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
-use std::path::{self, Path};
+use std::path::{self, Path, PathBuf};
 use std::time::Duration;
 
 use super::nodes::{self, AllNodes};
@@ -18,6 +18,7 @@ use crate::base::heartbeat;
 use crate::base::log;
 use crate::control;
 use crate::doctor;
+use crate::handover::settings as handover;
 use crate::net::dial;
 use crate::net::held;
 use crate::net::websocket;
@@ -51,6 +52,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
         buffers,
         health,
         drain,
+        handover,
         doctor,
         watchdog,
         admin,
@@ -125,6 +127,7 @@ pub(super) fn config(file: file::File, base: &Path, problems: &mut Vec<Problem>)
             ..control_settings(health, pacing)
         },
         drain: drain_settings(drain.or_default()),
+        handover: handover_settings(handover.or_default(), base),
         doctor: doctor_settings(doctor.or_default(), base, problems),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default(), base, problems),
@@ -478,6 +481,20 @@ fn drain_settings(written: file::Drain) -> drain::Settings {
     }
 }
 
+fn handover_settings(written: file::Handover, base: &Path) -> handover::Settings {
+    let file::Handover { socket, grace } = written;
+    handover::Settings {
+        socket: socket.value().map(|path| absolute(base, &path)),
+        grace: grace.or(handover::Settings::default().grace),
+    }
+}
+
+/// A path in the file as an absolute one: the process may have another working directory than the one that checks the file.
+fn absolute(base: &Path, written: &str) -> PathBuf {
+    let path = base.join(written);
+    path::absolute(&path).unwrap_or(path)
+}
+
 fn doctor_settings(written: file::Doctor, base: &Path, problems: &mut Vec<Problem>) -> doctor::Settings {
     let file::Doctor {
         interval,
@@ -522,10 +539,7 @@ fn admin_settings(written: file::Admin, base: &Path, problems: &mut Vec<Problem>
     } = written;
     let peers = tokens::peers(peers, problems);
     let socket = match socket.value() {
-        Some(path) => {
-            let path = base.join(path);
-            admin::Socket::At(std::path::absolute(&path).unwrap_or(path))
-        }
+        Some(path) => admin::Socket::At(absolute(base, &path)),
         None => admin::Socket::Default,
     };
     let address = match (enabled.or(true), address.value()) {
@@ -568,11 +582,7 @@ fn log_settings(written: file::Log, base: &Path, problems: &mut Vec<Problem>) ->
     }
     let default = log::Settings::default();
     log::Settings {
-        // The process may have another working directory than the one that checks the file.
-        file: file.value().map(|written| {
-            let path = base.join(written);
-            path::absolute(&path).unwrap_or(path)
-        }),
+        file: file.value().map(|written| absolute(base, &written)),
         file_size_max: match file_size_max.value() {
             None => default.file_size_max,
             Some(bytes) => (bytes > 0).then_some(bytes as u64),
