@@ -18,8 +18,14 @@ pub const FEATURES: &[&str] = &["relays", "frames"];
 /// The most descriptors that the kernel takes with one message (SCM_MAX_FD, unix(7)).
 pub const DESCRIPTORS_MAX: usize = 253;
 
+/// The most relays of one message: two descriptors each.
+pub const RELAYS_MAX: usize = DESCRIPTORS_MAX / 2;
+
 /// The most bytes of one message.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// The most entries of one message: relays, states, placements, counters and the like.
+pub const ENTRIES_MAX: usize = 16_384;
 
 /// One message, of either side.
 #[derive(Clone, PartialEq, Message)]
@@ -64,10 +70,10 @@ pub enum Body {
     Knowledge(Knowledge),
     /// Of the giver: all of this round was sent.
     #[prost(message, tag = "11")]
-    Complete(Empty),
+    Complete(Complete),
     /// Of the taker: it holds everything and has moved nothing yet.
     #[prost(message, tag = "12")]
-    Adopted(Empty),
+    Adopted(Adopted),
     /// Of the giver: it is yours.
     #[prost(message, tag = "13")]
     Go(Empty),
@@ -495,6 +501,25 @@ pub struct End {
     /// Milliseconds since then.
     #[prost(uint64, tag = "3")]
     pub ago_ms: u64,
+}
+
+/// All of a round was sent.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Complete {
+    /// How many states were sent in it.
+    #[prost(uint64, tag = "1")]
+    pub states: u64,
+    /// The last number of a connection on each worker, now that no more are accepted.
+    #[prost(uint64, repeated, tag = "2")]
+    pub numbers: Vec<u64>,
+}
+
+/// All of a round is held.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Adopted {
+    /// Numbers of the relays that cannot be taken, and stay with the giver: a connection that was reset meanwhile, for one.
+    #[prost(uint64, repeated, tag = "1")]
+    pub left: Vec<u64>,
 }
 
 /// The taker relays from here on.
