@@ -5,6 +5,8 @@
 //! anything has moved. Numbers are never used again. Times are ages, since clocks begin with a process; nodes and listeners are places
 //! in the lists of the [`Manifest`], since their numbers are a process's own.
 
+use std::fmt;
+
 use prost::{Message, Oneof};
 
 /// The version that this program speaks, and the oldest that it understands.
@@ -235,6 +237,9 @@ pub struct Relays {
     pub relays: Vec<Relay>,
 }
 
+/// The place of no node.
+pub const NO_NODE: u32 = u32::MAX;
+
 /// What does not change while a connection is relayed.
 #[derive(Clone, PartialEq, Message)]
 pub struct Relay {
@@ -247,7 +252,7 @@ pub struct Relay {
     /// The listener's place in the manifest.
     #[prost(uint32, tag = "3")]
     pub listener: u32,
-    /// The node's place in the manifest.
+    /// The node's place in the manifest; of an end without a node, [`NO_NODE`].
     #[prost(uint32, tag = "4")]
     pub node: u32,
     /// The client's address, as `192.0.2.1:1883`.
@@ -470,6 +475,9 @@ pub struct Knowledge {
     /// How connections ended lately, the newest last.
     #[prost(message, repeated, tag = "2")]
     pub ends: Vec<End>,
+    /// The last number of a connection on each worker, now that none is accepted any more.
+    #[prost(uint64, repeated, tag = "3")]
+    pub numbers: Vec<u64>,
 }
 
 /// What was counted under one name.
@@ -529,3 +537,15 @@ pub struct Running {
     #[prost(uint64, tag = "1")]
     pub relays: u64,
 }
+
+/// A message that cannot be what its sender meant: which part of it, in words for the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Invalid(pub &'static str);
+
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "invalid {}", self.0)
+    }
+}
+
+impl std::error::Error for Invalid {}

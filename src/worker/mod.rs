@@ -1,13 +1,14 @@
 //! One worker: a thread with a single-threaded runtime, a socket for each listener, and the table of its relays. It
 //! carries out orders.
 
+pub(crate) mod handover;
 mod listening;
 mod ranking;
 mod select;
 mod slices;
 mod sweep;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -21,13 +22,16 @@ use tokio::time::Instant;
 use crate::base::failpoint::{self, Place};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
+use crate::handover::messages::{End, Invalid, State};
 use crate::net::socket::Detached;
 use crate::path::connection::{Path, Settings};
 use crate::path::ended::Ended;
+use crate::path::handover::Names;
 use crate::path::last_ends::{LastEnd, Loop};
 use crate::path::record::{KeptId, ListenerId};
 use crate::path::relay::{OrderedToEnd, Owner, RelayStatus, Relayed, RowId};
 
+use handover::{Freeze, Frozen, Learn, Offer, OfferedPage, Park};
 use listening::ListenSockets;
 pub use ranking::{Moved, RankedBy};
 pub(crate) use ranking::{Ranked, Ranking};
@@ -46,6 +50,7 @@ const STOP_CHECK: Duration = Duration::from_millis(1);
 
 /// An order to a worker.
 #[derive(Debug)]
+#[allow(dead_code, reason = "the orders of a handover are sent by the process's part of it, which follows")]
 pub(crate) enum Order {
     /// Accept clients of this listener, which is in the published list, on this socket; the answer is whether that was possible.
     Listen(ListenerId, OwnedFd, oneshot::Sender<io::Result<()>>),
@@ -73,6 +78,27 @@ pub(crate) enum Order {
     Detach(oneshot::Sender<Vec<Relayed<Detached>>>),
     /// Resume relays that another worker has detached.
     Adopt(Vec<Relayed<Detached>>),
+    /// Duplicate the sockets of relays that another process could take over; they go on here.
+    Offer(Offer, oneshot::Sender<OfferedPage>),
+    /// Accept nobody and move no byte of the relays that another process can take over, and say what they are. An order to end any of
+    /// them waits until that is over.
+    Freeze(Freeze, oneshot::Sender<Frozen>),
+    /// Go on as before [`Order::Freeze`].
+    Thaw(oneshot::Sender<()>),
+    /// Another process has these frozen relays and every listening socket: forget them, without a trace for their peers. Frozen ones
+    /// that are not among them go on here. The answer is how many were forgotten.
+    Forget(Arc<HashSet<u64>>, oneshot::Sender<usize>),
+    /// Hold relays of another process, without reading or writing a byte of theirs. The answer is how many are held.
+    Park(Park, oneshot::Sender<Result<usize, Invalid>>),
+    /// Make relays of those that are held, with their states. They are counted from now on, and are frozen. The answer is how many
+    /// they are; after an error, the process must not go on.
+    AdoptStates(Vec<State>, oneshot::Sender<Result<usize, Invalid>>),
+    /// Move the bytes of adopted relays from now on, and drop what is held still. The answer is how many began.
+    Run(oneshot::Sender<usize>),
+    /// Go on from what another process knows.
+    Learn(Learn, oneshot::Sender<Result<(), Invalid>>),
+    /// Say how connections ended lately, in the form of a handover.
+    Ends(Arc<Names>, oneshot::Sender<Vec<End>>),
 }
 
 /// Relays to end, and how.
@@ -349,6 +375,16 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
             }
         }
         Order::Adopt(relayed) => resume(path, relayed),
+        // Dropped, which the caller takes for a worker that has ended: nothing is handed over yet.
+        Order::Offer(..)
+        | Order::Freeze(..)
+        | Order::Thaw(_)
+        | Order::Forget(..)
+        | Order::Park(..)
+        | Order::AdoptStates(..)
+        | Order::Run(_)
+        | Order::Learn(..)
+        | Order::Ends(..) => {}
     }
 }
 

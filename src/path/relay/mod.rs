@@ -11,6 +11,7 @@ mod ports;
 mod relayed;
 mod row;
 mod run;
+mod stays;
 mod table;
 mod waiting;
 
@@ -21,6 +22,7 @@ use crate::base::clock::Seconds;
 pub use closing::Closing;
 pub use relayed::{Finished, RelayStatus, RelayView, Relayed};
 pub use run::{Owner, spawn};
+pub use stays::Stays;
 pub use table::{OrderedToEnd, Outcome, RowId, Table};
 pub use waiting::WaitingBytes;
 
