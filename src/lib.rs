@@ -57,7 +57,7 @@ pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
         BindError, CertificateStatus, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Counts, Cursor,
-        Fronts, Handle, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RANKED_MAX,
+        Fronts, Handle, Inherited, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RANKED_MAX,
         RankedClient, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals, examine, probe, start,
         start_with,
     };

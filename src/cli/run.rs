@@ -9,7 +9,7 @@ use remora::base::events::Change;
 use remora::base::log::{self, List};
 use remora::base::supervise::Task;
 use remora::config::{self, Config, Loaded, Problems};
-use remora::serve::{self, BindError, Handle, NotReloaded, Reloaded, Request};
+use remora::serve::{self, BindError, Handle, Inherited, NotReloaded, Reloaded, Request};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::refused;
@@ -27,7 +27,7 @@ pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Resu
     log_panics();
     let may_come = config.control.discovery.is_some();
     let mut waiting = Vec::new();
-    let running = serve::start_with(config, async |handle| {
+    let running = serve::start_with(config, Inherited::default(), async |handle| {
         if let Some(state) = state {
             waiting = state::restore(state, handle, may_come).await;
         }

@@ -4,8 +4,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -18,8 +18,8 @@ use super::drain::{self, Closing};
 use super::examiner_handle::ExaminerHandle;
 use super::rebalance::{Background, RebalanceStatus};
 use super::requests::Request;
-use crate::admin::AdminState;
 use crate::admin::settings as admin;
+use crate::admin::{AdminState, Listener, Serving};
 use crate::base::events::{Change, Events};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::log;
@@ -52,6 +52,10 @@ pub(super) struct Inner {
     pub(super) admin: Vec<SocketAddr>,
     /// The path of the admin socket, if there is one.
     pub(super) socket: Option<PathBuf>,
+    /// The admin listener, as long as it serves.
+    pub(super) admin_listener: Weak<Listener>,
+    /// Whether it does.
+    pub(super) serving: watch::Sender<Serving>,
     pub(super) supervisor: Supervisor,
     /// Control's runtime. Reloads run there, so that one is finished even if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,
