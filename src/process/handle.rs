@@ -17,7 +17,7 @@ use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
 use super::examiner_handle::ExaminerHandle;
 use super::rebalance::{Background, RebalanceStatus};
-use super::requests::Request;
+use super::requests::{Program, Request};
 use crate::admin::settings as admin;
 use crate::admin::{AdminState, Listener, Serving};
 use crate::base::events::{Change, Events};
@@ -73,6 +73,8 @@ pub(super) struct Inner {
     pub(super) closings: Closings,
     /// To the owner of the process, if it takes requests.
     pub(super) requests: ArcSwapOption<mpsc::Sender<Request>>,
+    /// What an upgrade starts, if the owner of the process can do that.
+    pub(super) program: ArcSwapOption<Program>,
     /// Workers end once this is true.
     pub(super) stop: watch::Sender<bool>,
 }

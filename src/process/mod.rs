@@ -50,7 +50,7 @@ pub use doctor::{Fronts, examine};
 pub use handle::{Handle, ListenerStatus, NodeStatus, NodeWish, Totals};
 pub use inherited::Inherited;
 pub use rebalance::RebalanceStatus;
-pub use requests::{NotReloaded, Reloaded, Request};
+pub use requests::{NotReloaded, Program, Reloaded, Request, Upgrade};
 
 /// A running balancer: owns its threads, and stops them when dropped. Everything else is done through its [`Handle`],
 /// to which it derefs.

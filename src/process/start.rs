@@ -176,6 +176,7 @@ impl Starting {
             events,
             closings: Closings::default(),
             requests: ArcSwapOption::empty(),
+            program: ArcSwapOption::empty(),
             stop,
         }));
         let watchdog = Watchdog::start(heartbeats, handle.events())?;
