@@ -43,13 +43,16 @@ pub fn thread_time() -> Duration {
 }
 
 impl Seconds {
-    /// `duration` in whole seconds, rounded up, so that no limit ends early. A duration that is too long becomes the largest
-    /// number, which means "for ever".
+    /// Longer than any process runs.
+    pub(crate) const FOR_EVER: Self = Self(u32::MAX);
+
+    /// `duration` in whole seconds, rounded up, so that no limit ends early. A duration that is too long becomes
+    /// [`Seconds::FOR_EVER`].
     pub fn at_least(duration: Duration) -> Self {
         let whole = duration
             .as_secs()
             .saturating_add(u64::from(duration.subsec_nanos() > 0));
-        Self(u32::try_from(whole).unwrap_or(u32::MAX))
+        u32::try_from(whole).map_or(Self::FOR_EVER, Self)
     }
 
     /// From `earlier` to this time.

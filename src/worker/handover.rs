@@ -3,13 +3,22 @@
 
 #![allow(dead_code, reason = "used by the process's part of a handover, which follows")]
 
-use std::collections::HashSet;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::handover::messages;
-use crate::path::handover::Names;
-use crate::path::relay::Stays;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::listening::ListenSockets;
+use super::slices::{CLOSES_MAX, ROWS_MAX, Slices};
+use crate::handover::messages::{self, Invalid};
+use crate::net::socket::Socket;
+use crate::path::connection::Path;
+use crate::path::handover::{self, Facts, Names};
+use crate::path::relay::{Movable, Parked, Stays};
 
 /// Which relays to offer: up to so many, from this place of the table on.
 #[derive(Debug)]
@@ -84,4 +93,175 @@ pub(crate) struct Learn {
     pub counters: Vec<messages::Counter>,
     /// How connections ended, the newest last.
     pub ends: Vec<messages::End>,
+}
+
+/// What a worker keeps of a handover.
+#[derive(Debug, Default)]
+pub(super) struct HandoverPart {
+    /// Relays of another process whose states are still to come, by number.
+    parked: RefCell<HashMap<u64, Parked>>,
+    /// Relays are frozen that another process may take over.
+    is_frozen: Cell<bool>,
+    thawed: Notify,
+}
+
+impl HandoverPart {
+    /// Waits until no relay is frozen that another process may take over.
+    pub(super) async fn until_thawed(&self) {
+        while self.is_frozen.get() {
+            self.thawed.notified().await;
+        }
+    }
+
+    /// Carries out [`Order::Freeze`](super::Order::Freeze), at once: nothing may change between two relays.
+    pub(super) fn freeze(&self, path: &Path, sockets: &ListenSockets, order: &Freeze) -> Frozen {
+        self.is_frozen.set(true);
+        sockets.pause();
+        let mut offered = Vec::new();
+        let offer = |movable: Movable<'_>| {
+            if !order.known.contains(&movable.relay.record.number) {
+                offered.push(duplicate(movable, path.worker(), &order.names)?);
+            }
+            Ok(())
+        };
+        let (states, stay) = path.table.borrow_mut().freeze(path.clock.now(), offer);
+        let mut left = BTreeMap::new();
+        for stays in stay {
+            *left.entry(stays).or_insert(0) += 1;
+        }
+        Frozen {
+            states,
+            offered,
+            left: left.into_iter().collect(),
+            last_number: sockets.last_number(),
+        }
+    }
+
+    /// Carries out [`Order::Thaw`](super::Order::Thaw).
+    pub(super) fn thaw(&self, path: &Path, sockets: &Rc<ListenSockets>) {
+        path.table.borrow_mut().thaw();
+        sockets.resume();
+        self.is_frozen.set(false);
+        self.thawed.notify_waiters();
+    }
+
+    /// Carries out [`Order::Forget`](super::Order::Forget), in slices: the relays that stay have their turns in between.
+    pub(super) async fn forget(&self, path: &Path, sockets: &Rc<ListenSockets>, numbers: &HashSet<u64>) -> usize {
+        let rows = path.table.borrow().frozen(numbers);
+        let (mut slices, mut forgotten) = (Slices::default(), 0);
+        for rows in rows.chunks(CLOSES_MAX) {
+            let slice = || rows.iter().filter(|row| path.forget(**row)).count();
+            forgotten += slices.next(slice).await;
+        }
+        slices.log("forget", forgotten);
+        self.thaw(path, sockets);
+        forgotten
+    }
+
+    /// Carries out [`Order::Park`](super::Order::Park).
+    pub(super) fn park(&self, order: Park) -> Result<usize, Invalid> {
+        let mut parked = self.parked.borrow_mut();
+        for Offered { relay, client, node } in order.relays {
+            let Facts {
+                record,
+                node_id,
+                idle_limit,
+            } = handover::facts(&relay, &order.names)?;
+            let socket = |fd| Socket::of_another_process(fd).map_err(|_| Invalid("socket of a relay"));
+            let relay = Parked {
+                client: socket(client)?,
+                node: socket(node)?,
+                idle_limit,
+                node_id,
+                record,
+            };
+            if parked.insert(relay.record().number, relay).is_some() {
+                return Err(Invalid("number of a relay: another one has it"));
+            }
+        }
+        Ok(parked.len())
+    }
+
+    /// Carries out [`Order::AdoptStates`](super::Order::AdoptStates).
+    pub(super) fn adopt(&self, path: &Rc<Path>, states: Vec<messages::State>) -> Result<usize, Invalid> {
+        let (mut parked, now) = (self.parked.borrow_mut(), path.clock.now());
+        let count = states.len();
+        for state in states {
+            let relay = parked.remove(&state.number);
+            let relay = relay.ok_or(Invalid("number of a state: no relay has it"))?;
+            Rc::clone(path).adopt(relay.with(state, now)?)?;
+        }
+        Ok(count)
+    }
+
+    /// Carries out [`Order::Run`](super::Order::Run).
+    pub(super) fn run(&self, path: &Path) -> usize {
+        // Each has ended in the process that had it, or stays there.
+        self.parked.take();
+        path.table.borrow_mut().thaw()
+    }
+}
+
+/// Carries out [`Order::Offer`](super::Order::Offer).
+pub(super) async fn offer(path: &Path, order: Offer) -> OfferedPage {
+    let Offer { names, place, most } = order;
+    let (mut slices, mut looked_at) = (Slices::default(), 0);
+    let mut page = OfferedPage {
+        offered: Vec::new(),
+        next: Some(place),
+    };
+    while let Some(place) = page.next
+        && page.offered.len() < most
+    {
+        // No more places than there is room for in the page.
+        let places = ROWS_MAX.min(u32::try_from(most - page.offered.len()).unwrap_or(u32::MAX));
+        let slice = || {
+            path.table.borrow_mut().offer(place, places, |movable| {
+                // What cannot be offered now is tried again when it is frozen, and counted then if it stays.
+                let offered = duplicate(movable, path.worker(), &names).ok();
+                let is_offered = offered.is_some();
+                page.offered.extend(offered);
+                is_offered
+            })
+        };
+        page.next = slices.next(slice).await;
+        looked_at += places as usize;
+    }
+    slices.log("offer", looked_at);
+    page
+}
+
+/// Carries out [`Order::Learn`](super::Order::Learn).
+pub(super) fn learn(path: &Path, sockets: &ListenSockets, order: &Learn) -> Result<(), Invalid> {
+    let Learn {
+        names,
+        last_number,
+        counters: _,
+        ends,
+    } = order;
+    let now = Instant::now();
+    let ends = ends.iter().map(|end| handover::end_of(end, now, names));
+    let ends = ends.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    path.last_ends().borrow_mut().add_earlier(ends);
+    sockets.number_after(last_number.unwrap_or_default());
+    Ok(())
+}
+
+/// Carries out [`Order::Ends`](super::Order::Ends).
+pub(super) fn ends(path: &Path, names: &Names) -> Vec<messages::End> {
+    let (ends, now) = (path.last_ends().borrow(), Instant::now());
+    ends.iter().map(|end| handover::end(end, now, names)).collect()
+}
+
+/// A relay with duplicates of its sockets.
+fn duplicate(movable: Movable<'_>, worker: u16, names: &Names) -> Result<Offered, Stays> {
+    let Movable { relay, client, node } = movable;
+    let of_node = (relay.node_id, relay.idle_limit);
+    let message = handover::relay(relay.record, of_node, worker, names).ok_or(Stays::Unnamed)?;
+    let duplicate = |socket| Socket::duplicate(socket).map_err(|_| Stays::Descriptors);
+    Ok(Offered {
+        relay: message,
+        client: duplicate(client)?,
+        node: duplicate(node)?,
+    })
 }

@@ -31,7 +31,7 @@ use crate::path::last_ends::{LastEnd, Loop};
 use crate::path::record::{KeptId, ListenerId};
 use crate::path::relay::{OrderedToEnd, Owner, RelayStatus, Relayed, RowId};
 
-use handover::{Freeze, Frozen, Learn, Offer, OfferedPage, Park};
+use handover::{Freeze, Frozen, HandoverPart, Learn, Offer, OfferedPage, Park};
 use listening::ListenSockets;
 pub use ranking::{Moved, RankedBy};
 pub(crate) use ranking::{Ranked, Ranking};
@@ -50,7 +50,10 @@ const STOP_CHECK: Duration = Duration::from_millis(1);
 
 /// An order to a worker.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the orders of a handover are sent by the process's part of it, which follows")]
+#[allow(
+    dead_code,
+    reason = "the orders of a handover are sent by the process's part of it, which follows"
+)]
 pub(crate) enum Order {
     /// Accept clients of this listener, which is in the published list, on this socket; the answer is whether that was possible.
     Listen(ListenerId, OwnedFd, oneshot::Sender<io::Result<()>>),
@@ -282,6 +285,12 @@ async fn work(
     let sweeping = tokio::task::spawn_local(supervisor.clone().guard(Task::Sweep, sweep));
     // If the caller of `start` is gone, so is the other end of `stop`, which ends the loop below.
     let _ = started.send(Ok(()));
+    let executing = Executing {
+        path: Rc::clone(&path),
+        sockets: Rc::clone(&sockets),
+        part: Rc::default(),
+        supervisor: supervisor.clone(),
+    };
     let mut stopping = false;
     loop {
         let order = tokio::select! {
@@ -296,11 +305,12 @@ async fn work(
             order = orders.recv() => order,
         };
         match order {
-            Some(order) => execute(order, &path, &sockets, &supervisor),
+            Some(order) => execute(order, &executing),
             None => break,
         }
     }
     sockets.close_all();
+    path.table.borrow_mut().drop_frozen();
     path.table.borrow_mut().close_all(path.clock.now(), Ended::Shutdown);
     let empty = async {
         while !path.table.borrow().is_empty() {
@@ -312,14 +322,33 @@ async fn work(
     sweeping.abort();
 }
 
-fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, supervisor: &Supervisor) {
+/// What orders are carried out on.
+struct Executing {
+    path: Rc<Path>,
+    sockets: Rc<ListenSockets>,
+    part: Rc<HandoverPart>,
+    supervisor: Supervisor,
+}
+
+fn execute(order: Order, worker: &Executing) {
+    let Executing {
+        path,
+        sockets,
+        part,
+        supervisor,
+    } = worker;
     // In all of these, the receiver may have been dropped, which changes nothing.
     match order {
         Order::Listen(id, socket, reply) => {
             let _ = reply.send(sockets.open(id, socket));
         }
         Order::Unlisten(id, reply) => {
-            let close = Rc::clone(sockets).close(id, reply);
+            let (sockets, part) = (Rc::clone(sockets), Rc::clone(part));
+            let close = async move {
+                // Of a socket that another process has as well, the last clients are that one's.
+                part.until_thawed().await;
+                sockets.close(id, reply).await;
+            };
             tokio::task::spawn_local(supervisor.clone().guard(Task::Unlisten, close));
         }
         Order::Reconfigure(settings) => {
@@ -334,9 +363,9 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
         }
         Order::Close(order, reply) => {
             failpoint::pass(Place::Close);
-            let path = Rc::clone(path);
+            let (path, part) = (Rc::clone(path), Rc::clone(part));
             in_task(supervisor, async move {
-                let _ = reply.send(close(&path, order).await);
+                let _ = reply.send(close(&path, &part, order).await);
             });
         }
         Order::Find(id, reply) => {
@@ -375,16 +404,45 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
             }
         }
         Order::Adopt(relayed) => resume(path, relayed),
-        // Dropped, which the caller takes for a worker that has ended: nothing is handed over yet.
-        Order::Offer(..)
-        | Order::Freeze(..)
-        | Order::Thaw(_)
-        | Order::Forget(..)
-        | Order::Park(..)
-        | Order::AdoptStates(..)
-        | Order::Run(_)
-        | Order::Learn(..)
-        | Order::Ends(..) => {}
+        Order::Offer(order, reply) => {
+            let path = Rc::clone(path);
+            in_task(supervisor, async move {
+                let _ = reply.send(handover::offer(&path, order).await);
+            });
+        }
+        Order::Freeze(order, reply) => {
+            let frozen = part.freeze(path, sockets, &order);
+            if reply.send(frozen).is_err() {
+                // Nobody would take them.
+                part.thaw(path, sockets);
+            }
+        }
+        Order::Thaw(reply) => {
+            part.thaw(path, sockets);
+            let _ = reply.send(());
+        }
+        Order::Forget(numbers, reply) => {
+            sockets.close_all();
+            let (path, sockets, part) = (Rc::clone(path), Rc::clone(sockets), Rc::clone(part));
+            in_task(supervisor, async move {
+                let _ = reply.send(part.forget(&path, &sockets, &numbers).await);
+            });
+        }
+        Order::Park(order, reply) => {
+            let _ = reply.send(part.park(order));
+        }
+        Order::AdoptStates(states, reply) => {
+            let _ = reply.send(part.adopt(path, states));
+        }
+        Order::Run(reply) => {
+            let _ = reply.send(part.run(path));
+        }
+        Order::Learn(order, reply) => {
+            let _ = reply.send(handover::learn(path, sockets, &order));
+        }
+        Order::Ends(names, reply) => {
+            let _ = reply.send(handover::ends(path, &names));
+        }
     }
 }
 
@@ -393,7 +451,7 @@ fn in_task(supervisor: &Supervisor, work: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(supervisor.clone().guard(Task::Orders, work));
 }
 
-async fn close(path: &Path, order: Close) -> Closed {
+async fn close(path: &Path, part: &HandoverPart, order: Close) -> Closed {
     let Close {
         mut rows,
         most,
@@ -405,6 +463,7 @@ async fn close(path: &Path, order: Close) -> Closed {
     let mut left = rows.len();
     let (mut slices, all) = (Slices::default(), left);
     while left > 0 && count < most {
+        part.until_thawed().await;
         let slice = || {
             let now = path.clock.now();
             let mut table = path.table.borrow_mut();

@@ -2,6 +2,10 @@
 
 #![allow(dead_code, reason = "used by the process's part of a handover, which follows")]
 
+mod ends;
+mod facts;
 mod names;
 
+pub(crate) use ends::{end, end_of};
+pub(crate) use facts::{Facts, facts, relay};
 pub(crate) use names::Names;
