@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::doctor_series;
+use super::handovers::Handovers;
 use super::history::History;
 use super::node_series;
 use super::page::{Page, timestamp};
@@ -58,6 +59,8 @@ pub struct AdminState {
     pub connections_max: AtomicUsize,
     /// The results of reloads.
     pub reloads: Reloads,
+    /// What was counted of handovers.
+    pub handovers: Handovers,
     /// What has changed.
     pub events: Arc<Events>,
     /// The certificate that is presented to nodes.
@@ -549,6 +552,7 @@ impl AdminState {
             "Events by kind, as the API and the log name them",
             self.events.counts().map(|(kind, count)| ([("event", kind)], count)),
         )?;
+        self.handovers.encode(page)?;
         page.gauge(
             "storm",
             "1 while far more clients connect than usual, or more than nodes may get",

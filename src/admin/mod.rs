@@ -12,6 +12,7 @@ mod client;
 mod doctor_series;
 mod exposition;
 mod forward;
+mod handovers;
 pub(crate) mod history;
 mod host;
 mod identity;
@@ -41,6 +42,7 @@ pub use client::{Answer, Client};
 
 pub use exposition::{AdminState, Reloads};
 pub use forward::Forward;
+pub use handovers::Handovers;
 pub use identity::Identity;
 use pages::Pages;
 pub use percent::escaped;

@@ -21,7 +21,7 @@ use super::rebalance::Background;
 use super::watchdog::Watchdog;
 use super::{Running, limits, on_down, reload};
 use crate::admin::history;
-use crate::admin::{self, AdminState, Api, BindFailed, Reloads, Serving};
+use crate::admin::{self, AdminState, Api, BindFailed, Handovers, Reloads, Serving};
 use crate::base::heartbeat::Heartbeats;
 use crate::base::supervise::{Supervisor, Task};
 use crate::config::Config;
@@ -107,6 +107,7 @@ impl Starting {
             source_ports: AtomicUsize::new(config.dial.source_ports()),
             connections_max: AtomicUsize::new(limits::connections_max(&config, count)),
             reloads: Reloads::default(),
+            handovers: Handovers::default(),
             events: Arc::clone(&events),
             nodes_tls: Arc::clone(&shared.nodes_tls),
             storm: AtomicBool::new(false),

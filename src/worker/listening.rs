@@ -31,7 +31,8 @@ const HANDSHAKES: Duration = Duration::from_millis(200);
 pub(super) struct ListenSockets {
     path: Rc<Path>,
     supervisor: Supervisor,
-    open: RefCell<HashMap<ListenerId, Accepting>>,
+    /// A listener has more than one if this process has taken over from one with more workers.
+    open: RefCell<HashMap<ListenerId, Vec<Accepting>>>,
     /// The number of the last connection.
     numbers: Cell<u64>,
     /// Nobody is accepted for now.
@@ -78,15 +79,17 @@ impl ListenSockets {
     /// Accepts nobody for now. Clients wait in the kernel. A socket that is closing goes on, since nobody else has it.
     pub(super) fn pause(&self) {
         self.is_paused.set(true);
-        self.open.borrow_mut().values_mut().for_each(Accepting::pause);
+        self.open.borrow_mut().values_mut().flatten().for_each(Accepting::pause);
     }
 
     /// Accepts clients again.
     pub(super) fn resume(self: &Rc<Self>) {
         self.is_paused.set(false);
-        for (id, accepting) in self.open.borrow_mut().iter_mut() {
-            accepting.pause();
-            accepting.task = self.accept(&accepting.socket, *id);
+        for (id, all) in self.open.borrow_mut().iter_mut() {
+            for accepting in all {
+                accepting.pause();
+                accepting.task = self.accept(&accepting.socket, *id);
+            }
         }
     }
 
@@ -94,8 +97,16 @@ impl ListenSockets {
     pub(super) fn open(self: &Rc<Self>, id: ListenerId, socket: OwnedFd) -> io::Result<()> {
         let socket = Rc::new(ListenSocket::new(socket)?);
         let task = self.accept(&socket, id);
-        self.open.borrow_mut().insert(id, Accepting { socket, task });
+        let mut open = self.open.borrow_mut();
+        open.entry(id).or_default().push(Accepting { socket, task });
         Ok(())
+    }
+
+    /// Duplicates of all sockets, for another process.
+    pub(super) fn duplicates(&self) -> io::Result<Vec<(ListenerId, OwnedFd)>> {
+        let open = self.open.borrow();
+        let all = open.iter().flat_map(|(id, all)| all.iter().map(|accepting| (*id, accepting)));
+        all.map(|(id, accepting)| Ok((id, accepting.socket.duplicate()?))).collect()
     }
 
     /// A task that accepts clients on `socket`; none while nobody is accepted.
@@ -107,16 +118,16 @@ impl ListenSockets {
 
     /// Accepts the clients that are already waiting, then closes the socket.
     pub(super) async fn close(self: Rc<Self>, id: ListenerId, closed: oneshot::Sender<()>) {
-        let accepting = self.open.borrow_mut().remove(&id);
-        if let Some(mut accepting) = accepting {
-            let socket = Rc::clone(&accepting.socket);
-            socket.last_call();
+        let closing = self.open.borrow_mut().remove(&id);
+        if let Some(mut closing) = closing {
+            let sockets: Vec<_> = closing.iter().map(|accepting| Rc::clone(&accepting.socket)).collect();
+            sockets.iter().for_each(|socket| socket.last_call());
             tokio::time::sleep(LAST_CALL).await;
-            socket.drop_new_syns();
+            sockets.iter().for_each(|socket| socket.drop_new_syns());
             failpoint::pass(Place::NoMore);
             tokio::time::sleep(HANDSHAKES).await;
-            accepting.pause();
-            while let Some(accepted) = socket.accept_waiting() {
+            closing.iter_mut().for_each(Accepting::pause);
+            while let Some(accepted) = sockets.iter().find_map(|socket| socket.accept_waiting()) {
                 self.serve(accepted, id);
             }
         }
@@ -126,7 +137,7 @@ impl ListenSockets {
 
     /// Sets keepalive and user timeout for the clients accepted from now on.
     pub(super) fn apply(&self, settings: &dial::Settings) {
-        for accepting in self.open.borrow().values() {
+        for accepting in self.open.borrow().values().flatten() {
             if let Err(error) = accepting.socket.apply(settings) {
                 tracing::warn!(%error, "keepalive and user_timeout not changed for new clients");
             }
@@ -135,9 +146,8 @@ impl ListenSockets {
 
     /// Closes all sockets at once.
     pub(super) fn close_all(&self) {
-        for (_, mut accepting) in self.open.borrow_mut().drain() {
-            accepting.pause();
-        }
+        let closing = self.open.take();
+        closing.into_values().flatten().for_each(|mut accepting| accepting.pause());
     }
 
     fn serve(&self, accepted: Accepted, id: ListenerId) {

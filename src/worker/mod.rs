@@ -81,6 +81,8 @@ pub(crate) enum Order {
     Detach(oneshot::Sender<Vec<Relayed<Detached>>>),
     /// Resume relays that another worker has detached.
     Adopt(Vec<Relayed<Detached>>),
+    /// Duplicate the listening sockets.
+    Sockets(oneshot::Sender<io::Result<Vec<(ListenerId, OwnedFd)>>>),
     /// Duplicate the sockets of relays that another process could take over; they go on here.
     Offer(Offer, oneshot::Sender<OfferedPage>),
     /// Accept nobody and move no byte of the relays that another process can take over, and say what they are. An order to end any of
@@ -404,6 +406,9 @@ fn execute(order: Order, worker: &Executing) {
             }
         }
         Order::Adopt(relayed) => resume(path, relayed),
+        Order::Sockets(reply) => {
+            let _ = reply.send(sockets.duplicates());
+        }
         Order::Offer(order, reply) => {
             let path = Rc::clone(path);
             in_task(supervisor, async move {

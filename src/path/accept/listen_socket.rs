@@ -221,6 +221,14 @@ impl ListenSocket {
         self.accept_now().ok()
     }
 
+    /// A duplicate, for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.listener.get_ref().try_clone()
+    }
+
     /// Sets keepalive and user timeout for the clients accepted from now on.
     ///
     /// # Errors
