@@ -30,6 +30,14 @@ impl Clock {
     }
 }
 
+/// Counts from so long ago on, as the process did that this one takes over from: what is so many seconds old stays so. Returns whether
+/// nothing had read the time before, as it must be.
+pub fn begin_ago(age: Duration) -> bool {
+    let now = Instant::now();
+    // Not before the system has started.
+    EPOCH.set(now.checked_sub(age).unwrap_or(now)).is_ok()
+}
+
 /// How long the process had been running at this time, as every thread counts it.
 pub fn since_start(at: Instant) -> Duration {
     at.saturating_duration_since(*EPOCH.get_or_init(Instant::now))

@@ -455,7 +455,7 @@ pub struct Placement {
     /// The number of the connection that it belongs to.
     #[prost(uint64, tag = "3")]
     pub owner: u64,
-    /// Milliseconds until it is forgotten; `None` while its client is connected.
+    /// Milliseconds until it is forgotten; `None` while its client is connected, and 0 if it was forgotten since it was sent last.
     #[prost(uint64, optional, tag = "4")]
     pub expires_ms: Option<u64>,
     /// It was made for an id that a node has assigned.
