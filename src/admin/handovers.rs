@@ -55,7 +55,9 @@ impl Handovers {
 
     /// Adds what another process has counted under such a name. Returns whether it is one of these.
     pub(crate) fn learn(&self, name: &str, label: &str, count: u64) -> bool {
-        let add = |to: &AtomicU64| drop(to.fetch_add(count, Ordering::Relaxed));
+        let add = |to: &AtomicU64| {
+            to.fetch_add(count, Ordering::Relaxed);
+        };
         match (name, label) {
             ("handovers", "completed") => add(&self.completed),
             ("handovers", "failed") => add(&self.failed),

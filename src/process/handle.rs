@@ -16,6 +16,7 @@ use super::certificates::{self, CertificateStatus};
 use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
 use super::examiner_handle::ExaminerHandle;
+use super::handover::{Gave, HandoverListener};
 use super::rebalance::{Background, RebalanceStatus};
 use super::requests::{Program, Request};
 use crate::admin::settings as admin;
@@ -54,8 +55,12 @@ pub(super) struct Inner {
     pub(super) socket: Option<PathBuf>,
     /// The admin listener, as long as it serves.
     pub(super) admin_listener: Weak<Listener>,
-    /// Whether it does.
+    /// Where another process can take over, as long as none has.
+    pub(super) handover_listener: Weak<HandoverListener>,
+    /// Whether these serve.
     pub(super) serving: watch::Sender<Serving>,
+    /// What another process has taken over.
+    pub(super) gave: watch::Sender<Gave>,
     pub(super) supervisor: Supervisor,
     /// Control's runtime. Reloads run there, so that one is finished even if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,
@@ -414,10 +419,15 @@ impl Handle {
         let _turn = self.0.turn.lock().await;
         let delay = self.0.config.load().drain.delay;
         self.stop_accepting(delay).await?;
+        self.empty().await;
+        Ok(())
+    }
+
+    /// Waits until there is no connection.
+    pub(super) async fn empty(&self) {
         while self.connections() > 0 {
             tokio::time::sleep(EMPTY_INTERVAL).await;
         }
-        Ok(())
     }
 
     /// Closes the listeners after `delay`, unless they are closed.
@@ -440,6 +450,11 @@ impl Handle {
         let _turn = self.0.turn.lock().await;
         let drain::Settings { delay, rate, grace } = self.0.config.load().drain;
         self.stop_accepting(delay).await?;
+        self.close_all_within(rate, grace).await
+    }
+
+    /// Closes all connections at `rate` per second, until there are none or the time for it is over.
+    pub(super) async fn close_all_within(&self, rate: u32, grace: Duration) -> io::Result<()> {
         let mut closing = Closing::new(&self.0.workers, Selector::All, Ended::Shutdown, rate).await?;
         while self.connections() > 0 && closing.elapsed() < grace {
             if closing.round().await? {

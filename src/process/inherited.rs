@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, getsockname, sockopt};
 
 use crate::admin;
 use crate::config::Config;
+use crate::net::socket::sys;
 use crate::path::accept::Listener;
 
 /// Listening sockets that another process has opened.
@@ -32,15 +33,16 @@ pub(super) struct InheritedSocket {
 }
 
 impl Inherited {
-    /// The sockets that systemd has opened for this configuration, each with its `FileDescriptorName`: those of a listener have its
+    /// The sockets that systemd has opened for this configuration, by number, each with its `FileDescriptorName`: those of a listener have its
     /// name or its address, those of the admin listener its address or its path.
     ///
     /// # Errors
     /// One of them fits nothing in the configuration: it would take clients that no one accepts.
-    pub fn of_systemd(sockets: Vec<(String, OwnedFd)>, config: &Config) -> io::Result<Self> {
+    pub fn of_systemd(sockets: &[(String, RawFd)], config: &Config) -> io::Result<Self> {
         let mut inherited = Self::default();
-        for (name, socket) in sockets {
-            inherited.add(&name, socket, config)?;
+        let numbers: Vec<RawFd> = sockets.iter().map(|(_, number)| *number).collect();
+        for ((name, _), socket) in sockets.iter().zip(sys::passed(&numbers)?) {
+            inherited.add(name, socket, config)?;
         }
         Ok(inherited)
     }

@@ -14,6 +14,7 @@ mod examiner;
 mod examiner_handle;
 mod expiry;
 pub(crate) mod handle;
+pub(crate) mod handover;
 mod inherited;
 mod limits;
 mod listeners;
@@ -48,6 +49,7 @@ pub use clients::{
 pub use counts::{Counts, NodeCounts};
 pub use doctor::{Fronts, examine};
 pub use handle::{Handle, ListenerStatus, NodeStatus, NodeWish, Totals};
+pub use handover::take_over;
 pub use inherited::Inherited;
 pub use rebalance::RebalanceStatus;
 pub use requests::{NotReloaded, Program, Reloaded, Request, Upgrade};
@@ -86,8 +88,7 @@ pub fn start_with(
     prepare: impl AsyncFnOnce(&Handle),
 ) -> io::Result<Running> {
     let starting = Starting::new(config, inherited, Serving::Now)?;
-    let runtime = starting.handle().0.runtime.clone();
-    runtime.block_on(async {
+    starting.runtime().block_on(async {
         prepare(starting.handle()).await;
         starting.open().await
     })

@@ -4,7 +4,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -15,6 +15,7 @@ use super::closings::Closings;
 use super::control_thread::ControlThread;
 use super::examiner::{Examined, Examiner};
 use super::handle::{Handle, Inner};
+use super::handover::HandoverListener;
 use super::inherited::Inherited;
 use super::listeners::{self, Bound};
 use super::rebalance::Background;
@@ -41,6 +42,7 @@ pub(super) struct Starting {
     running: Running,
     /// Published, and not open.
     bound: Vec<(ListenerId, Bound)>,
+    handover_listener: Option<Arc<HandoverListener>>,
     api: Arc<Api>,
     examined: Arc<Examined>,
 }
@@ -59,6 +61,7 @@ impl Starting {
         }
         .get();
         let admin_listener = bind_admin(&config.admin, std::mem::take(&mut inherited.admin))?;
+        let handover_listener = HandoverListener::bind(&config.handover, inherited.handover.take())?.map(Arc::new);
         let bound = (config.listeners.iter())
             .map(|listener| listeners::bind_or_inherit(listener, &mut inherited, count, &config));
         let bound: Vec<Bound> = bound.collect::<io::Result<_>>()?;
@@ -167,6 +170,8 @@ impl Starting {
             admin,
             socket,
             admin_listener: Arc::downgrade(&admin_listener),
+            handover_listener: handover_listener.as_ref().map_or_else(Weak::new, Arc::downgrade),
+            gave: watch::Sender::default(),
             serving,
             supervisor,
             runtime: control.runtime.clone(),
@@ -192,9 +197,15 @@ impl Starting {
         Ok(Self {
             running,
             bound,
+            handover_listener,
             api,
             examined,
         })
+    }
+
+    /// Control's runtime.
+    pub(super) fn runtime(&self) -> tokio::runtime::Handle {
+        self.running.control.runtime.clone()
     }
 
     pub(super) fn handle(&self) -> &Handle {
@@ -209,6 +220,7 @@ impl Starting {
         let Self {
             running,
             bound,
+            handover_listener,
             api,
             examined,
         } = self;
@@ -220,6 +232,10 @@ impl Starting {
         inner.serving.send_replace(Serving::Now);
         api.open(running.handle());
         examined.open(running.handle());
+        if let Some(listener) = handover_listener {
+            let serve = listener.serve(running.handle(), inner.serving.subscribe());
+            inner.runtime.spawn(serve);
+        }
         Ok(running)
     }
 }

@@ -19,17 +19,21 @@ use crate::base::clock;
 use crate::base::events::Change;
 use crate::base::supervise::Task;
 use crate::cluster::{NodeId, NodeState};
-use crate::handover::messages::{Down, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
+use crate::handover::messages::{Counter, Down, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
-use crate::path::handover::Names;
+use crate::path::handover::{Names, placement};
 use crate::path::record::ListenerId;
 use crate::path::relay::Stays;
+use crate::path::route::Exported;
 use crate::process::handle::{Handle, Inner};
 use crate::worker::handover::{Freeze, Offer};
 use crate::worker::{Order, Selector};
 
 /// How often it is looked whether connections that were being set up can move.
 const ROUND: Duration = Duration::from_millis(100);
+
+/// As many placements are sent at once.
+const PLACEMENTS_AT_ONCE: usize = 4_096;
 
 /// What this process has given away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,11 +101,10 @@ impl Handle {
     pub async fn end_after_handover(&self) -> io::Result<()> {
         let _ = self.0.gave.subscribe().wait_for(|gave| *gave == Gave::All).await;
         let config = self.0.config.load_full();
-        let ends = self.ends_softly();
-        if tokio::time::timeout(config.handover.grace, ends).await.is_err() {
+        if tokio::time::timeout(config.handover.grace, self.empty()).await.is_err() {
             let connections = self.connections();
             tracing::info!(connections, "closing the connections that could not move");
-            self.close_all_at(config.drain.rate).await?;
+            self.close_all_within(config.drain.rate, Duration::MAX).await?;
         }
         Ok(())
     }
@@ -120,6 +123,7 @@ async fn give(
         sent: HashSet::new(),
         next: Some((0, 0)),
         counted: Counted::default(),
+        placements: None,
         left: BTreeMap::new(),
         moved: 0,
         frozen: None,
@@ -132,7 +136,9 @@ async fn give(
         let socket = tokio::net::UnixStream::from_std(socket)?;
         handover::give(socket, &mut process, Deadlines::default()).await
     };
-    match given.await {
+    let given = given.await;
+    handle.0.shared.placements.follow(false);
+    match given {
         Ok(given) => {
             handle.0.gave.send_replace(Gave::All);
             Ok(process.over(given))
@@ -154,6 +160,8 @@ struct Process<'a> {
     next: Option<(usize, u32)>,
     /// What the taker knows that was counted.
     counted: Counted,
+    /// The placements that are still to be sent; `None` before the first.
+    placements: Option<Vec<Exported>>,
     /// How many connections stay, by reason; since the last round.
     left: BTreeMap<Stays, u64>,
     /// How many have moved.
@@ -336,8 +344,8 @@ impl handover::Giver for Process<'_> {
             all.extend(unix.map(|(path, socket)| (other("admin-socket", path.display().to_string()), socket)));
         }
         if let Some(handover) = inner.handover_listener.upgrade() {
-            let (path, socket) = handover.duplicate()?;
-            all.push((other("handover", path.display().to_string()), socket));
+            let path = handover.path().display().to_string();
+            all.push((other("handover", path), handover.duplicate()?));
         }
         Ok(all)
     }
@@ -367,7 +375,13 @@ impl handover::Giver for Process<'_> {
     }
 
     async fn placements(&mut self) -> Option<Vec<Placement>> {
-        None
+        let placements = &self.handle.0.shared.placements;
+        let rest = self.placements.get_or_insert_with(|| {
+            placements.follow(true);
+            placements.export(Instant::now())
+        });
+        let page = rest.split_off(rest.len().saturating_sub(PLACEMENTS_AT_ONCE));
+        (!page.is_empty()).then(|| placements_of(&page, &self.names))
     }
 
     async fn freeze(&mut self) -> io::Result<Frozen> {
@@ -389,7 +403,9 @@ impl handover::Giver for Process<'_> {
             }
         }
         self.sent.extend(all.offered.iter().map(|offered| offered.relay.number));
-        all.knowledge = self.knowledge().await;
+        let changed = self.inner().shared.placements.changed(Instant::now());
+        all.placements = placements_of(&changed, &self.names);
+        all.knowledge = self.knowledge().await?;
         Ok(all)
     }
 
@@ -440,7 +456,8 @@ impl handover::Giver for Process<'_> {
 
     async fn last_words(&mut self) -> Knowledge {
         self.count();
-        self.knowledge().await
+        // A worker that has ended has nothing more to say.
+        self.knowledge().await.unwrap_or_default()
     }
 
     fn progress(&mut self, step: Step) {
@@ -450,8 +467,23 @@ impl handover::Giver for Process<'_> {
 
 impl Process<'_> {
     /// What was counted since the taker was told, and how connections ended.
-    async fn knowledge(&mut self) -> Knowledge {
-        Knowledge::default()
+    ///
+    /// # Errors
+    /// A worker has ended.
+    async fn knowledge(&mut self) -> io::Result<Knowledge> {
+        let names = Arc::clone(&self.names);
+        let mut ends: Vec<_> = self.ask_all(|reply| Order::Ends(Arc::clone(&names), reply)).await?;
+        let own = self.handle.0.state.handovers.counts().map(|(name, label, count)| Counter {
+            name: name.to_owned(),
+            of: String::new(),
+            label: label.to_owned(),
+            count,
+        });
+        Ok(Knowledge {
+            counters: self.counted.news(own),
+            ends: std::mem::take(&mut ends).into_iter().flatten().collect(),
+            ..Knowledge::default()
+        })
     }
 }
 
@@ -465,6 +497,11 @@ impl Inner {
         }
         self.serving.send_replace(Serving::NoMore);
     }
+}
+
+fn placements_of(exported: &[Exported], names: &Names) -> Vec<Placement> {
+    let named = exported.iter().filter_map(|exported| placement(exported, names));
+    named.collect()
 }
 
 fn offered(offered: crate::worker::handover::Offered) -> Offered {

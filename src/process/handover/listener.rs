@@ -55,8 +55,15 @@ impl HandoverListener {
     pub(in crate::process) async fn serve(self: Arc<Self>, handle: Handle, mut serving: watch::Receiver<Serving>) {
         // Who can change it lasts as long as what is served.
         let _ = serving.wait_for(|serving| *serving != Serving::NotYet).await;
+        let accepted = self.0.listener.try_clone().and_then(UnixListener::from_std);
+        let listener = match accepted {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::error!(%error, "no other process can take over at handover.socket");
+                return;
+            }
+        };
         let accept = async {
-            let listener = self.0.listener.try_clone().and_then(UnixListener::from_std)?;
             loop {
                 match listener.accept().await.and_then(|(socket, _)| socket.into_std()) {
                     // What becomes of it is in the log.
@@ -66,11 +73,7 @@ impl HandoverListener {
             }
         };
         tokio::select! {
-            Err(error) = accept => {
-                let error: io::Error = error;
-                tracing::error!(%error, "no other process can take over at handover.socket");
-                std::future::pending().await
-            }
+            () = accept => {}
             Ok(_) = serving.wait_for(|serving| *serving == Serving::NoMore) => self.0.leave_file(),
         }
     }
