@@ -24,6 +24,8 @@ mod kernel;
 mod node;
 #[path = "e2e/packets.rs"]
 mod packets;
+#[path = "e2e/process.rs"]
+mod process;
 #[path = "e2e/terminal.rs"]
 mod terminal;
 #[path = "e2e/wait.rs"]

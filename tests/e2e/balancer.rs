@@ -97,7 +97,8 @@ pub(crate) struct Program {
     /// Reads the log until the program has ended.
     reader: Option<JoinHandle<()>>,
     path: PathBuf,
-    _directory: TempDir,
+    /// Of its configuration and its sockets.
+    directory: Arc<TempDir>,
 }
 
 impl Program {
@@ -122,9 +123,19 @@ impl Program {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("remora.toml");
         write(&path, toml);
+        command.args(["run", "--config"]).arg(&path);
+        Self::run(command, path, Arc::new(directory))
+    }
+
+    /// Takes over from a program, with its configuration, at this socket.
+    pub(crate) fn taking_over(old: &Self, socket: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+        command.args(["run", "--config"]).arg(&old.path).arg("--take-over").arg(socket);
+        Self::run(command, old.path.clone(), Arc::clone(&old.directory))
+    }
+
+    fn run(mut command: Command, path: PathBuf, directory: Arc<TempDir>) -> Self {
         let mut child = command
-            .args(["run", "--config"])
-            .arg(&path)
             .env("RUNTIME_DIRECTORY", directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -154,7 +165,7 @@ impl Program {
             lines,
             reader: Some(reader),
             path,
-            _directory: directory,
+            directory,
         }
     }
 

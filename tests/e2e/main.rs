@@ -61,6 +61,7 @@ mod tls_relay;
 mod tls_reload;
 mod top;
 mod upgrade;
+mod upgrade_failures;
 mod vanished;
 mod websocket;
 mod why;
