@@ -120,6 +120,7 @@ async fn give(
         turn: None,
         taker: Hello::default(),
         names: Arc::default(),
+        sockets: Vec::new(),
         sent: HashSet::new(),
         next: Some((0, 0)),
         counted: Counted::default(),
@@ -154,6 +155,8 @@ struct Process<'a> {
     turn: Option<MutexGuard<'a, ()>>,
     taker: Hello,
     names: Arc<Names>,
+    /// Every socket that listens, until it is sent.
+    sockets: Vec<(ListenSocket, OwnedFd)>,
     /// The numbers of the relays that the taker has the sockets of.
     sent: HashSet<u64>,
     /// The worker whose relays are offered next, and from which place on.
@@ -280,6 +283,7 @@ impl handover::Giver for Process<'_> {
             (0..).map(NodeId).take(nodes.len()).collect(),
             listeners.iter().map(|entry| entry.id).collect(),
         ));
+        let sockets = self.listening().await.map_err(|error| error.to_string())?;
         let down = cluster.nodes().iter().flat_map(|node| {
             let down = node
                 .endpoints
@@ -290,7 +294,7 @@ impl handover::Giver for Process<'_> {
                 endpoint: kind.name().to_owned(),
             })
         });
-        Ok(Manifest {
+        let manifest = Manifest {
             requires: handover::messages::FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
             program: build::VERSION.to_owned(),
             age_ms: u64::try_from(clock::since_start(Instant::now()).as_millis()).unwrap_or(u64::MAX),
@@ -304,6 +308,7 @@ impl handover::Giver for Process<'_> {
                 })
                 .collect(),
             relays: inner.shared.admission.connections() as u64,
+            sockets: sockets.len() as u64,
             wishes: (self.handle.wishes().into_iter())
                 .map(|wish| handover::messages::Wish {
                     node: wish.node,
@@ -313,41 +318,13 @@ impl handover::Giver for Process<'_> {
                 .collect(),
             down: down.collect(),
             ..Manifest::default()
-        })
+        };
+        self.sockets = sockets;
+        Ok(manifest)
     }
 
     async fn sockets(&mut self) -> io::Result<Vec<(ListenSocket, OwnedFd)>> {
-        let mut all = Vec::new();
-        let listeners = self.inner().shared.listeners.current();
-        let bound = |id: ListenerId| listeners.iter().find(|entry| entry.id == id).map(|entry| entry.address);
-        for sockets in self.ask_all(Order::Sockets).await? {
-            for (id, socket) in sockets? {
-                let entry = ListenSocket {
-                    listener: self.names.place_of_listener(id),
-                    other: String::new(),
-                    bound: bound(id).map_or(String::new(), |address| address.to_string()),
-                };
-                all.push((entry, socket));
-            }
-        }
-        let other = |other: &str, bound: String| ListenSocket {
-            listener: None,
-            other: other.to_owned(),
-            bound,
-        };
-        let inner = self.inner();
-        if let Some(admin) = inner.admin_listener.upgrade() {
-            let crate::admin::Inherited { tcp, unix } = admin.duplicates()?;
-            let addresses = admin.addresses()?;
-            let tcp = addresses.iter().zip(tcp);
-            all.extend(tcp.map(|(address, socket)| (other("admin", address.to_string()), socket)));
-            all.extend(unix.map(|(path, socket)| (other("admin-socket", path.display().to_string()), socket)));
-        }
-        if let Some(handover) = inner.handover_listener.upgrade() {
-            let path = handover.path().display().to_string();
-            all.push((other("handover", path), handover.duplicate()?));
-        }
-        Ok(all)
+        Ok(std::mem::take(&mut self.sockets))
     }
 
     async fn relays(&mut self) -> io::Result<Option<Vec<Offered>>> {
@@ -466,6 +443,44 @@ impl handover::Giver for Process<'_> {
 }
 
 impl Process<'_> {
+    /// Duplicates of every socket that listens.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    async fn listening(&self) -> io::Result<Vec<(ListenSocket, OwnedFd)>> {
+        let mut all = Vec::new();
+        let listeners = self.inner().shared.listeners.current();
+        let bound = |id: ListenerId| listeners.iter().find(|entry| entry.id == id).map(|entry| entry.address);
+        for sockets in self.ask_all(Order::Sockets).await? {
+            for (id, socket) in sockets? {
+                let entry = ListenSocket {
+                    listener: self.names.place_of_listener(id),
+                    other: String::new(),
+                    bound: bound(id).map_or(String::new(), |address| address.to_string()),
+                };
+                all.push((entry, socket));
+            }
+        }
+        let other = |other: &str, bound: String| ListenSocket {
+            listener: None,
+            other: other.to_owned(),
+            bound,
+        };
+        let inner = self.inner();
+        if let Some(admin) = inner.admin_listener.upgrade() {
+            let crate::admin::Inherited { tcp, unix } = admin.duplicates()?;
+            let addresses = admin.addresses()?;
+            let tcp = addresses.iter().zip(tcp);
+            all.extend(tcp.map(|(address, socket)| (other("admin", address.to_string()), socket)));
+            all.extend(unix.map(|(path, socket)| (other("admin-socket", path.display().to_string()), socket)));
+        }
+        if let Some(handover) = inner.handover_listener.upgrade() {
+            let path = handover.path().display().to_string();
+            all.push((other("handover", path), handover.duplicate()?));
+        }
+        Ok(all)
+    }
+
     /// What was counted since the taker was told, and how connections ended.
     ///
     /// # Errors
