@@ -11,11 +11,16 @@
 //! 4. Connections that were being set up when the giver froze move in later rounds, each of which is steps 2 and 3.
 
 pub mod messages;
+pub mod wire;
 
+mod channel;
 mod conversation;
 mod giver;
+mod sockets;
 mod taker;
+#[cfg(test)]
+mod tests;
 
 pub use conversation::{Deadlines, Failure, Offered, Step};
-pub use giver::{Frozen, Given, Giver, give};
+pub use giver::{Frozen, Given, Giver, give, turn_away};
 pub use taker::{Taken, Taker, take};
