@@ -5,6 +5,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use tokio::time::timeout;
+
 use crate::handover::messages::Relay;
 
 /// A relay, with its two sockets.
@@ -62,6 +64,15 @@ pub struct Deadlines {
     pub pause: Duration,
 }
 
+/// Waits for a step of this process itself, which has a deadline as those of the other one have.
+pub(super) async fn within<T>(
+    limit: Duration,
+    what: &'static str,
+    step: impl Future<Output = T>,
+) -> Result<T, Failure> {
+    timeout(limit, step).await.map_err(|_| Failure::TooLate(what))
+}
+
 impl Default for Deadlines {
     fn default() -> Self {
         Self {
@@ -89,6 +100,8 @@ pub enum Failure {
     /// The system failed.
     System(io::Error),
 }
+
+pub(super) const UNEXPECTED: Failure = Failure::Violation("an unexpected message");
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -33,7 +33,7 @@ pub const ENTRIES_MAX: usize = 16_384;
 #[derive(Clone, PartialEq, Message)]
 pub struct Envelope {
     /// What it says; `None` if it is of a kind that this program does not know.
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     pub body: Option<Body>,
 }
 
@@ -61,6 +61,9 @@ pub enum Body {
     /// Placements.
     #[prost(message, tag = "7")]
     Placements(Placements),
+    /// Of the giver: all of this was sent.
+    #[prost(message, tag = "16")]
+    Prepare(Empty),
     /// Of the taker: everything before is in place. From here on the giver freezes what moves.
     #[prost(message, tag = "8")]
     Prepared(Empty),
@@ -85,6 +88,39 @@ pub enum Body {
     /// Of the giver: no more rounds.
     #[prost(message, tag = "15")]
     Bye(Empty),
+}
+
+impl Body {
+    /// The name of its kind.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Hello(_) => "hello",
+            Self::Manifest(_) => "manifest",
+            Self::Refused(_) => "refused",
+            Self::Sockets(_) => "sockets",
+            Self::Relays(_) => "relays",
+            Self::Received(_) => "received",
+            Self::Placements(_) => "placements",
+            Self::Prepare(_) => "prepare",
+            Self::Prepared(_) => "prepared",
+            Self::States(_) => "states",
+            Self::Knowledge(_) => "knowledge",
+            Self::Complete(_) => "complete",
+            Self::Adopted(_) => "adopted",
+            Self::Go(_) => "go",
+            Self::Running(_) => "running",
+            Self::Bye(_) => "bye",
+        }
+    }
+
+    /// How many descriptors it must come with.
+    pub fn descriptors(&self) -> usize {
+        match self {
+            Self::Sockets(sockets) => sockets.sockets.len(),
+            Self::Relays(relays) => relays.relays.len() * 2,
+            _ => 0,
+        }
+    }
 }
 
 /// Nothing but the message itself.
@@ -475,9 +511,6 @@ pub struct Knowledge {
     /// How connections ended lately, the newest last.
     #[prost(message, repeated, tag = "2")]
     pub ends: Vec<End>,
-    /// The last number of a connection on each worker, now that none is accepted any more.
-    #[prost(uint64, repeated, tag = "3")]
-    pub numbers: Vec<u64>,
 }
 
 /// What was counted under one name.

@@ -12,12 +12,17 @@
 
 pub mod messages;
 pub mod settings;
+pub mod wire;
 
+mod channel;
 mod conversation;
 mod giver;
+mod sockets;
 mod taker;
+#[cfg(test)]
+mod tests;
 
 pub use conversation::{Deadlines, Failure, Offered, Step};
-pub use giver::{Frozen, Given, Giver, give};
-pub use taker::{Taken, Taker, take};
+pub use giver::{Frozen, Given, Giver, give, turn_away};
 pub use settings::Settings;
+pub use taker::{Taken, Taker, take};

@@ -185,12 +185,15 @@ impl Process<'_> {
 
     fn over(&mut self, given: Given) -> Upgraded {
         let Given {
+            peer,
             relays,
             pause,
             rounds,
             cut_short,
         } = given;
         self.count();
+        // Otherwise by the number that it has in its own container.
+        let pid = peer.unwrap_or(self.taker.pid);
         let left: u64 = self.left.values().sum();
         self.inner().events.push(Change::Handover {
             result: "gave".to_owned(),
@@ -200,7 +203,7 @@ impl Process<'_> {
         });
         tracing::info!(
             event = Change::HANDOVER,
-            pid = self.taker.pid,
+            pid,
             version = self.taker.program,
             moved = relays,
             left,
@@ -212,7 +215,7 @@ impl Process<'_> {
             tracing::warn!(error = %why, "the other process is gone: what has not moved stays here");
         }
         Upgraded {
-            pid: Some(self.taker.pid),
+            pid: peer,
             version: self.taker.program.clone(),
             moved: relays,
             left: self.left_by_name(),
@@ -487,7 +490,7 @@ impl Process<'_> {
     /// A worker has ended.
     async fn knowledge(&mut self) -> io::Result<Knowledge> {
         let names = Arc::clone(&self.names);
-        let mut ends: Vec<_> = self.ask_all(|reply| Order::Ends(Arc::clone(&names), reply)).await?;
+        let ends = self.ask_all(|reply| Order::Ends(Arc::clone(&names), reply)).await?;
         let own = self.handle.0.state.handovers.counts().map(|(name, label, count)| Counter {
             name: name.to_owned(),
             of: String::new(),
@@ -496,8 +499,7 @@ impl Process<'_> {
         });
         Ok(Knowledge {
             counters: self.counted.news(own),
-            ends: std::mem::take(&mut ends).into_iter().flatten().collect(),
-            ..Knowledge::default()
+            ends: ends.into_iter().flatten().collect(),
         })
     }
 }

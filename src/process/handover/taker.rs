@@ -249,7 +249,7 @@ impl handover::Taker for Process {
     }
 
     async fn knowledge(&mut self, knowledge: Knowledge) -> Result<(), String> {
-        let Knowledge { counters, ends, .. } = knowledge;
+        let Knowledge { counters, ends } = knowledge;
         let handle = self.started()?;
         let handovers = &handle.0.state.handovers;
         let is_other = |counter: &Counter| !handovers.learn(&counter.name, &counter.label, counter.count);
