@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use remora::admin::api::answers::{UpgradeStep, Upgraded};
-use remora::handover::Step;
+use remora::handover::{Failure, Step};
 use remora::serve::{Handle, Program, Upgrade};
 
 use super::systemd::Service;
@@ -144,11 +144,13 @@ async fn hand_over(
                 ..upgraded
             })
         }
-        Err(error) => Err(match ended(&mut child).await {
-            Some(status) if !status.success() => {
-                format!("{error}; the new process ended with {status}, and its output says why")
+        Err(failure) => Err(match (&failure, ended(&mut child).await) {
+            // It has said why.
+            (Failure::Refused(_), _) => failure.to_string(),
+            (_, Some(status)) if !status.success() => {
+                format!("{failure}: it ended with {status}, and its output says why")
             }
-            _ => error,
+            _ => failure.to_string(),
         }),
     }
 }

@@ -61,7 +61,7 @@ fn whatever_fails_at_the_start_changes_nothing() {
     for (binary, why) in [
         ("/no/such/program", "cannot be started"),
         ("/bin/false", "exit status: 1"),
-        (few.to_str().expect("UTF-8"), "descriptors"),
+        (few.to_str().expect("UTF-8"), "open files is 40"),
     ] {
         let error = fails(&cluster, &mut program, &mut pair, &["--binary", binary]);
         assert!(error.contains(why), "{binary}: {error}");

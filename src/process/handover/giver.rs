@@ -57,7 +57,7 @@ impl Handle {
         &self,
         socket: UnixStream,
         steps: impl FnMut(Step) + Send + 'static,
-    ) -> Result<Upgraded, String> {
+    ) -> Result<Upgraded, Failure> {
         let (reply, over) = oneshot::channel();
         let handle = self.clone();
         // On a thread of its own: control's may be late, and each millisecond counts while connections are frozen.
@@ -75,12 +75,12 @@ impl Handle {
                         // It is orders to all workers, and after a panic nobody knows which were carried out.
                         runtime.block_on(supervisor.guard(Task::Orders, give));
                     }
-                    Err(error) => drop(reply.send(Err(error.to_string()))),
+                    Err(error) => drop(reply.send(Err(error.into()))),
                 }
             });
-        spawned.map_err(|error| error.to_string())?;
+        spawned?;
         over.await
-            .unwrap_or_else(|_| Err("this process is broken, and ends".to_owned()))
+            .unwrap_or_else(|_| Err(Failure::Refusal("this process is broken, and ends".to_owned())))
     }
 
     /// Waits until another process has taken over the listeners.
@@ -114,7 +114,7 @@ async fn give(
     handle: &Handle,
     socket: UnixStream,
     steps: impl FnMut(Step) + Send + 'static,
-) -> Result<Upgraded, String> {
+) -> Result<Upgraded, Failure> {
     let mut process = Process {
         handle,
         turn: None,
@@ -144,7 +144,10 @@ async fn give(
             handle.0.gave.send_replace(Gave::All);
             Ok(process.over(given))
         }
-        Err(failure) => Err(process.failed(&failure)),
+        Err(failure) => {
+            process.failed(&failure);
+            Err(failure)
+        }
     }
 }
 
@@ -223,7 +226,7 @@ impl Process<'_> {
         }
     }
 
-    fn failed(&self, failure: &Failure) -> String {
+    fn failed(&self, failure: &Failure) {
         let error = failure.to_string();
         let inner = self.inner();
         inner.state.handovers.failed();
@@ -239,7 +242,6 @@ impl Process<'_> {
             error,
             "handover failed, nothing changed"
         );
-        error
     }
 
     /// Counts the handover, once.
