@@ -149,6 +149,11 @@ impl<'a> ListenerSeries<'a> {
             .map_or(all, |listener| listener.connections_max(all))
     }
 
+    fn connections(&self) -> usize {
+        let counts = self.0.iter().map(|listener| listener.listener_count.connections());
+        counts.sum()
+    }
+
     fn sum(&self, count: impl Fn(&ListenerCounters) -> &Count) -> u64 {
         let counters = self.0.iter().flat_map(|listener| listener.counters.iter());
         counters.map(|counters| count(counters).get()).sum()
@@ -286,12 +291,9 @@ impl AdminState {
         page.gauges(
             "connections",
             "Client connections that were accepted and have not ended",
-            listeners.iter().map(|listener| {
-                // `ended` is read first: a connection that ends in between counts as open, so the difference is never too low.
-                let ended = listener.sum(|counters| &counters.ended);
-                let accepted = listener.sum(|counters| &counters.accepted);
-                ([("listener", listener.name())], accepted.saturating_sub(ended))
-            }),
+            listeners
+                .iter()
+                .map(|listener| ([("listener", listener.name())], listener.connections() as u64)),
         )?;
         page.counters(
             "accepts",

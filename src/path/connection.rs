@@ -22,6 +22,7 @@ use crate::path::affinity::Affinity;
 use crate::path::counters::Counters;
 use crate::path::ended::{Ended, SetUpEnded};
 use crate::path::greet::Greeted;
+use crate::path::handover::Counts;
 use crate::path::home::Homes;
 use crate::path::last_ends::LastEnds;
 use crate::path::listeners::ListenerEntry;
@@ -322,6 +323,18 @@ impl Path {
             self.uncount(record);
         }
         forgotten.is_some()
+    }
+
+    /// Goes on counting from here. Only one worker may.
+    pub(crate) fn count_from(&self, counts: &Counts) {
+        let Shared {
+            clusters,
+            listeners,
+            placements,
+            ..
+        } = &self.shared;
+        let worker = (self.worker, &*self.counters);
+        counts.import(worker, &listeners.current(), &clusters.current(), placements);
     }
 
     /// The number of its worker.

@@ -265,7 +265,7 @@ mod tests {
         let adopted = [adopt(), adopt(), adopt()];
         assert_eq!(process.admission.connections(), 3);
         assert_eq!(process.enter(CLIENT).err(), Some(Ended::LimitTotal));
-        adopted.map(Admitted::keep);
+        adopted.into_iter().for_each(Admitted::keep);
         for _ in 0..3 {
             drop(Admitted::kept(&process.admission, &process.listener_count, CLIENT));
         }

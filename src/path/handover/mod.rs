@@ -6,11 +6,13 @@
     reason = "used by the process's part of a handover, which follows"
 )]
 
+mod counts;
 mod ends;
 mod facts;
 mod names;
 mod placements;
 
+pub(crate) use counts::Counts;
 pub(crate) use ends::{end, end_of};
 pub(crate) use facts::{Facts, facts, relay};
 pub(crate) use names::Names;

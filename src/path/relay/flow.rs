@@ -349,6 +349,12 @@ impl Flow {
         Ok(())
     }
 
+    /// Whether bytes are in a pipe.
+    #[cfg(test)]
+    pub(crate) fn has_pipe(&self) -> bool {
+        matches!(self.backlog(), Some(Backlog::Pipe { .. }))
+    }
+
     /// The bytes that wait for the receiver here. Those in a pipe are not among them.
     pub(crate) fn unsent(&self) -> &[u8] {
         match self.backlog() {

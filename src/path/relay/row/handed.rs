@@ -43,6 +43,12 @@ impl Row {
         (self.client.socket.as_fd(), self.node.socket.as_fd())
     }
 
+    /// Whether bytes are in a pipe.
+    #[cfg(test)]
+    pub(crate) fn has_pipe(&self) -> bool {
+        self.client.flow.has_pipe() || self.node.flow.has_pipe()
+    }
+
     /// Another process gets duplicates of the sockets.
     pub(crate) fn set_offered(&mut self) {
         if self.handed == Handed::No {

@@ -116,9 +116,19 @@ impl Table {
         self.insert(Row::adopted(adopted, now))
     }
 
+    /// Whether bytes of any relay are in a pipe.
+    #[cfg(test)]
+    fn has_pipes(&self) -> bool {
+        let rows = (0..self.places()).filter_map(|index| self.row(index));
+        rows.into_iter().any(|(_, row)| row.has_pipe())
+    }
+
     fn row_at_mut(&mut self, index: u32) -> Option<&mut Row> {
         let (number, place) = super::place_of(index);
         let (_, row) = self.chunks.get_mut(number)?.rows.as_mut()?[place].as_mut()?;
         Some(row)
     }
 }
+
+#[cfg(test)]
+mod tests;
