@@ -31,13 +31,12 @@ mod watchdog;
 use std::io;
 use std::ops::Deref;
 
-use crate::admin::Serving;
 use crate::base::supervise::Task;
 use crate::config::Config;
 use crate::worker::Worker;
 
 use control_thread::ControlThread;
-use start::Starting;
+use start::{Before, Starting};
 use watchdog::Watchdog;
 
 pub use bind_error::{BindError, probe};
@@ -87,7 +86,7 @@ pub fn start_with(
     inherited: Inherited,
     prepare: impl AsyncFnOnce(&Handle),
 ) -> io::Result<Running> {
-    let starting = Starting::new(config, inherited, Serving::Now)?;
+    let starting = Starting::new(config, inherited, Before::NOTHING)?;
     starting.runtime().block_on(async {
         prepare(starting.handle()).await;
         starting.open().await

@@ -25,6 +25,7 @@ use crate::admin::history;
 use crate::admin::{self, AdminState, Api, BindFailed, Handovers, Reloads, Serving};
 use crate::base::heartbeat::Heartbeats;
 use crate::base::supervise::{Supervisor, Task};
+use crate::cluster::EndpointKind;
 use crate::config::Config;
 use crate::control::Control;
 use crate::net::descriptors;
@@ -35,6 +36,26 @@ use crate::path::connection::{self, Shared};
 use crate::path::record::ListenerId;
 use crate::path::route::Placements;
 use crate::worker::Worker;
+
+/// What was before this process.
+#[derive(Debug)]
+pub(super) struct Before {
+    /// The names of nodes that another process has known.
+    pub(super) known: Vec<String>,
+    /// The endpoints that it has found to be down.
+    pub(super) down: Vec<(String, EndpointKind)>,
+    /// Whether the admin listener is this process's from the start.
+    pub(super) admin_serves: Serving,
+}
+
+impl Before {
+    /// No other process.
+    pub(super) const NOTHING: Self = Self {
+        known: Vec::new(),
+        down: Vec::new(),
+        admin_serves: Serving::Now,
+    };
+}
 
 /// A balancer whose threads run, and that serves nobody yet.
 #[derive(Debug)]
@@ -53,7 +74,12 @@ impl Starting {
     ///
     /// # Errors
     /// The first thing that the system refuses.
-    pub(super) fn new(config: Config, mut inherited: Inherited, admin_serves: Serving) -> io::Result<Self> {
+    pub(super) fn new(config: Config, mut inherited: Inherited, before: Before) -> io::Result<Self> {
+        let Before {
+            known,
+            down,
+            admin_serves,
+        } = before;
         descriptors::raise_limit();
         let count = match config.workers {
             Some(count) => count,
@@ -70,13 +96,14 @@ impl Starting {
         let nodes_tls = Arc::<NodesTls>::default();
         nodes_tls.replace(config.nodes_tls.clone());
         let instance = fastrand::u32(..);
-        let (control, control_handle) = Control::new(
+        let (mut control, control_handle) = Control::new(
             config.control.clone(),
             &config.nodes,
             config.affinity.seed,
             to_control,
             reload::prober(&config, &nodes_tls, instance),
         );
+        control.begin_from(&known, down)?;
         let published = control.published();
         let events = control.events();
         let shared = Shared {

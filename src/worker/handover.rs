@@ -17,7 +17,7 @@ use super::slices::{CLOSES_MAX, ROWS_MAX, Slices};
 use crate::handover::messages::{self, Invalid};
 use crate::net::socket::Socket;
 use crate::path::connection::Path;
-use crate::path::handover::{self, Facts, Names};
+use crate::path::handover::{self, Counts, Facts, Names};
 use crate::path::relay::{Movable, Parked, Stays};
 
 /// Which relays to offer: up to so many, from this place of the table on.
@@ -236,9 +236,10 @@ pub(super) fn learn(path: &Path, sockets: &ListenSockets, order: &Learn) -> Resu
     let Learn {
         names,
         last_number,
-        counters: _,
+        counters,
         ends,
     } = order;
+    path.count_from(&Counts::of(counters)?);
     let now = Instant::now();
     let ends = ends.iter().map(|end| handover::end_of(end, now, names));
     let ends = ends.filter_map(Result::transpose).collect::<Result<_, _>>()?;

@@ -124,7 +124,8 @@ impl Counts {
         placements.add_evicted(self.count(PLACEMENTS_EVICTED, "", ""));
     }
 
-    fn add(&mut self, metric: &str, of: &str, label: &str, count: u64) {
+    /// Adds what was counted under this name.
+    pub(crate) fn add(&mut self, metric: &str, of: &str, label: &str, count: u64) {
         if count > 0 {
             *self.0.entry((metric.into(), of.into(), label.into())).or_default() += count;
         }

@@ -11,7 +11,6 @@ use std::time::Duration;
 use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::Instant;
 
-use super::counted::Counted;
 use crate::admin::Serving;
 use crate::admin::api::answers::Upgraded;
 use crate::base::build;
@@ -19,9 +18,9 @@ use crate::base::clock;
 use crate::base::events::Change;
 use crate::base::supervise::Task;
 use crate::cluster::{NodeId, NodeState};
-use crate::handover::messages::{Counter, Down, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
+use crate::handover::messages::{Down, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
-use crate::path::handover::{Names, placement};
+use crate::path::handover::{Counts, Names, placement};
 use crate::path::record::ListenerId;
 use crate::path::relay::Stays;
 use crate::path::route::Exported;
@@ -123,7 +122,7 @@ async fn give(
         sockets: Vec::new(),
         sent: HashSet::new(),
         next: Some((0, 0)),
-        counted: Counted::default(),
+        counted: Counts::default(),
         placements: None,
         left: BTreeMap::new(),
         moved: 0,
@@ -165,7 +164,7 @@ struct Process<'a> {
     /// The worker whose relays are offered next, and from which place on.
     next: Option<(usize, u32)>,
     /// What the taker knows that was counted.
-    counted: Counted,
+    counted: Counts,
     /// The placements that are still to be sent; `None` before the first.
     placements: Option<Vec<Exported>>,
     /// How many connections stay, by reason; since the last round.
@@ -493,14 +492,17 @@ impl Process<'_> {
     async fn knowledge(&mut self) -> io::Result<Knowledge> {
         let names = Arc::clone(&self.names);
         let ends = self.ask_all(|reply| Order::Ends(Arc::clone(&names), reply)).await?;
-        let own = self.handle.0.state.handovers.counts().map(|(name, label, count)| Counter {
-            name: name.to_owned(),
-            of: String::new(),
-            label: label.to_owned(),
-            count,
-        });
+        let Inner { state, shared, .. } = &*self.handle.0;
+        let listeners = shared.listeners.current();
+        let cluster = shared.clusters.current();
+        let mut counted = Counts::export(&state.counters, &listeners, &cluster, &shared.placements);
+        for (name, label, count) in state.handovers.counts() {
+            counted.add(name, "", label, count);
+        }
+        let news = counted.since(&self.counted);
+        self.counted = counted;
         Ok(Knowledge {
-            counters: self.counted.news(own),
+            counters: news.messages(),
             ends: ends.into_iter().flatten().collect(),
         })
     }

@@ -1,6 +1,5 @@
 //! The process's part in a handover: what it does at each step of the conversation, as the one that gives and as the one that takes.
 
-mod counted;
 mod giver;
 mod listener;
 mod taker;

@@ -7,15 +7,17 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 use tokio::time::Instant;
 
 use crate::admin::Serving;
 use crate::base::build;
+use crate::base::clock;
 use crate::base::events::Change;
 use crate::base::log::Escaped;
-use crate::cluster::NodeId;
+use crate::cluster::{EndpointKind, NodeId};
 use crate::config::Config;
 use crate::handover::messages::{
     Complete, Counter, Hello, Invalid, Knowledge, ListenSocket, Manifest, Placement, State,
@@ -29,7 +31,7 @@ use crate::path::record::ListenerId;
 use crate::process::Running;
 use crate::process::handle::{Handle, NodeWish};
 use crate::process::inherited::{Inherited, InheritedSocket};
-use crate::process::start::Starting;
+use crate::process::start::{Before, Starting};
 use crate::worker::handover::{self as worker, Learn, Park};
 use crate::worker::{Asked, Order, WorkerHandle};
 
@@ -130,8 +132,18 @@ impl Process {
         }
         let config = self.config.take().ok_or("the start has failed")?;
         let inherited = std::mem::take(&mut self.inherited);
+        let down = self.manifest.down.iter().filter_map(|down| {
+            let mut kinds = EndpointKind::ALL.iter();
+            let kind = kinds.find(|kind| kind.name() == down.endpoint)?;
+            Some((down.node.clone(), *kind))
+        });
+        let before = Before {
+            known: self.manifest.nodes.clone(),
+            down: down.collect(),
+            admin_serves: Serving::NotYet,
+        };
         // It waits for threads and for host names.
-        let starting = tokio::task::spawn_blocking(|| Starting::new(config, inherited, Serving::NotYet)).await;
+        let starting = tokio::task::spawn_blocking(|| Starting::new(config, inherited, before)).await;
         let starting = starting.map_err(|error| error.to_string())?;
         let starting = starting.map_err(|error| error.to_string())?;
         let handle = starting.handle().clone();
@@ -167,6 +179,8 @@ impl handover::Taker for Process {
     }
 
     async fn begin(&mut self, manifest: Manifest) -> Result<(), String> {
+        // Relays count their silence in seconds of this clock. One that runs already does no harm: silences are short then.
+        let _ = clock::begin_ago(Duration::from_millis(manifest.age_ms));
         self.manifest = manifest;
         Ok(())
     }
