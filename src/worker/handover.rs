@@ -17,7 +17,7 @@ use super::slices::{CLOSES_MAX, ROWS_MAX, Slices};
 use crate::handover::messages::{self, Invalid};
 use crate::net::socket::Socket;
 use crate::path::connection::Path;
-use crate::path::handover::{self, Facts, Names};
+use crate::path::handover::{self, Counts, Facts, Names};
 use crate::path::relay::{Movable, Parked, Stays};
 
 /// Which relays to offer: up to so many, from this place of the table on.
@@ -89,7 +89,7 @@ pub(crate) struct Learn {
     pub names: Arc<Names>,
     /// Connections are numbered from here on, unless they are further already.
     pub last_number: Option<u64>,
-    /// To be added to what the worker has counted.
+    /// To be added to what the worker has counted: all of it to one worker, since the others' numbers are added to its own.
     pub counters: Vec<messages::Counter>,
     /// How connections ended, the newest last.
     pub ends: Vec<messages::End>,
@@ -236,12 +236,14 @@ pub(super) fn learn(path: &Path, sockets: &ListenSockets, order: &Learn) -> Resu
     let Learn {
         names,
         last_number,
-        counters: _,
+        counters,
         ends,
     } = order;
+    let counts = Counts::of(counters)?;
     let now = Instant::now();
     let ends = ends.iter().map(|end| handover::end_of(end, now, names));
     let ends = ends.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    path.count_from(&counts);
     path.last_ends().borrow_mut().add_earlier(ends);
     sockets.number_after(last_number.unwrap_or_default());
     Ok(())
@@ -265,3 +267,6 @@ fn duplicate(movable: Movable<'_>, worker: u16, names: &Names) -> Result<Offered
         node: duplicate(node)?,
     })
 }
+
+#[cfg(test)]
+mod tests;
