@@ -89,7 +89,7 @@ pub(crate) struct Learn {
     pub names: Arc<Names>,
     /// Connections are numbered from here on, unless they are further already.
     pub last_number: Option<u64>,
-    /// To be added to what the worker has counted.
+    /// To be added to what the worker has counted: all of it to one worker, since the others' numbers are added to its own.
     pub counters: Vec<messages::Counter>,
     /// How connections ended, the newest last.
     pub ends: Vec<messages::End>,
@@ -239,10 +239,11 @@ pub(super) fn learn(path: &Path, sockets: &ListenSockets, order: &Learn) -> Resu
         counters,
         ends,
     } = order;
-    path.count_from(&Counts::of(counters)?);
+    let counts = Counts::of(counters)?;
     let now = Instant::now();
     let ends = ends.iter().map(|end| handover::end_of(end, now, names));
     let ends = ends.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    path.count_from(&counts);
     path.last_ends().borrow_mut().add_earlier(ends);
     sockets.number_after(last_number.unwrap_or_default());
     Ok(())
@@ -266,3 +267,6 @@ fn duplicate(movable: Movable<'_>, worker: u16, names: &Names) -> Result<Offered
         node: duplicate(node)?,
     })
 }
+
+#[cfg(test)]
+mod tests;

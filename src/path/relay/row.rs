@@ -175,9 +175,9 @@ impl Phase {
 /// How far a relay is on its way from one process to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Handed {
-    /// It is nobody else's.
+    /// No other process has ever had its sockets.
     No,
-    /// Another process may have duplicates of its sockets. It goes on here.
+    /// Another process may have duplicates of its sockets, for as long as it likes. It goes on here.
     Offered,
     /// Another process may go on with it, or has not begun yet. Nothing is read or written here.
     Frozen,

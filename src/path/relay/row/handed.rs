@@ -73,11 +73,10 @@ impl Row {
         Ok(())
     }
 
-    /// It goes on, and is nobody else's.
+    /// It goes on, if it is frozen. The other process may still have the sockets.
     pub(crate) fn thaw(&mut self) {
-        let was_frozen = self.is_frozen();
-        self.handed = Handed::No;
-        if was_frozen {
+        if self.is_frozen() {
+            self.handed = Handed::Offered;
             self.wake();
         }
     }

@@ -63,17 +63,14 @@ impl Table {
                 Ok(row.state(now))
             });
             match frozen {
-                Ok(state) => {
-                    row.set_offered();
-                    states.push(state);
-                }
+                Ok(state) => states.push(state),
                 Err(stays) => left.push(stays),
             }
         }
         (states, left)
     }
 
-    /// Every relay goes on, and is nobody else's. Returns how many were frozen.
+    /// Every frozen relay goes on. Returns how many there were.
     pub(crate) fn thaw(&mut self) -> usize {
         let mut thawed = 0;
         for row in self.rows_mut() {
