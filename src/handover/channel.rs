@@ -179,6 +179,12 @@ impl Channel {
         refusal.unwrap_or(failure)
     }
 
+    /// Sends what a stranger would.
+    #[cfg(test)]
+    pub(super) fn write_raw(&self, bytes: &[u8]) {
+        assert_eq!(self.socket.try_write(bytes).expect("room"), bytes.len());
+    }
+
     /// Takes what one call has received. What this program does not know it skips.
     fn take_in(&mut self, length: usize, descriptors: Vec<OwnedFd>) -> Result<Option<Received>, Failure> {
         if length == 0 {

@@ -26,7 +26,7 @@ const WINDOW: u64 = 4;
     reason = "whether the futures can change threads is for who implements and spawns them"
 )]
 pub trait Giver {
-    /// What there is to take over. The version is filled in by [`give`].
+    /// What there is to take over, and what a taker must know of it. The version is filled in by [`give`].
     ///
     /// # Errors
     /// Why this taker gets nothing.
@@ -78,7 +78,7 @@ pub trait Giver {
 pub struct Frozen {
     /// Relays that were not sent before. They need states as well.
     pub offered: Vec<Offered>,
-    /// The state of each relay that moves.
+    /// The state of each relay that moves. In the first round these were sent before or are in `offered`; later, all are in `offered`.
     pub states: Vec<State>,
     /// Placements that were made, changed or ended since they were sent.
     pub placements: Vec<Placement>,
@@ -129,8 +129,7 @@ pub async fn give(socket: UnixStream, giver: &mut impl Giver, deadlines: Deadlin
         cut_short: None,
     };
     loop {
-        let began = Instant::now();
-        let moved = match giving.round(began + deadlines.pause).await {
+        let (relays, pause) = match giving.round().await {
             Ok(moved) => moved,
             Err(failure) => {
                 let failure = giving.channel.explain(failure);
@@ -139,11 +138,11 @@ pub async fn give(socket: UnixStream, giver: &mut impl Giver, deadlines: Deadlin
             }
         };
         given.rounds += 1;
-        given.relays += moved;
-        given.pause = given.pause.max(began.elapsed());
+        given.relays += relays;
+        given.pause = given.pause.max(pause);
         giving.giver.progress(Step::Running {
             round: given.rounds,
-            relays: moved,
+            relays,
         });
         match giving.is_another_due().await {
             Ok(true) => {}
@@ -231,8 +230,11 @@ impl<G: Giver> Giving<'_, G> {
         Ok(())
     }
 
-    /// One round, at whose end the relays that it moves have one owner. Returns how many have moved.
-    async fn round(&mut self, until: Instant) -> Result<u64, Failure> {
+    /// One round, at whose end the relays that it moves have one owner. Returns how many have moved, and for how long nobody relayed
+    /// them.
+    async fn round(&mut self) -> Result<(u64, Duration), Failure> {
+        let began = Instant::now();
+        let until = began + self.deadlines.pause;
         let offered = timeout_at(until, self.offer()).await;
         let moving = match offered.unwrap_or(Err(Failure::TooLate("the taker to adopt the relays"))) {
             Ok(moving) => moving,
@@ -251,7 +253,7 @@ impl<G: Giver> Giving<'_, G> {
                 return Err(failure);
             }
         }
-        let moved = moving.len() as u64;
+        let moved = (moving.len() as u64, began.elapsed());
         self.giver.release(moving).await;
         Ok(moved)
     }

@@ -128,6 +128,39 @@ fn messages_out_of_order_are_refused() {
 }
 
 #[test]
+fn a_taker_that_says_that_it_runs_is_believed_whatever_it_says_before() {
+    let sockets = Rc::new(Sockets::new());
+    in_virtual_time(async {
+        let world = Rc::<RefCell<World>>::default();
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let mut giver = PlayedGiver::new(&world, &sockets, &plan());
+        let taker = async {
+            let mut channel = Channel::new(theirs, Side::Taker).expect("ourselves");
+            let adopted = Body::Adopted(Adopted { left: Vec::new() });
+            for (message, answer) in [
+                (hello(), "prepare"),
+                (Body::Prepared(Empty {}), "complete"),
+                (adopted, "go"),
+            ] {
+                channel.send(message, &[], soon()).await.expect("a giver");
+                while channel.receive().await.expect("a giver").body.name() != answer {}
+            }
+            // Nothing that it may say now, and then that it runs, which both lie in the queue when the giver looks.
+            let wrong = wire::write(hello(), 0).expect("a message");
+            let running = wire::write(Body::Running(Running { relays: 2 }), 0).expect("a message");
+            channel.write_raw(&[wrong, running].concat());
+            while channel.receive().await.is_ok() {}
+        };
+        let (given, ()) = tokio::join!(give(ours, &mut giver, Deadlines::default()), taker);
+        let given = given.expect("a handover");
+        assert_eq!(given.relays, 2);
+        assert!(given.cut_short.is_some());
+        assert!(world.borrow().of_giver(At::Relayed).is_empty() && !world.borrow().giver_accepts);
+    });
+    Rc::into_inner(sockets).expect("the last").check_that_nothing_is_left();
+}
+
+#[test]
 fn a_taker_that_knows_no_common_version_is_refused() {
     let newer = Body::Hello(Hello {
         version: VERSION + 9,
