@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::balancer::{Program, toml};
+use crate::balancer::{ADMIN, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::packets::Connect;
@@ -98,7 +98,7 @@ fn the_state_is_one_line_that_follows_nodes_connections_and_reloads() {
 #[test]
 fn the_process_that_takes_over_is_the_service() {
     let cluster = Cluster::of(1);
-    let mut service = Service::start(&toml(&cluster, "", ""));
+    let mut service = Service::start(&toml(&cluster, "", ADMIN));
     service.until("READY=1");
     let client = Client::accepted(service.program.address, &Connect::new("stays"));
     service.program.upgrade();
@@ -119,9 +119,10 @@ fn sockets_of_systemd_are_used_by_name_and_by_address() {
     for (name, address) in [("mqtt", None), ("remora.socket", Some(()))] {
         let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let bound = socket.local_addr().expect("an address");
-        let config = toml(&cluster, "name = \"mqtt\"", "");
+        let config = toml(&cluster, "name = \"mqtt\"", ADMIN);
         let config = match address {
-            Some(()) => config.replace("127.0.0.1:0", &bound.to_string()),
+            // The admin listener has a free port, and comes first.
+            Some(()) => config.replace("[[listeners]]\naddress = \"127.0.0.1:0\"", &format!("[[listeners]]\naddress = \"{bound}\"")),
             None => config,
         };
         // As systemd does: the first one is number 3. The shell closes what it was given it as.
