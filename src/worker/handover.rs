@@ -103,6 +103,8 @@ pub(super) struct HandoverPart {
     /// Relays are frozen that another process may take over.
     is_frozen: Cell<bool>,
     thawed: Notify,
+    /// Up to when the ends of connections were told, in the handover with these names.
+    told: RefCell<Option<(Arc<Names>, Instant)>>,
 }
 
 impl HandoverPart {
@@ -194,6 +196,20 @@ impl HandoverPart {
         Ok(count)
     }
 
+    /// Carries out [`Order::Ends`](super::Order::Ends).
+    pub(super) fn ends(&self, path: &Path, names: Arc<Names>) -> Vec<messages::End> {
+        let (ends, now) = (path.last_ends().borrow(), Instant::now());
+        let mut told = self.told.borrow_mut();
+        let before = told
+            .as_ref()
+            .filter(|(of, _)| Arc::ptr_eq(of, &names))
+            .map(|(_, at)| *at);
+        let new = ends.iter().filter(|end| before.is_none_or(|before| end.at > before));
+        let ends = new.map(|end| handover::end(end, now, &names)).collect();
+        *told = Some((names, now));
+        ends
+    }
+
     /// Carries out [`Order::Run`](super::Order::Run).
     pub(super) fn run(&self, path: &Path) -> usize {
         // Each has ended in the process that had it, or stays there.
@@ -247,12 +263,6 @@ pub(super) fn learn(path: &Path, sockets: &ListenSockets, order: &Learn) -> Resu
     path.last_ends().borrow_mut().add_earlier(ends);
     sockets.number_after(last_number.unwrap_or_default());
     Ok(())
-}
-
-/// Carries out [`Order::Ends`](super::Order::Ends).
-pub(super) fn ends(path: &Path, names: &Names) -> Vec<messages::End> {
-    let (ends, now) = (path.last_ends().borrow(), Instant::now());
-    ends.iter().map(|end| handover::end(end, now, names)).collect()
 }
 
 /// A relay with duplicates of its sockets.

@@ -102,7 +102,7 @@ pub(crate) enum Order {
     Run(oneshot::Sender<usize>),
     /// Go on from what another process knows.
     Learn(Learn, oneshot::Sender<Result<(), Invalid>>),
-    /// Say how connections ended lately, in the form of a handover.
+    /// Say how connections ended lately, in the form of a handover: each end once in the handover with these names.
     Ends(Arc<Names>, oneshot::Sender<Vec<End>>),
 }
 
@@ -446,7 +446,7 @@ fn execute(order: Order, worker: &Executing) {
             let _ = reply.send(handover::learn(path, sockets, &order));
         }
         Order::Ends(names, reply) => {
-            let _ = reply.send(handover::ends(path, &names));
+            let _ = reply.send(part.ends(path, names));
         }
     }
 }

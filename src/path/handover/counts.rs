@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, Decision, NodeId};
+use crate::cluster::{CheckResult, Cluster, Decision, EndpointKind, NodeId, ProbeResult};
 use crate::handover::messages::{Counter, Invalid};
 use crate::path::counters::{
     CODES, Count, Counters, Fault, Histogram, ListenerCounters, NodeCounters, Retry, Step, VERSIONS, Verdict, code_name,
@@ -17,6 +17,10 @@ const COUNT_MAX: u64 = 1 << 60;
 
 /// Placements that were evicted, which all workers count together.
 const PLACEMENTS_EVICTED: &str = "placements_evicted";
+
+/// What control has asked nodes, which it counts for all workers.
+const PROBES: &str = "probes";
+const NODE_CHECKS: &str = "node_checks";
 
 /// What was counted, by metric, node or listener, and label.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +45,19 @@ impl Counts {
                         counts.add(metric, &known.name, label, count.get());
                     });
                 }
+            }
+        }
+        for known in cluster.all_known() {
+            for (kind, result, label) in probes() {
+                counts.add(PROBES, &known.name, &label, known.load.asked.probes(kind, result));
+            }
+            for result in CheckResult::ALL {
+                counts.add(
+                    NODE_CHECKS,
+                    &known.name,
+                    result.name(),
+                    known.load.asked.checks(*result),
+                );
             }
         }
         for listener in listeners {
@@ -112,6 +129,16 @@ impl Counts {
                 });
             }
         }
+        for known in cluster.all_known() {
+            for (kind, result, label) in probes() {
+                let count = self.count(PROBES, &known.name, &label);
+                known.load.asked.add_probes(kind, result, count);
+            }
+            for result in CheckResult::ALL {
+                let count = self.count(NODE_CHECKS, &known.name, result.name());
+                known.load.asked.add_checks(*result, count);
+            }
+        }
         for (place, listener) in listeners.iter().enumerate() {
             // All listeners with one name are one series: it goes on with the first.
             let is_first = !listeners[..place].iter().any(|other| other.name() == listener.name());
@@ -135,6 +162,14 @@ impl Counts {
         let name = (metric.into(), of.into(), label.into());
         self.0.get(&name).copied().unwrap_or_default()
     }
+}
+
+/// Every endpoint that is probed and every result, with the label of both.
+fn probes() -> impl Iterator<Item = (EndpointKind, ProbeResult, String)> {
+    EndpointKind::ALL.iter().flat_map(|kind| {
+        let results = ProbeResult::ALL.iter();
+        results.map(|result| (*kind, *result, format!("{} {}", kind.name(), result.name())))
+    })
 }
 
 /// Visits a number by the name of its metric and its label.
@@ -280,8 +315,12 @@ mod tests {
                 .for_each(|worker| of_listener(worker, &mut count));
         }
         from.placements.add_evicted(7);
+        let asked = &from.cluster.all_known()[1].load.asked;
+        asked.add_probes(EndpointKind::Ws, ProbeResult::Failed, 8);
+        asked.add_checks(CheckResult::Unavailable, 9);
         let counts = from.export();
         assert_eq!(Counts::of(&counts.messages()), Ok(counts.clone()));
+        assert_eq!(counts.count(PROBES, "b", "ws failed"), 8);
 
         let to = Process::new(&["new", "b", "a"], &["ws", "mqtt"]);
         to.import(&counts);

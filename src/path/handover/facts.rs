@@ -197,3 +197,134 @@ fn identity_of(message: &messages::Identity) -> Identity {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::path::record::ListenerId;
+
+    fn names() -> Names {
+        Names::new(vec![NodeId(7), NodeId(3)], vec![ListenerId(2)])
+    }
+
+    fn record(client_id: &[u8], version: Version, placement: PlacementKey) -> Record {
+        Record {
+            identity: Some(Box::new(Identity {
+                server_name: Some("mqtt.example".into()),
+                tls: Some(Tls {
+                    version: "TLSv1.3".into(),
+                    cipher: Some("TLS_AES_256_GCM_SHA384".into()),
+                    certificate: Some(Certificate {
+                        common_name: Some("größe".into()),
+                        names: vec!["a.example".into(), "b.example".into()],
+                        on_this_connection: true,
+                    }),
+                }),
+            })),
+            connect: Some(Connected {
+                client_id: KeptId::of(client_id),
+                version,
+                keep_alive: u16::MAX,
+                clean_start: true,
+                placement,
+                ring_hash: u64::MAX,
+                session_expiry: SessionExpiry::NEVER,
+            }),
+            decision: Some(Decision::Spill),
+            node: Some(NodeId(3)),
+            retries: 255,
+            code: Some(0x97),
+            steps: Steps {
+                peek: 1,
+                pace: 2,
+                dial: 3,
+                greet: u32::MAX,
+            },
+            ..Record::new(
+                5 << 48,
+                ListenerId(2),
+                "[2001:db8::1]:1883".parse().expect("an address"),
+                Instant::now(),
+            )
+        }
+    }
+
+    /// All of a record but the time of its accept.
+    fn shown(record: &Record) -> String {
+        let accepted = format!("{:?}", record.accepted);
+        format!("{record:?}").replace(&accepted, "")
+    }
+
+    #[test]
+    fn everything_that_is_known_of_a_relay_arrives() {
+        let placement = PlacementKey::of(b"key");
+        let cases = [
+            record(b"", Version::V31, PlacementKey::NONE),
+            record(&[0xFF; 256], Version::V311, placement),
+            record(&[b'x'; 257], Version::V5, placement),
+            record(&[b'x'; 65_535], Version::Unknown(9), placement),
+            Record {
+                connect: None,
+                identity: None,
+                decision: None,
+                code: None,
+                ..record(b"", Version::V5, placement)
+            },
+            Record {
+                identity: Some(Box::default()),
+                ..record(b"id", Version::V5, placement)
+            },
+        ];
+        for before in cases {
+            for idle_limit in [None, Some(Seconds(95))] {
+                let of_node = (NodeId(3), idle_limit);
+                let message = relay(&before, of_node, 1, &names()).expect("names");
+                let facts = facts(&message, &names()).expect("a relay");
+                assert_eq!(shown(&facts.record), shown(&before));
+                assert_eq!((facts.node_id, facts.idle_limit), of_node);
+                let age = |record: &Record| record.accepted.elapsed();
+                assert!(age(&facts.record).abs_diff(age(&before)) < Duration::from_secs(1));
+            }
+        }
+    }
+
+    #[test]
+    fn ages_go_on_and_one_that_cannot_be_breaks_nothing() {
+        let before = record(b"id", Version::V5, PlacementKey::NONE);
+        let mut message = relay(&before, (NodeId(3), None), 0, &names()).expect("names");
+        message.age_us = 1_000_000;
+        let accepted = facts(&message, &names()).expect("a relay").record.accepted;
+        assert!(accepted.elapsed() >= Duration::from_secs(1));
+        message.age_us = u64::MAX;
+        let accepted = facts(&message, &names()).expect("a relay").record.accepted;
+        assert!(Instant::now() >= accepted);
+    }
+
+    #[test]
+    fn a_relay_on_a_node_or_listener_that_has_no_name_cannot_be_sent() {
+        let record = record(b"id", Version::V5, PlacementKey::NONE);
+        assert!(relay(&record, (NodeId(1), None), 0, &names()).is_none());
+        let names = Names::new(vec![NodeId(3)], vec![]);
+        assert!(relay(&record, (NodeId(3), None), 0, &names).is_none());
+    }
+
+    #[test]
+    fn a_client_id_that_nobody_keeps_like_that_is_refused() {
+        let long = |length, hash| Some(LongId { length, hash });
+        let cases = [
+            (vec![1; 257], None),
+            (vec![1; 255], long(1_000, 1)),
+            (vec![1; 256], long(256, 1)),
+            (vec![1; 256], long(65_536, 1)),
+            (vec![1; 256], long(u64::MAX, 1)),
+        ];
+        for (client_id, long_id) in cases {
+            let message = messages::Connected {
+                client_id,
+                long_id,
+                ..messages::Connected::default()
+            };
+            assert!(connected_of(&message).is_err(), "{message:?}");
+        }
+    }
+}

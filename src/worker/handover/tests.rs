@@ -763,6 +763,12 @@ async fn ends_and_counts_are_known_to_the_process_that_takes_over() {
         .await
         .expect("it runs");
     assert_eq!(ends.len(), 3);
+    let ask = async |names: Arc<Names>| {
+        let ends = from.worker(0).request(|reply| Order::Ends(names, reply)).await;
+        ends.expect("it runs").len()
+    };
+    assert_eq!(ask(Arc::clone(&from.names)).await, 0, "they were told");
+    assert_eq!(ask(Arc::new(Names::clone(&from.names))).await, 3, "another handover");
     let counts = Counts::export(
         &from.counters,
         &from.shared.listeners.current(),
