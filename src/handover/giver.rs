@@ -80,7 +80,7 @@ pub struct Frozen {
     pub offered: Vec<Offered>,
     /// The state of each relay that moves. In the first round these were sent before or are in `offered`; later, all are in `offered`.
     pub states: Vec<State>,
-    /// Placements that were made, changed or ended since they were sent.
+    /// Placements that were made or changed since they were sent.
     pub placements: Vec<Placement>,
     /// What was counted, and how connections ended: in all, or since the last round.
     pub knowledge: Knowledge,

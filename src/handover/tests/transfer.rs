@@ -16,9 +16,11 @@ use super::{At, Plan, PlayedGiver, PlayedTaker, Sockets, World, a_moment, in_vir
 use crate::handover::channel::{Channel, Side};
 use crate::handover::conversation::{Deadlines, Failure, Step};
 use crate::handover::giver::give;
-use crate::handover::messages::{self, Body, Empty, Hello, RELAYS_MAX, Relays, Running, State, VERSION};
+use crate::handover::messages::{
+    self, Body, ENTRIES_MAX, Empty, Hello, RELAYS_MAX, Relays, Running, State, States, VERSION,
+};
 use crate::handover::taker::take;
-use crate::handover::wire::{self, batches};
+use crate::handover::wire::{self, Reader, batches};
 
 const RELAYS: u64 = 1_000;
 
@@ -230,6 +232,25 @@ fn a_relay_has_two_descriptors() {
     };
     wire::write(Body::Relays(too_many), 2 * RELAYS_MAX + 2).expect_err("more than the kernel takes");
     wire::write(Body::Go(Empty {}), 1).expect_err("a descriptor too many");
+}
+
+#[test]
+fn more_entries_than_allowed_are_refused_before_they_are_decoded() {
+    for (count, is_fine) in [(ENTRIES_MAX, true), (ENTRIES_MAX + 1, false)] {
+        let states = vec![State::default(); count];
+        let bytes = wire::write(Body::States(States { states }), 0).expect("a short message");
+        let mut reader = Reader::<()>::new(0);
+        let mut rest = bytes.as_slice();
+        let end = loop {
+            let (here, behind) = rest.split_at(reader.wanted().min(rest.len()));
+            rest = behind;
+            match reader.add(here, Vec::new()) {
+                Ok(None) => assert!(!rest.is_empty(), "no message"),
+                end => break end,
+            }
+        };
+        assert_eq!(end.is_ok(), is_fine, "{count}");
+    }
 }
 
 #[test]
