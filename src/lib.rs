@@ -57,8 +57,9 @@ pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
         BindError, CertificateStatus, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Counts, Cursor,
-        Fronts, Handle, Inherited, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RANKED_MAX,
-        RankedClient, RebalanceStatus, Reconnecting, Reloaded, Program, Request, Running, Totals, Upgrade, examine, probe, start, start_with, take_over,
+        Fronts, Handle, Inherited, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, Program,
+        RANKED_MAX, RankedClient, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals, Upgrade, examine,
+        probe, start, start_with, take_over,
     };
     pub use crate::worker::{Moved, RankedBy, Selector};
 }

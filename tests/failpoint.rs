@@ -402,12 +402,14 @@ fn a_panic_of_top_is_told_on_the_shells_screen_of_a_terminal_that_is_as_before()
 
 /// What a process that takes over does before it runs, each step of which may be its last.
 const BEFORE_IT_RUNS: [&str; 12] = [
-    "hello", "manifest", "sockets", "relays", "received", "prepare", "prepared", "states", "complete", "adopted", "go", "running",
+    "hello", "manifest", "sockets", "relays", "received", "prepare", "prepared", "states", "complete", "adopted", "go",
+    "running",
 ];
 
 /// What the other one does meanwhile.
-const BEFORE_IT_LETS_GO: [&str; 8] =
-    ["manifest", "sockets", "relays", "prepare", "states", "complete", "adopted", "go"];
+const BEFORE_IT_LETS_GO: [&str; 8] = [
+    "manifest", "sockets", "relays", "prepare", "states", "complete", "adopted", "go",
+];
 
 /// A client and its connection at the node.
 struct Talking {
@@ -437,7 +439,12 @@ impl Talking {
 }
 
 /// A program that hands over at a socket in this folder.
-fn handing_over(cluster: &Cluster, folder: &tempfile::TempDir, variable: &str, value: &str) -> (Program, std::path::PathBuf) {
+fn handing_over(
+    cluster: &Cluster,
+    folder: &tempfile::TempDir,
+    variable: &str,
+    value: &str,
+) -> (Program, std::path::PathBuf) {
     let socket = folder.path().join("handover.sock");
     let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
     command.env(variable, value);
@@ -458,8 +465,13 @@ fn a_process_that_is_killed_while_it_takes_over_costs_nothing() {
         for attempt in 0..2 {
             let (is_done, last) = program.try_upgrade(&[]);
             assert!(!is_done && last["step"] == "failed", "{place}: {last}");
-            assert!(last["error"].as_str().is_some_and(|why| why.contains("signal: 9")), "{place}: {last}");
-            clients.iter_mut().for_each(|client| client.talks(&format!("{place} {attempt}")));
+            assert!(
+                last["error"].as_str().is_some_and(|why| why.contains("signal: 9")),
+                "{place}: {last}"
+            );
+            clients
+                .iter_mut()
+                .for_each(|client| client.talks(&format!("{place} {attempt}")));
             clients.push(Talking::accepted(&cluster, &program, &format!("new {attempt}")));
         }
         let failed = Metrics::of(program.admin()).value("remora_handovers_total{result=\"failed\"}");
@@ -504,7 +516,11 @@ fn a_process_that_was_to_take_over_ends_with_the_one_before_unless_it_runs() {
         let mut client = Talking::accepted(&cluster, &program, "lost with its balancer");
         client.talks("before");
         let mut taker = Command::new(env!("CARGO_BIN_EXE_remora"));
-        taker.args(["run", "--config"]).arg(program.path()).arg("--take-over").arg(&socket);
+        taker
+            .args(["run", "--config"])
+            .arg(program.path())
+            .arg("--take-over")
+            .arg(&socket);
         taker.env("RUNTIME_DIRECTORY", folder.path());
         let ended = taker.output().expect("the program");
         assert_eq!(ended.status.code(), Some(1), "{place}");

@@ -195,7 +195,9 @@ mod tests {
     fn the_next_process_has_the_arguments_of_this_one_and_takes_over_from_it() {
         let next = |own: &[&str]| {
             let arguments = arguments(own.iter().map(OsString::from));
-            let texts = arguments.into_iter().map(|argument| argument.into_string().expect("text"));
+            let texts = arguments
+                .into_iter()
+                .map(|argument| argument.into_string().expect("text"));
             texts.collect::<Vec<_>>()
         };
         assert_eq!(next(&["run", "a.toml"]), ["run", "a.toml", "--take-over=-"]);

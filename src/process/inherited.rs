@@ -49,7 +49,8 @@ impl Inherited {
 
     fn add(&mut self, name: &str, socket: OwnedFd, config: &Config) -> io::Result<()> {
         let no_use = |what: &str| {
-            let error = format!("systemd has opened a socket, {name:?} {what}, that no listener of the configuration has");
+            let error =
+                format!("systemd has opened a socket, {name:?} {what}, that no listener of the configuration has");
             Err(io::Error::new(io::ErrorKind::InvalidInput, error))
         };
         if sockopt::socket_domain(&socket)? == AddressFamily::UNIX {
@@ -87,10 +88,7 @@ impl Inherited {
         let is_of = |socket: &mut InheritedSocket| {
             socket.configured == listener.address && (listener.address.port() != 0 || socket.name == listener.name)
         };
-        self.listeners
-            .extract_if(.., is_of)
-            .map(|found| found.socket)
-            .collect()
+        self.listeners.extract_if(.., is_of).map(|found| found.socket).collect()
     }
 }
 

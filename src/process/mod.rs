@@ -81,11 +81,7 @@ pub fn start(config: Config) -> io::Result<Running> {
 ///
 /// # Errors
 /// As of [`start`].
-pub fn start_with(
-    config: Config,
-    inherited: Inherited,
-    prepare: impl AsyncFnOnce(&Handle),
-) -> io::Result<Running> {
+pub fn start_with(config: Config, inherited: Inherited, prepare: impl AsyncFnOnce(&Handle)) -> io::Result<Running> {
     let starting = Starting::new(config, inherited, Before::NOTHING)?;
     starting.runtime().block_on(async {
         prepare(starting.handle()).await;
@@ -123,4 +119,3 @@ impl Drop for Running {
         self.workers.iter_mut().for_each(Worker::join);
     }
 }
-

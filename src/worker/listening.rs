@@ -105,8 +105,11 @@ impl ListenSockets {
     /// Duplicates of all sockets, for another process.
     pub(super) fn duplicates(&self) -> io::Result<Vec<(ListenerId, OwnedFd)>> {
         let open = self.open.borrow();
-        let all = open.iter().flat_map(|(id, all)| all.iter().map(|accepting| (*id, accepting)));
-        all.map(|(id, accepting)| Ok((id, accepting.socket.duplicate()?))).collect()
+        let all = open
+            .iter()
+            .flat_map(|(id, all)| all.iter().map(|accepting| (*id, accepting)));
+        all.map(|(id, accepting)| Ok((id, accepting.socket.duplicate()?)))
+            .collect()
     }
 
     /// A task that accepts clients on `socket`; none while nobody is accepted.
@@ -147,7 +150,10 @@ impl ListenSockets {
     /// Closes all sockets at once.
     pub(super) fn close_all(&self) {
         let closing = self.open.take();
-        closing.into_values().flatten().for_each(|mut accepting| accepting.pause());
+        closing
+            .into_values()
+            .flatten()
+            .for_each(|mut accepting| accepting.pause());
     }
 
     fn serve(&self, accepted: Accepted, id: ListenerId) {

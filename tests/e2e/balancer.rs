@@ -130,7 +130,11 @@ impl Program {
     /// Takes over from a program, with its configuration, at this socket.
     pub(crate) fn taking_over(old: &Self, socket: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
-        command.args(["run", "--config"]).arg(&old.path).arg("--take-over").arg(socket);
+        command
+            .args(["run", "--config"])
+            .arg(&old.path)
+            .arg("--take-over")
+            .arg(socket);
         Self::run(command, old.path.clone(), Arc::clone(&old.directory))
     }
 
@@ -192,10 +196,15 @@ impl Program {
     /// Runs `remora ctl upgrade` with these arguments; whether it succeeded, and the last step that it told of.
     pub(crate) fn try_upgrade(&mut self, arguments: &[&str]) -> (bool, Value) {
         let mut ctl = Command::new(env!("CARGO_BIN_EXE_remora"));
-        ctl.args(["ctl", "--json", "--socket"]).arg(self.socket()).arg("upgrade");
+        ctl.args(["ctl", "--json", "--socket"])
+            .arg(self.socket())
+            .arg("upgrade");
         let output = ctl.args(arguments).output().expect("the program");
         let text = String::from_utf8(output.stdout).expect("UTF-8");
-        let last = text.lines().last().map(|line| serde_json::from_str(line).expect("JSON"));
+        let last = text
+            .lines()
+            .last()
+            .map(|line| serde_json::from_str(line).expect("JSON"));
         let last: Value = last.unwrap_or_default();
         if last["step"] == "done" {
             let pid = last["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());

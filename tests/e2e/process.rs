@@ -3,7 +3,9 @@
 use std::process::Child;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, set_child_subreaper, test_kill_process, waitpid};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, kill_process, set_child_subreaper, test_kill_process, waitpid,
+};
 
 use crate::wait;
 

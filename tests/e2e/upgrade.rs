@@ -74,7 +74,10 @@ fn a_connection_goes_on_over_many_upgrades_and_new_clients_are_accepted() {
         others.push(Pair::accepted(&cluster, &program, &format!("new {number}")));
     }
     others.iter_mut().for_each(|other| other.talks("as well"));
-    assert_eq!(api(&program, "GET", "clients", "")["clients"].as_array().map(Vec::len), Some(4));
+    assert_eq!(
+        api(&program, "GET", "clients", "")["clients"].as_array().map(Vec::len),
+        Some(4)
+    );
     // What ends is told by the process that has it.
     pair.client.reset();
     assert_eq!(program.ended(pair.client.address())["cause"], "client_reset");
@@ -228,7 +231,9 @@ fn clients_that_connect_all_the_time_are_all_accepted() {
         for _ in 0..5 {
             program.upgrade();
             let before = accepted.load(Ordering::Relaxed);
-            wait::until("clients of the new process", || accepted.load(Ordering::Relaxed) > before + 20);
+            wait::until("clients of the new process", || {
+                accepted.load(Ordering::Relaxed) > before + 20
+            });
         }
         is_over.store(true, Ordering::Relaxed);
     });
@@ -277,7 +282,9 @@ fn no_counter_falls() {
     program.old_exit_code();
     // The last of it is told when nothing waits for it any more.
     let completed = "remora_handovers_total{result=\"completed\"}";
-    wait::until("the last counts of the old process", || Metrics::of(admin).value(completed) == 1.0);
+    wait::until("the last counts of the old process", || {
+        Metrics::of(admin).value(completed) == 1.0
+    });
     let after = Metrics::of(admin);
     assert_eq!(after.sum("remora_connections"), 10.0);
     assert!(after.value("remora_handover_pause_seconds") > 0.0);
@@ -286,11 +293,36 @@ fn no_counter_falls() {
         // Of the process itself, and of what it has done beside clients.
         let is_own = ["process_", "remora_log_", "remora_probes_", "remora_config_"];
         if is_counter && !is_own.iter().any(|own| name.starts_with(own)) {
-            assert!(after.value(name) >= before.value(name), "{name} fell from {} to {}", before.value(name), after.value(name));
+            assert!(
+                after.value(name) >= before.value(name),
+                "{name} fell from {} to {}",
+                before.value(name),
+                after.value(name)
+            );
         }
     }
     assert_eq!(after.value("remora_ends_total{cause=\"client_reset\"}"), 10.0);
     assert_eq!(after.sum("remora_accepts_total"), 20.0);
+}
+
+#[test]
+fn the_next_process_may_have_more_workers_or_fewer() {
+    let cluster = Cluster::of(2);
+    let config = toml(&cluster, "", ADMIN);
+    let mut program = Program::of(&config);
+    let mut pairs: Vec<Pair> = (0..20)
+        .map(|number| Pair::accepted(&cluster, &program, &format!("{number}")))
+        .collect();
+    for workers in [5, 1, 3] {
+        program.configure(&config.replace("workers = 2", &format!("workers = {workers}")));
+        assert_eq!(program.upgrade()["moved"], pairs.len());
+        pairs.iter_mut().for_each(|pair| pair.talks("moved"));
+        // Clients are accepted on every socket that there is, whichever worker has it.
+        let more = (0..20).map(|number| Pair::accepted(&cluster, &program, &format!("{workers} {number}")));
+        pairs.extend(more);
+    }
+    let listed = api(&program, "GET", "clients", "");
+    assert_eq!(listed["clients"].as_array().map(Vec::len), Some(pairs.len()));
 }
 
 #[test]

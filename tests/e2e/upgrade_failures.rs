@@ -26,7 +26,9 @@ fn script(folder: &Path, text: &str) -> PathBuf {
 }
 
 fn descriptors(process: u32) -> usize {
-    fs::read_dir(format!("/proc/{process}/fd")).expect("a process that runs").count()
+    fs::read_dir(format!("/proc/{process}/fd"))
+        .expect("a process that runs")
+        .count()
 }
 
 /// An upgrade that fails, and what has become of the program: nothing. Returns why it failed.
@@ -86,7 +88,14 @@ fn strangers_at_the_socket_change_nothing() {
     let open = descriptors(program.process());
     let garbage: Vec<u8> = (0..=255).cycle().take(100_000).collect();
     // Nothing, half a length, a length without a message, a message that is too long, and no message.
-    for said in [&[][..], &[1], &[0, 0, 0, 9], &[255; 8], &garbage, b"GET / HTTP/1.1\r\n\r\n"] {
+    for said in [
+        &[][..],
+        &[1],
+        &[0, 0, 0, 9],
+        &[255; 8],
+        &garbage,
+        b"GET / HTTP/1.1\r\n\r\n",
+    ] {
         let mut stranger = UnixStream::connect(&socket).expect("it listens");
         stranger.set_read_timeout(Some(wait::DEADLINE)).expect("a time");
         // It may close before it has read all.
@@ -96,7 +105,9 @@ fn strangers_at_the_socket_change_nothing() {
         let _ = stranger.read_to_end(&mut answer);
         pair.talks("goes on");
     }
-    wait::until("as many descriptors as before", || descriptors(program.process()) <= open);
+    wait::until("as many descriptors as before", || {
+        descriptors(program.process()) <= open
+    });
     let mut new = Program::taking_over(&program, &socket);
     assert_eq!(program.exit_code(), Some(0));
     pair.talks("after all");

@@ -69,7 +69,9 @@ fn text(step: &UpgradeStep) -> String {
         UpgradeStep::Prepared => "the new process is ready".to_owned(),
         UpgradeStep::Frozen => "stopped relaying".to_owned(),
         UpgradeStep::Adopted => "the new process has everything".to_owned(),
-        UpgradeStep::Running { round: 1, relays } => format!("the new process relays {relays} connections, and accepts"),
+        UpgradeStep::Running { round: 1, relays } => {
+            format!("the new process relays {relays} connections, and accepts")
+        }
         UpgradeStep::Running { relays, .. } => format!("{relays} more, which were connecting"),
         UpgradeStep::Done(upgraded) => done(upgraded),
         UpgradeStep::Failed { error } => format!("failed: {error}"),
@@ -94,7 +96,11 @@ fn done(upgraded: &Upgraded) -> String {
     let reasons: Vec<String> = left.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     if !reasons.is_empty() {
         let total = left.values().sum();
-        line += &format!("; {total} {} stay with the old process ({})", noun(total), reasons.join(", "));
+        line += &format!(
+            "; {total} {} stay with the old process ({})",
+            noun(total),
+            reasons.join(", ")
+        );
     }
     line
 }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{MutexGuard, oneshot};
@@ -16,8 +16,10 @@ use crate::admin::api::answers::Upgraded;
 use crate::base::build;
 use crate::base::clock;
 use crate::base::events::Change;
+use crate::base::log;
 use crate::base::supervise::Task;
 use crate::cluster::{NodeId, NodeState};
+use crate::config::Config;
 use crate::handover::messages::{Down, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
 use crate::path::handover::{Counts, Names, placement};
@@ -84,7 +86,12 @@ impl Handle {
 
     /// Waits until another process has taken over the listeners.
     pub async fn handed_over(&self) {
-        self.0.gave.subscribe().wait_for(|gave| *gave != Gave::Nothing).await.ok();
+        self.0
+            .gave
+            .subscribe()
+            .wait_for(|gave| *gave != Gave::Nothing)
+            .await
+            .ok();
     }
 
     /// Whether another process has taken over the listeners.
@@ -299,7 +306,10 @@ impl handover::Giver for Process<'_> {
             })
         });
         let manifest = Manifest {
-            requires: handover::messages::FEATURES.iter().map(|feature| (*feature).to_owned()).collect(),
+            requires: handover::messages::FEATURES
+                .iter()
+                .map(|feature| (*feature).to_owned())
+                .collect(),
             program: build::VERSION.to_owned(),
             age_ms: u64::try_from(clock::since_start(Instant::now()).as_millis()).unwrap_or(u64::MAX),
             nodes: nodes.iter().map(|known| known.name.to_string()).collect(),
@@ -348,7 +358,8 @@ impl handover::Giver for Process<'_> {
                 None => (number + 1, 0),
             });
             if !page.offered.is_empty() {
-                self.sent.extend(page.offered.iter().map(|offered| offered.relay.number));
+                self.sent
+                    .extend(page.offered.iter().map(|offered| offered.relay.number));
                 return Ok(Some(page.offered.into_iter().map(offered).collect()));
             }
         }
@@ -396,7 +407,9 @@ impl handover::Giver for Process<'_> {
     }
 
     async fn release(&mut self, numbers: Vec<u64>) {
-        self.pause = self.pause.max(self.frozen.map_or(Duration::ZERO, |since| since.elapsed()));
+        self.pause = self
+            .pause
+            .max(self.frozen.map_or(Duration::ZERO, |since| since.elapsed()));
         self.moved += numbers.len() as u64;
         let numbers: Arc<HashSet<u64>> = Arc::new(numbers.into_iter().collect());
         self.sent.retain(|number| !numbers.contains(number));
@@ -425,7 +438,14 @@ impl handover::Giver for Process<'_> {
             let names = &self.names;
             let offer = |reply| {
                 let names = Arc::clone(names);
-                Order::Offer(Offer { names, place: 0, most: 1 }, reply)
+                Order::Offer(
+                    Offer {
+                        names,
+                        place: 0,
+                        most: 1,
+                    },
+                    reply,
+                )
             };
             match self.ask_all(offer).await {
                 Ok(pages) if pages.iter().any(|page| !page.offered.is_empty()) => return true,
@@ -517,6 +537,21 @@ impl Inner {
             self.shared.listeners.change(entry.id, |entry| entry.removed = true);
         }
         self.serving.send_replace(Serving::NoMore);
+        self.do_no_work_of_the_next();
+    }
+
+    /// What only one process may do: rotating the log's file, and examining the cluster from time to time.
+    fn do_no_work_of_the_next(&self) {
+        let mut config = Config::clone(&self.config.load());
+        config.log.file_size_max = None;
+        config.doctor.interval = None;
+        match log::prepare(&config.log) {
+            Ok(prepared) => log::reconfigure(&config.log, prepared),
+            Err(error) => tracing::warn!(%error, "both processes rotate the log's file"),
+        }
+        let config = Arc::new(config);
+        self.examiner.reload(Arc::clone(&config));
+        self.config.store(config);
     }
 }
 

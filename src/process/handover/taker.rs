@@ -89,7 +89,13 @@ async fn take(config: Config, socket: UnixStream, reply: SyncSender<io::Result<R
                     error: None,
                 });
             }
-            tracing::info!(event = Change::HANDOVER, version, moved, rounds = taken.rounds, "took over");
+            tracing::info!(
+                event = Change::HANDOVER,
+                version,
+                moved,
+                rounds = taken.rounds,
+                "took over"
+            );
             if let Some(why) = taken.cut_short {
                 tracing::warn!(error = %why, "the other process was gone before all that could move had moved");
             }
@@ -189,7 +195,9 @@ impl handover::Taker for Process {
         for (entry, socket) in sockets {
             match (entry.listener, &*entry.other) {
                 (Some(place), _) => {
-                    let listener = usize::try_from(place).ok().and_then(|place| self.manifest.listeners.get(place));
+                    let listener = usize::try_from(place)
+                        .ok()
+                        .and_then(|place| self.manifest.listeners.get(place));
                     let listener = listener.ok_or("a socket of no listener")?;
                     self.inherited.listeners.push(InheritedSocket {
                         name: listener.name.clone(),
@@ -254,7 +262,12 @@ impl handover::Taker for Process {
         let mut asked = Vec::new();
         for (worker, states) in workers.iter().zip(of_workers) {
             if !states.is_empty() {
-                asked.push(worker.ask(|reply| Order::AdoptStates(states, reply)).await.map_err(text)?);
+                asked.push(
+                    worker
+                        .ask(|reply| Order::AdoptStates(states, reply))
+                        .await
+                        .map_err(text)?,
+                );
             }
         }
         // While they adopt, the next ones come.
@@ -335,7 +348,9 @@ fn names(manifest: &Manifest, handle: &Handle) -> Result<Names, String> {
         let place = known.iter().position(|known| *known.name == **name);
         place.and_then(|place| u16::try_from(place).ok()).map(NodeId)
     });
-    let nodes = nodes.collect::<Option<Vec<NodeId>>>().ok_or("a node that is not known here")?;
+    let nodes = nodes
+        .collect::<Option<Vec<NodeId>>>()
+        .ok_or("a node that is not known here")?;
     let mut listeners = Vec::new();
     for listener in &manifest.listeners {
         let configured = address(&listener.configured)?;
@@ -344,12 +359,15 @@ fn names(manifest: &Manifest, handle: &Handle) -> Result<Names, String> {
             ..Listener::new(configured)
         };
         let entries = handle.0.shared.listeners.current();
-        let found = entries.iter().find(|entry| !listener.is_removed && entry.is(&as_configured));
+        let found = entries
+            .iter()
+            .find(|entry| !listener.is_removed && entry.is(&as_configured));
         listeners.push(match found {
             Some(entry) => entry.id,
             None => {
                 let id = ListenerId(u16::try_from(entries.len()).map_err(text)?);
-                let mut entry = ListenerEntry::new(id, as_configured, address(&listener.bound)?, handle.0.workers.len());
+                let mut entry =
+                    ListenerEntry::new(id, as_configured, address(&listener.bound)?, handle.0.workers.len());
                 entry.removed = true;
                 handle.0.shared.listeners.add(entry);
                 id
@@ -360,7 +378,8 @@ fn names(manifest: &Manifest, handle: &Handle) -> Result<Names, String> {
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| format!("an invalid address: {}", Escaped(text.as_bytes())))
+    text.parse()
+        .map_err(|_| format!("an invalid address: {}", Escaped(text.as_bytes())))
 }
 
 fn text(error: impl std::fmt::Display) -> String {
