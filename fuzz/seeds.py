@@ -399,6 +399,90 @@ HELD = {
     + order(AWAIT, 6, 0, 1) + order(AWAIT, 7, 0, 1) + order(PASS_TIME, 5, 1) + order(AWAIT, 5, 0, 3),
 }
 
+def field(number_of_field, value):
+    """A field of Protocol Buffers: a number, bytes, or another message as a list of fields."""
+    if isinstance(value, int):
+        return number(number_of_field << 3) + number(value)
+    raw = b"".join(value) if isinstance(value, list) else value
+    return number(number_of_field << 3 | 2) + number(len(raw)) + raw
+
+
+def fixed(number_of_field, value):
+    return number(number_of_field << 3 | 5) + struct.pack("<I", value)
+
+
+def message(kind, fields, descriptors=0, behind=b"", length=None):
+    raw = field(kind, fields) + behind
+    return struct.pack(">II", len(raw) if length is None else length, descriptors) + raw
+
+
+ADDRESS = b"192.0.2.7:51000"
+CONNECTED = [field(1, b"sensor-17"), field(3, 5), field(4, 60), field(6, b"k" * 16), field(7, 1 << 63), field(8, 3600)]
+RELAY = [
+    *(field(1, 300), field(2, 1), field(4, 2), field(5, ADDRESS), field(6, 1 << 40), field(7, CONNECTED), field(8, b"home")),
+    *(field(10, 0), field(11, b"\x01\x02\xac\x02\x04"), field(12, 90)),
+    field(13, [field(1, b"mqtt.example"), field(2, [field(1, b"TLSv1.3"), field(3, 1), field(4, b"gauge"), field(5, b"a"), field(5, b"b")])]),
+]
+LONG_ID = [field(1, 7), field(7, [field(1, b"long" * 16), field(2, [field(1, 9_000), field(2, 1 << 62)])])]
+SIDE = [field(1, b"\x30\x05\0\1amm"), field(2, 1 << 33), field(3, 7), field(4, 1), field(5, 7)]
+FRAME = [field(1, 1), field(2, b"\x82\xfe"), field(3, 70_000), fixed(4, 0x01020304), field(5, 3), field(6, 9), field(7, b"ping")]
+STATE = [field(1, 300), field(2, SIDE), field(3, SIDE), field(4, b"\x01\x02\x03"), field(5, FRAME), field(6, 1)]
+PLACEMENT = [field(1, b"k" * 16), field(2, 1), field(3, 300), field(4, 60_000), field(5, 1), field(6, 9)]
+COUNTER = [field(1, b"connections"), field(2, b"emqx1"), field(3, b"client_closed"), field(4, 1 << 50)]
+MANIFEST = [
+    *(field(1, 1), field(2, b"relays"), field(2, b"frames"), field(3, b"0.1.0"), field(4, 1 << 35), field(5, b"\x07\x08")),
+    *(field(6, b"emqx1"), field(6, b"emqx2"), field(8, 9_000), field(9, 4)),
+    field(7, [field(1, b"mqtt"), field(2, b"[::]:1883"), field(3, b"[::]:1883"), field(4, 1)]),
+    field(10, [field(1, b"emqx1"), field(2, 0), field(3, 1)]),
+    field(11, [field(1, b"emqx2"), field(2, b"ws")]),
+]
+ROUND = (
+    message(5, [field(1, RELAY)], 2)
+    + message(7, [field(1, PLACEMENT)])
+    + message(9, [field(1, STATE)])
+    + message(10, [field(1, COUNTER)])
+    + message(11, [field(1, 1), field(2, b"\x07")])
+    + message(13, [])
+    + message(15, [])
+)
+HANDOVERS = {
+    "hello": message(1, [field(1, 1), field(2, 1), field(3, b"0.1.0"), field(4, 4711), field(5, 1 << 20)]),
+    "manifest": message(2, MANIFEST),
+    "refused": message(3, [field(1, b"no common version")]),
+    "sockets": message(4, [field(1, [field(1, 0), field(3, b"[::]:1883")]), field(1, [field(2, b"admin")])], 2),
+    "relay": message(5, [field(1, RELAY)], 2),
+    "relays": message(5, [field(1, RELAY), field(1, LONG_ID), field(1, [])], 6),
+    "received": message(6, [field(1, 4)]),
+    "placements": message(7, [field(1, PLACEMENT), field(1, [])]),
+    "prepared": message(16, []) + message(8, []),
+    "states": message(9, [field(1, STATE), field(1, [])]),
+    "knowledge": message(10, [field(1, COUNTER), field(2, [field(1, RELAY), field(2, b"idle"), field(3, 9)])]),
+    "complete": message(11, [field(1, 2), field(2, b"\x07\xac\x02")]),
+    "adopted": message(12, [field(1, b"\x01\xac\x02")]),
+    "adopted_unpacked": message(12, [field(1, 1), field(1, 300)]),
+    "go": message(13, []),
+    "running": message(14, [field(1, 9_000)]),
+    "round": ROUND,
+    "unknown_kind": message(99, [field(1, b"new")]) + message(13, []),
+    "unknown_kind_with_descriptors": message(99, [field(1, b"new")], 3) + message(13, []),
+    "unknown_field": message(14, [field(1, 1), field(77, b"new"), fixed(78, 1)]),
+    "nothing": bytes(8) + message(13, []),
+    "two_bodies": message(13, [], behind=field(14, [field(1, 2)])),
+    "the_same_body_twice": message(4, [field(1, [])], 2, behind=field(4, [field(1, [])])),
+    "descriptor_missing": message(5, [field(1, RELAY)], 1),
+    "descriptor_too_many": message(13, [], 1),
+    "descriptors_too_many": message(5, [field(1, [])] * 127, 254),
+    "descriptors_most": message(5, [field(1, [])] * 126, 252),
+    "half": message(9, [field(1, STATE)])[:40],
+    "too_long": message(13, [], length=(4 << 20) + 1),
+    "longest": message(13, [], length=4 << 20),
+    "length_wrong": message(14, [field(1, 9_000)], length=3),
+    "group": message(1, [b"\x0b\x0c"]),
+    "varint_endless": message(14, [b"\x08" + b"\xff" * 11]),
+    "not_utf8": message(3, [field(1, b"\xff\xfe")]),
+    "no_message": b"GET / HTTP/1.1\r\n\r\n",
+}
+
 NODES = "upstream e { server 10.0.0.11:1883; server 10.0.0.12:1883 weight=2; }"
 IMPORTS_OF_NGINX = {
     "tcp": f"stream {{ {NODES} server {{ listen 1883; proxy_pass e; }} }}",
@@ -437,7 +521,7 @@ for target, seeds in (("import_nginx", IMPORTS_OF_NGINX), ("import_haproxy", IMP
 
 for target, seeds in (("connect", CONNECTS), ("connack", CONNACKS), ("frames", FRAMES), ("proxy", PROXIES),
                       ("upgrade", UPGRADES), ("switching", SWITCHINGS), ("hello", HELLOS), ("framing", FRAMINGS),
-                      ("held", HELD)):
+                      ("held", HELD), ("handover", HANDOVERS)):
     (CORPUS / target).mkdir(parents=True, exist_ok=True)
     for name, raw in seeds.items():
         (CORPUS / target / name).write_bytes(raw)

@@ -32,6 +32,8 @@ pub mod control;
 #[doc(hidden)]
 pub mod doctor;
 #[doc(hidden)]
+pub mod handover;
+#[doc(hidden)]
 pub mod identity;
 #[doc(hidden)]
 pub mod import;
@@ -55,9 +57,9 @@ pub mod serve {
     pub use crate::process::drain;
     pub use crate::process::{
         BindError, CertificateStatus, ClientEnd, ClientFilter, ClientLookup, ClientPage, ClientStatus, Counts, Cursor,
-        Fronts, Handle, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, RANKED_MAX,
-        RankedClient, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals, examine, probe, start,
-        start_with,
+        Fronts, Handle, Inherited, ListenerStatus, NodeCounts, NodeStatus, NodeWish, NotReloaded, PAGE_MAX, Program,
+        RANKED_MAX, RankedClient, RebalanceStatus, Reconnecting, Reloaded, Request, Running, Totals, Upgrade, examine,
+        probe, start, start_with, take_over,
     };
     pub use crate::worker::{Moved, RankedBy, Selector};
 }

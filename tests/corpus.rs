@@ -73,6 +73,11 @@ fn the_account_of_held_bytes() {
 }
 
 #[test]
+fn messages_of_a_handover() {
+    replay(&["fuzz/corpus/handover"], 30, checks::handover::handover);
+}
+
+#[test]
 fn proxy_headers() {
     replay(&["fuzz/corpus/proxy"], 19, checks::proxy_header);
 }

@@ -24,6 +24,8 @@ mod kernel;
 mod node;
 #[path = "e2e/packets.rs"]
 mod packets;
+#[path = "e2e/process.rs"]
+mod process;
 #[path = "e2e/terminal.rs"]
 mod terminal;
 #[path = "e2e/wait.rs"]
@@ -396,4 +398,146 @@ fn a_panic_of_top_is_told_on_the_shells_screen_of_a_terminal_that_is_as_before()
     let (status, contents) = terminal::Terminal::run(command).restored();
     assert_eq!(status.code(), Some(101));
     assert!(contents.contains("test panic in Top"), "{contents}");
+}
+
+/// What a process that takes over does before it runs, each step of which may be its last.
+const BEFORE_IT_RUNS: [&str; 12] = [
+    "hello", "manifest", "sockets", "relays", "received", "prepare", "prepared", "states", "complete", "adopted", "go",
+    "running",
+];
+
+/// What the other one does meanwhile.
+const BEFORE_IT_LETS_GO: [&str; 8] = [
+    "manifest", "sockets", "relays", "prepare", "states", "complete", "adopted", "go",
+];
+
+/// A client and its connection at the node.
+struct Talking {
+    client: Client,
+    node: std::sync::Arc<node::Connection>,
+    sent: Vec<u8>,
+}
+
+impl Talking {
+    #[track_caller]
+    fn accepted(cluster: &Cluster, program: &Program, id: &str) -> Self {
+        let sent = Connect::new(id).bytes();
+        let client = Client::accepted(program.address, &Connect::new(id));
+        let (_, node) = cluster.holder(&sent);
+        Self { client, node, sent }
+    }
+
+    #[track_caller]
+    fn talks(&mut self, text: &str) {
+        let message = packets::publish(text.as_bytes());
+        self.client.send(&message);
+        self.sent.extend_from_slice(&message);
+        self.node.expect(&self.sent);
+        self.node.send(&message);
+        self.client.expect(&message);
+    }
+}
+
+/// A program that hands over at a socket in this folder.
+fn handing_over(
+    cluster: &Cluster,
+    folder: &tempfile::TempDir,
+    variable: &str,
+    value: &str,
+) -> (Program, std::path::PathBuf) {
+    let socket = folder.path().join("handover.sock");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command.env(variable, value);
+    let tables = format!("{ADMIN}[handover]\nsocket = \"{}\"\n", socket.display());
+    (Program::by(command, &toml(cluster, "", &tables)), socket)
+}
+
+#[test]
+fn a_process_that_is_killed_while_it_takes_over_costs_nothing() {
+    for place in BEFORE_IT_RUNS {
+        let cluster = Cluster::of(1);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+        command.env(format!("REMORA_KILL_IN_TAKE_{}", place.to_uppercase()), "1");
+        let mut program = Program::by(command, &toml(&cluster, "", ADMIN));
+        let mut clients: Vec<_> = (0..20)
+            .map(|number| Talking::accepted(&cluster, &program, &format!("stays {number}")))
+            .collect();
+        for attempt in 0..2 {
+            let (is_done, last) = program.try_upgrade(&[]);
+            assert!(!is_done && last["step"] == "failed", "{place}: {last}");
+            assert!(
+                last["error"].as_str().is_some_and(|why| why.contains("signal: 9")),
+                "{place}: {last}"
+            );
+            clients
+                .iter_mut()
+                .for_each(|client| client.talks(&format!("{place} {attempt}")));
+            clients.push(Talking::accepted(&cluster, &program, &format!("new {attempt}")));
+        }
+        let failed = Metrics::of(program.admin()).value("remora_handovers_total{result=\"failed\"}");
+        assert_eq!(failed, 2.0, "{place}");
+    }
+}
+
+#[test]
+fn a_process_that_hangs_while_it_takes_over_is_given_up_in_time() {
+    for place in ["complete", "adopted", "go", "running"] {
+        let cluster = Cluster::of(1);
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let hangs = folder.path().join("hangs");
+        std::fs::write(&hangs, "").expect("a file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+        command.env(format!("REMORA_HANG_IN_TAKE_{}", place.to_uppercase()), "1");
+        command.env("REMORA_HANG_WHILE", &hangs);
+        let mut program = Program::by(command, &toml(&cluster, "", ADMIN));
+        let mut client = Talking::accepted(&cluster, &program, "waits");
+        let upgrade = std::thread::scope(|scope| {
+            let upgrade = scope.spawn(|| program.try_upgrade(&[]));
+            // Sent while it is frozen, or before: it arrives in any case.
+            client.talks(place);
+            upgrade.join().expect("an upgrade")
+        });
+        assert!(!upgrade.0 && upgrade.1["step"] == "failed", "{place}: {upgrade:?}");
+        std::fs::remove_file(&hangs).expect("a file");
+        client.talks("after it");
+        // The next one does not hang, and nothing is left of the first.
+        assert_eq!(program.upgrade()["moved"], 1, "{place}");
+        client.talks("moved");
+    }
+}
+
+#[test]
+fn a_process_that_was_to_take_over_ends_with_the_one_before_unless_it_runs() {
+    for place in BEFORE_IT_LETS_GO {
+        let (cluster, folder) = (Cluster::of(1), tempfile::TempDir::new().expect("a folder"));
+        let variable = format!("REMORA_KILL_IN_GIVE_{}", place.to_uppercase());
+        let (mut program, socket) = handing_over(&cluster, &folder, &variable, "1");
+        program.may_fail = true;
+        let mut client = Talking::accepted(&cluster, &program, "lost with its balancer");
+        client.talks("before");
+        let mut taker = Command::new(env!("CARGO_BIN_EXE_remora"));
+        taker
+            .args(["run", "--config"])
+            .arg(program.path())
+            .arg("--take-over")
+            .arg(&socket);
+        taker.env("RUNTIME_DIRECTORY", folder.path());
+        let ended = taker.output().expect("the program");
+        assert_eq!(ended.status.code(), Some(1), "{place}");
+        assert_eq!(program.exit_code(), None, "killed");
+        client.client.rest();
+    }
+}
+
+#[test]
+fn a_process_that_runs_keeps_what_it_has_taken_when_the_one_before_is_killed() {
+    let (cluster, folder) = (Cluster::of(1), tempfile::TempDir::new().expect("a folder"));
+    let (mut program, socket) = handing_over(&cluster, &folder, "REMORA_KILL_IN_GIVE_RUNNING", "1");
+    program.may_fail = true;
+    let mut client = Talking::accepted(&cluster, &program, "moves");
+    client.talks("before");
+    let new = Program::taking_over(&program, &socket);
+    assert_eq!(program.exit_code(), None, "killed");
+    client.talks("after");
+    Talking::accepted(&cluster, &new, "new").talks("as well");
 }

@@ -22,6 +22,7 @@ const STATION: &[&str] = &[
     "path::opening",
     "path::record",
     "path::sides",
+    "handover::messages",
 ];
 
 /// A room, and what it may import besides itself. The longest room that a file is in holds for it.
@@ -32,12 +33,23 @@ const ROOMS: &[(&str, &[&str])] = &[
     // What another program's configuration says; the program reads the files, and checks the result.
     ("import", &[]),
     ("proxy_protocol", &["identity"]),
+    // What two processes say to each other; the messages are plain data, made and read by the part that they are of.
+    ("handover", &["base"]),
+    ("handover::messages", &[]),
     // Its counters can be put under a test's scheduler; seconds are a number.
     ("cluster", &["base::sync", "base::clock::Seconds", "proxy_protocol"]),
     ("net", &["base", "mqtt", "cluster", "proxy_protocol", "identity"]),
     (
         "path",
-        &["base", "net", "mqtt", "cluster", "proxy_protocol", "identity"],
+        &[
+            "base",
+            "net",
+            "mqtt",
+            "cluster",
+            "proxy_protocol",
+            "identity",
+            "handover::messages",
+        ],
     ),
     ("path::accept", STATION),
     ("path::peek", STATION),
@@ -56,7 +68,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     // What decides does no I/O.
     ("doctor::finding", &[]),
     ("doctor::matrix", &[]),
-    ("worker", &["base", "net", "path", "cluster"]),
+    ("worker", &["base", "net", "path", "cluster", "handover::messages"]),
     (
         "admin",
         &[
@@ -88,6 +100,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "control",
             "admin",
             "doctor",
+            "handover::settings",
             "process::drain",
             "cluster",
             "proxy_protocol",
@@ -97,7 +110,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "process",
         &[
-            "base", "net", "path", "control", "worker", "admin", "config", "cluster", "identity", "doctor",
+            "base", "net", "path", "control", "worker", "admin", "config", "cluster", "identity", "doctor", "handover",
         ],
     ),
 ];
@@ -118,6 +131,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("mqttbytes", &["mqtt::client_packets"]),
     ("nix", &["net::socket"]),
     ("prometheus_client", &["admin"]),
+    ("prost", &["handover"]),
     ("ratatui_core", &["cli"]),
     ("ratatui_crossterm", &["cli"]),
     ("rcgen", &["net::tls"]),

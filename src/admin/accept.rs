@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::api::reader::Reader;
+use super::api::reader::Lasting;
 use super::pages::Pages;
 use super::peer::Peer;
 use crate::net::descriptors::{self, Reserve};
@@ -48,8 +48,8 @@ struct Answering {
     follows: Follows,
 }
 
-/// The reader of events that a connection is, if it is one.
-type Follows = Arc<OnceLock<Arc<Reader>>>;
+/// The long answer that a connection is given, if it is one.
+type Follows = Arc<OnceLock<Lasting>>;
 
 /// A socket that yields connections.
 pub(super) trait Accept: AsFd + Send + Sync {
@@ -187,12 +187,12 @@ fn close<L: Accept>(socket: L::Stream, listener: &L) -> io::Result<Reserve> {
 }
 
 /// Returns when a connection has lasted for too long: one that follows the events, when it falls behind.
-async fn lasts_too_long(follows: &OnceLock<Arc<Reader>>) {
+async fn lasts_too_long(follows: &OnceLock<Lasting>) {
     let due = Instant::now() + CONNECTION_MAX;
     while Instant::now() < due {
         tokio::time::sleep(LOOK).await;
-        if let Some(reader) = follows.get() {
-            return reader.falls_behind().await;
+        if let Some(lasting) = follows.get() {
+            return lasting.lasts_too_long().await;
         }
     }
 }
@@ -202,14 +202,14 @@ async fn answer(
     socket: impl AsyncRead + AsyncWrite + Unpin,
     peer: &Peer,
     pages: &Pages,
-    follows: &OnceLock<Arc<Reader>>,
+    follows: &OnceLock<Lasting>,
     keep_alive: bool,
 ) {
     let answer = service_fn(|request| async move {
         let response = pages.answer(request, peer).await;
-        if let Some(reader) = response.extensions().get::<Arc<Reader>>() {
+        if let Some(lasting) = response.extensions().get::<Lasting>() {
             // A connection has one at most, unless it was read to its end.
-            let _ = follows.set(Arc::clone(reader));
+            let _ = follows.set(lasting.clone());
         }
         Ok::<_, Infallible>(response)
     });

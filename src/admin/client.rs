@@ -103,10 +103,31 @@ impl Client {
     ///
     /// # Errors
     /// The connection failed, or the answer is another one, which is the text.
-    pub async fn events(&mut self, target: &str, mut take: impl FnMut(&str) -> bool) -> io::Result<Result<(), Answer>> {
+    pub async fn events(&mut self, target: &str, take: impl FnMut(&str) -> bool) -> io::Result<Result<(), Answer>> {
+        let response = self.send(false, target, None).await?;
+        Self::read_events(response, take).await
+    }
+
+    /// Asks for a change whose steps are server-sent events, and passes the data of each to `take` in the same way.
+    ///
+    /// # Errors
+    /// The connection failed, or the answer is another one, which is the text.
+    pub async fn steps(
+        &mut self,
+        target: &str,
+        body: Option<String>,
+        take: impl FnMut(&str) -> bool,
+    ) -> io::Result<Result<(), Answer>> {
+        let response = self.send(true, target, body).await?;
+        Self::read_events(response, take).await
+    }
+
+    async fn read_events(
+        response: Response<Incoming>,
+        mut take: impl FnMut(&str) -> bool,
+    ) -> io::Result<Result<(), Answer>> {
         /// More than any event has.
         const EVENT_BYTES_MAX: usize = 1 << 20;
-        let response = self.send(false, target, None).await?;
         let status = response.status().as_u16();
         let mut body = response.into_body();
         let mut text = Vec::new();

@@ -11,6 +11,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
 use super::doctor_series;
+use super::handovers::Handovers;
 use super::history::History;
 use super::node_series;
 use super::page::{Page, timestamp};
@@ -58,6 +59,8 @@ pub struct AdminState {
     pub connections_max: AtomicUsize,
     /// The results of reloads.
     pub reloads: Reloads,
+    /// What was counted of handovers.
+    pub handovers: Handovers,
     /// What has changed.
     pub events: Arc<Events>,
     /// The certificate that is presented to nodes.
@@ -144,6 +147,11 @@ impl<'a> ListenerSeries<'a> {
         newest
             .or(self.0.last())
             .map_or(all, |listener| listener.connections_max(all))
+    }
+
+    fn connections(&self) -> usize {
+        let counts = self.0.iter().map(|listener| listener.listener_count.connections());
+        counts.sum()
     }
 
     fn sum(&self, count: impl Fn(&ListenerCounters) -> &Count) -> u64 {
@@ -283,12 +291,9 @@ impl AdminState {
         page.gauges(
             "connections",
             "Client connections that were accepted and have not ended",
-            listeners.iter().map(|listener| {
-                // `ended` is read first: a connection that ends in between counts as open, so the difference is never too low.
-                let ended = listener.sum(|counters| &counters.ended);
-                let accepted = listener.sum(|counters| &counters.accepted);
-                ([("listener", listener.name())], accepted.saturating_sub(ended))
-            }),
+            listeners
+                .iter()
+                .map(|listener| ([("listener", listener.name())], listener.connections() as u64)),
         )?;
         page.counters(
             "accepts",
@@ -549,6 +554,7 @@ impl AdminState {
             "Events by kind, as the API and the log name them",
             self.events.counts().map(|(kind, count)| ([("event", kind)], count)),
         )?;
+        self.handovers.encode(page)?;
         page.gauge(
             "storm",
             "1 while far more clients connect than usual, or more than nodes may get",

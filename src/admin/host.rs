@@ -9,7 +9,7 @@ use hyper::Request;
 use hyper::header::HOST;
 
 /// The configured names of the admin listener.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hosts(Vec<String>);
 
 impl Hosts {

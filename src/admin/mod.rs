@@ -6,11 +6,13 @@ mod accept;
 pub mod api;
 mod ask;
 mod ask_peer;
+mod bind;
 mod body;
 mod client;
 mod doctor_series;
 mod exposition;
 mod forward;
+mod handovers;
 pub(crate) mod history;
 mod host;
 mod identity;
@@ -21,145 +23,82 @@ mod peer;
 mod percent;
 mod process;
 pub(crate) mod settings;
-mod socket;
 mod status_page;
 pub(crate) mod tokens;
 
+use std::convert::Infallible;
 use std::future::poll_fn;
-use std::io;
-use std::net::{self, SocketAddr};
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 
 pub use api::Api;
 pub use ask::{Health, health};
+pub use bind::{BindFailed, Inherited, Listener, bind, probe_socket};
 pub use client::{Answer, Client};
 
 pub use exposition::{AdminState, Reloads};
 pub use forward::Forward;
-use host::Hosts;
+pub use handovers::Handovers;
 pub use identity::Identity;
 use pages::Pages;
 pub use percent::escaped;
 pub use settings::{ADDRESS_DEFAULT, Address, Settings, Socket};
-use socket::AdminSocket;
-pub use socket::{SocketRefused, probe as probe_socket};
 pub use tokens::{Scope, Token};
 
-/// The bound admin listener.
-#[derive(Debug)]
-pub struct Listener {
-    tcp: Vec<net::TcpListener>,
-    unix: Option<AdminSocket>,
-    hosts: Hosts,
-    identity: Identity,
+/// Whether the admin listener takes connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serving {
+    /// Not yet: another process does.
+    NotYet,
+    /// It does.
+    Now,
+    /// Not any more: another process does. What was asked before is answered still.
+    NoMore,
 }
 
-impl Listener {
-    /// Where it is bound on TCP.
-    ///
-    /// # Errors
-    /// The system does not say.
-    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.tcp.iter().map(net::TcpListener::local_addr).collect()
+/// Serves requests while it may, for ever.
+pub(crate) async fn serve(
+    listener: Arc<Listener>,
+    mut serving: watch::Receiver<Serving>,
+    facts: Arc<AdminState>,
+    api: Arc<Api>,
+) {
+    let pages = Arc::new(Pages::new(
+        facts,
+        listener.hosts.clone(),
+        listener.identity.clone(),
+        api,
+    ));
+    // Who can change it lasts as long as what is served.
+    let _ = serving.wait_for(|serving| *serving != Serving::NotYet).await;
+    tokio::select! {
+        never = accept_all(&listener, &pages) => match never {},
+        Ok(_) = serving.wait_for(|serving| *serving == Serving::NoMore) => listener.leave_file(),
     }
-
-    /// The path of its unix socket, if it has one.
-    pub fn socket(&self) -> Option<&Path> {
-        self.unix.as_ref().map(|unix| &*unix.path)
-    }
+    drop(listener);
+    std::future::pending().await
 }
 
-/// Binds the admin listener's addresses.
-///
-/// # Errors
-/// A configured address cannot be bound. If the default one cannot be bound, that is only a warning.
-fn bind_tcp(address: &Address) -> Result<Vec<net::TcpListener>, BindFailed> {
-    let bind = |address: SocketAddr| {
-        let socket = net::TcpListener::bind(address)?;
-        socket.set_nonblocking(true)?;
-        Ok(socket)
-    };
-    match address {
-        Address::Off => Ok(Vec::new()),
-        Address::At(addresses) => {
-            let all = addresses.iter().map(|address| {
-                let failed = |error| BindFailed::Address(*address, error);
-                bind(*address).map_err(failed)
-            });
-            all.collect()
-        }
-        Address::Default => match bind(ADDRESS_DEFAULT) {
-            Ok(socket) => Ok(vec![socket]),
-            Err(error) => {
-                let error: io::Error = error;
-                tracing::warn!(%error, address = %ADDRESS_DEFAULT, "no admin listener; set admin.address to have one");
-                Ok(Vec::new())
-            }
-        },
-    }
-}
-
-/// Binds the admin listener: its addresses, and its unix socket.
-///
-/// # Errors
-/// What is configured cannot be bound.
-pub fn bind(settings: &Settings) -> Result<Listener, BindFailed> {
-    let tcp = bind_tcp(&settings.address)?;
-    let is_local = |tcp: &net::TcpListener| tcp.local_addr().is_ok_and(|address| address.ip().is_loopback());
-    if settings.tokens.is_empty() && !tcp.iter().all(is_local) {
-        tracing::info!("no token in [admin]: only /livez, /readyz and /metrics are served on TCP");
-    }
-    Ok(Listener {
-        tcp,
-        unix: socket::bind(settings).map_err(|refused| BindFailed::Socket(refused.into()))?,
-        hosts: Hosts::new(settings.hosts.clone()),
-        identity: Identity::of_this_process(settings.configuration.clone()),
-    })
-}
-
-/// What could not be bound.
-#[derive(Debug)]
-pub enum BindFailed {
-    /// This address.
-    Address(SocketAddr, io::Error),
-    /// The unix socket, in words for operators.
-    Socket(io::Error),
-}
-
-/// Serves requests for ever.
-pub async fn serve(listener: Listener, facts: Arc<AdminState>, api: Arc<Api>) {
-    let Listener {
-        tcp,
-        unix,
-        hosts,
-        identity,
-    } = listener;
-    let pages = Arc::new(Pages::new(facts, hosts, identity, api));
+async fn accept_all(listener: &Listener, pages: &Arc<Pages>) -> Infallible {
     let mut serving: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
-    for tcp in tcp {
-        let serve = accept::serve(TcpListener::from_std(tcp), Arc::clone(&pages));
-        serving.push(Box::pin(serve));
+    for tcp in &listener.tcp {
+        let tcp = tcp.try_clone().and_then(TcpListener::from_std);
+        serving.push(Box::pin(accept::serve(tcp, Arc::clone(pages))));
     }
-    if let Some(unix) = unix {
-        let pages = Arc::clone(&pages);
-        serving.push(Box::pin(async move {
-            let listener = unix.listener.try_clone().and_then(UnixListener::from_std);
-            accept::serve(listener, pages).await;
-            // Not before: its file is removed then.
-            drop(unix);
-        }));
+    if let Some(unix) = &listener.unix {
+        let unix = unix.listener.try_clone().and_then(UnixListener::from_std);
+        serving.push(Box::pin(accept::serve(unix, Arc::clone(pages))));
     }
     poll_fn(|cx| {
         for serve in &mut serving {
             // None of them ends.
             let _ = serve.as_mut().poll(cx);
         }
-        Poll::<()>::Pending
+        Poll::Pending
     })
     .await
 }

@@ -30,6 +30,14 @@ impl Clock {
     }
 }
 
+/// Counts from so long ago on, as the process did that this one takes over from: what is so many seconds old stays so. Returns whether
+/// nothing had read the time before, as it must be.
+pub fn begin_ago(age: Duration) -> bool {
+    let now = Instant::now();
+    // Not before the system has started.
+    EPOCH.set(now.checked_sub(age).unwrap_or(now)).is_ok()
+}
+
 /// How long the process had been running at this time, as every thread counts it.
 pub fn since_start(at: Instant) -> Duration {
     at.saturating_duration_since(*EPOCH.get_or_init(Instant::now))
@@ -43,13 +51,16 @@ pub fn thread_time() -> Duration {
 }
 
 impl Seconds {
-    /// `duration` in whole seconds, rounded up, so that no limit ends early. A duration that is too long becomes the largest
-    /// number, which means "for ever".
+    /// Longer than any process runs.
+    pub(crate) const FOR_EVER: Self = Self(u32::MAX);
+
+    /// `duration` in whole seconds, rounded up, so that no limit ends early. A duration that is too long becomes
+    /// [`Seconds::FOR_EVER`].
     pub fn at_least(duration: Duration) -> Self {
         let whole = duration
             .as_secs()
             .saturating_add(u64::from(duration.subsec_nanos() > 0));
-        Self(u32::try_from(whole).unwrap_or(u32::MAX))
+        u32::try_from(whole).map_or(Self::FOR_EVER, Self)
     }
 
     /// From `earlier` to this time.

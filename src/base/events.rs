@@ -90,6 +90,18 @@ pub enum Change {
         /// How many connections there are.
         connections: usize,
     },
+    /// This process has handed its listeners and connections to another one, or has taken them over; or a try has failed, and nothing
+    /// has changed.
+    Handover {
+        /// `gave`, `took` or `failed`.
+        result: String,
+        /// The connections that have moved.
+        moved: u64,
+        /// Those that have stayed with the old process.
+        left: u64,
+        /// Why it has failed.
+        error: Option<String>,
+    },
     /// A certificate has 21 days or fewer left, then 7, then 1.
     CertificateExpiring {
         /// The listener that presents it; null for the one that is presented to nodes.
@@ -143,7 +155,7 @@ pub enum Change {
 
 impl Change {
     /// The names of all kinds: `kind` in the API, `event` in lines of the log and in the metric.
-    pub const KINDS: [&str; 13] = [
+    pub const KINDS: [&str; 14] = [
         Self::NODE_STATE,
         Self::NODE_WISH,
         Self::NODE_ADDED,
@@ -152,6 +164,7 @@ impl Change {
         Self::LISTENER_OPENED,
         Self::LISTENER_CLOSED,
         Self::DRAIN,
+        Self::HANDOVER,
         Self::CERTIFICATE_EXPIRING,
         Self::CERTIFICATE_EXPIRED,
         Self::STORM_BEGUN,
@@ -168,6 +181,7 @@ impl Change {
     pub(crate) const LISTENER_CLOSED: &str = "listener_closed";
     /// For the line of the program, which knows the signal.
     pub const DRAIN: &str = "drain";
+    pub(crate) const HANDOVER: &str = "handover";
     pub(crate) const CERTIFICATE_EXPIRING: &str = "certificate_expiring";
     pub(crate) const CERTIFICATE_EXPIRED: &str = "certificate_expired";
     pub(crate) const STORM_BEGUN: &str = "storm_begun";
@@ -185,11 +199,12 @@ impl Change {
             Self::ListenerOpened { .. } => 5,
             Self::ListenerClosed { .. } => 6,
             Self::Drain { .. } => 7,
-            Self::CertificateExpiring { .. } => 8,
-            Self::CertificateExpired { .. } => 9,
-            Self::StormBegun { .. } => 10,
-            Self::StormEnded { .. } => 11,
-            Self::Finding { .. } => 12,
+            Self::Handover { .. } => 8,
+            Self::CertificateExpiring { .. } => 9,
+            Self::CertificateExpired { .. } => 10,
+            Self::StormBegun { .. } => 11,
+            Self::StormEnded { .. } => 12,
+            Self::Finding { .. } => 13,
         }
     }
 }
@@ -366,6 +381,12 @@ mod tests {
                 address: text(),
             },
             Change::Drain { connections: 0 },
+            Change::Handover {
+                result: text(),
+                moved: 0,
+                left: 0,
+                error: None,
+            },
             Change::CertificateExpiring {
                 listener: None,
                 names: Vec::new(),

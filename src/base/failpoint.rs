@@ -1,11 +1,12 @@
-//! Places where a test can make the process panic or hang, to see what that ends and what it does not. A leaf.
+//! Places where a test can make the process panic, hang or die, to see what that ends and what it does not. A leaf.
 //!
 //! Without the feature `failpoints`, these functions do nothing.
 
 use crate::base::task::Task;
 
-/// A place. Its environment variable holds a number N: the Nth passage panics, counted across all workers. With `REMORA_HANG_IN_` for
-/// `REMORA_PANIC_IN_`, passages are counted from when the file exists that `REMORA_HANG_WHILE` names, and the Nth takes until it is gone.
+/// A place. Its environment variable holds a number N: the Nth passage panics, counted across all workers. With `REMORA_KILL_IN_` for
+/// `REMORA_PANIC_IN_`, the process kills itself there, as `kill -9` would. With `REMORA_HANG_IN_`, passages are counted from when the
+/// file exists that `REMORA_HANG_WHILE` names, and the Nth takes until it is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// After a node has answered, before the relay starts: `REMORA_PANIC_IN_SETUP`.
@@ -20,6 +21,11 @@ pub enum Place {
     Top,
     /// Before a turn of a critical task: `REMORA_PANIC_IN_` and its name in capitals.
     Task(Task),
+    /// Before the giver of a handover sends this message, or after it has received it: `REMORA_PANIC_IN_GIVE_STATES`.
+    Give(&'static str),
+    /// The same in the process that takes over: `REMORA_PANIC_IN_TAKE_STATES`. `REMORA_PANIC_IN_TAKE_RUN` comes after it has said that
+    /// it runs, before it does.
+    Take(&'static str),
 }
 
 /// Marks a place; does nothing.
@@ -36,23 +42,24 @@ pub fn pass(place: Place) {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    /// The passages that are left until the panic, or until the hanging one, for each place whose variable is set.
-    static PANICS: LazyLock<Vec<(Place, AtomicU64)>> = LazyLock::new(|| passages("PANIC"));
-    static HANGS: LazyLock<Vec<(Place, AtomicU64)>> = LazyLock::new(|| passages("HANG"));
+    use rustix::process::{Signal, getpid, kill_process};
 
-    fn passages(what: &str) -> Vec<(Place, AtomicU64)> {
-        let no_tasks = [Place::SetUp, Place::Relay, Place::Close, Place::NoMore, Place::Top];
-        let places = no_tasks.into_iter().chain(Task::ALL.map(Place::Task));
-        let from_environment = |place: Place| {
-            let name = place.name().to_uppercase();
-            let count = std::env::var(format!("REMORA_{what}_IN_{name}")).ok()?;
-            Some((place, AtomicU64::new(count.parse().ok()?)))
+    /// The passages that are left until the panic, the end, or the hanging one, by the name of each place whose variable is set.
+    type Passages = LazyLock<Vec<(String, AtomicU64)>>;
+    static PANICS: Passages = LazyLock::new(|| passages("REMORA_PANIC_IN_"));
+    static KILLS: Passages = LazyLock::new(|| passages("REMORA_KILL_IN_"));
+    static HANGS: Passages = LazyLock::new(|| passages("REMORA_HANG_IN_"));
+
+    fn passages(prefix: &str) -> Vec<(String, AtomicU64)> {
+        let of_variable = |(variable, count): (std::ffi::OsString, std::ffi::OsString)| {
+            let place = variable.to_str()?.strip_prefix(prefix)?.to_lowercase();
+            Some((place, AtomicU64::new(count.to_str()?.parse().ok()?)))
         };
-        places.filter_map(from_environment).collect()
+        std::env::vars_os().filter_map(of_variable).collect()
     }
 
-    let is_due = |passages: &[(Place, AtomicU64)]| {
-        let left = passages.iter().find(|(other, _)| *other == place);
+    let is_due = |passages: &[(String, AtomicU64)]| {
+        let left = passages.iter().find(|(other, _)| place.is_called(other));
         left.is_some_and(|(_, left)| left.fetch_sub(1, Ordering::Relaxed) == 1)
     };
     let holds = || {
@@ -64,6 +71,9 @@ pub fn pass(place: Place) {
             std::thread::park_timeout(std::time::Duration::from_millis(1));
         }
     }
+    if is_due(&KILLS) {
+        let _ = kill_process(getpid(), Signal::KILL);
+    }
     if is_due(&PANICS) {
         panic!("test panic in {place:?}");
     }
@@ -71,14 +81,16 @@ pub fn pass(place: Place) {
 
 #[cfg(feature = "failpoints")]
 impl Place {
-    fn name(self) -> &'static str {
+    fn is_called(self, name: &str) -> bool {
         match self {
-            Self::SetUp => "setup",
-            Self::Relay => "relay",
-            Self::Close => "close",
-            Self::NoMore => "no_more",
-            Self::Top => "top",
-            Self::Task(task) => task.name(),
+            Self::SetUp => name == "setup",
+            Self::Relay => name == "relay",
+            Self::Close => name == "close",
+            Self::NoMore => name == "no_more",
+            Self::Top => name == "top",
+            Self::Task(task) => name == task.name(),
+            Self::Give(message) => name.strip_prefix("give_") == Some(message),
+            Self::Take(message) => name.strip_prefix("take_") == Some(message),
         }
     }
 }

@@ -19,6 +19,7 @@ mod signals;
 mod state;
 mod systemd;
 mod top;
+mod upgrade;
 mod version;
 
 use std::ffi::OsString;
@@ -82,6 +83,10 @@ enum Command {
         /// Keep the operator's wishes for nodes (drain, weight) in this file over restarts.
         #[arg(long, value_name = "FILE")]
         state: Option<PathBuf>,
+        /// Take over all listeners and connections of a process that runs, at its handover.socket; nobody is disconnected. "-" is
+        /// standard input, for `remora ctl upgrade`.
+        #[arg(long, value_name = "SOCKET")]
+        take_over: Option<PathBuf>,
     },
     /// Write a first configuration, from options or from the answers to a few questions.
     ///
@@ -210,11 +215,12 @@ pub(crate) fn main() -> ExitCode {
             file,
             core_dumps,
             state,
+            take_over,
         } => {
             if !core_dumps {
                 run::forbid_core_dumps();
             }
-            run_config(file.locate(), state.as_deref())
+            run_config(file.locate(), state.as_deref(), take_over.as_deref())
         }
         Command::Health { file, address } => health::command(&file, address),
         Command::Check { file, bind, strict } => {
@@ -295,7 +301,7 @@ fn with_config(located: Result<Located, NotFound>, command: impl FnOnce(Loaded) 
 }
 
 /// Runs the balancer; what the system refuses at its start is a problem of a line of the file.
-fn run_config(located: Result<Located, NotFound>, state: Option<&Path>) -> ExitCode {
+fn run_config(located: Result<Located, NotFound>, state: Option<&Path>, take_over: Option<&Path>) -> ExitCode {
     let located = match located {
         Ok(located) => located,
         Err(none) => return bad_usage(&format!("{none}; see --help")),
@@ -308,7 +314,7 @@ fn run_config(located: Result<Located, NotFound>, state: Option<&Path>) -> ExitC
     with_config(Ok(located.clone()), |Loaded { config, source }| {
         // The text of a large file is not kept for as long as the process runs.
         drop(source);
-        match run::run(path, config, state) {
+        match run::run(path, config, state, take_over) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 let again = located.load().ok();

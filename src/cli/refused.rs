@@ -8,13 +8,13 @@ use std::io::{self, ErrorKind};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use remora::admin::SocketRefused;
 use remora::config::{Config, Problem, Source};
+use remora::net::unix::SocketRefused;
 use remora::serve::BindError;
 
 use super::holder::{self, Holder};
 
-/// The problem with what is refused, if it is an address or the admin socket.
+/// The problem with what is refused, if it is an address or a unix socket.
 pub(super) fn problem(error: &io::Error, config: &Config, source: &Source) -> Option<Problem> {
     if let Some(refused) = SocketRefused::of(error) {
         return Some(socket(refused, source));
@@ -22,9 +22,9 @@ pub(super) fn problem(error: &io::Error, config: &Config, source: &Source) -> Op
     BindError::of(error).map(|refused| address(refused, None, config, source))
 }
 
-/// The problem with an admin socket that cannot be opened.
+/// The problem with a unix socket that cannot be opened.
 pub(super) fn socket(refused: &SocketRefused, source: &Source) -> Problem {
-    source.problem("admin.socket", refused.message()).hint(refused.hint())
+    source.problem(refused.key(), refused.message()).hint(refused.hint())
 }
 
 /// The problem with an address that cannot be opened. `own` is the process that runs this configuration already, if one does.

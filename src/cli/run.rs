@@ -3,35 +3,53 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use remora::base::events::Change;
 use remora::base::log::{self, List};
 use remora::base::supervise::Task;
 use remora::config::{self, Config, Loaded, Problems};
-use remora::serve::{self, BindError, Handle, NotReloaded, Reloaded, Request};
+use remora::serve::{self, BindError, Handle, Inherited, NotReloaded, Program, Reloaded, Request};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::task::JoinSet;
 
 use super::refused;
 use super::signals::{Action, Faster, Foreign, Signals};
 use super::state;
-use super::systemd::Service;
+use super::systemd::{self, Service};
+use super::upgrade;
 
 /// How long the report of a panic may take after its first symptom.
 const PANIC_REPORT_MAX: Duration = Duration::from_secs(1);
 
-/// Runs until a signal ends it; `state` is the file in which the operator's wishes for nodes outlive it.
-pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Result<()> {
+/// Runs until a signal ends it, or another process has taken over; `state` is the file in which the operator's wishes for nodes outlive it,
+/// `take_over` where another process hands over to this one.
+pub(super) fn run(path: &Path, config: Config, state: Option<&Path>, take_over: Option<&Path>) -> io::Result<()> {
+    let program = Program::of_this_process().ok().map(Arc::new);
+    let other = take_over.map(upgrade::connect).transpose()?;
     let (runtime, mut signals) = Signals::catch()?;
     let _log = log::init(&config.log)?;
     log_panics();
     let may_come = config.control.discovery.is_some();
     let mut waiting = Vec::new();
-    let running = serve::start_with(config, async |handle| {
-        if let Some(state) = state {
-            waiting = state::restore(state, handle, may_come).await;
+    let running = match other {
+        Some(other) => {
+            let running = serve::take_over(config, other)?;
+            if let Some(state) = state {
+                waiting = state::waiting(state, &running, may_come);
+            }
+            running
         }
-    })?;
+        None => {
+            let inherited = Inherited::of_systemd(&systemd::sockets()?, &config)?;
+            serve::start_with(config, inherited, async |handle| {
+                if let Some(state) = state {
+                    waiting = state::restore(state, handle, may_come).await;
+                }
+            })?
+        }
+    };
     tracing::info!(
         addresses = List::of(running.addresses()).value(),
         admin = addresses(running.admin_addresses()).map(display),
@@ -52,7 +70,7 @@ pub(super) fn run(path: &Path, config: Config, state: Option<&Path>) -> io::Resu
         tokio::select! {
             biased;
             task = panic => Err(panicked(task)),
-            end = handle_signals(path, &running, &mut signals, &service) => end,
+            end = handle_signals(path, &running, (&mut signals, program), &service) => end,
             Some(never) = kept => match never {},
         }
     });
@@ -92,11 +110,23 @@ pub(super) fn panicked(task: Task) -> io::Error {
 }
 
 /// Handles signals until one of them ends the balancer. Returns an error if the balancer is broken.
-async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
-    let mut requests = running.requests();
+async fn handle_signals(
+    path: &Path,
+    running: &Handle,
+    (signals, program): (&mut Signals, Option<Arc<Program>>),
+    service: &Service,
+) -> io::Result<()> {
+    let mut requests = running.requests(program.clone());
+    let mut upgrades = JoinSet::new();
     loop {
         let action = tokio::select! {
             action = signals.next() => action,
+            () = running.handed_over() => {
+                end_after_handover(running, signals, service).await?;
+                // What is read of it may be the last that this process says.
+                while upgrades.join_next().await.is_some() {}
+                return Ok(());
+            }
             Some(request) = requests.recv() => match request {
                 Request::Reload(reply) => {
                     tracing::info!("reloading");
@@ -108,6 +138,13 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
                     continue;
                 }
                 Request::Drain => return drain(None, running, signals, service).await,
+                Request::Upgrade(request) => {
+                    if let Some(program) = program.clone() {
+                        // In a task: the signals are handled meanwhile.
+                        upgrades.spawn(upgrade::upgrade(request, program, running.clone(), service.clone()));
+                    }
+                    continue;
+                }
             },
         };
         match action {
@@ -135,6 +172,23 @@ async fn handle_signals(path: &Path, running: &Handle, signals: &mut Signals, se
             }
         }
     }
+}
+
+/// Waits, after another process has taken over, for the last connection to end, or for a signal that requests a faster end.
+async fn end_after_handover(running: &Handle, signals: &mut Signals, service: &Service) -> io::Result<()> {
+    let ends = tokio::select! {
+        ends = running.end_after_handover() => ends,
+        faster = signals.faster(log_ignored, || reopen_if_file(running)) => match faster {
+            Faster::Drain(signal) => return drain(Some(signal), running, signals, service).await,
+            Faster::Stop(signal) => {
+                tracing::info!(signal, "stopping before all connections have ended");
+                return Ok(());
+            }
+        },
+    };
+    ended(ends).await?;
+    tracing::info!("all connections have moved or ended");
+    Ok(())
 }
 
 /// Waits for the last connection to end, or for a signal that requests a faster end.

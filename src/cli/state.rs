@@ -1,6 +1,7 @@
 //! `remora run --state FILE`: keeps the operator's wishes for nodes over a restart.
 
 use std::fs::{self, File};
+use std::future;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,13 @@ pub(super) async fn restore(path: &Path, running: &Handle, may_come: bool) -> Ve
     waiting
 }
 
+/// The wishes in the file for nodes that may be found later: what a process that takes over does not learn from the one before.
+pub(super) fn waiting(path: &Path, running: &Handle, may_come: bool) -> Vec<NodeWish> {
+    let wishes = read(path).map(|state| state.wishes).unwrap_or_default();
+    let may_be_found = |wish: &NodeWish| may_come && running.node_id(&wish.node).is_none();
+    wishes.into_iter().filter(may_be_found).collect()
+}
+
 async fn carry_out(wish: &NodeWish, running: &Handle) {
     match running.restore(wish).await {
         Ok(()) => tracing::info!(node = wish.node, "wishes for the node restored"),
@@ -54,6 +62,10 @@ pub(super) async fn keep(path: &Path, running: &Handle, mut waiting: Vec<NodeWis
         let found: Vec<NodeWish> = waiting.extract_if(.., is_there).collect();
         for wish in &found {
             carry_out(wish, running).await;
+        }
+        if running.has_handed_over() {
+            // The file is the next process's.
+            return future::pending().await;
         }
         let mut wishes = running.wishes();
         wishes.extend_from_slice(&waiting);

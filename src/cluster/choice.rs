@@ -111,8 +111,7 @@ impl Choice {
 
     /// Counts one connection to the node for as long as the permit is held.
     pub fn permit(&self) -> ConnectionPermit {
-        self.load.connections.fetch_add(1, Ordering::Relaxed);
-        ConnectionPermit(Some(Arc::clone(&self.load)))
+        ConnectionPermit::of(&self.load)
     }
 
     /// The same, unless the node has as many connections as it may have: then `None`.
@@ -129,6 +128,12 @@ impl Choice {
 pub struct ConnectionPermit(Option<Arc<NodeLoad>>);
 
 impl ConnectionPermit {
+    /// Counts one connection to the node with this load.
+    pub(crate) fn of(load: &Arc<NodeLoad>) -> Self {
+        load.connections.fetch_add(1, Ordering::Relaxed);
+        Self::kept(load)
+    }
+
     /// Leaves the connection counted, until the permit that [`ConnectionPermit::kept`] makes of it is dropped.
     pub fn keep(mut self) {
         self.0 = None;

@@ -140,14 +140,24 @@ pub struct Asked {
 impl Asked {
     /// Counts a probe of an endpoint, which took so long.
     pub(crate) fn count_probe(&self, kind: EndpointKind, result: ProbeResult, took: Duration) {
-        self.probes[kind as usize][result as usize].fetch_add(1, Ordering::Relaxed);
+        self.add_probes(kind, result, 1);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.took[kind as usize].store(took, Ordering::Relaxed);
     }
 
     /// Counts a question to the node's API.
     pub(crate) fn count_check(&self, result: CheckResult) {
-        self.checks[result as usize].fetch_add(1, Ordering::Relaxed);
+        self.add_checks(result, 1);
+    }
+
+    /// Counts so many probes of an endpoint with this result.
+    pub(crate) fn add_probes(&self, kind: EndpointKind, result: ProbeResult, more: u64) {
+        self.probes[kind as usize][result as usize].fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// Counts so many questions to the node's API with this result.
+    pub(crate) fn add_checks(&self, result: CheckResult, more: u64) {
+        self.checks[result as usize].fetch_add(more, Ordering::Relaxed);
     }
 
     /// Probes of an endpoint with this result.

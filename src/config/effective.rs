@@ -17,6 +17,7 @@ use crate::base::log;
 use crate::cluster::{EndpointTls, Endpoints, Member, MemberEndpoint, NodeAddress};
 use crate::control::{self, Check, OnDown, ProbeDepth, ProbeProxy};
 use crate::doctor;
+use crate::handover::settings as handover;
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::{Clients, Nodes, Offer, ServerName, Version};
@@ -147,6 +148,7 @@ impl Page<'_> {
             relay,
             control,
             drain,
+            handover,
             doctor,
             watchdog,
             admin,
@@ -191,6 +193,7 @@ impl Page<'_> {
         self.buffers(dial);
         self.health(control);
         self.drain(drain);
+        self.handover(handover);
         self.doctor(doctor);
         self.watchdog(watchdog);
         self.admin(admin);
@@ -638,6 +641,14 @@ impl Page<'_> {
         self.table("drain", "[drain]");
         self.key("delay", duration(*delay), DEFAULT);
         self.key("rate", plain(rate), DEFAULT);
+        self.key("grace", duration(*grace), DEFAULT);
+    }
+
+    fn handover(&mut self, handover: &handover::Settings) {
+        let handover::Settings { socket, grace } = handover;
+        self.table("handover", "[handover]");
+        let socket = socket.as_ref().map(|path| string(path.display()));
+        self.optional("socket", socket, "none: only `remora ctl upgrade` hands over (default)");
         self.key("grace", duration(*grace), DEFAULT);
     }
 

@@ -70,6 +70,7 @@ table! {
         buffers: Buffers,
         health: Health,
         drain: Drain,
+        handover: Handover,
         doctor: Doctor,
         watchdog: Watchdog,
         admin: Admin,
@@ -264,6 +265,14 @@ table! {
     Drain {
         delay: Slack,
         rate: Whole<u32, 1, 10_000_000>,
+        grace: Slack,
+    }
+}
+
+table! {
+    /// `[handover]`
+    Handover {
+        socket: Named<SocketPath>,
         grace: Slack,
     }
 }

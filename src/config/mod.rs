@@ -53,6 +53,7 @@ use crate::base::log;
 use crate::cluster;
 use crate::control;
 use crate::doctor;
+use crate::handover::settings as handover;
 use crate::net::dial;
 use crate::net::held;
 use crate::net::tls::Nodes;
@@ -92,6 +93,8 @@ pub struct Config {
     pub control: control::Settings,
     /// How connections are closed before the process ends.
     pub drain: drain::Settings,
+    /// How the process hands over to the next one.
+    pub handover: handover::Settings,
     /// What the doctor sends to nodes, and how often.
     pub doctor: doctor::Settings,
     /// When a thread is stuck.
@@ -132,6 +135,7 @@ impl Config {
             limits: accept::Limits::default(),
             held: held::Limits::default(),
             drain: drain::Settings::default(),
+            handover: handover::Settings::default(),
             doctor: doctor::Settings::default(),
             watchdog: heartbeat::Settings::default(),
             admin: admin::Settings::default(),

@@ -18,6 +18,7 @@ use crate::base::heartbeat;
 use crate::base::log;
 use crate::control;
 use crate::doctor;
+use crate::handover::settings as handover;
 use crate::net::dial;
 use crate::net::held;
 use crate::net::websocket;
@@ -52,6 +53,7 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
         buffers,
         health,
         drain,
+        handover,
         doctor,
         watchdog,
         admin,
@@ -128,6 +130,7 @@ pub(super) fn config(file: file::File, problems: &mut Vec<Problem>) -> Config {
             ..control_settings(health, pacing)
         },
         drain: drain_settings(drain.or_default()),
+        handover: handover_settings(handover.or_default()),
         doctor: doctor_settings(doctor.or_default(), problems),
         watchdog: watchdog_settings(watchdog.or_default()),
         admin: admin_settings(admin.or_default(), problems),
@@ -477,6 +480,14 @@ fn drain_settings(written: file::Drain) -> drain::Settings {
         delay: delay.or(default.delay),
         rate: rate.or(default.rate),
         grace: grace.or(default.grace),
+    }
+}
+
+fn handover_settings(written: file::Handover) -> handover::Settings {
+    let file::Handover { socket, grace } = written;
+    handover::Settings {
+        socket: socket.value().map(|file| file.path),
+        grace: grace.or(handover::Settings::default().grace),
     }
 }
 

@@ -82,6 +82,13 @@ impl Health {
         self.down.is_some()
     }
 
+    /// It is down from the start, as another process has found; it is probed at once.
+    pub(super) fn begin_down(&mut self, settings: &Settings, now: Instant) {
+        let interval = settings.down_min;
+        self.down = Some(Down { since: now, interval });
+        self.probe_at = Some(now);
+    }
+
     /// How many different clients met a failure since it answered last: as many as count, at most.
     pub(super) fn witnesses(&self) -> usize {
         self.witnesses.len()

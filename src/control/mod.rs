@@ -28,7 +28,8 @@ use tracing::field::display;
 use crate::base::events::{self, Events};
 use crate::base::log::{self, List, Throttled};
 use crate::cluster::{
-    Cluster, Clusters, FindingSource, Member, NODES_MAX, NodeApi, NodeId, PassiveHealth, Report, WEIGHTS_MAX,
+    Cluster, Clusters, EndpointKind, FindingSource, Member, NODES_MAX, NodeApi, NodeId, PassiveHealth, Report,
+    WEIGHTS_MAX,
 };
 
 use check::CheckChange;
@@ -159,6 +160,8 @@ pub struct Control {
     checks: JoinSet<(NodeId, NodeApi, Checked)>,
     /// At most so many lines say that this process cannot probe.
     unable: Throttled,
+    /// Endpoints that are down from the start, where the cluster has them once all names were looked up.
+    begin_down: Vec<(String, EndpointKind)>,
     /// Who waits for an endpoint that has never answered.
     asking: Vec<oneshot::Sender<bool>>,
     answers: mpsc::Receiver<resolve::Answer>,
@@ -199,11 +202,26 @@ impl Control {
             probed: HashMap::new(),
             checks: JoinSet::new(),
             unable: Throttled::default(),
+            begin_down: Vec::new(),
             asking: Vec::new(),
             answers,
             resolver,
         };
         (control, ControlHandle(handle, finds))
+    }
+
+    /// Goes on from what another process knows: the names of nodes that it has known, so that each has a number here, and endpoints
+    /// that are down. To be called before [`Control::run`].
+    ///
+    /// # Errors
+    /// There are too many names.
+    pub fn begin_from(&mut self, known: &[String], down: Vec<(String, EndpointKind)>) -> io::Result<()> {
+        if self.state.know(known) < known.len() {
+            return Err(io::Error::other("too many names of nodes"));
+        }
+        self.begin_down = down;
+        self.publish();
+        Ok(())
     }
 
     /// Where the snapshots are published.
@@ -223,6 +241,17 @@ impl Control {
 
     /// Looks for nodes, and looks up all host names, once. One that cannot be resolved is a warning, and is tried again later.
     pub(crate) async fn resolve_at_start(&mut self) {
+        self.look_up_at_start().await;
+        let (down, now) = (std::mem::take(&mut self.begin_down), Instant::now());
+        for (node, kind) in &down {
+            self.state.begin_down(node, *kind, &self.settings, now);
+        }
+        if !down.is_empty() {
+            self.publish();
+        }
+    }
+
+    async fn look_up_at_start(&mut self) {
         let due = Instant::now() + FIRST_LOOKUP_MAX;
         self.find_due(Instant::now());
         if !self.finding.is_empty() {

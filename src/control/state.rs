@@ -380,6 +380,34 @@ impl State {
         })
     }
 
+    /// Knows these names as well, whether or not the cluster has nodes of these names. Returns how many there was room for.
+    pub(super) fn know(&mut self, names: &[String]) -> usize {
+        let mut known = self.known.to_vec();
+        let room = names.iter().take_while(|name| {
+            let has_room = known.len() < usize::from(u16::MAX);
+            if has_room {
+                id_of(name, &mut known);
+            }
+            has_room
+        });
+        let count = room.count();
+        self.known = known.into();
+        count
+    }
+
+    /// An endpoint is down from the start, as another process has found. Returns whether the cluster has it.
+    pub(super) fn begin_down(&mut self, node: &str, kind: EndpointKind, settings: &Settings, now: Instant) -> bool {
+        let mut nodes = self.nodes.iter_mut();
+        let endpoint = nodes
+            .find(|known| *known.name == *node)
+            .and_then(|node| node.endpoints.get_mut(kind));
+        if let Some(endpoint) = endpoint {
+            endpoint.health.begin_down(settings, now);
+            return true;
+        }
+        false
+    }
+
     /// How many names of nodes this process has known.
     pub(super) fn known_count(&self) -> usize {
         self.known.len()

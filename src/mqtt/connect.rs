@@ -18,6 +18,28 @@ pub enum Version {
     Unknown(u8),
 }
 
+impl Version {
+    /// That of this protocol level.
+    pub(crate) fn of_level(level: u8) -> Self {
+        match level {
+            3 => Self::V31,
+            4 => Self::V311,
+            5 => Self::V5,
+            other => Self::Unknown(other),
+        }
+    }
+
+    /// The protocol level.
+    pub(crate) fn level(self) -> u8 {
+        match self {
+            Self::V31 => 3,
+            Self::V311 => 4,
+            Self::V5 => 5,
+            Self::Unknown(level) => level,
+        }
+    }
+}
+
 /// How far a CONNECT must be read before it can be routed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -150,23 +172,19 @@ fn read_packet(bytes: &[u8], need: Need) -> Result<Connect, Stop> {
     }
     let level = cursor.byte()?;
     let bridge = level & BRIDGE != 0;
-    let version = match level & !BRIDGE {
-        3 => Version::V31,
-        4 => Version::V311,
-        5 => Version::V5,
-        other => {
-            return Ok(Connect {
-                version: Version::Unknown(other),
-                bridge,
-                clean_start: true,
-                keep_alive: 0,
-                client_id: Span::default(),
-                username: None,
-                session_expiry: None,
-                packet_end,
-            });
-        }
-    };
+    let version = Version::of_level(level & !BRIDGE);
+    if let Version::Unknown(_) = version {
+        return Ok(Connect {
+            version,
+            bridge,
+            clean_start: true,
+            keep_alive: 0,
+            client_id: Span::default(),
+            username: None,
+            session_expiry: None,
+            packet_end,
+        });
+    }
     let flags = cursor.byte()?;
     let keep_alive = cursor.two_bytes()?;
     let properties = match version {

@@ -28,11 +28,9 @@ pub struct ConnectPacket<'a> {
 impl ConnectPacket<'_> {
     /// The bytes of the packet; `None` if a field is longer than 65,535 bytes.
     pub fn encode(&self) -> Option<Vec<u8>> {
-        let (name, level) = match self.version {
-            Version::V31 => ("MQIsdp", 3),
-            Version::V311 => ("MQTT", 4),
-            Version::V5 => ("MQTT", 5),
-            Version::Unknown(level) => ("MQTT", level),
+        let name = match self.version {
+            Version::V31 => "MQIsdp",
+            Version::V311 | Version::V5 | Version::Unknown(_) => "MQTT",
         };
         let mut flags = 0;
         for (is_set, flag) in [
@@ -44,7 +42,7 @@ impl ConnectPacket<'_> {
         }
         let mut body = Vec::new();
         put(&mut body, name.as_bytes())?;
-        body.extend([level, flags]);
+        body.extend([self.version.level(), flags]);
         body.extend(self.keep_alive.to_be_bytes());
         if self.version == Version::V5 {
             // No properties.

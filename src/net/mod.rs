@@ -8,4 +8,5 @@ pub mod node;
 pub mod reports;
 pub mod socket;
 pub mod tls;
+pub mod unix;
 pub mod websocket;

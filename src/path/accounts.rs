@@ -34,6 +34,20 @@ impl Accounts {
         }
     }
 
+    /// Counts a connection that another process has relayed, whatever the limits are: it is there.
+    pub(crate) fn of_adopted(
+        record: &Record,
+        admission: &Arc<Admission>,
+        listener_count: &Arc<ListenerCount>,
+        cluster: &Cluster,
+    ) -> Self {
+        let known = record.node.and_then(|id| cluster.known(id));
+        Self {
+            admitted: Admitted::beyond_limits(admission, listener_count, record.client.ip()),
+            permit: known.map(|known| ConnectionPermit::of(&known.load)),
+        }
+    }
+
     /// The counts of a connection whose relay has ended.
     pub(crate) fn of_relayed(
         record: &Record,

@@ -12,6 +12,7 @@ use crate::base::clock::{Clock, Seconds};
 use crate::base::failpoint;
 use crate::base::memory::MemoryTrim;
 use crate::cluster::{EndpointKind, NodeId};
+use crate::handover::messages::Invalid;
 use crate::net::held::Reservation;
 use crate::net::socket::Detached;
 use crate::net::tls::HandshakeQueue;
@@ -21,11 +22,13 @@ use crate::path::affinity::Affinity;
 use crate::path::counters::Counters;
 use crate::path::ended::{Ended, SetUpEnded};
 use crate::path::greet::Greeted;
+use crate::path::handover::Counts;
 use crate::path::home::Homes;
 use crate::path::last_ends::LastEnds;
+use crate::path::listeners::ListenerEntry;
 use crate::path::opening::{Opening, Passing};
 use crate::path::record::{Connected, ListenerId, PlacementKey, Record};
-use crate::path::relay::{self, Finished, Relayed, Table};
+use crate::path::relay::{self, Adopted, Finished, Relayed, RowId, Table};
 use crate::path::report::{Reporter, count_bytes};
 use crate::path::route::{AcceptedClient, Router};
 use crate::path::set_up::{SetUp, client_info, note_greeting};
@@ -299,6 +302,59 @@ impl Path {
         }
     }
 
+    /// Adopts a relay of another process: it is counted, and frozen until [`Table::thaw`].
+    ///
+    /// # Errors
+    /// Its listener is unknown.
+    pub(crate) fn adopt(self: Rc<Self>, adopted: Adopted) -> Result<(), Invalid> {
+        let record = adopted.record();
+        let listening = self.listening(record.listener).ok_or(Invalid("listener"))?;
+        let cluster = self.shared.clusters.current();
+        let (admission, count) = (&self.shared.admission, listening.count());
+        Accounts::of_adopted(record, admission, count, &cluster).keep();
+        relay::spawn_frozen(self, adopted);
+        Ok(())
+    }
+
+    /// Another process has this frozen relay: it is uncounted here, and its peers notice nothing. Returns whether it was there.
+    pub(crate) fn forget(&self, id: RowId) -> bool {
+        let forgotten = self.table.borrow_mut().forget(id);
+        if let Some(record) = &forgotten {
+            self.uncount(record);
+        }
+        forgotten.is_some()
+    }
+
+    /// Goes on counting from here. Only one worker may.
+    pub(crate) fn count_from(&self, counts: &Counts) {
+        let Shared {
+            clusters,
+            listeners,
+            placements,
+            ..
+        } = &self.shared;
+        let worker = (self.worker, &*self.counters);
+        counts.import(worker, &listeners.current(), &clusters.current(), placements);
+    }
+
+    /// The number of its worker.
+    pub(crate) fn worker(&self) -> u16 {
+        self.worker
+    }
+
+    fn uncount(&self, record: &Record) {
+        let cluster = self.shared.clusters.current();
+        let of = |entry: &Arc<ListenerEntry>| {
+            drop(Accounts::of_relayed(
+                record,
+                &self.shared.admission,
+                &entry.listener_count,
+                &cluster,
+            ));
+        };
+        self.shared.listeners.with(record.listener, of);
+    }
+
     /// Ended: uncounts a connection whose relay is over, and reports it.
     fn ended(&self, ended: SetUpEnded, record: Box<Record>, bytes: Bytes, uncounted: Bytes) {
         let Some(listening) = self.listening(record.listener) else {
@@ -309,13 +365,7 @@ impl Path {
         if let Some(node) = record.node {
             self.counters.of_node(node, |counters| counters.count_bytes(uncounted));
         }
-        let cluster = self.shared.clusters.current();
-        drop(Accounts::of_relayed(
-            &record,
-            &self.shared.admission,
-            listening.count(),
-            &cluster,
-        ));
+        self.uncount(&record);
         if let Some(connect) = &record.connect {
             self.router.ended(connect, record.number);
         }

@@ -50,6 +50,16 @@ impl Histogram {
         self.sum_us.add(duration_us);
     }
 
+    /// The count of each bucket with its bound in microseconds; the last has none.
+    pub(crate) fn buckets(&self) -> impl Iterator<Item = (Option<u64>, &Count)> {
+        BOUNDS_US.into_iter().map(Some).chain([None]).zip(&self.buckets)
+    }
+
+    /// The sum of all durations, in microseconds.
+    pub(crate) fn sum_us(&self) -> &Count {
+        &self.sum_us
+    }
+
     /// The count of each bucket, the last without a bound, and the sum of all durations.
     pub fn read(&self) -> ([u64; BOUNDS_US.len() + 1], Duration) {
         let buckets = std::array::from_fn(|bucket| self.buckets[bucket].get());
@@ -321,8 +331,6 @@ impl Counters {
 pub struct ListenerCounters {
     /// Connections accepted.
     pub accepted: Count,
-    /// Connections that have ended.
-    pub ended: Count,
     /// TLS handshakes that succeeded, key exchange and certificate included.
     pub handshakes_full: Count,
     /// TLS handshakes that resumed an earlier session.

@@ -88,13 +88,7 @@ impl LastEnds {
         if client_id.is_empty() {
             return;
         }
-        match self.ends.capacity() {
-            // All of it at once: it has a fixed size from then on.
-            0 => self.ends.reserve_exact(self.most),
-            _ if self.ends.len() >= self.most => drop(self.ends.pop_front()),
-            _ => {}
-        }
-        self.ends.push_back(LastEnd {
+        self.push(LastEnd {
             client_id,
             cause,
             at: now,
@@ -105,6 +99,27 @@ impl LastEnds {
             placement,
             ring_hash,
         });
+    }
+
+    /// Remembers the ends that another process has remembered, the newest last, before those that came since.
+    pub(crate) fn add_earlier(&mut self, earlier: Vec<LastEnd>) {
+        let later = std::mem::take(&mut self.ends);
+        earlier.into_iter().chain(later).for_each(|end| self.push(end));
+    }
+
+    fn push(&mut self, end: LastEnd) {
+        match self.ends.capacity() {
+            // All of it at once: it has a fixed size from then on.
+            0 => self.ends.reserve_exact(self.most),
+            _ if self.ends.len() >= self.most => drop(self.ends.pop_front()),
+            _ => {}
+        }
+        self.ends.push_back(end);
+    }
+
+    /// All of them, the newest last.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &LastEnd> {
+        self.ends.iter()
     }
 
     /// The last end of a connection of the client with this id. Looks at all of them, so that remembering one costs little.

@@ -7,6 +7,7 @@ pub mod connection;
 pub mod counters;
 pub mod ended;
 pub mod greet;
+pub(crate) mod handover;
 pub(crate) mod home;
 pub mod last_ends;
 mod line_rate;

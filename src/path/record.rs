@@ -17,6 +17,9 @@ use crate::path::ended::Ended;
 /// Bytes of a client id that are kept for logs and look-up.
 const CLIENT_ID_KEPT_MAX: usize = 256;
 
+/// The most bytes of a client id (MQTT 5, 1.5.4).
+const CLIENT_ID_MAX: usize = u16::MAX as usize;
+
 /// The facts of one connection.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -172,10 +175,15 @@ impl PlacementKey {
 
     /// The key for `affinity_key`; `NONE` if that is empty.
     pub fn of(affinity_key: &[u8]) -> Self {
-        Self((!affinity_key.is_empty()).then(|| {
-            let hash = xxhash_rust::xxh3::xxh3_128(affinity_key);
-            [(hash >> 64) as u64, hash as u64]
-        }))
+        match affinity_key.is_empty() {
+            true => Self::NONE,
+            false => Self::of_hash(xxhash_rust::xxh3::xxh3_128(affinity_key)),
+        }
+    }
+
+    /// The key with this hash.
+    pub(crate) fn of_hash(hash: u128) -> Self {
+        Self(Some([(hash >> 64) as u64, hash as u64]))
     }
 
     /// The hash as one number.
@@ -227,6 +235,26 @@ impl KeptId {
         match self {
             Self::Whole(bytes) => bytes,
             Self::Start(start) => &start.bytes,
+        }
+    }
+
+    /// The length and the hash of the whole id, if only its start is kept.
+    pub(crate) fn long(&self) -> Option<(usize, u64)> {
+        match self {
+            Self::Whole(_) => None,
+            Self::Start(start) => Some((start.length, start.hash)),
+        }
+    }
+
+    /// An id as it was kept elsewhere, with the length and the hash of a long one; `None` if no id is kept like that.
+    pub(crate) fn kept_elsewhere(kept: &[u8], long: Option<(usize, u64)>) -> Option<Self> {
+        match long {
+            None => (kept.len() <= CLIENT_ID_KEPT_MAX).then(|| Self::Whole(kept.into())),
+            Some((length, hash)) => {
+                let bytes = kept.try_into().ok()?;
+                let is_long = (CLIENT_ID_KEPT_MAX + 1..=CLIENT_ID_MAX).contains(&length);
+                is_long.then(|| Self::Start(Box::new(Start { bytes, length, hash })))
+            }
         }
     }
 

@@ -139,7 +139,6 @@ impl Reporter {
         if ended.cause == Ended::Internal {
             self.counters.panics().add(1);
         }
-        listener.counters.ended.add(1);
         if self.lines.get() != log::Connections::None {
             self.log(listener.name, &record, Some(ended), bytes);
         }

@@ -4,8 +4,8 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,10 +16,11 @@ use super::certificates::{self, CertificateStatus};
 use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
 use super::examiner_handle::ExaminerHandle;
+use super::handover::{Gave, HandoverListener};
 use super::rebalance::{Background, RebalanceStatus};
-use super::requests::Request;
-use crate::admin::AdminState;
+use super::requests::{Program, Request};
 use crate::admin::settings as admin;
+use crate::admin::{AdminState, Listener, Serving};
 use crate::base::events::{Change, Events};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::log;
@@ -52,6 +53,14 @@ pub(super) struct Inner {
     pub(super) admin: Vec<SocketAddr>,
     /// The path of the admin socket, if there is one.
     pub(super) socket: Option<PathBuf>,
+    /// The admin listener, as long as it serves.
+    pub(super) admin_listener: Weak<Listener>,
+    /// Where another process can take over, as long as none has.
+    pub(super) handover_listener: Weak<HandoverListener>,
+    /// Whether these serve.
+    pub(super) serving: watch::Sender<Serving>,
+    /// What another process has taken over.
+    pub(super) gave: watch::Sender<Gave>,
     pub(super) supervisor: Supervisor,
     /// Control's runtime. Reloads run there, so that one is finished even if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,
@@ -69,6 +78,8 @@ pub(super) struct Inner {
     pub(super) closings: Closings,
     /// To the owner of the process, if it takes requests.
     pub(super) requests: ArcSwapOption<mpsc::Sender<Request>>,
+    /// What an upgrade starts, if the owner of the process can do that.
+    pub(super) program: ArcSwapOption<Program>,
     /// Workers end once this is true.
     pub(super) stop: watch::Sender<bool>,
 }
@@ -408,10 +419,15 @@ impl Handle {
         let _turn = self.0.turn.lock().await;
         let delay = self.0.config.load().drain.delay;
         self.stop_accepting(delay).await?;
+        self.empty().await;
+        Ok(())
+    }
+
+    /// Waits until there is no connection.
+    pub(super) async fn empty(&self) {
         while self.connections() > 0 {
             tokio::time::sleep(EMPTY_INTERVAL).await;
         }
-        Ok(())
     }
 
     /// Closes the listeners after `delay`, unless they are closed.
@@ -434,6 +450,11 @@ impl Handle {
         let _turn = self.0.turn.lock().await;
         let drain::Settings { delay, rate, grace } = self.0.config.load().drain;
         self.stop_accepting(delay).await?;
+        self.close_all_within(rate, grace).await
+    }
+
+    /// Closes all connections at `rate` per second, until there are none or the time for it is over.
+    pub(super) async fn close_all_within(&self, rate: u32, grace: Duration) -> io::Result<()> {
         let mut closing = Closing::new(&self.0.workers, Selector::All, Ended::Shutdown, rate).await?;
         while self.connections() > 0 && closing.elapsed() < grace {
             if closing.round().await? {

@@ -9,8 +9,10 @@ use tokio::sync::oneshot;
 
 use super::bind_error::BindError;
 use super::handle::Inner;
+use super::inherited::Inherited;
 use crate::base::events::Change;
 use crate::config::Config;
+use crate::net::dial;
 use crate::net::tls;
 use crate::path::accept::{self, Listener, Tls};
 use crate::path::listeners::ListenerEntry;
@@ -18,22 +20,19 @@ use crate::path::record::ListenerId;
 use crate::worker::Order;
 
 /// A listener that is bound and not open yet.
+#[derive(Debug)]
 pub(super) struct Bound {
     listener: Listener,
     /// Where it is bound, with the port that the kernel chose if none was configured.
     address: SocketAddr,
-    /// One socket for each worker.
+    /// One socket for each worker, or those of another process.
     sockets: Vec<OwnedFd>,
 }
 
 /// Binds a listener for this many workers.
 pub(super) fn bind(listener: &Listener, workers: usize, config: &Config) -> io::Result<Bound> {
     let bound = accept::bind(listener.address, listener.freebind, workers, &config.dial);
-    let (address, sockets) = bound.map_err(|source| BindError {
-        listener: Some(listener.name.clone()),
-        address: listener.address,
-        source,
-    })?;
+    let (address, sockets) = bound.map_err(|source| refused(listener, source))?;
     Ok(Bound {
         listener: listener.clone(),
         address,
@@ -41,18 +40,76 @@ pub(super) fn bind(listener: &Listener, workers: usize, config: &Config) -> io::
     })
 }
 
+/// Binds a listener, or takes the sockets that another process has opened for it.
+pub(super) fn bind_or_inherit(
+    listener: &Listener,
+    inherited: &mut Inherited,
+    workers: usize,
+    config: &Config,
+) -> io::Result<Bound> {
+    let sockets = inherited.take(listener);
+    if sockets.is_empty() {
+        return bind(listener, workers, config);
+    }
+    let mut address = listener.address;
+    for socket in &sockets {
+        address = accept::inherit(socket, &config.dial).map_err(|source| refused(listener, source))?;
+    }
+    Ok(Bound {
+        listener: listener.clone(),
+        address,
+        sockets,
+    })
+}
+
+fn refused(listener: &Listener, source: io::Error) -> BindError {
+    BindError {
+        listener: Some(listener.name.clone()),
+        address: listener.address,
+        source,
+    }
+}
+
+impl Bound {
+    /// Opens the sockets that are missing so that each worker has one. Not before the process is to accept: the kernel spreads clients
+    /// over all of them at once.
+    fn complete(&mut self, workers: usize, settings: &dial::Settings) -> io::Result<()> {
+        let own = self.sockets.len();
+        let missing = workers.saturating_sub(own);
+        match accept::bind_beside(self.address, self.listener.freebind, missing, settings) {
+            Ok(more) => self.sockets.extend(more),
+            // Opened by another user or without SO_REUSEPORT, as by systemd: workers share what there is.
+            Err(_) => {
+                for place in 0..missing {
+                    let shared = self.sockets[place % own].try_clone()?;
+                    self.sockets.push(shared);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Inner {
     /// Publishes a listener and lets all workers accept on it.
     pub(super) async fn open(&self, bound: Bound) -> io::Result<()> {
-        let Bound {
-            listener,
-            address,
-            sockets,
-        } = bound;
+        let id = self.publish(&bound);
+        self.listen(id, bound).await
+    }
+
+    /// Publishes a listener on which nobody accepts yet.
+    pub(super) fn publish(&self, bound: &Bound) -> ListenerId {
         let id = ListenerId(self.shared.listeners.current().len() as u16);
-        let entry = ListenerEntry::new(id, listener, address, self.workers.len());
+        let entry = ListenerEntry::new(id, bound.listener.clone(), bound.address, self.workers.len());
         self.shared.listeners.add(entry);
-        for (worker, socket) in self.workers.iter().zip(sockets) {
+        id
+    }
+
+    /// Lets all workers accept on a listener that was published.
+    pub(super) async fn listen(&self, id: ListenerId, mut bound: Bound) -> io::Result<()> {
+        bound.complete(self.workers.len(), &self.config.load().dial)?;
+        // More than one for a worker, if a process with more workers has opened them.
+        for (worker, socket) in self.workers.iter().cycle().zip(bound.sockets) {
             worker.request(|reply| Order::Listen(id, socket, reply)).await??;
         }
         Ok(())

@@ -31,14 +31,27 @@ const HANDSHAKES: Duration = Duration::from_millis(200);
 pub(super) struct ListenSockets {
     path: Rc<Path>,
     supervisor: Supervisor,
-    open: RefCell<HashMap<ListenerId, Accepting>>,
+    /// A listener has more than one if this process has taken over from one with more workers.
+    open: RefCell<HashMap<ListenerId, Vec<Accepting>>>,
     /// The number of the last connection.
     numbers: Cell<u64>,
+    /// Nobody is accepted for now.
+    is_paused: Cell<bool>,
 }
 
 struct Accepting {
     socket: Rc<ListenSocket>,
-    task: JoinHandle<()>,
+    /// `None` while nobody is accepted.
+    task: Option<JoinHandle<()>>,
+}
+
+impl Accepting {
+    /// Accepts nobody from now on; no client is lost, since none is in the task between two waits.
+    fn pause(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
 }
 
 impl ListenSockets {
@@ -49,30 +62,75 @@ impl ListenSockets {
             supervisor,
             open: RefCell::default(),
             numbers: Cell::new(first),
+            is_paused: Cell::new(false),
         })
+    }
+
+    /// The number of the last connection.
+    pub(super) fn last_number(&self) -> u64 {
+        self.numbers.get()
+    }
+
+    /// Connections are numbered from `last` on, unless they are further already.
+    pub(super) fn number_after(&self, last: u64) {
+        self.numbers.set(self.numbers.get().max(last));
+    }
+
+    /// Accepts nobody for now. Clients wait in the kernel. A socket that is closing goes on, since nobody else has it.
+    pub(super) fn pause(&self) {
+        self.is_paused.set(true);
+        self.open.borrow_mut().values_mut().flatten().for_each(Accepting::pause);
+    }
+
+    /// Accepts clients again.
+    pub(super) fn resume(self: &Rc<Self>) {
+        self.is_paused.set(false);
+        for (id, all) in self.open.borrow_mut().iter_mut() {
+            for accepting in all {
+                accepting.pause();
+                accepting.task = self.accept(&accepting.socket, *id);
+            }
+        }
     }
 
     /// Accepts clients on this socket from now on.
     pub(super) fn open(self: &Rc<Self>, id: ListenerId, socket: OwnedFd) -> io::Result<()> {
         let socket = Rc::new(ListenSocket::new(socket)?);
-        let accept = accept(Rc::clone(&socket), id, Rc::clone(self));
-        let task = tokio::task::spawn_local(self.supervisor.clone().guard(Task::Accept, accept));
-        let accepting = Accepting { socket, task };
-        self.open.borrow_mut().insert(id, accepting);
+        let task = self.accept(&socket, id);
+        let mut open = self.open.borrow_mut();
+        open.entry(id).or_default().push(Accepting { socket, task });
         Ok(())
+    }
+
+    /// Duplicates of all sockets, for another process.
+    pub(super) fn duplicates(&self) -> io::Result<Vec<(ListenerId, OwnedFd)>> {
+        let open = self.open.borrow();
+        let all = open
+            .iter()
+            .flat_map(|(id, all)| all.iter().map(|accepting| (*id, accepting)));
+        all.map(|(id, accepting)| Ok((id, accepting.socket.duplicate()?)))
+            .collect()
+    }
+
+    /// A task that accepts clients on `socket`; none while nobody is accepted.
+    fn accept(self: &Rc<Self>, socket: &Rc<ListenSocket>, id: ListenerId) -> Option<JoinHandle<()>> {
+        let accept = accept(Rc::clone(socket), id, Rc::clone(self));
+        let spawn = || tokio::task::spawn_local(self.supervisor.clone().guard(Task::Accept, accept));
+        (!self.is_paused.get()).then(spawn)
     }
 
     /// Accepts the clients that are already waiting, then closes the socket.
     pub(super) async fn close(self: Rc<Self>, id: ListenerId, closed: oneshot::Sender<()>) {
-        let accepting = self.open.borrow_mut().remove(&id);
-        if let Some(Accepting { socket, task }) = accepting {
-            socket.last_call();
+        let closing = self.open.borrow_mut().remove(&id);
+        if let Some(mut closing) = closing {
+            let sockets: Vec<_> = closing.iter().map(|accepting| Rc::clone(&accepting.socket)).collect();
+            sockets.iter().for_each(|socket| socket.last_call());
             tokio::time::sleep(LAST_CALL).await;
-            socket.drop_new_syns();
+            sockets.iter().for_each(|socket| socket.drop_new_syns());
             failpoint::pass(Place::NoMore);
             tokio::time::sleep(HANDSHAKES).await;
-            task.abort();
-            while let Some(accepted) = socket.accept_waiting() {
+            closing.iter_mut().for_each(Accepting::pause);
+            while let Some(accepted) = sockets.iter().find_map(|socket| socket.accept_waiting()) {
                 self.serve(accepted, id);
             }
         }
@@ -82,7 +140,7 @@ impl ListenSockets {
 
     /// Sets keepalive and user timeout for the clients accepted from now on.
     pub(super) fn apply(&self, settings: &dial::Settings) {
-        for accepting in self.open.borrow().values() {
+        for accepting in self.open.borrow().values().flatten() {
             if let Err(error) = accepting.socket.apply(settings) {
                 tracing::warn!(%error, "keepalive and user_timeout not changed for new clients");
             }
@@ -91,9 +149,11 @@ impl ListenSockets {
 
     /// Closes all sockets at once.
     pub(super) fn close_all(&self) {
-        for (_, accepting) in self.open.borrow_mut().drain() {
-            accepting.task.abort();
-        }
+        let closing = self.open.take();
+        closing
+            .into_values()
+            .flatten()
+            .for_each(|mut accepting| accepting.pause());
     }
 
     fn serve(&self, accepted: Accepted, id: ListenerId) {

@@ -1,13 +1,14 @@
 //! One worker: a thread with a single-threaded runtime, a socket for each listener, and the table of its relays. It
 //! carries out orders.
 
+pub(crate) mod handover;
 mod listening;
 mod ranking;
 mod select;
 mod slices;
 mod sweep;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -21,13 +22,16 @@ use tokio::time::Instant;
 use crate::base::failpoint::{self, Place};
 use crate::base::heartbeat::Heartbeat;
 use crate::base::supervise::{Supervisor, Task};
+use crate::handover::messages::{End, Invalid, State};
 use crate::net::socket::Detached;
 use crate::path::connection::{Path, Settings};
 use crate::path::ended::Ended;
+use crate::path::handover::Names;
 use crate::path::last_ends::{LastEnd, Loop};
 use crate::path::record::{KeptId, ListenerId};
 use crate::path::relay::{OrderedToEnd, Owner, RelayStatus, Relayed, RowId};
 
+use handover::{Freeze, Frozen, HandoverPart, Learn, Offer, OfferedPage, Park};
 use listening::ListenSockets;
 pub use ranking::{Moved, RankedBy};
 pub(crate) use ranking::{Ranked, Ranking};
@@ -46,6 +50,10 @@ const STOP_CHECK: Duration = Duration::from_millis(1);
 
 /// An order to a worker.
 #[derive(Debug)]
+#[allow(
+    dead_code,
+    reason = "the orders of a handover are sent by the process's part of it, which follows"
+)]
 pub(crate) enum Order {
     /// Accept clients of this listener, which is in the published list, on this socket; the answer is whether that was possible.
     Listen(ListenerId, OwnedFd, oneshot::Sender<io::Result<()>>),
@@ -73,6 +81,29 @@ pub(crate) enum Order {
     Detach(oneshot::Sender<Vec<Relayed<Detached>>>),
     /// Resume relays that another worker has detached.
     Adopt(Vec<Relayed<Detached>>),
+    /// Duplicate the listening sockets.
+    Sockets(oneshot::Sender<io::Result<Vec<(ListenerId, OwnedFd)>>>),
+    /// Duplicate the sockets of relays that another process could take over; they go on here.
+    Offer(Offer, oneshot::Sender<OfferedPage>),
+    /// Accept nobody and move no byte of the relays that another process can take over, and say what they are. An order to end any of
+    /// them waits until that is over.
+    Freeze(Freeze, oneshot::Sender<Frozen>),
+    /// Go on as before [`Order::Freeze`].
+    Thaw(oneshot::Sender<()>),
+    /// Another process has these frozen relays and every listening socket: forget them, without a trace for their peers. Frozen ones
+    /// that are not among them go on here. The answer is how many were forgotten.
+    Forget(Arc<HashSet<u64>>, oneshot::Sender<usize>),
+    /// Hold relays of another process, without reading or writing a byte of theirs. The answer is how many are held.
+    Park(Park, oneshot::Sender<Result<usize, Invalid>>),
+    /// Make relays of those that are held, with their states. They are counted from now on, and are frozen. The answer is how many
+    /// they are; after an error, the process must not go on.
+    AdoptStates(Vec<State>, oneshot::Sender<Result<usize, Invalid>>),
+    /// Move the bytes of adopted relays from now on, and drop what is held still. The answer is how many began.
+    Run(oneshot::Sender<usize>),
+    /// Go on from what another process knows.
+    Learn(Learn, oneshot::Sender<Result<(), Invalid>>),
+    /// Say how connections ended lately, in the form of a handover: each end once in the handover with these names.
+    Ends(Arc<Names>, oneshot::Sender<Vec<End>>),
 }
 
 /// Relays to end, and how.
@@ -256,6 +287,12 @@ async fn work(
     let sweeping = tokio::task::spawn_local(supervisor.clone().guard(Task::Sweep, sweep));
     // If the caller of `start` is gone, so is the other end of `stop`, which ends the loop below.
     let _ = started.send(Ok(()));
+    let executing = Executing {
+        path: Rc::clone(&path),
+        sockets: Rc::clone(&sockets),
+        part: Rc::default(),
+        supervisor: supervisor.clone(),
+    };
     let mut stopping = false;
     loop {
         let order = tokio::select! {
@@ -270,11 +307,12 @@ async fn work(
             order = orders.recv() => order,
         };
         match order {
-            Some(order) => execute(order, &path, &sockets, &supervisor),
+            Some(order) => execute(order, &executing),
             None => break,
         }
     }
     sockets.close_all();
+    path.table.borrow_mut().drop_frozen();
     path.table.borrow_mut().close_all(path.clock.now(), Ended::Shutdown);
     let empty = async {
         while !path.table.borrow().is_empty() {
@@ -286,14 +324,33 @@ async fn work(
     sweeping.abort();
 }
 
-fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, supervisor: &Supervisor) {
+/// What orders are carried out on.
+struct Executing {
+    path: Rc<Path>,
+    sockets: Rc<ListenSockets>,
+    part: Rc<HandoverPart>,
+    supervisor: Supervisor,
+}
+
+fn execute(order: Order, worker: &Executing) {
+    let Executing {
+        path,
+        sockets,
+        part,
+        supervisor,
+    } = worker;
     // In all of these, the receiver may have been dropped, which changes nothing.
     match order {
         Order::Listen(id, socket, reply) => {
             let _ = reply.send(sockets.open(id, socket));
         }
         Order::Unlisten(id, reply) => {
-            let close = Rc::clone(sockets).close(id, reply);
+            let (sockets, part) = (Rc::clone(sockets), Rc::clone(part));
+            let close = async move {
+                // Of a socket that another process has as well, the last clients are that one's.
+                part.until_thawed().await;
+                sockets.close(id, reply).await;
+            };
             tokio::task::spawn_local(supervisor.clone().guard(Task::Unlisten, close));
         }
         Order::Reconfigure(settings) => {
@@ -308,9 +365,9 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
         }
         Order::Close(order, reply) => {
             failpoint::pass(Place::Close);
-            let path = Rc::clone(path);
+            let (path, part) = (Rc::clone(path), Rc::clone(part));
             in_task(supervisor, async move {
-                let _ = reply.send(close(&path, order).await);
+                let _ = reply.send(close(&path, &part, order).await);
             });
         }
         Order::Find(id, reply) => {
@@ -349,6 +406,48 @@ fn execute(order: Order, path: &Rc<Path>, sockets: &Rc<ListenSockets>, superviso
             }
         }
         Order::Adopt(relayed) => resume(path, relayed),
+        Order::Sockets(reply) => {
+            let _ = reply.send(sockets.duplicates());
+        }
+        Order::Offer(order, reply) => {
+            let path = Rc::clone(path);
+            in_task(supervisor, async move {
+                let _ = reply.send(handover::offer(&path, order).await);
+            });
+        }
+        Order::Freeze(order, reply) => {
+            let frozen = part.freeze(path, sockets, &order);
+            if reply.send(frozen).is_err() {
+                // Nobody would take them.
+                part.thaw(path, sockets);
+            }
+        }
+        Order::Thaw(reply) => {
+            part.thaw(path, sockets);
+            let _ = reply.send(());
+        }
+        Order::Forget(numbers, reply) => {
+            sockets.close_all();
+            let (path, sockets, part) = (Rc::clone(path), Rc::clone(sockets), Rc::clone(part));
+            in_task(supervisor, async move {
+                let _ = reply.send(part.forget(&path, &sockets, &numbers).await);
+            });
+        }
+        Order::Park(order, reply) => {
+            let _ = reply.send(part.park(order));
+        }
+        Order::AdoptStates(states, reply) => {
+            let _ = reply.send(part.adopt(path, states));
+        }
+        Order::Run(reply) => {
+            let _ = reply.send(part.run(path));
+        }
+        Order::Learn(order, reply) => {
+            let _ = reply.send(handover::learn(path, sockets, &order));
+        }
+        Order::Ends(names, reply) => {
+            let _ = reply.send(part.ends(path, names));
+        }
     }
 }
 
@@ -357,7 +456,7 @@ fn in_task(supervisor: &Supervisor, work: impl Future<Output = ()> + 'static) {
     tokio::task::spawn_local(supervisor.clone().guard(Task::Orders, work));
 }
 
-async fn close(path: &Path, order: Close) -> Closed {
+async fn close(path: &Path, part: &HandoverPart, order: Close) -> Closed {
     let Close {
         mut rows,
         most,
@@ -369,6 +468,7 @@ async fn close(path: &Path, order: Close) -> Closed {
     let mut left = rows.len();
     let (mut slices, all) = (Slices::default(), left);
     while left > 0 && count < most {
+        part.until_thawed().await;
         let slice = || {
             let now = path.clock.now();
             let mut table = path.table.borrow_mut();

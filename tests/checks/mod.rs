@@ -2,6 +2,7 @@
 //! readers.
 
 pub(crate) mod framing;
+pub(crate) mod handover;
 pub(crate) mod heads;
 pub(crate) mod held;
 pub(crate) mod hello;

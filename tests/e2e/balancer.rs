@@ -1,23 +1,23 @@
 //! The balancer: as a library in this process, or as the program that users run.
 
-use std::cell::RefCell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use remora::config;
 use remora::serve::{self, Running};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::cluster::Cluster;
-use crate::wait::{self, Watched};
+use crate::process::Process;
+use crate::wait::Watched;
 
 /// Two workers on a free port; `listener` is added to the listener's table, `tables` to the rest. No admin listener where
 /// `tables` has none.
@@ -89,14 +89,16 @@ pub(crate) struct Program {
     pub admin: Option<SocketAddr>,
     /// Its admin socket, if it has one.
     pub socket: Option<PathBuf>,
-    child: Child,
+    /// That which runs now, behind those from which it has taken over.
+    processes: Vec<Process>,
     /// Whether it may end as one that failed.
     pub may_fail: bool,
     lines: Arc<Watched<Vec<Value>>>,
     /// Reads the log until the program has ended.
     reader: Option<JoinHandle<()>>,
     path: PathBuf,
-    _directory: TempDir,
+    /// Of its configuration and its sockets.
+    directory: Arc<TempDir>,
 }
 
 impl Program {
@@ -121,9 +123,23 @@ impl Program {
         let directory = TempDir::new().expect("a directory");
         let path = directory.path().join("remora.toml");
         write(&path, toml);
-        let mut child = command
+        command.args(["run", "--config"]).arg(&path);
+        Self::run(command, path, Arc::new(directory))
+    }
+
+    /// Takes over from a program, with its configuration, at this socket.
+    pub(crate) fn taking_over(old: &Self, socket: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+        command
             .args(["run", "--config"])
-            .arg(&path)
+            .arg(&old.path)
+            .arg("--take-over")
+            .arg(socket);
+        Self::run(command, old.path.clone(), Arc::clone(&old.directory))
+    }
+
+    fn run(mut command: Command, path: PathBuf, directory: Arc<TempDir>) -> Self {
+        let mut child = command
             .env("RUNTIME_DIRECTORY", directory.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -148,12 +164,12 @@ impl Program {
             addresses: addresses(&listening),
             admin: listening["admin"].as_str().and_then(|admin| admin.parse().ok()),
             socket: listening["socket"].as_str().map(PathBuf::from),
-            child,
+            processes: vec![Process::started(&child)],
             may_fail: false,
             lines,
             reader: Some(reader),
             path,
-            _directory: directory,
+            directory,
         }
     }
 
@@ -166,11 +182,56 @@ impl Program {
     }
 
     pub(crate) fn process(&self) -> u32 {
-        self.child.id()
+        self.current().id()
+    }
+
+    fn current(&self) -> &Process {
+        self.processes.last().expect("a process")
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("a process that runs");
+        self.current().signal(signal);
+    }
+
+    /// Runs `remora ctl upgrade` with these arguments; whether it succeeded, and the last step that it told of.
+    pub(crate) fn try_upgrade(&mut self, arguments: &[&str]) -> (bool, Value) {
+        let mut ctl = Command::new(env!("CARGO_BIN_EXE_remora"));
+        ctl.args(["ctl", "--json", "--socket"])
+            .arg(self.socket())
+            .arg("upgrade");
+        let output = ctl.args(arguments).output().expect("the program");
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        let last = text
+            .lines()
+            .last()
+            .map(|line| serde_json::from_str(line).expect("JSON"));
+        let last: Value = last.unwrap_or_default();
+        if last["step"] == "done" {
+            let pid = last["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+            self.processes.push(Process::that_took_over(pid.expect("a process")));
+        }
+        (output.status.success(), last)
+    }
+
+    /// Upgrades to the same program; what `remora ctl upgrade` says in the end.
+    #[track_caller]
+    pub(crate) fn upgrade(&mut self) -> Value {
+        let (is_done, last) = self.try_upgrade(&[]);
+        assert!(is_done && last["step"] == "done", "{last}");
+        last
+    }
+
+    /// Waits for the end of the process that was upgraded last.
+    #[track_caller]
+    pub(crate) fn old_exit_code(&mut self) -> Option<i32> {
+        let old = self.processes.len() - 2;
+        self.processes[old].exit_code()
+    }
+
+    /// Whether that process has ended.
+    pub(crate) fn has_old_exited(&mut self) -> bool {
+        let old = self.processes.len() - 2;
+        self.processes[old].has_ended()
     }
 
     /// The file of its configuration.
@@ -211,16 +272,15 @@ impl Program {
     /// Waits until the program has ended and its whole log was read; its exit code.
     #[track_caller]
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
-        let child = RefCell::new(&mut self.child);
-        let status = wait::until_some("the program's end", || child.borrow_mut().try_wait().expect("a child"));
+        let code = self.processes.last_mut().expect("a process").exit_code();
         if let Some(reader) = self.reader.take() {
             reader.join().expect("lines of JSON");
         }
-        status.code()
+        code
     }
 
     pub(crate) fn has_exited(&mut self) -> bool {
-        self.child.try_wait().expect("a child").is_some()
+        self.processes.last_mut().expect("a process").has_ended()
     }
 
     /// The lines so far that `select` selects.
@@ -286,7 +346,7 @@ impl Program {
 
     /// CPU time so far, of user and system.
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.process()));
         let stat = stat.expect("a process that runs");
         let (_, fields) = stat.rsplit_once(')').expect("a name in brackets");
         let field = |number: usize| {
@@ -299,7 +359,7 @@ impl Program {
 
     /// Memory that is resident now, in bytes.
     pub(crate) fn resident_bytes(&self) -> usize {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process()));
         let status = status.expect("a process that runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
@@ -360,15 +420,17 @@ fn end_of(lines: &[Value], client: SocketAddr) -> Option<usize> {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        if !self.has_exited() {
-            // No test waits for a drain by accident.
-            self.signal(Signal::INT);
-            // A test that failed may have stopped it.
-            self.signal(Signal::CONT);
-        }
-        let status = self.child.wait().expect("a child");
-        if !std::thread::panicking() && !self.may_fail {
-            assert!(status.success(), "the program ended with {status}");
+        for process in &mut self.processes {
+            if !process.has_ended() {
+                // No test waits for a drain by accident.
+                process.signal(Signal::INT);
+                // A test that failed may have stopped it.
+                process.signal(Signal::CONT);
+            }
+            let code = process.exit_code();
+            if !std::thread::panicking() && !self.may_fail {
+                assert_eq!(code, Some(0), "how the program ended");
+            }
         }
     }
 }

@@ -38,6 +38,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("remora_draining", &[]),
     ("remora_events_total", &["event"]),
     ("remora_ends_total", &["cause"]),
+    ("remora_handover_connections_total", &["result", "reason"]),
+    ("remora_handover_pause_seconds", &[]),
+    ("remora_handovers_total", &["result"]),
     ("remora_held_bytes", &[]),
     ("remora_held_reconnects_total", &[]),
     ("remora_listener_connections_max", &["listener"]),
@@ -100,6 +103,7 @@ fn closed_series() -> Vec<String> {
             &remora::admin::api::answers::Change::KINDS,
         ),
         of("remora_config_reloads_total", "result", &["success", "failure"]),
+        of("remora_handovers_total", "result", &["completed", "failed"]),
         of(
             "remora_discovery_answers_total",
             "result",

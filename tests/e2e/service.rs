@@ -1,12 +1,14 @@
 //! What systemd is told: a socket of the test in its place.
 
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::balancer::{Program, toml};
+use crate::balancer::{ADMIN, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::packets::Connect;
@@ -91,6 +93,57 @@ fn the_state_is_one_line_that_follows_nodes_connections_and_reloads() {
     service.until("STATUS=nodes up: 1 of 2, connections: 1; accepts no more clients");
     client.reset();
     assert_eq!(service.program.exit_code(), Some(0));
+}
+
+#[test]
+fn the_process_that_takes_over_is_the_service() {
+    let cluster = Cluster::of(1);
+    let mut service = Service::start(&toml(&cluster, "", ADMIN));
+    service.until("READY=1");
+    let client = Client::accepted(service.program.address, &Connect::new("stays"));
+    service.program.upgrade();
+    let pid = service.program.process();
+    service.until(&format!("MAINPID={pid}"));
+    // Not a word of the end of the old one.
+    assert_eq!(service.program.old_exit_code(), Some(0));
+    client.reset();
+    service.until("STATUS=nodes up: 1 of 1, connections: 0");
+    service.program.signal(Signal::INT);
+    service.until("STOPPING=1");
+}
+
+#[test]
+fn sockets_of_systemd_are_used_by_name_and_by_address() {
+    let cluster = Cluster::of(1);
+    for (name, address) in [("mqtt", None), ("remora.socket", Some(()))] {
+        let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let bound = socket.local_addr().expect("an address");
+        let config = toml(&cluster, "name = \"mqtt\"", ADMIN);
+        let config = match address {
+            // The admin listener has a free port, and comes first.
+            Some(()) => config.replace(
+                "[[listeners]]\naddress = \"127.0.0.1:0\"",
+                &format!("[[listeners]]\naddress = \"{bound}\""),
+            ),
+            None => config,
+        };
+        // As systemd does: the first one is number 3. The shell closes what it was given it as.
+        let mut shell = Command::new("sh");
+        let passed = "exec 3>&2 2>/dev/null; LISTEN_FDS=1 LISTEN_PID=$$ LISTEN_FDNAMES=\"$NAMES\" exec \"$0\" \"$@\"";
+        shell
+            .args(["-c", passed, env!("CARGO_BIN_EXE_remora")])
+            .env("NAMES", name);
+        shell.stderr(Stdio::from(OwnedFd::from(socket)));
+        let mut program = Program::by(shell, &config);
+        assert_eq!(program.address, bound);
+        // Both workers accept on it.
+        for number in 0..20 {
+            Client::accepted(bound, &Connect::new(format!("{name} {number}")));
+        }
+        program.upgrade();
+        assert_eq!(program.old_exit_code(), Some(0));
+        Client::accepted(bound, &Connect::new("after"));
+    }
 }
 
 #[test]

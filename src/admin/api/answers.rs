@@ -1,6 +1,7 @@
 //! What the API is asked and what it answers, as JSON. The descriptions in the OpenAPI document are the comments here.
 
 mod overview;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -15,6 +16,7 @@ pub use overview::{
     Counted, EndCount, ExaminationOverview, FindingOverview, History, NodeHistory, NodeOverview, Overview, PeerNode,
     PeerSum, PeerView, Peers, Recent,
 };
+pub use upgrade::{Upgradable, Upgrade, UpgradeStep, Upgraded};
 
 /// Why a request was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

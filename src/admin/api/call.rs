@@ -47,6 +47,8 @@ pub(super) enum Reply {
     Json(Vec<u8>),
     /// Events as they come, for this reader.
     Events(Body, Arc<Reader>),
+    /// The steps of something, as events, until it is over.
+    Steps(Body),
 }
 
 /// An answer that says what was refused, and what would do.

@@ -23,6 +23,7 @@ mod route;
 mod routes;
 mod status;
 mod top_clients;
+mod upgrade;
 
 use std::sync::{Arc, OnceLock};
 
@@ -40,6 +41,7 @@ use crate::process::handle::{Handle, NodeStatus};
 use answers::{Connection, Event, Overview};
 use asked::Asked;
 use call::{Call, Refusal, Reply};
+use reader::Lasting;
 use route::Route;
 use routes::Found;
 
@@ -111,7 +113,14 @@ impl Api {
                 let content_type = HeaderValue::from_static(EVENTS);
                 response.headers_mut().insert(CONTENT_TYPE, content_type);
                 // For the connection, which lasts for as long as the reader keeps up.
-                response.extensions_mut().insert(reader);
+                response.extensions_mut().insert(Lasting::Reader(reader));
+                response
+            }
+            Ok(Reply::Steps(body)) => {
+                let mut response = Response::new(body);
+                let content_type = HeaderValue::from_static(EVENTS);
+                response.headers_mut().insert(CONTENT_TYPE, content_type);
+                response.extensions_mut().insert(Lasting::Bounded);
                 response
             }
             Err(refusal) => {

@@ -5,6 +5,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::base::events::Events;
 
+/// An answer that takes longer than others.
+#[derive(Clone, Debug)]
+pub(in crate::admin) enum Lasting {
+    /// As long as this reader keeps up.
+    Reader(Arc<Reader>),
+    /// As long as what it tells of, which has deadlines of its own.
+    Bounded,
+}
+
+impl Lasting {
+    /// Waits until the answer has lasted for too long.
+    pub(in crate::admin) async fn lasts_too_long(&self) {
+        match self {
+            Self::Reader(reader) => reader.falls_behind().await,
+            Self::Bounded => std::future::pending().await,
+        }
+    }
+}
+
 /// A reader that follows the events.
 #[derive(Debug)]
 pub(in crate::admin) struct Reader {

@@ -5,11 +5,12 @@ use hyper::Method;
 use super::answers::{
     AskClient, Certificates, Client, Clients, CloseNode, Closed, Configuration, Counters, DrainNode, Draining, Event,
     Examined, History, Listeners, Node, Nodes, OpenApi, Overview, Peers, Rebalance, Reconnecting, Reloaded, Reopened,
-    SetRebalance, SetWeight, Status, TopClients,
+    SetRebalance, SetWeight, Status, TopClients, Upgradable, Upgrade, UpgradeStep,
 };
 use super::route::{Answered, Route, answers, may_take, of, takes};
 use super::{
     clients, counters, doctor, events, listeners, nodes, openapi, overview, peers, process, status, top_clients,
+    upgrade,
 };
 use crate::admin::tokens::Scope;
 
@@ -328,6 +329,26 @@ pub(super) static ROUTES: &[Route] = &[
         body: None,
         answer: answers::<Draining>(),
         handler: |call| Box::pin(process::drain(call)),
+    },
+    Route {
+        method: Method::GET,
+        path: "/api/v1/upgrade",
+        scope: Scope::Read,
+        summary: "The program on disk, and whether it is another one than the one that runs.",
+        query: &[],
+        body: None,
+        answer: answers::<Upgradable>(),
+        handler: |call| Box::pin(upgrade::show(call)),
+    },
+    Route {
+        method: Method::POST,
+        path: "/api/v1/upgrade",
+        scope: Scope::Write,
+        summary: "Starts the program on disk, which takes over all listeners and connections. How far it is comes as server-sent events.",
+        query: &[],
+        body: may_take::<Upgrade>(),
+        answer: Answered::Events(of::<UpgradeStep>()),
+        handler: |call| Box::pin(upgrade::upgrade(call)),
     },
     Route {
         method: Method::GET,

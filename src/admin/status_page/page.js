@@ -710,6 +710,7 @@
     listener_opened: (e) => [`listener ${e.listener} opened at ${e.address}`],
     listener_closed: (e) => [`listener ${e.listener} closed at ${e.address}`],
     drain: (e) => [`the process drains ${n(e.connections)} connections`, true],
+    handover: (e) => [e.error ? `handover failed: ${e.error}` : `${e.result === "took" ? "took over" : "handed over"} ${n(e.moved)} connections${e.left ? `, ${n(e.left)} stayed with the old process` : ""}`, !!e.error],
     certificate_expiring: (e) => [`certificate of ${certified(e)} expires in ${n(e.days)} ${e.days === 1 ? "day" : "days"}`, true],
     certificate_expired: (e) => [`certificate of ${certified(e)} has expired`, true],
     storm_begun: (e) => [`storm: ${n(e.connects_per_second)} clients connect per second, usually ${n(e.usual_per_second)}; ${n(e.waiting)} wait`, true],

@@ -228,6 +228,7 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         control,
         limits,
         drain: drain::Settings { delay, rate, grace },
+        handover,
         doctor,
         watchdog,
         admin,
@@ -306,6 +307,17 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
                 "accepts for {} more, then closes {rate} connections a second, for {} at most",
                 text(*delay),
                 text(*grace)
+            ),
+        ),
+        (
+            "upgrades",
+            format!(
+                "{}; what cannot move is closed after {}",
+                match &handover.socket {
+                    Some(path) => format!("taken over at {}, or by ctl upgrade", path.display()),
+                    None => "by ctl upgrade".to_owned(),
+                },
+                text(handover.grace)
             ),
         ),
         (

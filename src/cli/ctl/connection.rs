@@ -214,7 +214,23 @@ impl Connection {
 
     /// Asks for a stream of events, and passes each to `take` until it returns false or the stream ends.
     pub(super) async fn events(&mut self, target: &str, take: impl FnMut(&str) -> bool) -> Result<(), Failed> {
-        match self.client.events(target, take).await {
+        let read = self.client.events(target, take).await;
+        self.read(target, read)
+    }
+
+    /// Asks for a change whose steps are a stream of events, and passes each to `take` until it returns false or the stream ends.
+    pub(super) async fn steps(
+        &mut self,
+        target: &str,
+        body: Option<String>,
+        take: impl FnMut(&str) -> bool,
+    ) -> Result<(), Failed> {
+        let read = self.client.steps(target, body, take).await;
+        self.read(target, read)
+    }
+
+    fn read(&self, target: &str, read: io::Result<Result<(), Answer>>) -> Result<(), Failed> {
+        match read {
             Ok(Ok(())) => Ok(()),
             Ok(Err(answer)) => Err(self.refused(&answer)),
             Err(error) => Err(self.no_answer(target, &error)),

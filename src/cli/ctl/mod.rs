@@ -10,10 +10,12 @@ pub(super) mod nodes;
 mod page;
 mod process;
 mod status;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -143,6 +145,17 @@ enum Command {
     Config,
     /// Read the configuration again, and take it completely or not at all.
     Reload,
+    /// Start the program on disk, which takes over all listeners and connections: nobody is disconnected.
+    ///
+    /// If it cannot, the process that runs goes on as before, and the exit code is 1.
+    Upgrade {
+        /// Another program than the one that the process was started from.
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        /// Reload instead, if the program on disk is the one that runs.
+        #[arg(long, conflicts_with = "binary")]
+        or_reload: bool,
+    },
 }
 
 /// Runs the command.
@@ -197,6 +210,9 @@ async fn run(arguments: Arguments) -> Result<String, Failed> {
         Command::Certificates => connection.get("/api/v1/certificates", process::certificates).await,
         Command::ReopenLogs => connection.post("/api/v1/log/reopen", None, process::reopened).await,
         Command::Config => connection.get("/api/v1/config", process::config).await,
+        Command::Upgrade { binary, or_reload } => {
+            upgrade::run(&mut connection, upgrade::Asked { binary, or_reload }).await
+        }
         Command::Reload => connection.post("/api/v1/reload", None, process::reloaded).await,
         Command::Undrain { node } => connection.post(&nodes::path(&node, "undrain"), None, nodes::one).await,
         Command::Weight {

@@ -393,3 +393,51 @@ fn a_node_has_its_own_rate_or_that_of_all() {
     });
     assert_eq!((rate(&state, "own"), rate(&state, "other")), (Some(5), Some(100)));
 }
+
+#[test]
+fn what_another_process_knew_has_numbers_and_is_down_until_it_answers() {
+    let (mut state, now) = (state(&[socket("a", 1, 100), socket("b", 2, 100)]), Instant::now());
+    assert_eq!(state.know(&["b".to_owned(), "removed".to_owned()]), 2);
+    let cluster = state.snapshot();
+    let known: Vec<_> = cluster.all_known().iter().map(|known| &*known.name).collect();
+    assert_eq!(known, ["a", "b", "removed"]);
+    assert_eq!(cluster.nodes().len(), 2, "only its name is known");
+
+    let settings = Settings::default();
+    let is_up = |state: &State| {
+        let cluster = state.snapshot();
+        node(&cluster, "b").state_for(EndpointKind::Mqtt) == Some(NodeState::Up)
+    };
+    assert!(!state.begin_down("removed", EndpointKind::Mqtt, &settings, now));
+    assert!(!state.begin_down("b", EndpointKind::Ws, &settings, now));
+    assert!(is_up(&state));
+    assert!(state.begin_down("b", EndpointKind::Mqtt, &settings, now));
+    assert!(!is_up(&state));
+    let due = state.due_probes(now);
+    assert_eq!(due.len(), 1, "at once");
+    let passive = passive(&state, "b");
+    let mut at = now;
+    for _ in 0..settings.rise {
+        assert!(!is_up(&state));
+        state.probed(&passive, &Ok(()), at, &settings, at);
+        at = state.next_deadline().unwrap_or(at);
+        state.due_probes(at);
+    }
+    assert!(is_up(&state));
+}
+
+#[test]
+fn no_more_names_are_known_than_there_are_numbers() {
+    let mut state = state(&[socket("a", 1, 100)]);
+    let names: Vec<String> = (0..70_000).map(|number| format!("n{number}")).take(66_000).collect();
+    // Each name is compared with all before it: only the last ones matter here.
+    let last = usize::from(u16::MAX) - 1;
+    state.known = names[..last]
+        .iter()
+        .map(|name| KnownNode {
+            name: name.as_str().into(),
+            load: Arc::default(),
+        })
+        .collect();
+    assert_eq!(state.know(&names[last..]), 1);
+}

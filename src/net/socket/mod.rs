@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::base::scratch;
+use crate::net::descriptors;
 
 use tcp::Tcp;
 pub(crate) use tcp::reset_on_close;
@@ -65,6 +66,36 @@ impl Socket {
             tcp: Tcp::new(fd)?,
             tls: None,
         })
+    }
+
+    /// Registers a socket of another process with this thread's runtime. It may have ended since, but it must be what that process
+    /// says it is.
+    ///
+    /// # Errors
+    /// `InvalidInput` if this is no nonblocking TCP socket for a connection; epoll refuses the descriptor.
+    pub(crate) fn of_another_process(fd: OwnedFd) -> io::Result<Self> {
+        use rustix::net::{AddressFamily, SocketType, sockopt};
+        let is_connection = || {
+            let domain = sockopt::socket_domain(&fd)?;
+            let is_ip = domain == AddressFamily::INET || domain == AddressFamily::INET6;
+            let is_stream = sockopt::socket_type(&fd)? == SocketType::STREAM;
+            let is_tcp = sockopt::socket_protocol(&fd)? == Some(rustix::net::ipproto::TCP);
+            let is_nonblocking = rustix::fs::fcntl_getfl(&fd)?.contains(rustix::fs::OFlags::NONBLOCK);
+            let accepts = sockopt::socket_acceptconn(&fd)?;
+            rustix::io::Result::Ok(is_ip && is_stream && is_tcp && is_nonblocking && !accepts)
+        };
+        match is_connection() {
+            Ok(true) => Self::new(fd),
+            Ok(false) | Err(_) => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    /// A second descriptor of the same socket, for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn duplicate(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+        Ok(descriptors::keep(rustix::io::fcntl_dupfd_cloexec(socket, 0)?)?)
     }
 
     /// Adds TLS, after its handshake. `connection` has taken in `sealed` bytes that it has not decrypted yet.

@@ -3,15 +3,16 @@
 
 #![expect(
     unsafe_code,
-    reason = "a registration, a socket option and an ioctl that are unsafe, or missing, in tokio, rustix and socket2"
+    reason = "a registration, a passed descriptor, a socket option and an ioctl that are unsafe, or missing, in std, tokio, rustix and socket2"
 )]
 
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
+use rustix::io::{FdFlags, fcntl_setfd};
 use tokio::io::unix::AsyncFd;
 
 /// Registers a nonblocking socket with this thread's runtime.
@@ -23,6 +24,22 @@ pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // changes, the `AsyncFd` owns it from here on, and lends it only by shared reference, which cannot replace it.
     // `AsyncFd::get_mut` could; it is not called in this crate.
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
+}
+
+/// The descriptors with these numbers, which the process was started with: each is closed with what is returned.
+///
+/// # Errors
+/// One of them is not open.
+pub(crate) fn passed(numbers: &[RawFd]) -> io::Result<Vec<OwnedFd>> {
+    let owned = numbers.iter().map(|number| {
+        // SAFETY: only a number is looked at, and fcntl says EBADF for one that is not open.
+        let passed = unsafe { BorrowedFd::borrow_raw(*number) };
+        fcntl_setfd(passed, FdFlags::CLOEXEC)?;
+        // SAFETY: it is open, as was just seen. systemd passes it for this process to own, as LISTEN_PID says, nothing here has opened
+        // it, and the caller asks once, since the numbers are those of the start.
+        Ok(unsafe { OwnedFd::from_raw_fd(*number) })
+    });
+    owned.collect()
 }
 
 /// Keeps a connection in the kernel until the client has sent something (TCP_DEFER_ACCEPT): one wake-up instead of two, and a

@@ -1,7 +1,11 @@
 //! Parses WebSocket frames (RFC 6455, section 5) from a stream that may be split anywhere, without changing them. Pure.
 
+mod position;
+
 use std::fmt;
 use std::ops::Deref;
+
+pub use position::{FramePosition, Position};
 
 /// Who sends the frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -157,6 +157,18 @@ impl Admitted {
         Ok(())
     }
 
+    /// Counts a connection that another process has admitted, whatever the limits are.
+    pub(crate) fn beyond_limits(
+        admission: &Arc<Admission>,
+        listener_count: &Arc<ListenerCount>,
+        client: IpAddr,
+    ) -> Self {
+        admission.connections.fetch_add(1, Ordering::Relaxed);
+        listener_count.0.fetch_add(1, Ordering::Relaxed);
+        admission.enter_source(source_of(client), usize::MAX);
+        Self::kept(admission, listener_count, client)
+    }
+
     /// Leaves the connection counted, until the guard that [`Admitted::kept`] makes of it is dropped.
     pub fn keep(mut self) {
         self.kept = true;
@@ -241,6 +253,23 @@ mod tests {
             drop(Admitted::kept(&process.admission, &process.listener_count, CLIENT));
             assert!(process.is_empty(), "{cause:?}");
         }
+    }
+
+    #[test]
+    fn what_another_process_has_admitted_is_counted_beyond_every_limit() {
+        let mut process = Process::new();
+        process.listener_max = Some(1);
+        process.limits.connections_max = Some(1);
+        process.limits.connections_per_source_max = Some(1);
+        let adopt = || Admitted::beyond_limits(&process.admission, &process.listener_count, CLIENT);
+        let adopted = [adopt(), adopt(), adopt()];
+        assert_eq!(process.admission.connections(), 3);
+        assert_eq!(process.enter(CLIENT).err(), Some(Ended::LimitTotal));
+        adopted.into_iter().for_each(Admitted::keep);
+        for _ in 0..3 {
+            drop(Admitted::kept(&process.admission, &process.listener_count, CLIENT));
+        }
+        assert!(process.is_empty());
     }
 
     #[test]

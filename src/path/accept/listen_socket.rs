@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
+use rustix::net::{SocketFlags, sockopt};
 use socket2::{Domain, Protocol, SockFilter, SockRef, Type};
 use tokio::io::unix::AsyncFd;
 use tokio::time::Instant;
@@ -82,19 +82,56 @@ pub fn bind(
     let mut bound = address;
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
-        let socket = socket(address, true, freebind)?;
-        // Accepted sockets inherit these (Linux), which saves six system calls for each.
-        settings.apply(SockRef::from(&socket))?;
-        socket.bind(&bound.into())?;
-        sys::defer_accept(socket.as_fd(), SILENT_SECONDS)?;
-        socket.listen(BACKLOG)?;
-        bound = socket
-            .local_addr()?
-            .as_socket()
-            .ok_or_else(|| io::Error::other("a TCP socket without an IP address"))?;
+        let socket = listen(bound, freebind, settings)?;
+        bound = address_of(&socket)?;
         sockets.push(socket.into());
     }
     Ok((bound, sockets))
+}
+
+/// Binds `more` sockets to an address at which this process has sockets of another one.
+///
+/// # Errors
+/// The kernel refuses: those sockets were opened by another user, or without SO_REUSEPORT.
+pub(crate) fn bind_beside(
+    address: SocketAddr,
+    freebind: bool,
+    more: usize,
+    settings: &dial::Settings,
+) -> io::Result<Vec<OwnedFd>> {
+    (0..more)
+        .map(|_| Ok(listen(address, freebind, settings)?.into()))
+        .collect()
+}
+
+/// Gives a socket that another process has opened the options that [`bind`] gives, and returns where it is bound.
+///
+/// # Errors
+/// It is no TCP socket that listens.
+pub(crate) fn inherit(socket: &OwnedFd, settings: &dial::Settings) -> io::Result<SocketAddr> {
+    let as_socket = SockRef::from(socket);
+    if !sockopt::socket_acceptconn(socket)? {
+        return Err(io::Error::other("a socket that does not listen"));
+    }
+    as_socket.set_nonblocking(true)?;
+    settings.apply(SockRef::from(socket))?;
+    sys::defer_accept(socket.as_fd(), SILENT_SECONDS)?;
+    address_of(&as_socket)
+}
+
+fn listen(address: SocketAddr, freebind: bool, settings: &dial::Settings) -> io::Result<socket2::Socket> {
+    let socket = socket(address, true, freebind)?;
+    // Accepted sockets inherit these (Linux), which saves six system calls for each.
+    settings.apply(SockRef::from(&socket))?;
+    socket.bind(&address.into())?;
+    sys::defer_accept(socket.as_fd(), SILENT_SECONDS)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+fn address_of(socket: &socket2::Socket) -> io::Result<SocketAddr> {
+    let address = socket.local_addr()?.as_socket();
+    address.ok_or_else(|| io::Error::other("a TCP socket without an IP address"))
 }
 
 /// Binds a socket to the address and closes it, as [`bind`] does at first. It does not listen, so no client notices.
@@ -182,6 +219,14 @@ impl ListenSocket {
     /// The next client in the backlog, if there is one.
     pub(crate) fn accept_waiting(&self) -> Option<Accepted> {
         self.accept_now().ok()
+    }
+
+    /// A duplicate, for another process.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.listener.get_ref().try_clone()
     }
 
     /// Sets keepalive and user timeout for the clients accepted from now on.

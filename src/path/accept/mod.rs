@@ -15,8 +15,8 @@ use ipnet::IpNet;
 pub use admission::{Admission, Admitted, Limits, ListenerCount};
 pub use admit::Client;
 pub(crate) use admit::{AdmittedClient, Rules, admit};
-pub(crate) use listen_socket::ListenSocket;
 pub use listen_socket::{Accepted, bind, probe};
+pub(crate) use listen_socket::{ListenSocket, bind_beside, inherit};
 pub(crate) use open::{Opened, OpenedClient, Opener};
 
 use crate::cluster::EndpointKind;

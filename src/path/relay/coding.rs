@@ -46,6 +46,11 @@ impl Unframing {
         self.frames.is_closed()
     }
 
+    /// The decoder.
+    pub(crate) fn frames(&self) -> &Frames {
+        &self.frames
+    }
+
     /// The decoder alone.
     pub(crate) fn into_frames(self) -> Frames {
         self.frames

@@ -331,6 +331,46 @@ impl Flow {
         }
     }
 
+    /// Takes what is in a pipe out of it, so that all that waits is in memory. The direction goes on as before.
+    ///
+    /// # Errors
+    /// The pipe could not be read: bytes are lost.
+    pub(crate) fn empty_pipe(&mut self) -> io::Result<()> {
+        let Some(backlog) = self.backlog_mut() else {
+            return Ok(());
+        };
+        *backlog = match std::mem::replace(backlog, Backlog::Nothing) {
+            Backlog::Pipe { pipe, filled } => Backlog::Bytes {
+                bytes: pipe.into_bytes(filled)?,
+                sent: 0,
+            },
+            other => other,
+        };
+        Ok(())
+    }
+
+    /// Whether bytes are in a pipe.
+    #[cfg(test)]
+    pub(crate) fn has_pipe(&self) -> bool {
+        matches!(self.backlog(), Some(Backlog::Pipe { .. }))
+    }
+
+    /// The bytes that wait for the receiver here. Those in a pipe are not among them.
+    pub(crate) fn unsent(&self) -> &[u8] {
+        match self.backlog() {
+            Some(Backlog::Bytes { bytes, sent }) => &bytes[*sent..],
+            None | Some(Backlog::Nothing | Backlog::Pipe { .. }) => &[],
+        }
+    }
+
+    /// The decoder of the sender's frames, if they are unwrapped.
+    pub(crate) fn frames(&self) -> Option<&Frames> {
+        match &self.coding {
+            Coding::Unframe(unframing) => Some(unframing.frames()),
+            Coding::Untouched | Coding::Frame | Coding::Discard => None,
+        }
+    }
+
     /// Takes out what was not sent yet, for a relay that goes on elsewhere.
     ///
     /// # Errors

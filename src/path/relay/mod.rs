@@ -6,11 +6,13 @@ pub mod coding;
 mod flow;
 mod index;
 mod mode;
+mod parked;
 mod pipes;
 mod ports;
 mod relayed;
 mod row;
 mod run;
+mod stays;
 mod table;
 mod waiting;
 
@@ -19,8 +21,12 @@ use std::time::Duration;
 use crate::base::clock::Seconds;
 
 pub use closing::Closing;
+pub(crate) use parked::{Adopted, Parked};
 pub use relayed::{Finished, RelayStatus, RelayView, Relayed};
+pub(crate) use run::spawn_frozen;
 pub use run::{Owner, spawn};
+pub use stays::Stays;
+pub(crate) use table::Movable;
 pub use table::{OrderedToEnd, Outcome, RowId, Table};
 pub use waiting::WaitingBytes;
 

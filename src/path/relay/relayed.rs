@@ -56,6 +56,8 @@ pub struct RelayView<'a> {
     pub bytes: Bytes,
     /// When its peers last sent something.
     pub activity: Activity,
+    /// A client that is silent for this long is disconnected; `None` means never.
+    pub idle_limit: Option<Seconds>,
 }
 
 /// A relay as it was when it was looked at.

@@ -33,6 +33,8 @@
 //! already shows whether the peer reset the connection or closed it gracefully (`EPIPE`). This is kept as the cause,
 //! since the kernel reports each error once.
 
+mod handed;
+
 use std::io;
 use std::task::{Context, Waker};
 
@@ -76,10 +78,11 @@ pub(crate) struct Row {
     node: Half,
     phase: Phase,
     activity: Activity,
-    /// A client that is silent for this long is disconnected; `None` means never.
-    idle_limit: Option<Seconds>,
+    /// A client that is silent for this long is disconnected. No `Option`, which would take four bytes more.
+    idle_limit: Seconds,
     /// Both sockets have the keepalive options of a relayed connection.
     watched: bool,
+    handed: Handed,
     node_close: NodeClose,
     node_id: NodeId,
     waker: Option<Waker>,
@@ -167,6 +170,17 @@ impl Phase {
     fn is_ordered_to_end(self) -> bool {
         matches!(self, Self::Draining { .. } | Self::Overdue { .. })
     }
+}
+
+/// How far a relay is on its way from one process to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Handed {
+    /// No other process has ever had its sockets.
+    No,
+    /// Another process may have duplicates of its sockets, for as long as it likes. It goes on here.
+    Offered,
+    /// Another process may go on with it, or has not begun yet. Nothing is read or written here.
+    Frozen,
 }
 
 /// Who closes the connection to the node first.
@@ -366,8 +380,9 @@ impl Row {
                 client: now,
                 ..activity.unwrap_or(Activity::new(now))
             },
-            idle_limit,
+            idle_limit: idle_limit.unwrap_or(Seconds::FOR_EVER),
             watched: false,
+            handed: Handed::No,
             node_id,
             waker: None,
             record,
@@ -389,7 +404,12 @@ impl Row {
             record: &self.record,
             bytes: self.bytes(),
             activity: self.activity,
+            idle_limit: self.idle_limit(),
         }
+    }
+
+    fn idle_limit(&self) -> Option<Seconds> {
+        (self.idle_limit != Seconds::FOR_EVER).then_some(self.idle_limit)
     }
 
     /// Its node, and what is known of the connection.
@@ -425,10 +445,10 @@ impl Row {
     /// Both sockets, if their keepalive options are not set yet: the caller sets them next.
     pub(crate) fn sockets_to_watch(&mut self) -> Option<ToWatch<'_>> {
         let lacks_options = !std::mem::replace(&mut self.watched, true);
-        lacks_options.then_some(ToWatch {
+        lacks_options.then(|| ToWatch {
             client: &self.client.socket,
             node: &self.node.socket,
-            idle_limit: self.idle_limit,
+            idle_limit: self.idle_limit(),
         })
     }
 
@@ -457,9 +477,7 @@ impl Row {
             self.close_node_first();
             self.phase = self.phase.half_closed(Ended::ClientClosed, now.after(linger));
         }
-        let is_due = self
-            .idle_limit
-            .is_some_and(|limit| now > self.activity.client.after(limit));
+        let is_due = now > self.activity.client.after(self.idle_limit);
         let is_silent = is_due && !self.has_unread_bytes_of_client();
         if let Some(cause) = self.phase.timed_out(now).or(is_silent.then_some(Ended::Idle)) {
             self.phase = self.phase.overdue(cause);
@@ -507,6 +525,9 @@ impl Row {
     pub(crate) fn turn(&mut self, tools: &mut Tools, cx: &mut Context<'_>) -> Option<Over> {
         if self.waker.is_none() {
             self.waker = Some(cx.waker().clone());
+        }
+        if self.is_frozen() {
+            return None;
         }
         match self.phase {
             Phase::Relaying | Phase::AwaitingNode { .. } | Phase::HalfClosed { .. } => self.relay(tools, cx),
@@ -697,6 +718,7 @@ impl Row {
         let time_wait = keeps_port.then_some(self.node_id);
         let uncounted = self.take_uncounted().unwrap_or_default();
         let bytes = self.bytes();
+        let is_shared = self.handed != Handed::No;
         let Self {
             client, node, record, ..
         } = self;
@@ -704,7 +726,12 @@ impl Row {
         if cause != Ended::ClientReset {
             node.send_close_notify();
         }
-        let left_of_node = if resets_node { reset(node) } else { None };
+        let left_of_node = if resets_node {
+            reset(node)
+        } else {
+            close_shared(node, is_shared);
+            None
+        };
         let left = match cause {
             Ended::ClientReset => left_of_node,
             Ended::NodeReset => reset(client),
@@ -721,6 +748,7 @@ impl Row {
             )),
             _ => {
                 client.send_close_notify();
+                close_shared(client, is_shared);
                 left_of_node
             }
         };
@@ -750,16 +778,23 @@ impl Row {
     /// Detaches the relay from its runtime, with the bytes that [`Row::take_unsent`] returned.
     pub(crate) fn detach(mut self, (to_node, to_client): (Vec<u8>, Vec<u8>)) -> Relayed<Detached> {
         Relayed {
+            idle_limit: self.idle_limit(),
             sides: Sides {
                 frames: self.client.flow.take_frames(),
                 client: self.client.detach(to_node),
                 node: self.node.detach(to_client),
             },
-            idle_limit: self.idle_limit,
             activity: Some(self.activity),
             node_id: self.node_id,
             record: self.record,
         }
+    }
+}
+
+/// Closes `socket`. If another process may have a duplicate, which keeps the connection open, the FIN is sent all the same.
+fn close_shared(socket: Socket, is_shared: bool) {
+    if is_shared {
+        socket.shutdown_write();
     }
 }
 

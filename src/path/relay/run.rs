@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::parked::Adopted;
 use super::relayed::{Finished, Relayed};
 use super::table::{Outcome, RowId, Table};
 use crate::base::clock::Seconds;
@@ -27,6 +28,12 @@ pub trait Owner {
 /// Relays a connection in a task of its own: a row in the table of `owner`, and a future of two words.
 pub fn spawn<O: Owner + 'static>(owner: Rc<O>, relayed: Relayed<Socket>) {
     let id = owner.table().borrow_mut().adopt(relayed, owner.now());
+    tokio::task::spawn_local(Relay { owner, id });
+}
+
+/// The same for a relay of another process, which is frozen.
+pub(crate) fn spawn_frozen<O: Owner + 'static>(owner: Rc<O>, adopted: Adopted) {
+    let id = owner.table().borrow_mut().adopt_frozen(adopted, owner.now());
     tokio::task::spawn_local(Relay { owner, id });
 }
 

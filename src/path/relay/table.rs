@@ -1,5 +1,7 @@
 //! The connection table of one worker: every relay as a row of plain data, reached by index and generation.
 
+mod handed;
+
 use std::collections::BTreeSet;
 use std::task::Context;
 
@@ -16,6 +18,8 @@ use crate::path::relay::ports::Ports;
 use crate::path::relay::relayed::{Finished, RelayView, Relayed};
 use crate::path::relay::row::{Row, ToWatch};
 use crate::path::sides::Bytes;
+
+pub(crate) use handed::Movable;
 
 /// Rows per chunk: as many as a word has bits, so that one word shows which are free.
 const CHUNK_ROWS: usize = u64::BITS as usize;
@@ -112,8 +116,11 @@ impl Table {
         }
     }
 
-    /// Takes a relay out because of `cause`, whatever it is doing.
+    /// Takes a relay out because of `cause`, whatever it is doing. A frozen one, which another process may have, does not end.
     pub fn finish(&mut self, id: RowId, cause: Ended) -> Option<Finished> {
+        if self.forget(id).is_some() {
+            return None;
+        }
         Some(self.remove(id)?.finish(cause.into(), &self.tools))
     }
 
@@ -134,7 +141,7 @@ impl Table {
     pub fn sweep(&mut self, now: Seconds, watch: impl Fn(ToWatch<'_>)) -> usize {
         let Tools { linger, rate_min, .. } = self.tools;
         let mut waiting = 0;
-        for row in self.rows_mut() {
+        for row in self.rows_mut().filter(|row| !row.is_frozen()) {
             if let Some(sockets) = row.sockets_to_watch() {
                 watch(sockets);
             }
@@ -151,7 +158,8 @@ impl Table {
     /// these are released.
     pub(crate) fn release_waiting(&mut self, now: Seconds, bytes: usize) {
         let before = Seconds(now.0.saturating_sub(BLOCKED_MIN.0));
-        let blocked = self.rows_mut().map(|row| (row.waiting_since(before), row));
+        let blocked = self.rows_mut().filter(|row| !row.is_frozen());
+        let blocked = blocked.map(|row| (row.waiting_since(before), row));
         let mut blocked: Vec<_> = blocked.filter(|(waiting, _)| *waiting > 0).collect();
         blocked.sort_unstable_by_key(|(waiting, _)| std::cmp::Reverse(*waiting));
         let mut left = bytes;
@@ -176,7 +184,8 @@ impl Table {
 
     /// Reports what each relay has moved since the last report, where it moved anything. Called once a second.
     pub fn count(&mut self, now: Seconds, report: impl Fn(&Record, Bytes)) {
-        for row in self.rows_mut() {
+        // Of a frozen one, nothing is counted here and in another process as well.
+        for row in self.rows_mut().filter(|row| !row.is_frozen()) {
             if let Some(moved) = row.swept(now) {
                 report(row.facts().1, moved);
             }
@@ -197,7 +206,7 @@ impl Table {
         let by = now.after(self.tools.linger);
         match row_mut(&mut self.chunks, id) {
             Some(row) if row.is_ordered_to_end() => OrderedToEnd::Before,
-            Some(row) if at_rest && !row.is_at_rest() => OrderedToEnd::Busy,
+            Some(row) if row.is_frozen() || (at_rest && !row.is_at_rest()) => OrderedToEnd::Busy,
             Some(row) => {
                 row.order_to_end(cause, by);
                 OrderedToEnd::Now
@@ -206,10 +215,13 @@ impl Table {
         }
     }
 
-    /// Orders all relays to end because of `cause`.
+    /// Orders all relays to end because of `cause`, but for those that are frozen.
     pub fn close_all(&mut self, now: Seconds, cause: Ended) {
         let by = now.after(self.tools.linger);
-        for row in self.rows_mut().filter(|row| !row.is_ordered_to_end()) {
+        for row in self
+            .rows_mut()
+            .filter(|row| !row.is_ordered_to_end() && !row.is_frozen())
+        {
             row.order_to_end(cause, by);
         }
     }
@@ -249,10 +261,17 @@ impl Table {
         (end < self.places()).then_some(end)
     }
 
-    /// The relays that were not ordered to end: an order would be lost with a move.
+    /// The relays that were not ordered to end, since an order would be lost with a move, and are not frozen.
     pub fn all(&self) -> Vec<RowId> {
         let mut all = Vec::with_capacity(self.rows);
-        self.visit(0, u32::MAX, |id, _| all.push(id));
+        for index in 0..self.places() {
+            if let Some((generation, row)) = self.row(index)
+                && !row.is_ordered_to_end()
+                && !row.is_frozen()
+            {
+                all.push(RowId { index, generation });
+            }
+        }
         all
     }
 
@@ -349,7 +368,7 @@ pub enum OrderedToEnd {
     Now,
     /// It has ended, or was ordered to end before.
     Before,
-    /// It has bytes in flight, and only one at rest was to end.
+    /// It has bytes in flight, and only one at rest was to end; or it is frozen.
     Busy,
 }
 

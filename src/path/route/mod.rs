@@ -4,7 +4,7 @@ mod placement;
 mod remember;
 mod router;
 
-pub use placement::Placements;
+pub use placement::{Exported, Kept, Placements};
 pub use remember::{AcceptedClient, remember_placement};
 pub(crate) use router::Router;
 

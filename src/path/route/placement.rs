@@ -6,6 +6,9 @@
 //! A client makes itself an exception by connecting without an id, as often as it likes, and its sessions may live for long. So
 //! entries for ids that nodes have assigned get half of the map at most, and are the first to go; and a source gets a share.
 
+mod changes;
+mod exchange;
+
 use std::cmp;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
@@ -16,7 +19,10 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::time::Instant;
 
+use self::changes::Changes;
 use crate::cluster::NodeId;
+
+pub use self::exchange::{Exported, Kept};
 
 /// Of the map, the share of entries for assigned ids; beyond this share in all, each source has one of its own.
 const ASSIGNED_SHARE: usize = 2;
@@ -39,6 +45,7 @@ pub struct Placements {
     entries: AtomicUsize,
     /// Entries evicted, or not added, because the map was full.
     evicted: AtomicU64,
+    changes: Changes,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,6 +91,7 @@ impl Placements {
             age_max,
             entries: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
+            changes: Changes::default(),
         }
     }
 
@@ -109,6 +117,8 @@ impl Placements {
                 expires: None,
                 ..*known
             };
+            drop(known);
+            self.changes.note(key);
             return;
         }
         let source = self.source_hash(claim.source);
@@ -123,7 +133,11 @@ impl Placements {
             owner,
             expires: None,
         };
-        *self.sources.entry(source).or_insert(0) += 1;
+        self.insert(key, placement);
+    }
+
+    fn insert(&self, key: u128, placement: Placement) {
+        *self.sources.entry(placement.source).or_insert(0) += 1;
         match self.map.insert(key, placement) {
             None => {
                 self.entries.fetch_add(1, Ordering::Relaxed);
@@ -131,6 +145,7 @@ impl Placements {
             // Another worker has added it meanwhile.
             Some(other) => self.leave_source(other.source),
         }
+        self.changes.note(key);
     }
 
     /// Whether there is room for one more entry of this source. Workers that ask at the same time may all be told so.
@@ -178,6 +193,7 @@ impl Placements {
                 {
                     placement.expires = Some(expires);
                 }
+                self.changes.note(key);
             }
         }
     }
@@ -243,13 +259,16 @@ impl Placements {
         if let Some((_, removed)) = removed {
             self.entries.fetch_sub(1, Ordering::Relaxed);
             self.leave_source(removed.source);
+            self.changes.note(key);
         }
     }
 
     fn retain(&self, keep: impl Fn(&Placement) -> bool) {
-        self.map.retain(|_, placement| {
+        self.map.retain(|key, placement| {
             let kept = keep(placement);
             if !kept {
+                // Whoever takes the key next waits for the shard.
+                self.changes.note(*key);
                 self.entries.fetch_sub(1, Ordering::Relaxed);
                 // A shard of the map is locked here. Nobody locks one while a shard of the sources is locked.
                 self.leave_source(placement.source);

@@ -33,7 +33,7 @@ def the_unit_file_leaves_time_to_drain(lab):
     assert _seconds(unit["TimeoutStopSec"]) > needed, f"a drain may take {needed} s"
     reload = re.findall(r"^ExecReload=(.*)$", _UNIT.read_text(), re.MULTILINE)
     program, _, options = unit["ExecStart"].partition(" run ")
-    assert reload == [f"{program} check {options}", "/bin/kill -HUP $MAINPID"]
+    assert reload == [f"{program} check {options}", f"{program} ctl {options} upgrade --or-reload"]
     assert unit["Type"] == "notify"
 
 

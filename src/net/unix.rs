@@ -1,23 +1,21 @@
-//! The unix socket of the admin listener: bound where no other process has it, and removed at the end.
+//! Unix sockets that listen at a path: bound where no other process has it, and removed at the end, unless another process goes on with
+//! them.
 
 use std::error::Error;
 use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Type};
-
-use super::settings::{Settings, Socket, is_ours};
-
-/// Its user and its group may use it: connecting takes the right to write.
-const MODE: u32 = 0o660;
 
 /// As std's listeners have it.
 const BACKLOG: i32 = 128;
@@ -26,20 +24,32 @@ const BACKLOG: i32 = 128;
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
-/// The bound socket; dropped, its file is removed.
+/// A socket that listens at a path; dropped, its file is removed.
 #[derive(Debug)]
-pub(super) struct AdminSocket {
-    pub(super) listener: UnixListener,
-    pub(super) path: PathBuf,
+pub(crate) struct SocketFile {
+    pub(crate) listener: UnixListener,
+    pub(crate) path: PathBuf,
     /// The file's device and number: another process may have replaced it.
     file: (u64, u64),
+    /// The file is another process's.
+    is_left: AtomicBool,
 }
 
-/// Why the admin socket cannot be had. [`start`](crate::serve::start) returns it inside of an [`io::Error`].
+/// What a socket is for: it decides who may use it, and what it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The admin listener's.
+    Admin,
+    /// The one at which another process takes over.
+    Handover,
+}
+
+/// Why a socket cannot be had. [`start`](crate::serve::start) returns it inside of an [`io::Error`].
 #[derive(Debug)]
 pub struct SocketRefused {
     /// The path of the socket.
     pub path: PathBuf,
+    purpose: Purpose,
     why: Why,
 }
 
@@ -50,6 +60,23 @@ enum Why {
     /// Something is there that is no socket.
     NotASocket,
     System(io::Error),
+}
+
+impl Purpose {
+    fn noun(self) -> &'static str {
+        match self {
+            Self::Admin => "admin",
+            Self::Handover => "handover",
+        }
+    }
+
+    /// Connecting takes the right to write: the group may use the admin socket.
+    fn mode(self) -> u32 {
+        match self {
+            Self::Admin => 0o660,
+            Self::Handover => 0o600,
+        }
+    }
 }
 
 impl SocketRefused {
@@ -66,23 +93,32 @@ impl SocketRefused {
         }
     }
 
+    /// The key that names it.
+    pub fn key(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Admin => "admin.socket",
+            Purpose::Handover => "handover.socket",
+        }
+    }
+
     /// What is wrong.
     pub fn message(&self) -> String {
-        let path = self.path.display();
+        let (what, path) = (self.purpose.noun(), self.path.display());
         match &self.why {
-            Why::InUse(Some(pid)) => format!("the admin socket {path} is in use by process {pid}"),
-            Why::InUse(None) => format!("the admin socket {path} is in use"),
+            Why::InUse(Some(pid)) => format!("the {what} socket {path} is in use by process {pid}"),
+            Why::InUse(None) => format!("the {what} socket {path} is in use"),
             Why::NotASocket => format!("{path} is there and is no socket"),
-            Why::System(error) => format!("the admin socket {path} cannot be opened: {error}"),
+            Why::System(error) => format!("the {what} socket {path} cannot be opened: {error}"),
         }
     }
 
     /// What would do.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> String {
+        let table = self.purpose.noun();
         match &self.why {
-            Why::InUse(_) => "stop the process that has it, or set another socket in [admin]",
-            Why::NotASocket => "remove it, or set another socket in [admin]",
-            Why::System(_) => "its directory must be there, and writable for this user",
+            Why::InUse(_) => format!("stop the process that has it, or set another socket in [{table}]"),
+            Why::NotASocket => format!("remove it, or set another socket in [{table}]"),
+            Why::System(_) => "its directory must be there, and writable for this user".to_owned(),
         }
     }
 }
@@ -105,42 +141,15 @@ impl From<SocketRefused> for io::Error {
     }
 }
 
-/// Tries the configured socket as a start would bind it, and removes it again. Why it is refused, if it is; one of the default ones never is.
-pub fn probe(settings: &Settings) -> Option<SocketRefused> {
-    let paths = settings.socket_paths();
-    match settings.socket {
-        Socket::At(_) => AdminSocket::bind(paths.first()?).err(),
-        Socket::Default => None,
-    }
-}
-
-/// Binds the configured socket, or the first of the default ones that can be had. One of these that cannot is only a warning.
-pub(super) fn bind(settings: &Settings) -> Result<Option<AdminSocket>, SocketRefused> {
-    let paths = settings.socket_paths();
-    if let Socket::At(_) = settings.socket {
-        return paths.first().map(|path| AdminSocket::bind(path)).transpose();
-    }
-    let usable = |path: &&PathBuf| path.parent().is_some_and(is_ours);
-    let Some(path) = paths.iter().find(usable) else {
-        if !paths.is_empty() {
-            tracing::info!("no admin socket: there is no runtime directory; set socket in [admin] to have one");
-        }
-        return Ok(None);
-    };
-    match AdminSocket::bind(path) {
-        Ok(socket) => Ok(Some(socket)),
-        Err(refused) => {
-            tracing::warn!(socket = %path.display(), why = %refused, "no admin socket");
-            Ok(None)
-        }
-    }
-}
-
-impl AdminSocket {
+impl SocketFile {
     /// Binds the socket at `path`. A file there that no process listens on is replaced.
-    pub(super) fn bind(path: &Path) -> Result<Self, SocketRefused> {
+    ///
+    /// # Errors
+    /// Another process has it, or the system refuses it.
+    pub(crate) fn bind(path: &Path, purpose: Purpose) -> Result<Self, SocketRefused> {
         let refused = |why| SocketRefused {
             path: path.to_owned(),
+            purpose,
             why,
         };
         let system = |error: io::Error| refused(Why::System(error));
@@ -166,24 +175,44 @@ impl AdminSocket {
             let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
             socket.bind(&SockAddr::unix(path)?)?;
             // Before it listens, so that nobody can connect who may not.
-            fs::set_permissions(path, Permissions::from_mode(MODE))?;
+            fs::set_permissions(path, Permissions::from_mode(purpose.mode()))?;
             socket.listen(BACKLOG)?;
             socket.set_nonblocking(true)?;
-            let file = fs::symlink_metadata(path)?;
-            Ok(Self {
-                listener: socket.into(),
-                path: path.to_owned(),
-                file: (file.dev(), file.ino()),
-            })
+            Self::at(socket.into(), path)
         };
         open().map_err(system)
     }
+
+    /// A socket that another process has bound at `path`, and gives away.
+    ///
+    /// # Errors
+    /// Nothing is there any more.
+    pub(crate) fn inherit(socket: OwnedFd, path: &Path) -> io::Result<Self> {
+        let listener = UnixListener::from(socket);
+        listener.set_nonblocking(true)?;
+        Self::at(listener, path)
+    }
+
+    fn at(listener: UnixListener, path: &Path) -> io::Result<Self> {
+        let file = fs::symlink_metadata(path)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            file: (file.dev(), file.ino()),
+            is_left: AtomicBool::new(false),
+        })
+    }
+
+    /// Leaves the file where it is: another process listens there.
+    pub(crate) fn leave_file(&self) {
+        self.is_left.store(true, Ordering::Relaxed);
+    }
 }
 
-impl Drop for AdminSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         let is_ours = |found: fs::Metadata| (found.dev(), found.ino()) == self.file;
-        if fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
+        if !self.is_left.load(Ordering::Relaxed) && fs::symlink_metadata(&self.path).is_ok_and(is_ours) {
             // What cannot be removed is replaced at the next start.
             let _ = fs::remove_file(&self.path);
         }
@@ -210,9 +239,10 @@ mod tests {
     fn a_socket_in_use_is_refused_with_its_process_and_a_stale_one_replaced() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.sock");
-        let first = AdminSocket::bind(&path).expect("free");
-        assert_eq!(fs::metadata(&path).expect("a file").mode() & 0o777, MODE);
-        let refused = AdminSocket::bind(&path).expect_err("in use").to_string();
+        let bind = |path: &Path| SocketFile::bind(path, Purpose::Admin);
+        let first = bind(&path).expect("free");
+        assert_eq!(fs::metadata(&path).expect("a file").mode() & 0o777, 0o660);
+        let refused = bind(&path).expect_err("in use").to_string();
         let expected = format!("is in use by process {}: stop the process", std::process::id());
         assert!(refused.contains(&expected), "{refused}");
         drop(first);
@@ -220,7 +250,7 @@ mod tests {
         // As a process that is killed leaves it.
         drop(UnixListener::bind(&path).expect("free"));
         assert!(path.exists());
-        let _second = AdminSocket::bind(&path).expect("no process listens there");
+        let _second = bind(&path).expect("no process listens there");
         UnixStream::connect(&path).expect("it listens");
     }
 
@@ -229,16 +259,33 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("admin.sock");
         fs::write(&path, "mine").expect("written");
-        let refused = AdminSocket::bind(&path).expect_err("a file").to_string();
+        let bind = |path: &Path| SocketFile::bind(path, Purpose::Handover);
+        let refused = bind(&path).expect_err("a file").to_string();
         assert!(refused.contains("is no socket"), "{refused}");
         assert_eq!(fs::read(&path).expect("a file"), b"mine");
         fs::remove_file(&path).expect("removed");
-        let ours = AdminSocket::bind(&path).expect("free");
+        let ours = bind(&path).expect("free");
         fs::remove_file(&path).expect("removed");
         let _theirs = UnixListener::bind(&path).expect("free");
         drop(ours);
         assert!(path.exists(), "the other one's");
-        let refused = AdminSocket::bind(Path::new("/no/such/directory/admin.sock")).expect_err("no directory");
+        let refused = bind(Path::new("/no/such/directory/admin.sock")).expect_err("no directory");
         assert!(refused.to_string().contains("its directory must be there"), "{refused}");
+    }
+
+    #[test]
+    fn a_socket_that_was_given_away_keeps_its_file_until_the_next_process_ends() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("admin.sock");
+        let giver = SocketFile::bind(&path, Purpose::Admin).expect("free");
+        let socket = giver.listener.try_clone().expect("a descriptor");
+        let taker = SocketFile::inherit(socket.into(), &path).expect("it is there");
+        giver.leave_file();
+        drop(giver);
+        UnixStream::connect(&path).expect("it listens");
+        drop(taker);
+        assert!(!path.exists());
+        let (socket, _other) = UnixStream::pair().expect("sockets");
+        SocketFile::inherit(socket.into(), &path).expect_err("nothing is there");
     }
 }

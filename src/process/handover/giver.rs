@@ -1,0 +1,566 @@
+//! Hands over: offers what there is while it goes on, freezes it for a moment, and forgets what the other process has.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{MutexGuard, oneshot};
+use tokio::time::Instant;
+
+use crate::admin::Serving;
+use crate::admin::api::answers::Upgraded;
+use crate::base::build;
+use crate::base::clock;
+use crate::base::events::Change;
+use crate::base::log;
+use crate::base::supervise::Task;
+use crate::cluster::{NodeId, NodeState};
+use crate::config::Config;
+use crate::handover::messages::{Down, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
+use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
+use crate::path::handover::{Counts, Names, placement};
+use crate::path::record::ListenerId;
+use crate::path::relay::Stays;
+use crate::path::route::Exported;
+use crate::process::handle::{Handle, Inner};
+use crate::worker::handover::{Freeze, Offer};
+use crate::worker::{Order, Selector};
+
+/// How often it is looked whether connections that were being set up can move.
+const ROUND: Duration = Duration::from_millis(100);
+
+/// As many placements are sent at once.
+const PLACEMENTS_AT_ONCE: usize = 4_096;
+
+/// What this process has given away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::process) enum Gave {
+    /// Nothing: it accepts clients.
+    #[default]
+    Nothing,
+    /// Its listeners, and the connections that could move; those that are being set up follow.
+    Listeners,
+    /// All that can move.
+    All,
+}
+
+impl Handle {
+    /// Hands over to the process at the other end of `socket`, and says at each step how far it is. Returns once all that can move has
+    /// moved; [`Handle::handed_over`] returns once the other process accepts clients.
+    ///
+    /// # Errors
+    /// Why not. Nothing has changed then.
+    pub async fn hand_over(
+        &self,
+        socket: UnixStream,
+        steps: impl FnMut(Step) + Send + 'static,
+    ) -> Result<Upgraded, Failure> {
+        let (reply, over) = oneshot::channel();
+        let handle = self.clone();
+        // On a thread of its own: control's may be late, and each millisecond counts while connections are frozen.
+        let spawned = std::thread::Builder::new()
+            .name("remora-handover".into())
+            .spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                match runtime {
+                    Ok(runtime) => {
+                        let supervisor = handle.0.supervisor.clone();
+                        let give = async {
+                            // Who waits for it may be gone.
+                            let _ = reply.send(give(&handle, socket, steps).await);
+                        };
+                        // It is orders to all workers, and after a panic nobody knows which were carried out.
+                        runtime.block_on(supervisor.guard(Task::Orders, give));
+                    }
+                    Err(error) => drop(reply.send(Err(error.into()))),
+                }
+            });
+        spawned?;
+        over.await
+            .unwrap_or_else(|_| Err(Failure::Refusal("this process is broken, and ends".to_owned())))
+    }
+
+    /// Waits until another process has taken over the listeners.
+    pub async fn handed_over(&self) {
+        self.0
+            .gave
+            .subscribe()
+            .wait_for(|gave| *gave != Gave::Nothing)
+            .await
+            .ok();
+    }
+
+    /// Whether another process has taken over the listeners.
+    pub fn has_handed_over(&self) -> bool {
+        *self.0.gave.borrow() != Gave::Nothing
+    }
+
+    /// Waits, after a handover, until the last connection has ended. Those that are left after `handover.grace` are closed at
+    /// `drain.rate`.
+    ///
+    /// # Errors
+    /// A worker has ended.
+    pub async fn end_after_handover(&self) -> io::Result<()> {
+        let _ = self.0.gave.subscribe().wait_for(|gave| *gave == Gave::All).await;
+        let config = self.0.config.load_full();
+        if tokio::time::timeout(config.handover.grace, self.empty()).await.is_err() {
+            let connections = self.connections();
+            tracing::info!(connections, "closing the connections that could not move");
+            self.close_all_within(config.drain.rate, Duration::MAX).await?;
+        }
+        Ok(())
+    }
+}
+
+async fn give(
+    handle: &Handle,
+    socket: UnixStream,
+    steps: impl FnMut(Step) + Send + 'static,
+) -> Result<Upgraded, Failure> {
+    let mut process = Process {
+        handle,
+        turn: None,
+        taker: Hello::default(),
+        names: Arc::default(),
+        sockets: Vec::new(),
+        sent: HashSet::new(),
+        next: Some((0, 0)),
+        counted: Counts::default(),
+        placements: None,
+        left: BTreeMap::new(),
+        moved: 0,
+        frozen: None,
+        pause: Duration::ZERO,
+        is_counted: false,
+        steps: Box::new(steps),
+    };
+    let given = async {
+        socket.set_nonblocking(true)?;
+        let socket = tokio::net::UnixStream::from_std(socket)?;
+        handover::give(socket, &mut process, Deadlines::default()).await
+    };
+    let given = given.await;
+    handle.0.shared.placements.follow(false);
+    match given {
+        Ok(given) => {
+            handle.0.gave.send_replace(Gave::All);
+            Ok(process.over(given))
+        }
+        Err(failure) => {
+            process.failed(&failure);
+            Err(failure)
+        }
+    }
+}
+
+/// This process, as the one that gives.
+struct Process<'a> {
+    handle: &'a Handle,
+    /// No reload and no drain begins meanwhile.
+    turn: Option<MutexGuard<'a, ()>>,
+    taker: Hello,
+    names: Arc<Names>,
+    /// Every socket that listens, until it is sent.
+    sockets: Vec<(ListenSocket, OwnedFd)>,
+    /// The numbers of the relays that the taker has the sockets of.
+    sent: HashSet<u64>,
+    /// The worker whose relays are offered next, and from which place on.
+    next: Option<(usize, u32)>,
+    /// What the taker knows that was counted.
+    counted: Counts,
+    /// The placements that are still to be sent; `None` before the first.
+    placements: Option<Vec<Exported>>,
+    /// How many connections stay, by reason; since the last round.
+    left: BTreeMap<Stays, u64>,
+    /// How many have moved.
+    moved: u64,
+    /// Since when what moves is frozen.
+    frozen: Option<Instant>,
+    /// The longest time for which something was.
+    pause: Duration,
+    /// It is in the counters.
+    is_counted: bool,
+    steps: Box<dyn FnMut(Step) + Send>,
+}
+
+impl Process<'_> {
+    fn inner(&self) -> &Inner {
+        &self.handle.0
+    }
+
+    fn over(&mut self, given: Given) -> Upgraded {
+        let Given {
+            peer,
+            relays,
+            pause,
+            rounds,
+            cut_short,
+        } = given;
+        self.count();
+        // Otherwise by the number that it has in its own container.
+        let pid = peer.unwrap_or(self.taker.pid);
+        let left: u64 = self.left.values().sum();
+        self.inner().events.push(Change::Handover {
+            result: "gave".to_owned(),
+            moved: relays,
+            left,
+            error: None,
+        });
+        tracing::info!(
+            event = Change::HANDOVER,
+            pid,
+            version = self.taker.program,
+            moved = relays,
+            left,
+            pause_ms = pause.as_secs_f64() * 1_000.0,
+            rounds,
+            "handed over"
+        );
+        if let Some(why) = cut_short {
+            tracing::warn!(error = %why, "the other process is gone: what has not moved stays here");
+        }
+        Upgraded {
+            pid: peer,
+            version: self.taker.program.clone(),
+            moved: relays,
+            left: self.left_by_name(),
+            pause_seconds: pause.as_secs_f64(),
+        }
+    }
+
+    fn failed(&self, failure: &Failure) {
+        let error = failure.to_string();
+        let inner = self.inner();
+        inner.state.handovers.failed();
+        inner.events.push(Change::Handover {
+            result: "failed".to_owned(),
+            moved: 0,
+            left: 0,
+            error: Some(error.clone()),
+        });
+        tracing::warn!(
+            event = Change::HANDOVER,
+            pid = self.taker.pid,
+            error,
+            "handover failed, nothing changed"
+        );
+    }
+
+    /// Counts the handover, once.
+    fn count(&mut self) {
+        if !std::mem::replace(&mut self.is_counted, true) {
+            let left: Vec<_> = self.left.iter().map(|(stays, count)| (*stays, *count)).collect();
+            self.inner().state.handovers.completed(self.moved, &left, self.pause);
+        }
+    }
+
+    fn left_by_name(&self) -> BTreeMap<String, u64> {
+        let left = self.left.iter();
+        left.map(|(stays, count)| (stays.name().to_owned(), *count)).collect()
+    }
+
+    /// Sends every worker an order, and waits for all answers.
+    async fn ask_all<T>(&self, order: impl Fn(oneshot::Sender<T>) -> Order) -> io::Result<Vec<T>> {
+        let mut asked = Vec::new();
+        for worker in &self.inner().workers {
+            asked.push(worker.ask(&order).await?);
+        }
+        let mut answers = Vec::new();
+        for asked in asked {
+            answers.push(asked.answer().await?);
+        }
+        Ok(answers)
+    }
+}
+
+impl handover::Giver for Process<'_> {
+    async fn manifest(&mut self, taker: &Hello) -> Result<Manifest, String> {
+        self.taker = taker.clone();
+        let handle = self.handle;
+        let inner = &handle.0;
+        if inner.state.draining.load(Ordering::Relaxed) {
+            return Err("this process is draining, or has handed over already".to_owned());
+        }
+        let turn = inner.turn.try_lock();
+        self.turn = Some(turn.map_err(|_| "a reload, a drain or another handover is in progress")?);
+        let cluster = inner.shared.clusters.current();
+        let nodes = cluster.all_known();
+        let listeners = inner.shared.listeners.current();
+        self.names = Arc::new(Names::new(
+            (0..).map(NodeId).take(nodes.len()).collect(),
+            listeners.iter().map(|entry| entry.id).collect(),
+        ));
+        let sockets = self.listening().await.map_err(|error| error.to_string())?;
+        let down = cluster.nodes().iter().flat_map(|node| {
+            let down = node
+                .endpoints
+                .iter()
+                .filter(|(_, endpoint)| node.state_of(endpoint) == NodeState::Down);
+            down.map(|(kind, _)| Down {
+                node: node.name.to_string(),
+                endpoint: kind.name().to_owned(),
+            })
+        });
+        let manifest = Manifest {
+            requires: handover::messages::FEATURES
+                .iter()
+                .map(|feature| (*feature).to_owned())
+                .collect(),
+            program: build::VERSION.to_owned(),
+            age_ms: u64::try_from(clock::since_start(Instant::now()).as_millis()).unwrap_or(u64::MAX),
+            nodes: nodes.iter().map(|known| known.name.to_string()).collect(),
+            listeners: (listeners.iter())
+                .map(|entry| Listener {
+                    name: entry.name().to_owned(),
+                    configured: entry.listener.address.to_string(),
+                    bound: entry.address.to_string(),
+                    is_removed: entry.removed,
+                })
+                .collect(),
+            relays: inner.shared.admission.connections() as u64,
+            sockets: sockets.len() as u64,
+            wishes: (self.handle.wishes().into_iter())
+                .map(|wish| handover::messages::Wish {
+                    node: wish.node,
+                    weight: wish.weight.map(u32::from),
+                    is_draining: wish.is_draining,
+                })
+                .collect(),
+            down: down.collect(),
+            ..Manifest::default()
+        };
+        self.sockets = sockets;
+        Ok(manifest)
+    }
+
+    async fn sockets(&mut self) -> io::Result<Vec<(ListenSocket, OwnedFd)>> {
+        Ok(std::mem::take(&mut self.sockets))
+    }
+
+    async fn relays(&mut self) -> io::Result<Option<Vec<Offered>>> {
+        while let Some((number, place)) = self.next {
+            let Some(worker) = self.inner().workers.get(number) else {
+                self.next = None;
+                break;
+            };
+            let offer = Offer {
+                names: Arc::clone(&self.names),
+                place,
+                most: RELAYS_MAX,
+            };
+            let page = worker.request(|reply| Order::Offer(offer, reply)).await?;
+            self.next = Some(match page.next {
+                Some(place) => (number, place),
+                None => (number + 1, 0),
+            });
+            if !page.offered.is_empty() {
+                self.sent
+                    .extend(page.offered.iter().map(|offered| offered.relay.number));
+                return Ok(Some(page.offered.into_iter().map(offered).collect()));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn placements(&mut self) -> Option<Vec<Placement>> {
+        let placements = &self.handle.0.shared.placements;
+        let rest = self.placements.get_or_insert_with(|| {
+            placements.follow(true);
+            placements.export(Instant::now())
+        });
+        let page = rest.split_off(rest.len().saturating_sub(PLACEMENTS_AT_ONCE));
+        (!page.is_empty()).then(|| placements_of(&page, &self.names))
+    }
+
+    async fn freeze(&mut self) -> io::Result<Frozen> {
+        self.frozen = Some(Instant::now());
+        let known = Arc::new(self.sent.clone());
+        let names = Arc::clone(&self.names);
+        let freeze = |reply| {
+            let (names, known) = (Arc::clone(&names), Arc::clone(&known));
+            Order::Freeze(Freeze { names, known }, reply)
+        };
+        let mut all = Frozen::default();
+        self.left.clear();
+        for frozen in self.ask_all(freeze).await? {
+            all.states.extend(frozen.states);
+            all.offered.extend(frozen.offered.into_iter().map(offered));
+            all.numbers.push(frozen.last_number);
+            for (stays, count) in frozen.left {
+                *self.left.entry(stays).or_default() += count as u64;
+            }
+        }
+        self.sent.extend(all.offered.iter().map(|offered| offered.relay.number));
+        let changed = self.inner().shared.placements.changed(Instant::now());
+        all.placements = placements_of(&changed, &self.names);
+        all.knowledge = self.knowledge().await?;
+        Ok(all)
+    }
+
+    async fn thaw(&mut self) {
+        // A worker that has ended has nothing frozen.
+        let _ = self.ask_all(Order::Thaw).await;
+    }
+
+    async fn release(&mut self, numbers: Vec<u64>) {
+        self.pause = self
+            .pause
+            .max(self.frozen.map_or(Duration::ZERO, |since| since.elapsed()));
+        self.moved += numbers.len() as u64;
+        let numbers: Arc<HashSet<u64>> = Arc::new(numbers.into_iter().collect());
+        self.sent.retain(|number| !numbers.contains(number));
+        let inner = self.inner();
+        if *inner.gave.borrow() == Gave::Nothing {
+            inner.stop_serving();
+        }
+        // A worker that has ended has forgotten them.
+        let _ = self.ask_all(|reply| Order::Forget(Arc::clone(&numbers), reply)).await;
+        self.inner().gave.send_if_modified(|gave| {
+            let is_first = *gave == Gave::Nothing;
+            if is_first {
+                *gave = Gave::Listeners;
+            }
+            is_first
+        });
+    }
+
+    async fn has_more(&mut self) -> bool {
+        loop {
+            tokio::time::sleep(ROUND).await;
+            let Ok(rows) = self.ask_all(|reply| Order::Select(Selector::All, reply)).await else {
+                return false;
+            };
+            let rows: usize = rows.iter().map(std::collections::VecDeque::len).sum();
+            let names = &self.names;
+            let offer = |reply| {
+                let names = Arc::clone(names);
+                Order::Offer(
+                    Offer {
+                        names,
+                        place: 0,
+                        most: 1,
+                    },
+                    reply,
+                )
+            };
+            match self.ask_all(offer).await {
+                Ok(pages) if pages.iter().any(|page| !page.offered.is_empty()) => return true,
+                Ok(_) if self.handle.connections() > rows => {}
+                _ => return false,
+            }
+        }
+    }
+
+    async fn last_words(&mut self) -> Knowledge {
+        self.count();
+        // A worker that has ended has nothing more to say.
+        self.knowledge().await.unwrap_or_default()
+    }
+
+    fn progress(&mut self, step: Step) {
+        (self.steps)(step);
+    }
+}
+
+impl Process<'_> {
+    /// Duplicates of every socket that listens.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    async fn listening(&self) -> io::Result<Vec<(ListenSocket, OwnedFd)>> {
+        let mut all = Vec::new();
+        let listeners = self.inner().shared.listeners.current();
+        let bound = |id: ListenerId| listeners.iter().find(|entry| entry.id == id).map(|entry| entry.address);
+        for sockets in self.ask_all(Order::Sockets).await? {
+            for (id, socket) in sockets? {
+                let entry = ListenSocket {
+                    listener: self.names.place_of_listener(id),
+                    other: String::new(),
+                    bound: bound(id).map_or(String::new(), |address| address.to_string()),
+                };
+                all.push((entry, socket));
+            }
+        }
+        let other = |other: &str, bound: String| ListenSocket {
+            listener: None,
+            other: other.to_owned(),
+            bound,
+        };
+        let inner = self.inner();
+        if let Some(admin) = inner.admin_listener.upgrade() {
+            let crate::admin::Inherited { tcp, unix } = admin.duplicates()?;
+            let addresses = admin.addresses()?;
+            let tcp = addresses.iter().zip(tcp);
+            all.extend(tcp.map(|(address, socket)| (other("admin", address.to_string()), socket)));
+            all.extend(unix.map(|(path, socket)| (other("admin-socket", path.display().to_string()), socket)));
+        }
+        if let Some(handover) = inner.handover_listener.upgrade() {
+            let path = handover.path().display().to_string();
+            all.push((other("handover", path), handover.duplicate()?));
+        }
+        Ok(all)
+    }
+
+    /// What was counted since the taker was told, and how connections ended.
+    ///
+    /// # Errors
+    /// A worker has ended.
+    async fn knowledge(&mut self) -> io::Result<Knowledge> {
+        let names = Arc::clone(&self.names);
+        let ends = self.ask_all(|reply| Order::Ends(Arc::clone(&names), reply)).await?;
+        let Inner { state, shared, .. } = &*self.handle.0;
+        let listeners = shared.listeners.current();
+        let cluster = shared.clusters.current();
+        let mut counted = Counts::export(&state.counters, &listeners, &cluster, &shared.placements);
+        for (name, label, count) in state.handovers.counts() {
+            counted.add(name, "", label, count);
+        }
+        let news = counted.since(&self.counted);
+        self.counted = counted;
+        Ok(Knowledge {
+            counters: news.messages(),
+            ends: ends.into_iter().flatten().collect(),
+        })
+    }
+}
+
+impl Inner {
+    /// Another process accepts on all sockets: these here are closed, without a word to anybody.
+    fn stop_serving(&self) {
+        self.state.draining.store(true, Ordering::Relaxed);
+        let listeners = self.shared.listeners.current();
+        for entry in listeners.iter().filter(|entry| !entry.removed) {
+            self.shared.listeners.change(entry.id, |entry| entry.removed = true);
+        }
+        self.serving.send_replace(Serving::NoMore);
+        self.do_no_work_of_the_next();
+    }
+
+    /// What only one process may do: rotating the log's file, and examining the cluster from time to time.
+    fn do_no_work_of_the_next(&self) {
+        let mut config = Config::clone(&self.config.load());
+        config.log.file_size_max = None;
+        config.doctor.interval = None;
+        match log::prepare(&config.log) {
+            Ok(prepared) => log::reconfigure(&config.log, prepared),
+            Err(error) => tracing::warn!(%error, "both processes rotate the log's file"),
+        }
+        let config = Arc::new(config);
+        self.examiner.reload(Arc::clone(&config));
+        self.config.store(config);
+    }
+}
+
+fn placements_of(exported: &[Exported], names: &Names) -> Vec<Placement> {
+    let named = exported.iter().filter_map(|exported| placement(exported, names));
+    named.collect()
+}
+
+fn offered(offered: crate::worker::handover::Offered) -> Offered {
+    let crate::worker::handover::Offered { relay, client, node } = offered;
+    Offered { relay, client, node }
+}
