@@ -1,5 +1,6 @@
 """A Debian of its own: a fresh root, its own systemd as the first process, and a network with nothing but loopback."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -69,9 +70,12 @@ class Debian:
     def _first_process(self):
         assert self.process.running(), f"no container: {self.process.output()}"
         children = Path(f"/proc/{self.process.child.pid}/task/{self.process.child.pid}/children").read_text().split()
-        # A helper of nspawn comes first and stays outside.
-        inits = [child for child in children if Path(f"/proc/{child}/comm").read_text() == "systemd\n"]
-        return inits[0] if inits else None
+        for child in children:
+            # Others are helpers of nspawn, which come and go.
+            with contextlib.suppress(FileNotFoundError):
+                if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                    return child
+        return None
 
     def _state(self):
         return self._command(["systemctl", "is-system-running"]).stdout.strip()
