@@ -469,9 +469,6 @@ pub struct Knowledge {
     /// How connections ended lately, the newest last.
     #[prost(message, repeated, tag = "2")]
     pub ends: Vec<End>,
-    /// The last number of a connection on each worker, now that none is accepted any more.
-    #[prost(uint64, repeated, tag = "3")]
-    pub numbers: Vec<u64>,
 }
 
 /// What was counted under one name.
