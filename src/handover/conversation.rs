@@ -51,6 +51,22 @@ pub enum Step {
     Done,
 }
 
+impl Step {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Checked => "checked",
+            Self::Sockets => "sockets",
+            Self::Relays { .. } => "relays",
+            Self::Prepared => "prepared",
+            Self::Frozen => "frozen",
+            Self::Adopted => "adopted",
+            Self::Running { .. } => "running",
+            Self::Done => "done",
+        }
+    }
+}
+
 /// How long the steps of a handover may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadlines {

@@ -16,7 +16,7 @@ use super::certificates::{self, CertificateStatus};
 use super::closings::{Closings, Work};
 use super::drain::{self, Closing};
 use super::examiner_handle::ExaminerHandle;
-use super::handover::{Gave, HandoverListener};
+use super::handover::{Gave, HandoverSocket};
 use super::rebalance::{Background, RebalanceStatus};
 use super::requests::{Program, Request};
 use crate::admin::settings as admin;
@@ -56,7 +56,7 @@ pub(super) struct Inner {
     /// The admin listener, as long as it serves.
     pub(super) admin_listener: Weak<Listener>,
     /// Where another process can take over, as long as none has.
-    pub(super) handover_listener: Weak<HandoverListener>,
+    pub(super) handover_socket: Weak<HandoverSocket>,
     /// Whether these serve.
     pub(super) serving: watch::Sender<Serving>,
     /// What another process has taken over.

@@ -15,7 +15,7 @@ use super::closings::Closings;
 use super::control_thread::ControlThread;
 use super::examiner::{Examined, Examiner};
 use super::handle::{Handle, Inner};
-use super::handover::HandoverListener;
+use super::handover::{self, HandoverSocket};
 use super::inherited::Inherited;
 use super::listeners::{self, Bound};
 use super::rebalance::Background;
@@ -63,7 +63,7 @@ pub(super) struct Starting {
     running: Running,
     /// Published, and not open.
     bound: Vec<(ListenerId, Bound)>,
-    handover_listener: Option<Arc<HandoverListener>>,
+    handover_socket: Option<Arc<HandoverSocket>>,
     api: Arc<Api>,
     examined: Arc<Examined>,
 }
@@ -87,7 +87,7 @@ impl Starting {
         }
         .get();
         let admin_listener = bind_admin(&config.admin, std::mem::take(&mut inherited.admin))?;
-        let handover_listener = HandoverListener::bind(&config.handover, inherited.handover.take())?.map(Arc::new);
+        let handover_socket = HandoverSocket::bind(&config.handover, inherited.handover.take())?.map(Arc::new);
         let bound = (config.listeners.iter())
             .map(|listener| listeners::bind_or_inherit(listener, &mut inherited, count, &config));
         let bound: Vec<Bound> = bound.collect::<io::Result<_>>()?;
@@ -197,7 +197,7 @@ impl Starting {
             admin,
             socket,
             admin_listener: Arc::downgrade(&admin_listener),
-            handover_listener: handover_listener.as_ref().map_or_else(Weak::new, Arc::downgrade),
+            handover_socket: handover_socket.as_ref().map_or_else(Weak::new, Arc::downgrade),
             gave: watch::Sender::default(),
             serving,
             supervisor,
@@ -224,7 +224,7 @@ impl Starting {
         Ok(Self {
             running,
             bound,
-            handover_listener,
+            handover_socket,
             api,
             examined,
         })
@@ -247,7 +247,7 @@ impl Starting {
         let Self {
             running,
             bound,
-            handover_listener,
+            handover_socket,
             api,
             examined,
         } = self;
@@ -259,8 +259,8 @@ impl Starting {
         inner.serving.send_replace(Serving::Now);
         api.open(running.handle());
         examined.open(running.handle());
-        if let Some(listener) = handover_listener {
-            let serve = listener.serve(running.handle(), inner.serving.subscribe());
+        if let Some(socket) = handover_socket {
+            let serve = handover::serve(socket, running.handle(), inner.serving.subscribe());
             inner.runtime.spawn(serve);
         }
         Ok(running)

@@ -139,6 +139,10 @@ impl Program {
     }
 
     fn run(mut command: Command, path: PathBuf, directory: Arc<TempDir>) -> Self {
+        #[expect(
+            clippy::zombie_processes,
+            reason = "waited for by its number, as those that take over from it are"
+        )]
         let mut child = command
             .env("RUNTIME_DIRECTORY", directory.path())
             .stdin(Stdio::null())

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::Instant;
 
+use super::gave::Gave;
 use crate::admin::Serving;
 use crate::admin::api::answers::Upgraded;
 use crate::base::build;
@@ -35,18 +36,6 @@ const ROUND: Duration = Duration::from_millis(100);
 
 /// As many placements are sent at once.
 const PLACEMENTS_AT_ONCE: usize = 4_096;
-
-/// What this process has given away.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::process) enum Gave {
-    /// Nothing: it accepts clients.
-    #[default]
-    Nothing,
-    /// Its listeners, and the connections that could move; those that are being set up follow.
-    Listeners,
-    /// All that can move.
-    All,
-}
 
 impl Handle {
     /// Hands over to the process at the other end of `socket`, and says at each step how far it is. Returns once all that can move has
@@ -498,7 +487,7 @@ impl Process<'_> {
             all.extend(tcp.map(|(address, socket)| (other("admin", address.to_string()), socket)));
             all.extend(unix.map(|(path, socket)| (other("admin-socket", path.display().to_string()), socket)));
         }
-        if let Some(handover) = inner.handover_listener.upgrade() {
+        if let Some(handover) = inner.handover_socket.upgrade() {
             let path = handover.path().display().to_string();
             all.push((other("handover", path), handover.duplicate()?));
         }

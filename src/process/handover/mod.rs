@@ -1,9 +1,12 @@
 //! The process's part in a handover: what it does at each step of the conversation, as the one that gives and as the one that takes.
 
+mod gave;
 mod giver;
 mod listener;
+mod socket;
 mod taker;
 
-pub(super) use giver::Gave;
-pub(super) use listener::HandoverListener;
+pub(super) use gave::Gave;
+pub(super) use listener::serve;
+pub(super) use socket::HandoverSocket;
 pub use taker::take_over;

@@ -331,7 +331,8 @@ impl handover::Taker for Process {
     }
 
     fn progress(&mut self, step: Step) {
-        tracing::debug!(?step, "handover");
+        let step = step.name();
+        tracing::debug!(step, "handover");
     }
 }
 

@@ -364,6 +364,10 @@ async fn until(what: &str, mut check: impl FnMut() -> bool) {
 type Stream = (u64, u64, u64);
 
 /// Sends random bytes, in frames or not, until it is told to stop; then a FIN.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a sender that is never idle would leave no processor time"
+)]
 fn send(mut peer: TcpStream, in_frames: bool, seed: u64, stop: Arc<AtomicBool>) -> JoinHandle<Stream> {
     thread::spawn(move || {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -388,8 +392,7 @@ fn send(mut peer: TcpStream, in_frames: bool, seed: u64, stop: Arc<AtomicBool>) 
             let (first, rest) = block.split_at(random.usize(..block.len()).min(5));
             peer.write_all(first).expect("it goes on");
             peer.write_all(rest).expect("it goes on");
-            // So that there is something to relay, and processor time is left.
-            thread::sleep(Duration::from_millis(random.u64(..8)));
+            thread::park_timeout(Duration::from_millis(random.u64(..8)));
         }
         peer.shutdown(Shutdown::Write).expect("open");
         (bytes, hash.digest(), on_wire)
