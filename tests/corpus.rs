@@ -74,7 +74,7 @@ fn the_account_of_held_bytes() {
 
 #[test]
 fn messages_of_a_handover() {
-    replay(&["fuzz/corpus/handover"], 30, checks::handover::handover);
+    replay(&["fuzz/corpus/handover"], 350, checks::handover::handover);
 }
 
 #[test]

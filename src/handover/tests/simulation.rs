@@ -131,9 +131,11 @@ async fn run(
         let end = giving.await;
         if end.0.is_none() {
             let mut world = of_giver.borrow_mut();
-            world.giver.values_mut().for_each(|at| *at = At::Absent);
-            world.giver_accepts = false;
             world.frozen_since = None;
+            for number in Vec::from_iter(world.giver.keys().copied()) {
+                world.set_giver(number, At::Absent);
+            }
+            world.giver_accepts = false;
         }
         end
     });
