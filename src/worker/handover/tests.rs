@@ -81,7 +81,11 @@ impl Process {
             peek: Default::default(),
             dial: Default::default(),
             greet: Default::default(),
-            relay: relay::Settings::default(),
+            relay: relay::Settings {
+                // The last bytes may take long through small buffers on a busy machine.
+                linger: Duration::from_secs(600),
+                ..relay::Settings::default()
+            },
             log: log::Settings::default().lines_of_worker(workers.into()),
         };
         let counters: Vec<Arc<Counters>> = (0..workers).map(|_| Arc::default()).collect();
@@ -156,7 +160,7 @@ impl Process {
         connect: Option<Connected>,
     ) -> (TcpStream, TcpStream) {
         let ((client, from_client), (at_node, from_node)) = (pair(), pair());
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             // Bulk does not fit, and waits for its receiver most of the time.
             for (near, far) in [(&client, &from_client), (&at_node, &from_node)] {
                 SockRef::from(near).set_recv_buffer_size(8 * 1024).expect("set");
@@ -368,7 +372,7 @@ async fn until(what: &str, mut check: impl FnMut() -> bool) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    timeout(Duration::from_secs(20), holds)
+    timeout(Duration::from_secs(120), holds)
         .await
         .unwrap_or_else(|_| panic!("{what}: not in time"));
 }
@@ -451,7 +455,7 @@ async fn streams_lose_and_double_nothing_while_processes_take_over_from_each_oth
     let stop = Arc::<AtomicBool>::default();
     let mut streams = Vec::new();
     for number in 0..RELAYS {
-        let in_frames = number % 3 == 0;
+        let in_frames = number.is_multiple_of(3);
         let frames = in_frames.then(|| Frames::new(Sender::Client));
         let (client, node) = from.relay(number, number as u32 % 2, frames).await;
         let clone = |peer: &TcpStream| peer.try_clone().expect("a descriptor");
