@@ -133,7 +133,10 @@ async fn give(
         handover::give(socket, &mut process, Deadlines::default()).await
     };
     let given = given.await;
-    handle.0.shared.placements.follow(false);
+    // Not if it was refused: another handover may go on, and follows.
+    if process.placements.is_some() {
+        handle.0.shared.placements.follow(false);
+    }
     match given {
         Ok(given) => {
             handle.0.gave.send_replace(Gave::All);
