@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 import zlib
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.dont_write_bytecode = True
@@ -127,8 +128,17 @@ class Packaged:
     def an_upgrade_keeps_the_configuration_and_runs_the_new_program(self):
         debian = self.debian
         before, written = self._pid(), debian.path("/etc/remora/remora.toml").read_text()
-        self._install(self.new)
+        old = self._outside_pid()
+        with subscribed(debian.inside, self.folder, 2883) as subscriber:
+            self._install(self.new)
+            # One connection, from before the upgrade to behind it.
+            publish(debian.inside, 2883, "whole")
+            assert subscriber.wait() == 0
+            output = subscriber.output()[subscriber.inherited :]
+            assert "\nwhole\n" in output and output.count("sending CONNECT") == 1, output
         assert self._pid() != before
+        wait_until(lambda: not Path(f"/proc/{old}").exists(), "the end of the process before")
+        assert debian.run("systemctl", "is-active", "remora") == "active\n"
         assert not os.readlink(f"/proc/{self._outside_pid()}/exe").endswith("(deleted)")
         assert debian.path("/etc/remora/remora.toml").read_text() == written
         assert debian.run("systemctl", "is-enabled", "remora") == "enabled\n"
@@ -272,12 +282,28 @@ class Listed:
 
 def message_passes(inside, folder, port, *options):
     """A client subscribes through the balancer, another one publishes, and the message arrives."""
+    with subscribed(inside, folder, port, *options) as subscriber:
+        publish(inside, port, "whole", *options)
+        assert subscriber.wait() == 0
+        assert "\nwhole\n" in subscriber.output()[subscriber.inherited :], subscriber.output()
+
+
+@contextmanager
+def subscribed(inside, folder, port, *options):
+    """A client that has subscribed through the balancer, and ends with the first message."""
     where = ["-h", "127.0.0.1", "-p", str(port), *options, "-t", "packed"]
     subscriber = Process("subscriber", inside("stdbuf", "-oL", "mosquitto_sub", *where, "-i", "subscriber", "-C", "1", "-d"), folder)
-    subscriber.wait_for("received SUBACK")
-    subprocess.run(inside("mosquitto_pub", *where, "-i", "publisher", "-m", "whole"), check=True, timeout=30, stdin=subprocess.DEVNULL)
-    assert subscriber.wait() == 0
-    assert "\nwhole\n" in subscriber.output()[subscriber.inherited :], subscriber.output()
+    try:
+        subscriber.wait_for("received SUBACK")
+        yield subscriber
+    finally:
+        subscriber.kill()
+
+
+def publish(inside, port, message, *options):
+    """A client publishes through the balancer."""
+    where = ["-h", "127.0.0.1", "-p", str(port), *options, "-t", "packed"]
+    subprocess.run(inside("mosquitto_pub", *where, "-i", "publisher", "-m", message), check=True, timeout=30, stdin=subprocess.DEVNULL)
 
 
 def run(cases, is_one_life=False):
