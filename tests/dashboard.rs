@@ -47,6 +47,18 @@ const NOT_SHOWN: &[(&str, &str)] = &[
     ),
     ("remora_config_reloads_total", "the events count them"),
     (
+        "remora_handovers_total",
+        "who orders one is told, and the events say it",
+    ),
+    (
+        "remora_handover_connections_total",
+        "the event of a handover has its numbers",
+    ),
+    (
+        "remora_handover_pause_seconds",
+        "of one moment; the log line has it too",
+    ),
+    (
         "remora_config_last_reload_success_timestamp_seconds",
         "the events say when",
     ),

@@ -1,8 +1,6 @@
 //! A worker's part in a handover. In the process that gives: offers relays, freezes them, and then forgets or thaws them. In the
 //! process that takes over: parks relays, adopts their states, and runs them.
 
-#![allow(dead_code, reason = "used by the process's part of a handover, which follows")]
-
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;

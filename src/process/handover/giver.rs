@@ -19,7 +19,7 @@ use crate::base::clock;
 use crate::base::events::Change;
 use crate::base::log;
 use crate::base::supervise::Task;
-use crate::cluster::{NodeId, NodeState};
+use crate::cluster::NodeId;
 use crate::config::Config;
 use crate::handover::messages::{Down, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
@@ -288,10 +288,7 @@ impl handover::Giver for Process<'_> {
         ));
         let sockets = self.listening().await.map_err(|error| error.to_string())?;
         let down = cluster.nodes().iter().flat_map(|node| {
-            let down = node
-                .endpoints
-                .iter()
-                .filter(|(_, endpoint)| node.state_of(endpoint) == NodeState::Down);
+            let down = node.endpoints.iter().filter(|(_, endpoint)| endpoint.is_down);
             down.map(|(kind, _)| Down {
                 node: node.name.to_string(),
                 endpoint: kind.name().to_owned(),

@@ -169,6 +169,14 @@ impl Process {
         Ok(handle)
     }
 
+    /// What a worker is told of the other process: nothing but its names yet.
+    fn learn(&self) -> Learn {
+        Learn {
+            names: Arc::clone(&self.names),
+            ..Learn::default()
+        }
+    }
+
     fn started(&self) -> Result<&Handle, String> {
         self.handle.as_ref().ok_or_else(|| "not prepared".to_owned())
     }
@@ -281,18 +289,20 @@ impl handover::Taker for Process {
         let handovers = &handle.0.state.handovers;
         let is_other = |counter: &Counter| !handovers.learn(&counter.name, &counter.label, counter.count);
         let counters: Vec<Counter> = counters.into_iter().filter(is_other).collect();
-        // Any worker may have counted it.
-        let Some(worker) = handle.0.workers.first() else {
-            return Ok(());
-        };
-        let learn = Learn {
-            names: Arc::clone(&self.names),
-            last_number: None,
-            counters,
-            ends,
-        };
-        let learnt = worker.request(|reply| Order::Learn(learn, reply)).await;
-        learnt.map_err(text)?.map_err(text)
+        let workers = &handle.0.workers;
+        // Each worker remembers its share of the ends. Any of them may have counted.
+        let mut of_workers: Vec<Learn> = workers.iter().map(|_| self.learn()).collect();
+        for (end, place) in ends.into_iter().zip((0..workers.len()).cycle()) {
+            of_workers[place].ends.push(end);
+        }
+        if let Some(first) = of_workers.first_mut() {
+            first.counters = counters;
+        }
+        for (worker, learn) in workers.iter().zip(of_workers) {
+            let learnt = worker.request(|reply| Order::Learn(learn, reply)).await;
+            learnt.map_err(text)?.map_err(text)?;
+        }
+        Ok(())
     }
 
     async fn adopt(&mut self, complete: Complete) -> Result<Vec<u64>, String> {
@@ -302,9 +312,8 @@ impl handover::Taker for Process {
         let handle = self.started()?;
         for (worker, number) in handle.0.workers.iter().zip(complete.numbers) {
             let learn = Learn {
-                names: Arc::clone(&self.names),
                 last_number: Some(number),
-                ..Learn::default()
+                ..self.learn()
             };
             let learnt = worker.request(|reply| Order::Learn(learn, reply)).await;
             learnt.map_err(text)?.map_err(text)?;

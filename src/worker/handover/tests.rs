@@ -381,10 +381,6 @@ async fn until(what: &str, mut check: impl FnMut() -> bool) {
 type Stream = (u64, u64, u64);
 
 /// Sends random bytes, in frames or not, until it is told to stop; then a FIN.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a sender that is never idle would leave no processor time"
-)]
 fn send(mut peer: TcpStream, in_frames: bool, seed: u64, stop: Arc<AtomicBool>) -> JoinHandle<Stream> {
     thread::spawn(move || {
         let mut random = fastrand::Rng::with_seed(seed);
