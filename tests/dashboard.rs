@@ -46,6 +46,15 @@ const NOT_SHOWN: &[(&str, &str)] = &[
         "its mean says less than how many wait",
     ),
     ("remora_config_reloads_total", "the events count them"),
+    ("remora_handovers_total", "the events count them"),
+    (
+        "remora_handover_connections_total",
+        "`remora ctl upgrade` and the log say it",
+    ),
+    (
+        "remora_handover_pause_seconds",
+        "`remora ctl upgrade` and the log say it",
+    ),
     (
         "remora_handovers_total",
         "who orders one is told, and the events say it",

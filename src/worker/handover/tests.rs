@@ -732,7 +732,7 @@ async fn a_placement_lives_on_with_a_connection_that_moves_and_ends_with_it() {
         Process::start(1, &NODES, &LISTENERS),
         Process::start(1, &["b", "a"], &LISTENERS),
     );
-    let (client, _node) = from.relay(1, 1, None).await;
+    let (client, node) = from.relay(1, 1, None).await;
     let placement = PlacementKey::of(b"client");
     let key = placement.hash().expect("a key");
     let settled = AcceptedClient {
@@ -760,7 +760,8 @@ async fn a_placement_lives_on_with_a_connection_that_moves_and_ends_with_it() {
         .kept
         .expect("it is there");
     assert_eq!(kept.expires, None, "its connection has not ended");
-    drop(client);
+    // Both: what one side has closed waits long for the other here.
+    drop((client, node));
     until("its end", || to.connections() == [0; 3]).await;
 }
 
@@ -773,8 +774,8 @@ async fn ends_and_counts_are_known_to_the_process_that_takes_over() {
     let mut last_end = None;
     for number in 1..=3 {
         let id: Vec<u8> = vec![b'a' + number as u8; 200 * number as usize];
-        let (client, _node) = from.relay_of(number, &id).await;
-        drop(client);
+        let (client, node) = from.relay_of(number, &id).await;
+        drop((client, node));
         until("its end", || from.connections() == [0; 3]).await;
         last_end = Some(id);
     }
