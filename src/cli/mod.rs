@@ -193,6 +193,9 @@ enum Command {
     /// directive that is not in the result, with its place, the reason and what to do. Exits with 2 if something that changes behaviour
     /// was not carried over, and with 1 if a file cannot be read or parsed.
     Import(import::Arguments),
+    /// Runs a program, and ends as it does: of an upgrade, which starts the next process in this way.
+    #[command(hide = true)]
+    Supervise(upgrade::Supervised),
     /// Load-test an MQTT endpoint.
     Bench(Box<remora_bench::Args>),
 }
@@ -256,6 +259,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Completions { shell } => completions::completions::<Arguments>(shell),
         Command::Man(arguments) => completions::man::<Arguments>(arguments),
         Command::Top(arguments) => top::command(arguments),
+        Command::Supervise(supervised) => upgrade::supervise(&supervised),
         Command::Bench(args) => remora_bench::run(*args, &version::line()),
         Command::Route { file, json, ids } => with_config(file.locate(), |Loaded { mut config, .. }| {
             if let Err(problems) = listed::add(&mut config) {

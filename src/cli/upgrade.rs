@@ -6,9 +6,11 @@ use std::future;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use remora::admin::api::answers::{UpgradeStep, Upgraded};
@@ -16,6 +18,9 @@ use remora::handover::{Failure, Step};
 use remora::serve::{Handle, Program, Upgrade};
 
 use super::systemd::Service;
+
+/// This program, also where its file has been replaced.
+const THIS: &str = "/proc/self/exe";
 
 /// What stands for standard input in `--take-over`.
 const STDIN: &str = "-";
@@ -65,10 +70,9 @@ pub(super) async fn upgrade(upgrade: Upgrade, program: Arc<Program>, running: Ha
         }
     };
     let over = match start(&path) {
-        Ok((child, socket)) => {
-            tracing::info!(pid = child.id(), program = %path.display(), "started, to take over");
-            tell(UpgradeStep::Started { pid: child.id() });
-            hand_over(child, socket, &running, &service, tell).await
+        Ok((supervisor, socket)) => {
+            tracing::info!(program = %path.display(), "started, to take over");
+            hand_over(supervisor, socket, &running, &service, tell).await
         }
         Err(error) => Err(format!("{} cannot be started: {error}", path.display())),
     };
@@ -88,15 +92,50 @@ pub(super) async fn upgrade(upgrade: Upgrade, program: Arc<Program>, running: Ha
 }
 
 /// Starts the program as this process was started, with one end of a socket as its standard input.
+///
+/// It is a child of the returned one, which has no other task and is ended once the program has taken over. So it becomes a child of
+/// whoever looks after orphans, which is systemd: of a service that is no child of its own, it would neither notice the end nor wait for it.
 fn start(program: &Path) -> io::Result<(Child, UnixStream)> {
+    rustix::fs::access(program, rustix::fs::Access::EXEC_OK)?;
     let (ours, theirs) = UnixStream::pair()?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(THIS);
+    command.arg("supervise").arg(program).arg("--");
     command.args(arguments(std::env::args_os().skip(1)));
     for variable in NOT_FOR_THE_NEXT {
         command.env_remove(variable);
     }
-    let child = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
-    Ok((child, ours))
+    let supervisor = command.stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
+    Ok((supervisor, ours))
+}
+
+/// A program to run, and its arguments.
+#[derive(Debug, clap::Args)]
+pub(super) struct Supervised {
+    program: PathBuf,
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+/// Runs a program with this process's standard input, and ends as it does.
+pub(super) fn supervise(supervised: &Supervised) -> ExitCode {
+    let Supervised { program, arguments } = supervised;
+    let run = || {
+        let mut child = Command::new(program).args(arguments).spawn()?;
+        // Its end must be seen at the other side of the socket.
+        rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+        child.wait()
+    };
+    match run() {
+        // As a shell has it, of one that a signal has ended.
+        Ok(status) => {
+            let code = status.code().or(status.signal().map(|signal| 128 + signal));
+            ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+        }
+        Err(error) => {
+            eprintln!("remora: {}: {error}", program.display());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The arguments of a process that takes over, of those of this one.
@@ -117,64 +156,78 @@ fn arguments(own: impl Iterator<Item = OsString>) -> Vec<OsString> {
 }
 
 async fn hand_over(
-    mut child: Child,
+    mut supervisor: Child,
     socket: UnixStream,
     running: &Handle,
     service: &Service,
     tell: impl Fn(UpgradeStep) + Send + 'static,
 ) -> Result<Upgraded, String> {
-    let pid = child.id();
-    let over = running.hand_over(socket, move |step| told(step).into_iter().for_each(&tell));
+    let pid = Arc::new(AtomicU32::new(0));
+    let known = Arc::clone(&pid);
+    let over = running.hand_over(socket, move |step| {
+        if let Step::Known { pid } = step {
+            known.store(pid, Ordering::Relaxed);
+        }
+        told(step).into_iter().for_each(&tell);
+    });
     let serves = async {
         running.handed_over().await;
-        service.handed_over(pid);
+        // It has done its part. An error means that it has ended already.
+        let _ = supervisor.kill();
+        let _ = supervisor.wait();
+        service.handed_over(pid.load(Ordering::Relaxed));
         future::pending::<Infallible>().await
     };
     let over = tokio::select! {
-        over = over => over,
+        biased;
         never = serves => match never {},
+        over = over => over,
     };
     match over {
-        Ok(upgraded) => {
-            // It is a child still, for as long as this process lasts.
-            let reap = std::thread::Builder::new().name("remora-reap".into());
-            let _ = reap.spawn(move || child.wait());
-            Ok(Upgraded {
-                pid: Some(pid),
-                ..upgraded
-            })
-        }
-        Err(failure) => Err(match (&failure, ended(&mut child).await) {
-            // It has said why.
-            (Failure::Refused(_), _) => failure.to_string(),
-            (_, Some(status)) if !status.success() => {
-                format!("{failure}: it ended with {status}, and its output says why")
-            }
-            _ => failure.to_string(),
+        Ok(upgraded) => Ok(Upgraded {
+            pid: Some(pid.load(Ordering::Relaxed)),
+            ..upgraded
         }),
+        Err(failure) => Err(
+            match (&failure, ended(&mut supervisor, pid.load(Ordering::Relaxed)).await) {
+                // It has said why.
+                (Failure::Refused(_), _) => failure.to_string(),
+                (_, Some(status)) if !status.success() => {
+                    format!("{failure}: it ended with {status}, and its output says why")
+                }
+                _ => failure.to_string(),
+            },
+        ),
     }
 }
 
 /// Waits for the end of a process that has not taken over, and ends it if it does not; its status.
-async fn ended(child: &mut Child) -> Option<ExitStatus> {
-    let exits = async {
+async fn ended(supervisor: &mut Child, pid: u32) -> Option<ExitStatus> {
+    let exits = async |supervisor: &mut Child| {
         loop {
-            if let Ok(Some(status)) = child.try_wait() {
+            if let Ok(Some(status)) = supervisor.try_wait() {
                 return status;
             }
             tokio::time::sleep(EXIT_INTERVAL).await;
         }
     };
-    if let Ok(status) = tokio::time::timeout(EXIT_MAX, exits).await {
+    if let Ok(status) = tokio::time::timeout(EXIT_MAX, exits(supervisor)).await {
         return Some(status);
     }
-    let _ = child.kill();
-    // It has been killed, so that this does not take long.
-    child.wait().ok()
+    // Until its supervisor ends, the number is of no other process. One that has not said who it is cannot have anything.
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    if let Ok(status) = tokio::time::timeout(EXIT_MAX, exits(supervisor)).await {
+        return Some(status);
+    }
+    let _ = supervisor.kill();
+    supervisor.wait().ok()
 }
 
 fn told(step: Step) -> Option<UpgradeStep> {
     Some(match step {
+        Step::Known { pid } => UpgradeStep::Started { pid },
         Step::Checked => UpgradeStep::Checked,
         Step::Sockets => UpgradeStep::Sockets,
         Step::Relays { sent, of } => UpgradeStep::Relays { sent, of },

@@ -23,6 +23,11 @@ pub struct Offered {
 /// How far a handover is, for an operator who waits for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// The other process has said who it is.
+    Known {
+        /// Its process id, by its own count.
+        pid: u32,
+    },
     /// Both sides know each other, and neither has refused.
     Checked,
     /// The listening sockets were sent.
@@ -55,6 +60,7 @@ impl Step {
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Known { .. } => "known",
             Self::Checked => "checked",
             Self::Sockets => "sockets",
             Self::Relays { .. } => "relays",

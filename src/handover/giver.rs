@@ -187,6 +187,7 @@ impl<G: Giver> Giving<'_, G> {
             Body::Hello(hello) => hello,
             _ => return Err(UNEXPECTED),
         };
+        self.giver.progress(Step::Known { pid: hello.pid });
         let version = hello.version.min(VERSION);
         if version < hello.version_oldest.max(VERSION_OLDEST) {
             let (oldest, newest) = (hello.version_oldest, hello.version);

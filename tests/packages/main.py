@@ -65,6 +65,7 @@ class Packaged:
             self.the_service_runs_with_no_more_than_it_needs,
             self.a_reload_takes_a_good_configuration_and_refuses_a_bad_one,
             self.an_upgrade_keeps_the_configuration_and_runs_the_new_program,
+            self.what_has_taken_over_is_started_again_when_it_dies,
             self.an_upgrade_starts_no_service_that_was_stopped,
             self.what_is_removed_keeps_its_configuration,
             self.what_is_purged_leaves_nothing,
@@ -139,9 +140,17 @@ class Packaged:
         assert self._pid() != before
         wait_until(lambda: not Path(f"/proc/{old}").exists(), "the end of the process before")
         assert debian.run("systemctl", "is-active", "remora") == "active\n"
+        assert "not our child" not in debian.run("journalctl", "-u", "remora"), "systemd would not notice its end"
         assert not os.readlink(f"/proc/{self._outside_pid()}/exe").endswith("(deleted)")
         assert debian.path("/etc/remora/remora.toml").read_text() == written
         assert debian.run("systemctl", "is-enabled", "remora") == "enabled\n"
+        self._message_passes()
+
+    def what_has_taken_over_is_started_again_when_it_dies(self):
+        before = self._pid()
+        self.debian.run("kill", "-KILL", str(before))
+        wait_until(lambda: self._pid() not in (0, before), "another process")
+        wait_until(lambda: self.debian.run("systemctl", "show", "--property=ActiveState", "--value", "remora") == "active\n", "the service")
         self._message_passes()
 
     def an_upgrade_starts_no_service_that_was_stopped(self):
