@@ -59,7 +59,8 @@ fn write(command: &Command, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory).map_err(|error| at(error, directory))?;
     let path = directory.join(format!("{}.1", name_of(command)));
     fs::write(&path, page(command)?).map_err(|error| at(error, &path))?;
-    let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+    let is_shown = |below: &&Command| below.get_name() != "help" && !below.is_hide_set();
+    let below = command.get_subcommands().filter(is_shown);
     below.into_iter().try_for_each(|below| write(below, directory))
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use remora::admin::api::answers::{UpgradeStep, Upgraded};
 use remora::handover::{Failure, Step};
 use remora::serve::{Handle, Program, Upgrade};
+use rustix::process::Signal;
 
 use super::systemd::Service;
 
@@ -126,10 +127,12 @@ pub(super) fn supervise(supervised: &Supervised) -> ExitCode {
         child.wait()
     };
     match run() {
-        // As a shell has it, of one that a signal has ended.
         Ok(status) => {
-            let code = status.code().or(status.signal().map(|signal| 128 + signal));
-            ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+            if let Some(signal) = status.signal().and_then(Signal::from_named_raw) {
+                let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+            }
+            let code = status.code().and_then(|code| u8::try_from(code).ok());
+            code.map_or(ExitCode::FAILURE, ExitCode::from)
         }
         Err(error) => {
             eprintln!("remora: {}: {error}", program.display());
@@ -216,7 +219,7 @@ async fn ended(supervisor: &mut Child, pid: u32) -> Option<ExitStatus> {
     }
     // Until its supervisor ends, the number is of no other process. One that has not said who it is cannot have anything.
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
     if let Ok(status) = tokio::time::timeout(EXIT_MAX, exits(supervisor)).await {
         return Some(status);
