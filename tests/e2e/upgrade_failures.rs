@@ -4,8 +4,12 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use remora::handover::messages::{Body, Hello, Manifest, VERSION};
+use remora::handover::wire;
 
 use tempfile::TempDir;
 
@@ -75,6 +79,116 @@ fn whatever_fails_at_the_start_changes_nothing() {
     program.configure(&good);
     assert_eq!(program.upgrade()["moved"], 1);
     pair.talks("after all");
+}
+
+#[test]
+fn a_disk_that_is_full_costs_nobody_a_connection() {
+    let cluster = Cluster::of(1);
+    let mut program = Program::start(&cluster, ADMIN);
+    let mut pair = Pair::accepted(&cluster, &program, "stays");
+    let full = format!("{ADMIN}[log]\nfile = \"/dev/full\"\n");
+    program.configure(&toml(&cluster, "", &full));
+    assert_eq!(program.upgrade()["moved"], 1);
+    pair.talks("unseen by any log");
+    assert_eq!(program.upgrade()["moved"], 1);
+    pair.talks("nor this");
+}
+
+/// What a process says first that speaks these versions of the protocol.
+fn hello(version_oldest: u32, version: u32) -> Body {
+    Body::Hello(Hello {
+        version,
+        version_oldest,
+        program: "of the test".to_owned(),
+        pid: std::process::id(),
+        descriptors_max: 20_000,
+    })
+}
+
+fn say(socket: &mut UnixStream, body: Body) {
+    let message = wire::write(body, 0).expect("a message");
+    socket.write_all(&message).expect("it reads");
+}
+
+/// The next message at this socket.
+fn hear(socket: &mut UnixStream) -> Body {
+    socket.set_read_timeout(Some(wait::DEADLINE)).expect("a time");
+    let mut reader = wire::Reader::<()>::new(0);
+    loop {
+        let mut piece = vec![0; reader.wanted()];
+        let read = socket.read(&mut piece).expect("a message in time");
+        assert_ne!(read, 0, "a whole message");
+        if let Some(message) = reader.add(&piece[..read], Vec::new()).expect("a message") {
+            return message.body.expect("of a kind that is known");
+        }
+    }
+}
+
+#[test]
+fn a_process_of_a_version_too_far_away_is_refused_and_one_of_the_next_is_spoken_to() {
+    let folder = TempDir::new().expect("a folder");
+    let socket = folder.path().join("handover.sock");
+    let cluster = Cluster::of(1);
+    let tables = format!("{ADMIN}[handover]\nsocket = \"{}\"\n", socket.display());
+    let program = Program::start(&cluster, &tables);
+    let mut pair = Pair::accepted(&cluster, &program, "stays");
+    let answer = |hello| {
+        let mut taker = UnixStream::connect(&socket).expect("it listens");
+        say(&mut taker, hello);
+        hear(&mut taker)
+    };
+    let Body::Refused(refused) = answer(hello(VERSION + 1, VERSION + 1)) else {
+        panic!("not refused");
+    };
+    assert!(refused.why.contains("no common version"), "{}", refused.why);
+    pair.talks("goes on");
+    // It ends before it has taken anything.
+    let Body::Manifest(manifest) = answer(hello(VERSION, VERSION + 1)) else {
+        panic!("refused");
+    };
+    assert_eq!(manifest.version, VERSION);
+    let failed = || Metrics::of(program.admin()).value("remora_handovers_total{result=\"failed\"}");
+    wait::until("both were counted", || failed() == 2.0);
+    pair.talks("still");
+}
+
+#[test]
+fn what_is_required_and_unknown_is_refused_before_anything_has_moved() {
+    let folder = TempDir::new().expect("a folder");
+    let path = folder.path().join("handover.sock");
+    let giver = UnixListener::bind(&path).expect("a socket");
+    let file = folder.path().join("remora.toml");
+    fs::write(&file, toml(&Cluster::of(1), "", ADMIN)).expect("a file");
+    let mut taker = Command::new(REMORA)
+        .args(["run", "-c"])
+        .arg(&file)
+        .arg("--take-over")
+        .arg(&path)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a program");
+    let (mut socket, _) = giver.accept().expect("a taker");
+    let Body::Hello(_) = hear(&mut socket) else {
+        panic!("who is it?");
+    };
+    say(
+        &mut socket,
+        Body::Manifest(Manifest {
+            version: VERSION,
+            requires: vec!["relays".to_owned(), "telepathy".to_owned()],
+            ..Manifest::default()
+        }),
+    );
+    let Body::Refused(refused) = hear(&mut socket) else {
+        panic!("not refused");
+    };
+    assert!(refused.why.contains("telepathy"), "{}", refused.why);
+    let mut said = String::new();
+    let mut stderr = taker.stderr.take().expect("piped");
+    stderr.read_to_string(&mut said).expect("text");
+    assert_eq!(taker.wait().expect("its end").code(), Some(1), "{said}");
+    assert!(said.contains("telepathy"), "{said}");
 }
 
 #[test]

@@ -405,7 +405,7 @@ fn send(mut peer: TcpStream, in_frames: bool, seed: u64, stop: Arc<AtomicBool>) 
             let (first, rest) = block.split_at(random.usize(..block.len()).min(5));
             peer.write_all(first).expect("it goes on");
             peer.write_all(rest).expect("it goes on");
-            thread::sleep(Duration::from_millis(random.u64(..8)));
+            thread::park_timeout(Duration::from_millis(random.u64(..8)));
         }
         peer.shutdown(Shutdown::Write).expect("open");
         (bytes, hash.digest(), on_wire)
