@@ -94,8 +94,8 @@ pub(super) async fn upgrade(upgrade: Upgrade, program: Arc<Program>, running: Ha
 
 /// Starts the program as this process was started, with one end of a socket as its standard input.
 ///
-/// It is a child of the returned one, which has no other task and is ended once the program has taken over. So it becomes a child of
-/// whoever looks after orphans, which is systemd: of a service that is no child of its own, it would neither notice the end nor wait for it.
+/// It is a child of the returned one, which has no other task and is ended once the program has taken over. So it becomes an
+/// orphan, which systemd adopts. Of a service that is no child of its own, systemd would neither notice the end nor wait for it.
 fn start(program: &Path) -> io::Result<(Child, UnixStream)> {
     rustix::fs::access(program, rustix::fs::Access::EXEC_OK)?;
     let (ours, theirs) = UnixStream::pair()?;

@@ -1,6 +1,6 @@
 //! What one process tells the next: plain data, in Protocol Buffers, whose rules for new fields hold here.
 //!
-//! A field that may be missing, and may be skipped by a process that does not know it, simply gets a new number. One that must not be
+//! A field that may be missing, and may be skipped by a process that does not know it, gets a new number. One that must not be
 //! skipped also gets a name in [`FEATURES`], and [`Manifest::requires`] names it: a process that does not know the name refuses before
 //! anything has moved. Numbers are never used again. Times are ages, since clocks begin with a process; nodes and listeners are places
 //! in the lists of the [`Manifest`], since their numbers are a process's own.

@@ -46,7 +46,7 @@ pub fn write(body: Body, descriptors: usize) -> Result<Vec<u8>, Fault> {
     Ok(bytes)
 }
 
-/// `items` in their order, in messages of about [`BATCH_BYTES`] and so many entries at most.
+/// `items` in their order, in messages of about 256 KiB and so many entries at most.
 pub fn batches<T: prost::Message>(items: Vec<T>, most: usize) -> impl Iterator<Item = Vec<T>> {
     let mut items = items.into_iter().peekable();
     std::iter::from_fn(move || {

@@ -63,7 +63,7 @@ fn ask(socket: &Path) -> io::Result<()> {
     }
 }
 
-/// Waits for someone who wants the nodes of this demo joined.
+/// Waits for a request to join the nodes of this demo.
 pub(super) struct Healer {
     entered: mpsc::Receiver<()>,
     /// `None` where there can be none.

@@ -257,9 +257,9 @@ fn ten_thousand_descriptors_are_closed() {
 
 #[test]
 fn a_process_of_another_user_is_turned_away_unread() {
-    assert!(rustix::process::geteuid().is_root(), "only root can be somebody else");
+    assert!(rustix::process::geteuid().is_root(), "only root can be another user");
     let pair_of = |user| {
-        // The kernel notes who makes the pair. Only this thread becomes somebody else.
+        // The kernel notes who makes the pair. Only this thread becomes another user.
         let make = move || {
             rustix::thread::set_thread_res_uid(user, user, user).expect("root");
             std::os::unix::net::UnixStream::pair().expect("a pair")

@@ -267,7 +267,7 @@ impl Placements {
         self.map.retain(|key, placement| {
             let kept = keep(placement);
             if !kept {
-                // Whoever takes the key next waits for the shard.
+                // The next to take the key waits for the shard.
                 self.changes.note(*key);
                 self.entries.fetch_sub(1, Ordering::Relaxed);
                 // A shard of the map is locked here. Nobody locks one while a shard of the sources is locked.

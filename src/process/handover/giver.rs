@@ -518,7 +518,7 @@ impl Process<'_> {
 }
 
 impl Inner {
-    /// Another process accepts on all sockets: these here are closed, without a word to anybody.
+    /// Another process accepts on all sockets: these here are closed, and no peer notices.
     fn stop_serving(&self) {
         self.state.draining.store(true, Ordering::Relaxed);
         let listeners = self.shared.listeners.current();

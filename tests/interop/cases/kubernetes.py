@@ -15,7 +15,7 @@ _ROOT = _CONFIG.parent
 
 _TLS = {"name": "mqtts", "port": 8883, "servicePort": 443, "tlsSecret": "mqtt.example-tls", "clientCertificates": "required"}
 
-# Values that somebody may have, the defaults first.
+# Values that operators may have, the defaults first.
 _RELEASES = [
     {"values": {}},
     {"values": {"workload": "DaemonSet", "hostNetwork": True, "service": {"type": "ClusterIP"}}},

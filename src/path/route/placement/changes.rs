@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The keys of placements that have changed, while somebody follows them.
+/// The keys of placements that have changed, while they are followed.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     /// Read at each change, so that it costs one load while nobody follows.
@@ -13,7 +13,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// Notes a change that was made. After it, so that whoever takes the key sees the change.
+    /// Notes a change that was made. After it, so that the one who takes the key sees the change.
     pub(super) fn note(&self, key: u128) {
         if self.is_followed.load(Ordering::Acquire) {
             self.keys().insert(key);
