@@ -480,6 +480,22 @@ fn a_process_that_is_killed_while_it_takes_over_costs_nothing() {
 }
 
 #[test]
+fn a_process_that_dies_as_soon_as_it_has_taken_over_is_no_end_without_an_error() {
+    let cluster = Cluster::of(1);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_remora"));
+    command.env("REMORA_KILL_IN_TAKE_RUN", "1");
+    let mut program = Program::by(command, &toml(&cluster, "", ADMIN));
+    program.may_fail = true;
+    let client = Talking::accepted(&cluster, &program, "lost");
+    let (is_done, last) = program.try_upgrade(&[]);
+    assert!(!is_done && last["step"] == "failed", "{last}");
+    assert!(last["error"].as_str().is_some_and(|why| why.contains("died")), "{last}");
+    // A supervisor starts another one only then.
+    assert_eq!(program.exit_code(), Some(1));
+    drop(client);
+}
+
+#[test]
 fn a_process_that_hangs_while_it_takes_over_is_given_up_in_time() {
     for place in ["complete", "adopted", "go", "running"] {
         let cluster = Cluster::of(1);

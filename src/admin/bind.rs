@@ -67,6 +67,13 @@ impl Listener {
         })
     }
 
+    /// The socket's file is this process's, which removes it at its end.
+    pub(crate) fn own_file(&self) {
+        if let Some(unix) = &self.unix {
+            unix.own_file();
+        }
+    }
+
     /// Leaves the socket's file to another process.
     pub(crate) fn leave_file(&self) {
         if let Some(unix) = &self.unix {

@@ -77,7 +77,7 @@ pub(crate) async fn serve(
     let _ = serving.wait_for(|serving| *serving != Serving::NotYet).await;
     tokio::select! {
         never = accept_all(&listener, &pages) => match never {},
-        Ok(_) = serving.wait_for(|serving| *serving == Serving::NoMore) => listener.leave_file(),
+        Ok(_) = serving.wait_for(|serving| *serving == Serving::NoMore) => {}
     }
     drop(listener);
     std::future::pending().await

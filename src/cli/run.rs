@@ -122,9 +122,16 @@ async fn handle_signals(
         let action = tokio::select! {
             action = signals.next() => action,
             () = running.handed_over() => {
-                end_after_handover(running, signals, service).await?;
+                let ended = tokio::select! {
+                    biased;
+                    lost = lost(&mut upgrades) => Err(lost),
+                    ended = end_after_handover(running, signals, service) => ended,
+                };
+                ended?;
                 // What is read of it may be the last that this process says.
-                while upgrades.join_next().await.is_some() {}
+                while let Some(upgraded) = upgrades.join_next().await {
+                    upgraded.map_err(io::Error::other)??;
+                }
                 return Ok(());
             }
             Some(request) = requests.recv() => match request {
@@ -172,6 +179,16 @@ async fn handle_signals(
             }
         }
     }
+}
+
+/// Waits until the process that has taken over is known to have died, if it ever is: then a supervisor must start another one.
+async fn lost(upgrades: &mut JoinSet<io::Result<()>>) -> io::Error {
+    while let Some(upgraded) = upgrades.join_next().await {
+        if let Ok(Err(lost)) = upgraded {
+            return lost;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Waits, after another process has taken over, for the last connection to end, or for a signal that requests a faster end.

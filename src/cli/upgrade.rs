@@ -1,6 +1,5 @@
 //! Upgrades: starts the next process, which takes over from this one, and tells how far that is.
 
-use std::convert::Infallible;
 use std::ffi::OsString;
 use std::future;
 use std::io;
@@ -17,6 +16,7 @@ use remora::admin::api::answers::{UpgradeStep, Upgraded};
 use remora::handover::{Failure, Step};
 use remora::serve::{Handle, Program, Upgrade};
 use rustix::process::Signal;
+use tokio::sync::Notify;
 
 use super::systemd::Service;
 
@@ -60,7 +60,15 @@ pub(super) fn connect(from: &Path) -> io::Result<UnixStream> {
 }
 
 /// Starts the program, which takes over, and says in `upgrade` how far it is.
-pub(super) async fn upgrade(upgrade: Upgrade, program: Arc<Program>, running: Handle, service: Service) {
+///
+/// # Errors
+/// It has taken over, and died before this process has let it go: nothing accepts clients any more.
+pub(super) async fn upgrade(
+    upgrade: Upgrade,
+    program: Arc<Program>,
+    running: Handle,
+    service: Service,
+) -> io::Result<()> {
     let Upgrade { binary, steps } = upgrade;
     let path = binary.unwrap_or_else(|| program.path().to_owned());
     let tell = {
@@ -75,13 +83,21 @@ pub(super) async fn upgrade(upgrade: Upgrade, program: Arc<Program>, running: Ha
             tracing::info!(program = %path.display(), "started, to take over");
             hand_over(supervisor, socket, &running, &service, tell).await
         }
-        Err(error) => Err(format!("{} cannot be started: {error}", path.display())),
-    };
-    let last = match over {
-        Ok(upgraded) => UpgradeStep::Done(upgraded),
         Err(error) => {
+            let error = format!("{} cannot be started: {error}", path.display());
+            Err(NotUpgraded::NothingChanged(error))
+        }
+    };
+    let (last, result) = match over {
+        Ok(upgraded) => (UpgradeStep::Done(upgraded), Ok(())),
+        Err(NotUpgraded::NothingChanged(error)) => {
             tracing::warn!(error, "not upgraded, nothing changed");
-            UpgradeStep::Failed { error }
+            (UpgradeStep::Failed { error }, Ok(()))
+        }
+        Err(NotUpgraded::Died) => {
+            let error = "the process that had taken over has died, and its connections with it";
+            let last = UpgradeStep::Failed { error: error.into() };
+            (last, Err(io::Error::other(error)))
         }
     };
     let read = async {
@@ -90,6 +106,15 @@ pub(super) async fn upgrade(upgrade: Upgrade, program: Arc<Program>, running: Ha
     };
     // Who asked may be gone.
     let _ = tokio::time::timeout(READ_MAX, read).await;
+    result
+}
+
+/// Why there was no upgrade.
+enum NotUpgraded {
+    /// This process goes on as before.
+    NothingChanged(String),
+    /// The other one has taken over, and died.
+    Died,
 }
 
 /// Starts the program as this process was started, with one end of a socket as its standard input.
@@ -164,43 +189,69 @@ async fn hand_over(
     running: &Handle,
     service: &Service,
     tell: impl Fn(UpgradeStep) + Send + 'static,
-) -> Result<Upgraded, String> {
+) -> Result<Upgraded, NotUpgraded> {
     let pid = Arc::new(AtomicU32::new(0));
-    let known = Arc::clone(&pid);
+    let runs = Arc::new(Notify::new());
+    let (known, began) = (Arc::clone(&pid), Arc::clone(&runs));
     let over = running.hand_over(socket, move |step| {
         if let Step::Known { pid } = step {
             known.store(pid, Ordering::Relaxed);
         }
+        if let Step::Running { round: 1, .. } = step {
+            began.notify_one();
+        }
         told(step).into_iter().for_each(&tell);
     });
     let serves = async {
-        running.handed_over().await;
-        // It has done its part. An error means that it has ended already.
+        // This handover, and not another one that was asked for at the same time.
+        runs.notified().await;
+        // It has done its part.
         let _ = supervisor.kill();
         let _ = supervisor.wait();
-        service.handed_over(pid.load(Ordering::Relaxed));
-        future::pending::<Infallible>().await
+        let pid = pid.load(Ordering::Relaxed);
+        if has_ended(pid) {
+            return;
+        }
+        service.handed_over(pid);
+        future::pending().await
     };
     let over = tokio::select! {
         biased;
-        never = serves => match never {},
+        () = serves => return Err(NotUpgraded::Died),
         over = over => over,
     };
     match over {
+        // systemd has not noticed, if it was not told in time which process it is.
+        Ok(_) if has_ended(pid.load(Ordering::Relaxed)) => Err(NotUpgraded::Died),
         Ok(upgraded) => Ok(Upgraded {
             pid: Some(pid.load(Ordering::Relaxed)),
             ..upgraded
         }),
-        Err(failure) => Err(
-            match (&failure, ended(&mut supervisor, pid.load(Ordering::Relaxed)).await) {
+        Err(failure) => {
+            let status = ended(&mut supervisor, pid.load(Ordering::Relaxed)).await;
+            Err(NotUpgraded::NothingChanged(match (&failure, status) {
                 // It has said why.
                 (Failure::Refused(_), _) => failure.to_string(),
                 (_, Some(status)) if !status.success() => {
                     format!("{failure}: it ended with {status}, and its output says why")
                 }
                 _ => failure.to_string(),
-            },
-        ),
+            }))
+        }
+    }
+}
+
+/// Whether this process has ended.
+fn has_ended(pid: u32) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return false;
+    };
+    match pidfd_open(pid, PidfdFlags::empty()) {
+        // Also of one whose status was not asked for yet.
+        Ok(process) => poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&Timespec::default())) == Ok(1),
+        Err(error) => error == rustix::io::Errno::SRCH,
     }
 }
 

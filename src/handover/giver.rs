@@ -363,13 +363,15 @@ impl<G: Giver> Giving<'_, G> {
 
     /// Sends a message with descriptors, which are closed here, once the taker has received enough of those before.
     async fn send_with(&mut self, body: Body, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
-        let until = Instant::now() + self.deadlines.message;
+        // It may be starting.
+        let until = Instant::now() + self.deadlines.prepare;
         while self.sent - self.received >= WINDOW {
             if self.absorb("the taker to receive", until).await?.is_some() {
                 return Err(UNEXPECTED);
             }
         }
         self.sent += 1;
+        let until = Instant::now() + self.deadlines.message;
         self.channel.send(body, &descriptors, until).await
     }
 

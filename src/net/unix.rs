@@ -183,14 +183,16 @@ impl SocketFile {
         open().map_err(system)
     }
 
-    /// A socket that another process has bound at `path`, and gives away.
+    /// A socket that another process has bound at `path`, and gives away. The file is that process's until [`SocketFile::own_file`].
     ///
     /// # Errors
     /// Nothing is there any more.
     pub(crate) fn inherit(socket: OwnedFd, path: &Path) -> io::Result<Self> {
         let listener = UnixListener::from(socket);
         listener.set_nonblocking(true)?;
-        Self::at(listener, path)
+        let inherited = Self::at(listener, path)?;
+        inherited.leave_file();
+        Ok(inherited)
     }
 
     fn at(listener: UnixListener, path: &Path) -> io::Result<Self> {
@@ -201,6 +203,11 @@ impl SocketFile {
             file: (file.dev(), file.ino()),
             is_left: AtomicBool::new(false),
         })
+    }
+
+    /// The file is this process's, which removes it at its end.
+    pub(crate) fn own_file(&self) {
+        self.is_left.store(false, Ordering::Relaxed);
     }
 
     /// Leaves the file where it is: another process listens there.
@@ -283,6 +290,11 @@ mod tests {
         giver.leave_file();
         drop(giver);
         UnixStream::connect(&path).expect("it listens");
+        let second = taker.listener.try_clone().expect("a descriptor");
+        let second = SocketFile::inherit(second.into(), &path).expect("it is there");
+        drop(second);
+        UnixStream::connect(&path).expect("one that does not take over leaves it");
+        taker.own_file();
         drop(taker);
         assert!(!path.exists());
         let (socket, _other) = UnixStream::pair().expect("sockets");

@@ -4,7 +4,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -61,6 +61,10 @@ pub(super) struct Inner {
     pub(super) serving: watch::Sender<Serving>,
     /// What another process has taken over.
     pub(super) gave: watch::Sender<Gave>,
+    /// Another process is taking over.
+    pub(super) is_giving: AtomicBool,
+    /// Connections may still come from the process that this one has taken over from.
+    pub(super) is_taking: AtomicBool,
     pub(super) supervisor: Supervisor,
     /// Control's runtime. Reloads run there, so that one is finished even if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,

@@ -53,7 +53,7 @@ pub(super) fn bind_or_inherit(
     }
     let mut address = listener.address;
     for socket in &sockets {
-        address = accept::inherit(socket, &config.dial).map_err(|source| refused(listener, source))?;
+        address = accept::inherit(socket).map_err(|source| refused(listener, source))?;
     }
     Ok(Bound {
         listener: listener.clone(),
@@ -74,6 +74,9 @@ impl Bound {
     /// Opens the sockets that are missing so that each worker has one. Not before the process is to accept: the kernel spreads clients
     /// over all of them at once.
     fn complete(&mut self, workers: usize, settings: &dial::Settings) -> io::Result<()> {
+        for socket in &self.sockets {
+            accept::make_own(socket, settings)?;
+        }
         let own = self.sockets.len();
         let missing = workers.saturating_sub(own);
         match accept::bind_beside(self.address, self.listener.freebind, missing, settings) {

@@ -56,6 +56,9 @@ impl Inner {
     async fn reload(&self, new: Config) -> io::Result<Reloaded> {
         // A drain holds the lock until it is over: asked before it, too, so that nobody waits for an error.
         self.check_not_draining()?;
+        if self.is_giving.load(Ordering::Relaxed) {
+            return Err(io::Error::other("another process is taking over: reload that one"));
+        }
         let _turn = self.turn.lock().await;
         self.check_not_draining()?;
         let (new, restart) = without_restart(&self.config.load(), new);

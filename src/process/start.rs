@@ -199,6 +199,8 @@ impl Starting {
             admin_listener: Arc::downgrade(&admin_listener),
             handover_socket: handover_socket.as_ref().map_or_else(Weak::new, Arc::downgrade),
             gave: watch::Sender::default(),
+            is_giving: AtomicBool::default(),
+            is_taking: AtomicBool::default(),
             serving,
             supervisor,
             runtime: control.runtime.clone(),
@@ -256,6 +258,12 @@ impl Starting {
             inner.listen(id, bound).await?;
         }
         inner.state.reloads.in_force();
+        if let Some(admin) = inner.admin_listener.upgrade() {
+            admin.own_file();
+        }
+        if let Some(socket) = &handover_socket {
+            socket.own_file();
+        }
         inner.serving.send_replace(Serving::Now);
         api.open(running.handle());
         examined.open(running.handle());

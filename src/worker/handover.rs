@@ -208,6 +208,13 @@ impl HandoverPart {
         ends
     }
 
+    /// Carries out [`Order::Discard`](super::Order::Discard).
+    pub(super) fn discard(&self, path: &Path) -> usize {
+        self.parked.take();
+        let rows = path.table.borrow().all_frozen();
+        rows.into_iter().filter(|row| path.forget(*row)).count()
+    }
+
     /// Carries out [`Order::Run`](super::Order::Run).
     pub(super) fn run(&self, path: &Path) -> usize {
         // Each has ended in the process that had it, or stays there.

@@ -98,6 +98,8 @@ pub(crate) enum Order {
     /// Make relays of those that are held, with their states. They are counted from now on, and are frozen. The answer is how many
     /// they are; after an error, the process must not go on.
     AdoptStates(Vec<State>, oneshot::Sender<Result<usize, Invalid>>),
+    /// Drop what is held, and adopted relays that do not run: they are the other process's. The answer is how many were adopted.
+    Discard(oneshot::Sender<usize>),
     /// Move the bytes of adopted relays from now on, and drop what is held still. The answer is how many began.
     Run(oneshot::Sender<usize>),
     /// Go on from what another process knows.
@@ -438,6 +440,9 @@ fn execute(order: Order, worker: &Executing) {
         }
         Order::AdoptStates(states, reply) => {
             let _ = reply.send(part.adopt(path, states));
+        }
+        Order::Discard(reply) => {
+            let _ = reply.send(part.discard(path));
         }
         Order::Run(reply) => {
             let _ = reply.send(part.run(path));

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -73,6 +73,12 @@ fn whatever_fails_at_the_start_changes_nothing() {
         assert!(error.contains(why), "{binary}: {error}");
     }
     let good = toml(&cluster, "", ADMIN);
+    // The admin socket is inherited before that, and each upgrade goes through it.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().expect("an address");
+    program.configure(&format!("{good}\n[[listeners]]\naddress = \"{taken}\"\n"));
+    let error = fails(&cluster, &mut program, &mut pair, &[]);
+    assert!(error.contains(&taken.to_string()), "{error}");
     program.configure(&good.replace("workers = 2", "workers = \"many\""));
     let error = fails(&cluster, &mut program, &mut pair, &[]);
     assert!(error.contains("exit status: 64"), "{error}");

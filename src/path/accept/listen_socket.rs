@@ -108,15 +108,22 @@ pub(crate) fn bind_beside(
 ///
 /// # Errors
 /// It is no TCP socket that listens.
-pub(crate) fn inherit(socket: &OwnedFd, settings: &dial::Settings) -> io::Result<SocketAddr> {
+pub(crate) fn inherit(socket: &OwnedFd) -> io::Result<SocketAddr> {
     let as_socket = SockRef::from(socket);
     if !sockopt::socket_acceptconn(socket)? {
         return Err(io::Error::other("a socket that does not listen"));
     }
-    as_socket.set_nonblocking(true)?;
-    settings.apply(SockRef::from(socket))?;
-    sys::defer_accept(socket.as_fd(), SILENT_SECONDS)?;
     address_of(&as_socket)
+}
+
+/// Gives an inherited socket the options of this process. Not before another process that had it has let it go: both have the same.
+///
+/// # Errors
+/// The kernel refuses an option.
+pub(crate) fn make_own(socket: &OwnedFd, settings: &dial::Settings) -> io::Result<()> {
+    SockRef::from(socket).set_nonblocking(true)?;
+    settings.apply(SockRef::from(socket))?;
+    sys::defer_accept(socket.as_fd(), SILENT_SECONDS)
 }
 
 fn listen(address: SocketAddr, freebind: bool, settings: &dial::Settings) -> io::Result<socket2::Socket> {

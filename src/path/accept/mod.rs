@@ -16,7 +16,7 @@ pub use admission::{Admission, Admitted, Limits, ListenerCount};
 pub use admit::Client;
 pub(crate) use admit::{AdmittedClient, Rules, admit};
 pub use listen_socket::{Accepted, bind, probe};
-pub(crate) use listen_socket::{ListenSocket, bind_beside, inherit};
+pub(crate) use listen_socket::{ListenSocket, bind_beside, inherit, make_own};
 pub(crate) use open::{Opened, OpenedClient, Opener};
 
 use crate::cluster::EndpointKind;

@@ -27,7 +27,7 @@ use crate::path::handover::{Counts, Names, placement};
 use crate::path::record::ListenerId;
 use crate::path::relay::Stays;
 use crate::path::route::Exported;
-use crate::process::handle::{Handle, Inner};
+use crate::process::handle::{Handle, Inner, NodeWish};
 use crate::worker::handover::{Freeze, Offer};
 use crate::worker::{Order, Selector};
 
@@ -115,6 +115,7 @@ async fn give(
         turn: None,
         taker: Hello::default(),
         names: Arc::default(),
+        wishes: Vec::new(),
         sockets: Vec::new(),
         sent: HashSet::new(),
         next: Some((0, 0)),
@@ -133,6 +134,9 @@ async fn give(
         handover::give(socket, &mut process, Deadlines::default()).await
     };
     let given = given.await;
+    if process.turn.is_some() {
+        handle.0.is_giving.store(false, Ordering::Relaxed);
+    }
     // Not if it was refused: another handover may go on, and follows.
     if process.placements.is_some() {
         handle.0.shared.placements.follow(false);
@@ -156,6 +160,8 @@ struct Process<'a> {
     turn: Option<MutexGuard<'a, ()>>,
     taker: Hello,
     names: Arc<Names>,
+    /// What the operator wished of nodes when the taker was told.
+    wishes: Vec<NodeWish>,
     /// Every socket that listens, until it is sent.
     sockets: Vec<(ListenSocket, OwnedFd)>,
     /// The numbers of the relays that the taker has the sockets of.
@@ -193,7 +199,9 @@ impl Process<'_> {
             cut_short,
         } = given;
         self.count();
-        // Otherwise by the number that it has in its own container.
+        // Of a pair of sockets, the kernel names the process that has made it: this one. And one in another container has the number
+        // that it knows itself by.
+        let peer = peer.filter(|pid| *pid != std::process::id());
         let pid = peer.unwrap_or(self.taker.pid);
         let left: u64 = self.left.values().sum();
         self.inner().events.push(Change::Handover {
@@ -277,8 +285,12 @@ impl handover::Giver for Process<'_> {
         if inner.state.draining.load(Ordering::Relaxed) {
             return Err("this process is draining, or has handed over already".to_owned());
         }
+        if inner.is_taking.load(Ordering::Relaxed) {
+            return Err("this process is still taking over from another one".to_owned());
+        }
         let turn = inner.turn.try_lock();
         self.turn = Some(turn.map_err(|_| "a reload, a drain or another handover is in progress")?);
+        inner.is_giving.store(true, Ordering::Relaxed);
         let cluster = inner.shared.clusters.current();
         let nodes = cluster.all_known();
         let listeners = inner.shared.listeners.current();
@@ -286,6 +298,7 @@ impl handover::Giver for Process<'_> {
             (0..).map(NodeId).take(nodes.len()).collect(),
             listeners.iter().map(|entry| entry.id).collect(),
         ));
+        self.wishes = handle.wishes();
         let sockets = self.listening().await.map_err(|error| error.to_string())?;
         let down = cluster.nodes().iter().flat_map(|node| {
             let down = node.endpoints.iter().filter(|(_, endpoint)| endpoint.is_down);
@@ -312,7 +325,7 @@ impl handover::Giver for Process<'_> {
                 .collect(),
             relays: inner.shared.admission.connections() as u64,
             sockets: sockets.len() as u64,
-            wishes: (self.handle.wishes().into_iter())
+            wishes: (self.wishes.clone().into_iter())
                 .map(|wish| handover::messages::Wish {
                     node: wish.node,
                     weight: wish.weight.map(u32::from),
@@ -331,6 +344,7 @@ impl handover::Giver for Process<'_> {
     }
 
     async fn relays(&mut self) -> io::Result<Option<Vec<Offered>>> {
+        self.check_not_ordered_otherwise()?;
         while let Some((number, place)) = self.next {
             let Some(worker) = self.inner().workers.get(number) else {
                 self.next = None;
@@ -366,6 +380,7 @@ impl handover::Giver for Process<'_> {
     }
 
     async fn freeze(&mut self) -> io::Result<Frozen> {
+        self.check_not_ordered_otherwise()?;
         self.frozen = Some(Instant::now());
         let known = Arc::new(self.sent.clone());
         let names = Arc::clone(&self.names);
@@ -391,8 +406,14 @@ impl handover::Giver for Process<'_> {
     }
 
     async fn thaw(&mut self) {
-        // A worker that has ended has nothing frozen.
-        let _ = self.ask_all(Order::Thaw).await;
+        let mut asked = Vec::new();
+        for worker in &self.inner().workers {
+            // A worker that has ended has nothing frozen.
+            asked.extend(worker.ask(Order::Thaw).await.ok());
+        }
+        for asked in asked {
+            let _ = asked.answer().await;
+        }
     }
 
     async fn release(&mut self, numbers: Vec<u64>) {
@@ -456,6 +477,21 @@ impl handover::Giver for Process<'_> {
 }
 
 impl Process<'_> {
+    /// Whether the operator wants something else by now. Only before the first round: what has moved is not called back.
+    fn check_not_ordered_otherwise(&self) -> io::Result<()> {
+        let inner = self.inner();
+        if *inner.gave.borrow() != Gave::Nothing {
+            return Ok(());
+        }
+        if inner.state.draining.load(Ordering::Relaxed) {
+            return Err(io::Error::other("this process was ordered to drain"));
+        }
+        if self.handle.wishes() != self.wishes {
+            return Err(io::Error::other("a node was drained or weighted meanwhile: try again"));
+        }
+        Ok(())
+    }
+
     /// Duplicates of every socket that listens.
     ///
     /// # Errors
@@ -524,6 +560,13 @@ impl Inner {
         let listeners = self.shared.listeners.current();
         for entry in listeners.iter().filter(|entry| !entry.removed) {
             self.shared.listeners.change(entry.id, |entry| entry.removed = true);
+        }
+        // Before this process can end.
+        if let Some(admin) = self.admin_listener.upgrade() {
+            admin.leave_file();
+        }
+        if let Some(socket) = self.handover_socket.upgrade() {
+            socket.leave_file();
         }
         self.serving.send_replace(Serving::NoMore);
         self.do_no_work_of_the_next();

@@ -38,6 +38,6 @@ pub(in crate::process) async fn serve(
     };
     tokio::select! {
         () = accept => {}
-        Ok(_) = serving.wait_for(|serving| *serving == Serving::NoMore) => socket.leave_file(),
+        Ok(_) = serving.wait_for(|serving| *serving == Serving::NoMore) => {}
     }
 }

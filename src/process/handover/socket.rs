@@ -53,6 +53,11 @@ impl HandoverSocket {
         self.0.listener.try_clone().and_then(UnixListener::from_std)
     }
 
+    /// Its file is this process's, which removes it at its end.
+    pub(in crate::process) fn own_file(&self) {
+        self.0.own_file();
+    }
+
     /// Leaves its file to another process.
     pub(super) fn leave_file(&self) {
         self.0.leave_file();

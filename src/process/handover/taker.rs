@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -80,6 +81,9 @@ async fn take(config: Config, socket: UnixStream, reply: SyncSender<io::Result<R
     };
     match taken.await {
         Ok(taken) => {
+            if let Some(handle) = &process.handle {
+                handle.0.is_taking.store(false, Ordering::Relaxed);
+            }
             let (version, moved) = (&process.manifest.program, taken.relays);
             if let Some(handle) = &process.handle {
                 handle.events().push(Change::Handover {
@@ -153,6 +157,7 @@ impl Process {
         let starting = starting.map_err(|error| error.to_string())?;
         let starting = starting.map_err(|error| error.to_string())?;
         let handle = starting.handle().clone();
+        handle.0.is_taking.store(true, Ordering::Relaxed);
         self.starting = Some(starting);
         for wish in &self.manifest.wishes {
             let wish = NodeWish {
@@ -336,7 +341,18 @@ impl handover::Taker for Process {
     }
 
     async fn discard(&mut self) {
-        // The process exits, and that is all there is to do.
+        if self.is_first {
+            // The process exits, and that is all there is to do.
+            return;
+        }
+        // What has moved in earlier rounds is relayed here.
+        self.adopting.clear();
+        if let Some(handle) = &self.handle {
+            for worker in &handle.0.workers {
+                // A worker that has ended has been reported.
+                let _ = worker.request(Order::Discard).await;
+            }
+        }
     }
 
     fn progress(&mut self, step: Step) {

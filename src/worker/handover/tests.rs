@@ -661,6 +661,35 @@ async fn relays_go_on_where_they_were_if_nobody_waits_for_the_answer_or_they_are
 }
 
 #[tokio::test]
+async fn a_round_that_fails_leaves_nothing_in_the_process_that_goes_on() {
+    let (from, to) = (
+        Process::start(1, &NODES, &LISTENERS),
+        Process::start(1, &NODES, &LISTENERS),
+    );
+    let mut moved = from.relay(1, 0, None).await;
+    assert_eq!(from.hand_over(&to).await.0, 1);
+    let mut stays = from.relay(2, 0, None).await;
+    // One is adopted, and another one only held, when the process that gives dies or takes too long.
+    let mut held = from.relay(3, 0, None).await;
+    to.park(from.offer().await).await;
+    let frozen = from.freeze(&Arc::new(HashSet::from([2, 3]))).await;
+    let states = frozen.into_iter().flat_map(|frozen| frozen.states);
+    let states: Vec<_> = states.filter(|state| state.number == 2).collect();
+    assert_eq!(to.adopt(states).await, 1);
+    let discarded = to.worker(0).request(Order::Discard).await.expect("it runs");
+    assert_eq!(discarded, 1);
+    assert_eq!(to.connections()[0], 1, "what has moved before");
+    from.thaw().await;
+    for (client, node) in [&mut moved, &mut stays, &mut held] {
+        client.write_all(b"whole").expect("sent");
+        let mut read = [0; 5];
+        node.read_exact(&mut read).expect("it goes on");
+        assert_eq!(&read, b"whole");
+    }
+    assert_eq!(to.run().await, 0, "nothing is left that could run as well");
+}
+
+#[tokio::test]
 async fn what_is_no_relay_of_the_other_process_is_refused() {
     let (from, to) = (
         Process::start(1, &NODES, &LISTENERS),

@@ -82,8 +82,17 @@ impl Table {
 
     /// The frozen relays with these numbers.
     pub(crate) fn frozen(&self, numbers: &HashSet<u64>) -> Vec<RowId> {
+        self.frozen_where(|row| numbers.contains(&row.facts().1.number))
+    }
+
+    /// All frozen relays.
+    pub(crate) fn all_frozen(&self) -> Vec<RowId> {
+        self.frozen_where(|_| true)
+    }
+
+    fn frozen_where(&self, is_wanted: impl Fn(&Row) -> bool) -> Vec<RowId> {
         let rows = (0..self.places()).filter_map(|index| Some((index, self.row(index)?)));
-        let frozen = rows.filter(|(_, (_, row))| row.is_frozen() && numbers.contains(&row.facts().1.number));
+        let frozen = rows.filter(|(_, (_, row))| row.is_frozen() && is_wanted(row));
         frozen
             .map(|(index, (generation, _))| RowId { index, generation })
             .collect()
@@ -98,12 +107,7 @@ impl Table {
 
     /// Drops all frozen relays, in a process that ends: of those that another process has, nothing happens to their peers.
     pub(crate) fn drop_frozen(&mut self) {
-        let all = (0..self.places()).filter_map(|index| Some((index, self.row(index)?)));
-        let frozen = all.filter(|(_, (_, row))| row.is_frozen());
-        let ids: Vec<RowId> = frozen
-            .map(|(index, (generation, _))| RowId { index, generation })
-            .collect();
-        for id in ids {
+        for id in self.all_frozen() {
             drop(self.forget(id));
         }
     }
