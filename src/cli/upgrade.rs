@@ -32,6 +32,9 @@ const EXIT_MAX: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has.
 const EXIT_INTERVAL: Duration = Duration::from_millis(20);
 
+/// So often it is looked whether one that has taken over is about to.
+const ENDING_CHECKS: u32 = 10;
+
 /// How long the last step waits for its reader, when this process may end at once.
 const READ_MAX: Duration = Duration::from_secs(1);
 
@@ -222,7 +225,7 @@ async fn hand_over(
     };
     match over {
         // systemd has not noticed, if it was not told in time which process it is.
-        Ok(_) if has_ended(pid.load(Ordering::Relaxed)) => Err(NotUpgraded::Died),
+        Ok(_) if ends_soon(pid.load(Ordering::Relaxed)).await => Err(NotUpgraded::Died),
         Ok(upgraded) => Ok(Upgraded {
             pid: Some(pid.load(Ordering::Relaxed)),
             ..upgraded
@@ -241,9 +244,21 @@ async fn hand_over(
     }
 }
 
+/// Whether this process has ended, or is about to: its end of the socket is closed some milliseconds before that.
+async fn ends_soon(pid: u32) -> bool {
+    for _ in 0..ENDING_CHECKS {
+        if has_ended(pid) {
+            return true;
+        }
+        tokio::time::sleep(EXIT_INTERVAL).await;
+    }
+    false
+}
+
 /// Whether this process has ended.
 fn has_ended(pid: u32) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use rustix::io::Errno;
     use rustix::process::{Pid, PidfdFlags, pidfd_open};
     let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
         return false;
@@ -251,7 +266,8 @@ fn has_ended(pid: u32) -> bool {
     match pidfd_open(pid, PidfdFlags::empty()) {
         // Also of one whose status was not asked for yet.
         Ok(process) => poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&Timespec::default())) == Ok(1),
-        Err(error) => error == rustix::io::Errno::SRCH,
+        // INVAL while the last of it goes.
+        Err(error) => [Errno::SRCH, Errno::INVAL].contains(&error),
     }
 }
 
