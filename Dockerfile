@@ -4,7 +4,7 @@
 #
 # or around the program that packaging/static has left there:
 #
-#   docker build -t remora --target prebuilt -f Dockerfile target/packages/image
+#   docker build -t remora --build-arg REMORA_COMMIT=$(git rev-parse --short=10 HEAD) --target prebuilt -f Dockerfile target/packages/image
 #
 #   docker run -d --name remora -p 1883:1883 -v "$PWD/remora.toml:/etc/remora/remora.toml:ro" \
 #       --read-only --tmpfs /run/remora:mode=0750,uid=65532,gid=65532 --cap-drop ALL \

@@ -607,6 +607,17 @@ fn config_names_the_files_and_variables_that_values_come_from() {
         );
     }
     assert_eq!(run(&["check", file.path()]).status.code(), Some(0));
+    // In a shell without the variables, a process can be named otherwise.
+    for (asks, option) in [
+        (&["ctl", "-c", file.path(), "status"][..], "--socket PATH"),
+        (&["top", "--once", "-c", file.path()], "--socket PATH"),
+        (&["health", "-c", file.path()], "--address HOST:PORT"),
+    ] {
+        let refused = output(asks);
+        assert_eq!(refused.status.code(), Some(64), "{refused:?}");
+        let shown = text(&refused.stderr);
+        assert!(shown.contains("REMORA_TEST_IP") && shown.contains(option), "{shown}");
+    }
     // What check finds has the place in its own file, and both places of what two files have.
     let file = included("[[listeners]]\naddress = \"0.0.0.0\"\n");
     let refused = run(&["check", file.path()]);

@@ -170,9 +170,10 @@ fn includes_have_bounds() {
     let problems = config::load(&main).expect_err("too large");
     let message = &found(&problems)[0];
     assert!(
-        message.contains("b.toml\" cannot be read: larger than 16 MiB"),
+        message.contains("b.toml\", the files together are larger than 16 MiB"),
         "{message}"
     );
+    assert!(!problems.to_string().contains("can read"), "{problems}");
 }
 
 #[test]

@@ -9,20 +9,15 @@ use remora::admin::{self, Address, Health, Identity};
 use remora::config::Loaded;
 
 use super::locate::{File, Located};
-use super::{bad_usage, print, reachable, with_config};
+use super::{bad_usage, print, reachable, refused_config};
 
 /// Asks at `address`, or else the process of the configuration.
 pub(super) fn command(file: &File, address: Option<SocketAddr>) -> ExitCode {
     if let Some(address) = address {
         return say(ask(address), address, None);
     }
-    let path = match file.locate() {
-        Ok(Located::File(path, _)) => path,
-        Ok(Located::Input) => {
-            return bad_usage(
-                &"health knows a process by its file: give it the file instead of standard input; see --help",
-            );
-        }
+    let located = match file.locate() {
+        Ok(located) => located,
         // The default for a balancer without a configuration file, such as the demo.
         Err(none) => {
             let address = admin::ADDRESS_DEFAULT;
@@ -33,17 +28,31 @@ pub(super) fn command(file: &File, address: Option<SocketAddr>) -> ExitCode {
             return code;
         }
     };
-    with_config(file.locate(), |Loaded { config, .. }| match &config.admin.address {
-        Address::Default => say(ask(admin::ADDRESS_DEFAULT), admin::ADDRESS_DEFAULT, Some(&path)),
+    let Located::File(path, _) = &located else {
+        return bad_usage(
+            &"health knows a process by its file: give it the file instead of standard input; see --help",
+        );
+    };
+    let Loaded { config, .. } = match located.load() {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let code = refused_config(&located, &problems);
+            // Such as a variable that only the service has.
+            eprintln!("remora: health can also be told where to ask, with --address HOST:PORT");
+            return code;
+        }
+    };
+    match &config.admin.address {
+        Address::Default => say(ask(admin::ADDRESS_DEFAULT), admin::ADDRESS_DEFAULT, Some(path)),
         Address::At(addresses) => match (addresses.iter().find(|address| address.port() != 0), &addresses[..]) {
-            (Some(address), _) => say(ask(*address), *address, Some(&path)),
+            (Some(address), _) => say(ask(*address), *address, Some(path)),
             (None, []) => fail("this configuration has no admin address: `remora ctl status` asks its socket"),
             (None, _) => fail(
                 "admin.address has port 0, so the kernel has chosen the port: give the one that the log says with --address",
             ),
         },
         Address::Off => fail("this configuration has no admin listener (admin.enabled = false)"),
-    })
+    }
 }
 
 /// The answer at `address`.

@@ -294,14 +294,17 @@ fn with_config(located: Result<Located, NotFound>, command: impl FnOnce(Loaded) 
     };
     match located.load() {
         Ok(loaded) => command(loaded),
-        Err(problems) => {
-            print_problems(&problems);
-            if let Some(note) = located.note() {
-                eprintln!("remora: {note}");
-            }
-            ExitCode::from(BAD_USAGE)
-        }
+        Err(problems) => refused_config(&located, &problems),
     }
+}
+
+/// Prints the problems of the configuration that was found there.
+fn refused_config(located: &Located, problems: &Problems) -> ExitCode {
+    print_problems(problems);
+    if let Some(note) = located.note() {
+        eprintln!("remora: {note}");
+    }
+    ExitCode::from(BAD_USAGE)
 }
 
 /// Runs the balancer; what the system refuses at its start is a problem of a line of the file.

@@ -11,7 +11,7 @@ use super::problem::{Place, Problem};
 use super::reader::{Field, NamedFile, Spanned, quoted};
 use super::tls::CertificateFiles;
 
-/// What lies beside certificates and is none.
+/// Extensions of files beside certificates.
 const BESIDE: [&str; 5] = ["key", "ocsp", "issuer", "sctl", "dh"];
 
 /// Puts the files of each folder that `certificates` names in its place.

@@ -52,7 +52,7 @@ fn read_up_to(from: impl Read, bytes_max: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(bytes_max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > bytes_max {
-        return Err(io::Error::other("larger than 16 MiB"));
+        return Err(io::Error::new(ErrorKind::FileTooLarge, "larger than 16 MiB"));
     }
     Ok(bytes)
 }
@@ -176,9 +176,14 @@ impl Includes<'_> {
         }
         self.included.insert(own.clone(), place.clone());
         let left = BYTES_MAX.saturating_sub(self.texts.bytes() as u64);
-        let (text, wrong_at) = read_file(file, left)
-            .map(decoded)
-            .map_err(|error| Box::new(unread(&error)))?;
+        let (text, wrong_at) = match read_file(file, left) {
+            Ok(bytes) => decoded(bytes),
+            Err(error) if error.kind() == ErrorKind::FileTooLarge => {
+                let message = format!("with {shown}, the files together are larger than 16 MiB");
+                return Err(place.problem(message).hint("include fewer or smaller files").into());
+            }
+            Err(error) => return Err(unread(&error).into()),
+        };
         let start = self.texts.add(&name, &text, file.parent().unwrap_or(Path::new("")));
         if let Some(at) = wrong_at {
             return Err(not_utf8(start + at).into());

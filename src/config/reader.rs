@@ -330,7 +330,7 @@ impl Reader {
     }
 }
 
-/// A certificate and its key in place of a value that is none.
+/// A certificate and its key in place of an invalid value.
 fn pair(value: &DeValue<'_>) -> String {
     let chain = match value {
         DeValue::Array(items) => items.iter().find_map(|item| item.get_ref().as_str()),

@@ -1,4 +1,4 @@
-//! Whether a certificate that is not valid now is one at all, or whether a clock is wrong. No I/O: the clocks are passed in.
+//! Whether the certificate or a clock is wrong when a certificate is outside its validity period. No I/O: the clocks are passed in.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};

@@ -24,7 +24,7 @@ pub struct Place<'a> {
 /// How far a second try went, with a PROXY header where the first had none, and without one where it had one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecondTry {
-    /// There was none, since the first says enough.
+    /// Not made, since the first try says enough.
     None,
     /// It failed as well.
     Failed,

@@ -120,7 +120,7 @@ codes! {
         "There is no TLS with the node, so that no connection to it is made.",
         "Look whether this is the node's TLS listener, which versions it allows, and whether it wants a certificate (`[nodes_tls] certificate`).";
     ClockSkew "S214" "clock-skew",
-        "The node's certificate is not valid by this machine's clock, so that no connection to it is made, and that clock is not the node's, or the certificate was made for later.",
+        "The node's certificate is outside its validity period by this machine's clock, so no connection is made. One of the two clocks is wrong, or the certificate is for later.",
         "Set the clock of this machine and that of the node (NTP); if both are right, the certificate was made with a wrong one.";
     LoginRefused "S215" "login-refused",
         "The node does not let the doctor in, so nothing can be said of its routes. Its clients may be let in all the same.",

@@ -37,7 +37,9 @@ pub(super) struct Apis<'m> {
 
 /// Compares what the nodes with an API say of their cluster.
 pub(super) async fn views<'m>(prober: &NodeProber, members: &'m [Member], report: &mut Report) -> Apis<'m> {
+    const WHAT: &str = "cluster by its API";
     let mut views = Vec::new();
+    let mut not_compared: Vec<&str> = Vec::new();
     let mut apis = Apis::default();
     for member in members {
         let Some(api) = &member.api else { continue };
@@ -48,7 +50,18 @@ pub(super) async fn views<'m>(prober: &NodeProber, members: &'m [Member], report
         }
         let ahead = date.map(|date| Ahead::new(date, SystemTime::now()));
         apis.clocks.extend(ahead.map(|ahead| (member.name.clone(), ahead)));
-        views.push((member.name.clone(), view));
+        match view {
+            // As expected: the nodes' health can be asked for without a key, their cluster cannot.
+            Answered::Refused(_) if prober.api.credentials.is_none() => not_compared.push(&member.name),
+            view => views.push((member.name.clone(), view)),
+        }
+    }
+    if !not_compared.is_empty() {
+        let nodes = not_compared.join(", ");
+        report.fine(
+            WHAT,
+            format!("not compared, since nodes_api.credentials is not set: {nodes}"),
+        );
     }
     if views.is_empty() {
         return apis;
@@ -60,7 +73,6 @@ pub(super) async fn views<'m>(prober: &NodeProber, members: &'m [Member], report
             findings.extend(member_findings(&seen));
         }
     }
-    const WHAT: &str = "cluster by its API";
     if findings.is_empty() {
         report.fine(WHAT, format!("{} nodes say the same", views.len()));
     }

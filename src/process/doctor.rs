@@ -140,10 +140,10 @@ async fn members(config: &Config, prober: &NodeProber, report: &mut Report) -> V
     members
 }
 
-/// What is looked at more rarely than the routes: what the nodes' APIs say, and the clients.
+/// The result of the checks that are made more rarely than that of the routes: of what the nodes' APIs say, and of the clients.
 #[derive(Clone, Debug)]
-pub(super) struct Seldom {
-    /// When it was looked at.
+pub(super) struct SlowChecks {
+    /// When they were first made for it.
     pub(super) at: Instant,
     report: Report,
     clocks: Clocks,
@@ -155,24 +155,24 @@ pub(super) struct Seldom {
 
 /// Examines the balancer that runs with this configuration and these nodes. It must run in a [`tokio::task::LocalSet`].
 ///
-/// What is looked at seldom is so if there is none yet, or if the routes of other nodes are broken than then.
+/// The slow checks are repeated if there is no result yet, or if the set of nodes with broken routes has changed.
 pub(super) async fn examine_running(
     config: &Config,
     cluster: &Cluster,
     mut access: Access,
     handle: Option<&Handle>,
     mut extent: Extent,
-    seldom: &mut Option<Seldom>,
+    slow: &mut Option<SlowChecks>,
 ) -> Report {
     let began = Instant::now();
     let mut report = set_up(config);
     let prober = node_prober(config, &access.tls, access.instance);
     let mut looked = Report::default();
     let mut asked: Option<Apis<'_>> = None;
-    match seldom {
-        Some(seldom) => {
-            access.clocks = seldom.clocks.clone();
-            extent.has_shared &= seldom.has_shared;
+    match slow {
+        Some(slow) => {
+            access.clocks = slow.clocks.clone();
+            extent.has_shared &= slow.has_shared;
         }
         None => {
             let apis = cluster_check::views(&prober, &config.nodes, &mut looked).await;
@@ -193,7 +193,7 @@ pub(super) async fn examine_running(
     let (known, count) = (known.collect(), cluster.nodes().len());
     nodes(&access, &config.doctor, (known, count), extent, &mut report).await;
     let broken = client_check::broken(&report.findings);
-    if seldom.as_ref().is_none_or(|seldom| seldom.broken != broken) {
+    if slow.as_ref().is_none_or(|slow| slow.broken != broken) {
         let apis = match asked {
             Some(apis) => apis,
             None => cluster_check::views(&prober, &config.nodes, &mut looked).await,
@@ -203,16 +203,18 @@ pub(super) async fn examine_running(
         {
             looked.could_not_look.push(format!("the clients: {error}"));
         }
-        *seldom = Some(Seldom {
-            at: seldom.as_ref().map_or(began, |seldom| seldom.at),
+        let had_shared = slow.as_ref().is_none_or(|slow| slow.has_shared);
+        *slow = Some(SlowChecks {
+            at: slow.as_ref().map_or(began, |slow| slow.at),
             report: looked,
             clocks: apis.clocks,
-            has_shared: report.routes.as_ref().is_some_and(|routes| routes.shared.is_some()),
+            // Without routes, nothing was measured.
+            has_shared: (report.routes.as_ref()).map_or(had_shared, |routes| routes.shared.is_some()),
             broken,
         });
     }
-    if let Some(seldom) = seldom {
-        report.append(&seldom.report);
+    if let Some(slow) = slow {
+        report.append(&slow.report);
     }
     report.took_ms = began.elapsed().as_millis() as u64;
     report

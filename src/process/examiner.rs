@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::doctor::{self, Seldom};
+use super::doctor::{self, SlowChecks};
 use super::examiner_handle::{ExaminerHandle, Reply};
 use super::handle::Handle;
 use crate::base::events::{Change, Events};
@@ -18,8 +18,8 @@ use crate::doctor::report::Finding;
 use crate::doctor::route_check::Extent;
 use crate::net::tls::NodesTls;
 
-/// How long what the nodes' APIs say and what the clients mean is not looked at again: each is gathered from all nodes, or all workers.
-const SELDOM: Duration = Duration::from_secs(300);
+/// How long the result of the slow checks is used: what they look at is gathered from all nodes, or all workers.
+const SLOW_CHECKS_EVERY: Duration = Duration::from_secs(300);
 
 /// The balancer that is examined.
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ impl Examiner {
     /// Examines when asked and when it is time, until the last handle is dropped. It must run in a [`tokio::task::LocalSet`].
     pub(super) async fn run(mut self) {
         let mut began = Instant::now();
-        let mut seldom = None;
+        let mut slow = None;
         loop {
             let interval = self.config.borrow_and_update().doctor.interval;
             let due = interval.map(|interval| began + interval);
@@ -83,7 +83,7 @@ impl Examiner {
                 },
                 changed = self.config.changed() => match changed {
                     Ok(()) => {
-                        seldom = None;
+                        slow = None;
                         continue;
                     }
                     Err(_) => return,
@@ -97,8 +97,8 @@ impl Examiner {
                 true => Extent::REPEATED,
                 false => Extent::FULL,
             };
-            seldom = seldom.filter(|seldom: &Seldom| asked.is_empty() && seldom.at.elapsed() < SELDOM);
-            let examination = self.examine(extent, &mut seldom).await;
+            slow = slow.filter(|slow: &SlowChecks| asked.is_empty() && slow.at.elapsed() < SLOW_CHECKS_EVERY);
+            let examination = self.examine(extent, &mut slow).await;
             for reply in asked {
                 // It may have gone.
                 let _ = reply.send(Arc::clone(&examination));
@@ -106,12 +106,12 @@ impl Examiner {
         }
     }
 
-    async fn examine(&self, extent: Extent, seldom: &mut Option<Seldom>) -> Arc<Examination> {
+    async fn examine(&self, extent: Extent, slow: &mut Option<SlowChecks>) -> Arc<Examination> {
         let config = Arc::clone(&self.config.borrow());
         let access = doctor::access(&config, Arc::clone(&self.tls), self.instance);
         let cluster = self.clusters.current();
         let handle = self.examined.0.get();
-        let report = doctor::examine_running(&config, &cluster, access, handle, extent, seldom).await;
+        let report = doctor::examine_running(&config, &cluster, access, handle, extent, slow).await;
         let at = SystemTime::now();
         let examination = Arc::new(Examination { at, report });
         let difference = self.last.replace(Arc::clone(&examination));

@@ -1,6 +1,7 @@
 //! The doctor: every fault that can be planted is named, alone and beside others, and a sound cluster has none.
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
@@ -653,7 +654,21 @@ fn views_of_the_cluster_that_differ_are_named_beside_the_routes() {
             ),
         );
     }
-    assert_eq!(only(&examine_one(&toml), "C401").subjects, ["node0", "node1"]);
+    // The key is wrong; where there is none, nothing else is to be expected.
+    let mut key = tempfile::NamedTempFile::new().expect("a temporary file");
+    key.write_all(b"key:secret\n").expect("written");
+    let with_key = format!("{toml}\n[nodes_api]\ncredentials = {:?}\n", key.path());
+    assert_eq!(only(&examine_one(&with_key), "C401").subjects, ["node0", "node1"]);
+    let report = examine_one(&toml);
+    assert_eq!(codes(&report), BTreeSet::new(), "{}", report.text());
+    let seen = report
+        .checked
+        .iter()
+        .find(|checked| checked.what == "cluster by its API");
+    assert_eq!(
+        seen.map(|checked| &*checked.seen),
+        Some("not compared, since nodes_api.credentials is not set: node0, node1")
+    );
     apis[0].answer("/api/v5/cluster", answer("200 OK", "text/html", "<html>"));
     apis[1].answer("/api/v5/cluster", view("emqx@b", &names));
     assert_eq!(only(&examine_one(&toml), "C402").subjects, ["node0"]);

@@ -90,7 +90,12 @@ impl Failed {
         match self.message {
             // The terminal may be gone, and with it who would read this.
             Message::Text(text) => drop(writeln!(io::stderr(), "remora: {text}")),
-            Message::Problems(problems) => print_problems(&problems),
+            Message::Problems(problems) => {
+                print_problems(&problems);
+                // Such as a variable that only the service has.
+                let hint = "the socket can also be named, with --socket PATH";
+                drop(writeln!(io::stderr(), "remora: {hint}"));
+            }
         }
         self.code
     }

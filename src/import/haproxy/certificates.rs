@@ -123,7 +123,7 @@ pub(super) fn of_list(
     found
 }
 
-/// The options of a line of a list that change what clients get. Words of values are none of them.
+/// The options of a line of a list that change what clients get. Values of options are ignored.
 fn lost_options(options: &str) -> impl Iterator<Item = &str> {
     const KNOWN: [&str; 14] = [
         "verify",

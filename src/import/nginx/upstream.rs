@@ -362,21 +362,27 @@ fn key(word: &'static str, directive: &Directive, context: &mut Context<'_>) {
 
 /// How often names are resolved, and by whom where nodes are looked for.
 pub(super) fn resolver(directive: &Directive, context: &mut Context<'_>) {
-    let is_server = |text: &&str| text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
-    let servers = directive.args.iter().map(|word| &*word.text).filter(is_server);
-    let servers: Vec<&str> = servers.collect();
-    if context.draft.has("discovery", "name") && !context.draft.has("discovery", "name_servers") && !servers.is_empty()
-    {
-        let servers = crate::import::text::list(servers);
+    if context.draft.has("discovery", "name") && !context.draft.has("discovery", "name_servers") {
+        let (servers, lost) = name_servers(directive);
         let place = directive.place();
-        context.draft.set(
-            "discovery",
-            "name_servers",
-            servers,
-            place,
-            Prefer::First,
-            &mut context.report,
-        );
+        for word in lost {
+            context.report.lost(
+                word.place,
+                format!("name servers are addresses, so {} is not asked", printable(&word.text)),
+                "add its address to `name_servers` of `[discovery]`",
+            );
+        }
+        if !servers.is_empty() {
+            let servers = crate::import::text::list(servers);
+            context.draft.set(
+                "discovery",
+                "name_servers",
+                servers,
+                place,
+                Prefer::First,
+                &mut context.report,
+            );
+        }
     }
     let valid = directive
         .args
@@ -394,6 +400,26 @@ pub(super) fn resolver(directive: &Directive, context: &mut Context<'_>) {
             "the system resolves the names of nodes, every 30 s",
         ),
     }
+}
+
+/// The servers that a `resolver` names by their addresses, and its words that name others.
+fn name_servers(directive: &Directive) -> (Vec<&str>, Vec<&Word>) {
+    let (mut servers, mut others) = (Vec::new(), Vec::new());
+    for word in directive.args.iter().filter(|word| !word.text.contains('=')) {
+        let text = &*word.text;
+        let bare = text
+            .strip_prefix('[')
+            .and_then(|text| text.strip_suffix(']'))
+            .unwrap_or(text);
+        if text.parse::<SocketAddr>().is_ok() {
+            servers.push(text);
+        } else if bare.parse::<IpAddr>().is_ok() {
+            servers.push(bare);
+        } else {
+            others.push(word);
+        }
+    }
+    (servers, others)
 }
 
 /// Settings of the way to the nodes that `stream` and `http` have in common.

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -22,6 +23,17 @@ _RELEASES = [
     {"values": {"listeners": [_TLS, {"name": "wss", "port": 8084, "transport": "ws", "tlsSecret": "mqtt.example-tls", "extra": 'tls_min = "1.3"\n'}]}},
     {"values": {"emqx": {"discovery": "api", "apiKeySecret": "emqx-api", "namespace": "emqx", "proxyProtocol": "v2", "check": "status"}}},
     {"values": {"emqx": {"check": "off", "nodes": '[[nodes]]\naddress = "mqtts://{host}:8883"\n'}, "extraConfig": "[nodes_tls]\ninsecure_skip_verify = true\n"}},
+    {
+        "values": {
+            "hostNetwork": True,
+            "emqx": {"nodes": '[[nodes]]\naddress = "mqtts://{host}:${NODES_PORT}"\n', "check": "off"},
+            # A table of its own, and a key of one that the chart writes.
+            "extraConfig": '[nodes_tls]\nca = "/etc/nodes-ca/ca.crt"\n\n[log]\nlevel = "debug"\n',
+            "env": [{"name": "NODES_PORT", "value": "8883"}],
+            "extraVolumes": [{"name": "nodes-ca", "secret": {"secretName": "emqx-ca"}}],
+            "extraVolumeMounts": [{"name": "nodes-ca", "mountPath": "/etc/nodes-ca", "readOnly": True}],
+        }
+    },
     # Numbers of a million and more, which Helm prints with an exponent where it is not told otherwise.
     {"values": {"drain": {"rate": 1_000_000, "graceSeconds": 86_400, "delaySeconds": 0}, "seed": "0x5245_4d4f_5241", "workers": 2}},
     {"values": {"podAnnotations": {"a": "true"}, "podLabels": {"team": "1"}, "nodeSelector": {"disk": "yes"}, "tolerations": [{"operator": "Exists"}]}},
@@ -61,6 +73,7 @@ _ODD = [
     ({"drain": {"rate": 0}}, "rate"),
     ({"drain": {"graceSeconds": "60s"}}, "graceSeconds"),
     ({"podLabels": {"app.kubernetes.io/name": "mine"}}, "there twice"),
+    ({"extraVolumes": [{"name": "config", "emptyDir": {}}]}, "extraVolumes"),
     ({"podDisruptionBudget": {"maxUnavailable": 0}}, "maxUnavailable"),
     ({"service": {"type": "ExternalName"}}, "type"),
     ({"fullnameOverride": "7"}, "begins with a letter"),
@@ -152,6 +165,10 @@ def _hold_together(manifests, root, secrets):
             chosen.append(spec["podSelector"]["matchLabels"])
             named = {port["port"] for rule in spec["ingress"] for port in rule["ports"]}
             assert named == set(ports), spec
+            files = _one(manifests, "ConfigMap")["data"]
+            address = tomllib.loads(files["remora.toml"])["nodes"][0]["address"]
+            allowed = [str(port["port"]) for port in spec["egress"][0].get("ports", [])]
+            assert not allowed or address.rsplit(":", 1)[1] in allowed, spec
         if manifest["kind"] == "ServiceMonitor":
             services = [other for other in manifests if other["kind"] == "Service"]
             wanted = spec["selector"]["matchLabels"].items()
@@ -170,15 +187,16 @@ def _hold_together(manifests, root, secrets):
     # The user of the image.
     user = re.search(r"^USER (\d+):(\d+)$", (_ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert user and (secure["runAsUser"], secure["fsGroup"]) == (int(user[1]), int(user[2]))
-    text = _one(manifests, "ConfigMap")["data"]["remora.toml"]
-    config = tomllib.loads(text)
+    files = _one(manifests, "ConfigMap")["data"]
+    config = tomllib.loads(files["remora.toml"])
+    assert set(config.get("include", [])) == set(files) - {"remora.toml"}
     listening = {listener["name"]: int(listener["address"].rsplit(":", 1)[1]) for listener in config["listeners"]}
     assert ports == listening | {"admin": int(config["admin"]["address"].rsplit(":", 1)[1])}
     drain = sum(int(config["drain"][key].removesuffix("s")) for key in ("delay", "grace"))
     assert pod["terminationGracePeriodSeconds"] > drain
     for kind, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         assert container[kind]["httpGet"] == {"path": path, "port": "admin"}
-    _check(text, volumes, container, root, secrets)
+    _check(files, volumes, container, root, secrets)
 
 
 def _secrets(lab):
@@ -188,7 +206,7 @@ def _secrets(lab):
     return {"tls.crt": chain.read_bytes(), "tls.key": key.read_bytes(), "ca.crt": Path(authority.ca).read_bytes(), "credentials": b"key:secret\n"}
 
 
-def _check(text, volumes, container, root, secrets):
+def _check(files, volumes, container, root, secrets):
     """`remora check` takes the configuration, with files below `root` where a pod has its Secrets."""
     for mount in container["volumeMounts"]:
         if "secret" in volumes[mount["name"]]:
@@ -197,10 +215,15 @@ def _check(text, volumes, container, root, secrets):
             for name, content in secrets.items():
                 (folder / name).write_bytes(content)
                 (folder / name).chmod(0o440)
-    for place in ("/etc/remora-tls/", "/etc/remora-api/"):
-        text = text.replace(place, f"{root}{place}")
-    checked = subprocess.run([os.environ["REMORA_BIN"], "check", "-"], input=text, capture_output=True, text=True, timeout=20)
-    assert checked.returncode == 0, checked.stderr + text
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in files.items():
+            for place in ("/etc/remora-tls/", "/etc/remora-api/", "/etc/nodes-ca/"):
+                text = text.replace(place, f"{root}{place}")
+            (Path(folder) / name).write_text(text)
+        command = [os.environ["REMORA_BIN"], "check", f"{folder}/remora.toml"]
+        env = os.environ | {variable["name"]: variable["value"] for variable in container.get("env", [])}
+        checked = subprocess.run(command, env=env, capture_output=True, text=True, timeout=20)
+    assert checked.returncode == 0, f"{checked.stderr}{files}"
 
 
 def _pod(manifests):

@@ -54,6 +54,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "remora.config" -}}
 {{- include "remora.refuse" . }}
 {{- $emqx := .Values.emqx -}}
+{{- if .Values.extraConfig }}
+include = ["extra.toml"]
+{{ end }}
 {{- with .Values.workers }}
 workers = {{ int64 . }}
 {{ end }}
@@ -125,10 +128,6 @@ socket = "/run/remora/admin.sock"
 output = "stdout"
 format = {{ toJson .Values.log.format }}
 connections = {{ toJson .Values.log.connections }}
-{{- with .Values.extraConfig }}
-
-{{ . | trim }}
-{{- end }}
 {{ end }}
 
 {{- /* The Secrets of all listeners, each once. */}}
