@@ -516,6 +516,22 @@ fn nodes_without_shared_subscriptions_are_asked_for_one_once_and_not_at_each_int
     assert_eq!(Metrics::of(program.admin()).sum("remora_findings"), 0.0);
 }
 
+#[test]
+fn a_shared_subscription_is_checked_once_there_are_routes() {
+    let refused = Fault::Refuses(0x87);
+    let cluster = RoutingNodes::of(2, vec![(refused, 0), (refused, 1)]);
+    let program = Program::of(&cluster.toml(&format!("{ADMIN}{LOSSY}interval = \"10s\"\n")));
+    program.at_least(1, |line| line["message"] == FOUND);
+    cluster.heal();
+    let last = || -> serde_json::Value {
+        let examined = ctl(&program, &["doctor", "--last", "--json"]);
+        serde_json::from_slice(&examined.stdout).expect("JSON")
+    };
+    wait::until("an examination without findings", || found(&last()).is_empty());
+    let shared = &last()["report"]["routes"]["shared"];
+    assert_eq!(shared.as_array().map(Vec::len), Some(2), "{shared}");
+}
+
 fn examine_through(toml: &str, fronts: &Fronts) -> Report {
     let config = config::parse("test.toml", toml).unwrap_or_else(|problems| panic!("{problems}"));
     block_on(LocalSet::new().run_until(serve::examine(&config, fronts)))
