@@ -24,6 +24,8 @@ mod kernel;
 mod node;
 #[path = "e2e/packets.rs"]
 mod packets;
+#[path = "e2e/pair.rs"]
+mod pair;
 #[path = "e2e/process.rs"]
 mod process;
 #[path = "e2e/terminal.rs"]
@@ -46,6 +48,7 @@ use balancer::{ADMIN, Program, toml};
 use client::Client;
 use cluster::Cluster;
 use packets::Connect;
+use pair::Pair;
 
 const CLIENTS: usize = 1_000;
 
@@ -411,33 +414,6 @@ const BEFORE_IT_LETS_GO: [&str; 8] = [
     "manifest", "sockets", "relays", "prepare", "states", "complete", "adopted", "go",
 ];
 
-/// A client and its connection at the node.
-struct Talking {
-    client: Client,
-    node: std::sync::Arc<node::Connection>,
-    sent: Vec<u8>,
-}
-
-impl Talking {
-    #[track_caller]
-    fn accepted(cluster: &Cluster, program: &Program, id: &str) -> Self {
-        let sent = Connect::new(id).bytes();
-        let client = Client::accepted(program.address, &Connect::new(id));
-        let (_, node) = cluster.holder(&sent);
-        Self { client, node, sent }
-    }
-
-    #[track_caller]
-    fn talks(&mut self, text: &str) {
-        let message = packets::publish(text.as_bytes());
-        self.client.send(&message);
-        self.sent.extend_from_slice(&message);
-        self.node.expect(&self.sent);
-        self.node.send(&message);
-        self.client.expect(&message);
-    }
-}
-
 /// A program that hands over at a socket in this folder.
 fn handing_over(
     cluster: &Cluster,
@@ -460,7 +436,7 @@ fn a_process_that_is_killed_while_it_takes_over_costs_nothing() {
         command.env(format!("REMORA_KILL_IN_TAKE_{}", place.to_uppercase()), "1");
         let mut program = Program::by(command, &toml(&cluster, "", ADMIN));
         let mut clients: Vec<_> = (0..20)
-            .map(|number| Talking::accepted(&cluster, &program, &format!("stays {number}")))
+            .map(|number| Pair::accepted(&cluster, &program, &format!("stays {number}")))
             .collect();
         for attempt in 0..2 {
             let (is_done, last) = program.try_upgrade(&[]);
@@ -472,7 +448,7 @@ fn a_process_that_is_killed_while_it_takes_over_costs_nothing() {
             clients
                 .iter_mut()
                 .for_each(|client| client.talks(&format!("{place} {attempt}")));
-            clients.push(Talking::accepted(&cluster, &program, &format!("new {attempt}")));
+            clients.push(Pair::accepted(&cluster, &program, &format!("new {attempt}")));
         }
         let failed = Metrics::of(program.admin()).value("remora_handovers_total{result=\"failed\"}");
         assert_eq!(failed, 2.0, "{place}");
@@ -486,7 +462,7 @@ fn a_process_that_dies_as_soon_as_it_has_taken_over_is_no_end_without_an_error()
     command.env("REMORA_KILL_IN_TAKE_RUN", "1");
     let mut program = Program::by(command, &toml(&cluster, "", ADMIN));
     program.may_fail = true;
-    let client = Talking::accepted(&cluster, &program, "lost");
+    let client = Pair::accepted(&cluster, &program, "lost");
     let (is_done, last) = program.try_upgrade(&[]);
     assert!(!is_done && last["step"] == "failed", "{last}");
     assert!(last["error"].as_str().is_some_and(|why| why.contains("died")), "{last}");
@@ -506,7 +482,7 @@ fn a_process_that_hangs_while_it_takes_over_is_given_up_in_time() {
         command.env(format!("REMORA_HANG_IN_TAKE_{}", place.to_uppercase()), "1");
         command.env("REMORA_HANG_WHILE", &hangs);
         let mut program = Program::by(command, &toml(&cluster, "", ADMIN));
-        let mut client = Talking::accepted(&cluster, &program, "waits");
+        let mut client = Pair::accepted(&cluster, &program, "waits");
         let upgrade = std::thread::scope(|scope| {
             let upgrade = scope.spawn(|| program.try_upgrade(&[]));
             // Sent while it is frozen, or before: it arrives in any case.
@@ -529,7 +505,7 @@ fn a_process_that_was_to_take_over_ends_with_the_one_before_unless_it_runs() {
         let variable = format!("REMORA_KILL_IN_GIVE_{}", place.to_uppercase());
         let (mut program, socket) = handing_over(&cluster, &folder, &variable, "1");
         program.may_fail = true;
-        let mut client = Talking::accepted(&cluster, &program, "lost with its balancer");
+        let mut client = Pair::accepted(&cluster, &program, "lost with its balancer");
         client.talks("before");
         let mut taker = Command::new(env!("CARGO_BIN_EXE_remora"));
         taker
@@ -550,10 +526,10 @@ fn a_process_that_runs_keeps_what_it_has_taken_when_the_one_before_is_killed() {
     let (cluster, folder) = (Cluster::of(1), tempfile::TempDir::new().expect("a folder"));
     let (mut program, socket) = handing_over(&cluster, &folder, "REMORA_KILL_IN_GIVE_RUNNING", "1");
     program.may_fail = true;
-    let mut client = Talking::accepted(&cluster, &program, "moves");
+    let mut client = Pair::accepted(&cluster, &program, "moves");
     client.talks("before");
     let new = Program::taking_over(&program, &socket);
     assert_eq!(program.exit_code(), None, "killed");
     client.talks("after");
-    Talking::accepted(&cluster, &new, "new").talks("as well");
+    Pair::accepted(&cluster, &new, "new").talks("as well");
 }

@@ -68,7 +68,17 @@ const ROOMS: &[(&str, &[&str])] = &[
     // What decides does no I/O.
     ("doctor::finding", &[]),
     ("doctor::matrix", &[]),
-    ("worker", &["base", "net", "path", "cluster", "handover::messages"]),
+    (
+        "worker",
+        &[
+            "base",
+            "net",
+            "path",
+            "cluster",
+            "handover::messages",
+            "handover::Offered",
+        ],
+    ),
     (
         "admin",
         &[

@@ -3,7 +3,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -12,6 +11,7 @@ use tokio::time::Instant;
 
 use super::listening::ListenSockets;
 use super::slices::{CLOSES_MAX, ROWS_MAX, Slices};
+use crate::handover::Offered;
 use crate::handover::messages::{self, Invalid};
 use crate::net::socket::Socket;
 use crate::path::connection::Path;
@@ -27,17 +27,6 @@ pub(crate) struct Offer {
     pub place: u32,
     /// How many at most.
     pub most: usize,
-}
-
-/// A relay with duplicates of its sockets, on its way to another process.
-#[derive(Debug)]
-pub(crate) struct Offered {
-    /// What does not change of it.
-    pub relay: messages::Relay,
-    /// The client's socket.
-    pub client: OwnedFd,
-    /// The node's.
-    pub node: OwnedFd,
 }
 
 /// Part of a worker's relays.

@@ -13,6 +13,7 @@ mod header;
 mod kernel;
 mod node;
 mod packets;
+mod pair;
 mod process;
 mod routing_nodes;
 mod terminal;

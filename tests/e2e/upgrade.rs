@@ -14,42 +14,15 @@ use crate::balancer::{ADMIN, Program, toml};
 use crate::certificates::{BOTH, Certificates};
 use crate::client::Client;
 use crate::cluster::Cluster;
-use crate::node::{Answer, Connection, End};
+use crate::node::{Answer, End};
 use crate::packets::{self, Connect};
+use crate::pair::Pair;
 use crate::relaying::{Stream, write_until_stalled};
 use crate::tls_client::TlsClient;
 use crate::wait;
 use crate::websocket::Mesh;
 use crate::ws_client::WsClient;
 use crate::ws_frames::{BEGUN, BINARY, CONTINUED, LAST, PING, PONG, masked};
-
-/// A client, its connection at the node, and what it has sent.
-pub(crate) struct Pair {
-    pub client: Client,
-    pub node: Arc<Connection>,
-    sent: Vec<u8>,
-}
-
-impl Pair {
-    #[track_caller]
-    pub(crate) fn accepted(cluster: &Cluster, program: &Program, id: &str) -> Self {
-        let sent = Connect::new(id).bytes();
-        let client = Client::accepted(program.address, &Connect::new(id));
-        let (_, node) = cluster.holder(&sent);
-        Self { client, node, sent }
-    }
-
-    /// Messages go both ways.
-    #[track_caller]
-    pub(crate) fn talks(&mut self, text: &str) {
-        let message = packets::publish(text.as_bytes());
-        self.client.send(&message);
-        self.sent.extend_from_slice(&message);
-        self.node.expect(&self.sent);
-        self.node.send(&message);
-        self.client.expect(&message);
-    }
-}
 
 /// What the API answers.
 #[track_caller]

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::admin_client::Metrics;
 use crate::balancer::{ADMIN, Program, toml};
 use crate::cluster::Cluster;
-use crate::upgrade::Pair;
+use crate::pair::Pair;
 use crate::wait;
 
 const REMORA: &str = env!("CARGO_BIN_EXE_remora");

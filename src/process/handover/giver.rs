@@ -363,7 +363,7 @@ impl handover::Giver for Process<'_> {
             if !page.offered.is_empty() {
                 self.sent
                     .extend(page.offered.iter().map(|offered| offered.relay.number));
-                return Ok(Some(page.offered.into_iter().map(offered).collect()));
+                return Ok(Some(page.offered));
             }
         }
         Ok(None)
@@ -392,7 +392,7 @@ impl handover::Giver for Process<'_> {
         self.left.clear();
         for frozen in self.ask_all(freeze).await? {
             all.states.extend(frozen.states);
-            all.offered.extend(frozen.offered.into_iter().map(offered));
+            all.offered.extend(frozen.offered);
             all.numbers.push(frozen.last_number);
             for (stays, count) in frozen.left {
                 *self.left.entry(stays).or_default() += count as u64;
@@ -590,9 +590,4 @@ impl Inner {
 fn placements_of(exported: &[Exported], names: &Names) -> Vec<Placement> {
     let named = exported.iter().filter_map(|exported| placement(exported, names));
     named.collect()
-}
-
-fn offered(offered: crate::worker::handover::Offered) -> Offered {
-    let crate::worker::handover::Offered { relay, client, node } = offered;
-    Offered { relay, client, node }
 }

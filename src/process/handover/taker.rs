@@ -33,7 +33,7 @@ use crate::process::Running;
 use crate::process::handle::{Handle, NodeWish};
 use crate::process::inherited::{Inherited, InheritedSocket};
 use crate::process::start::{Before, Starting};
-use crate::worker::handover::{self as worker, Learn, Park};
+use crate::worker::handover::{Learn, Park};
 use crate::worker::{Asked, Order, WorkerHandle};
 
 /// Where the number of a connection names the worker that has accepted it.
@@ -232,9 +232,9 @@ impl handover::Taker for Process {
         let handle = self.start().await?;
         let workers = &handle.0.workers;
         let mut of_workers: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
-        for Offered { relay, client, node } in relays {
-            let place = place(relay.number, workers);
-            of_workers[place].push(worker::Offered { relay, client, node });
+        for offered in relays {
+            let place = place(offered.relay.number, workers);
+            of_workers[place].push(offered);
         }
         let mut asked = Vec::new();
         for (worker, relays) in workers.iter().zip(of_workers) {
