@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::Ready;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -14,9 +16,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::io::{DupFlags, dup3};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::Serving;
 use super::api::reader::Lasting;
 use super::pages::Pages;
 use super::peer::Peer;
@@ -98,8 +102,8 @@ impl Accept for UnixListener {
     }
 }
 
-/// Serves the connections of one listener for ever.
-pub(super) async fn serve<L: Accept>(made: io::Result<L>, pages: Arc<Pages>) {
+/// Serves the connections of one listener for ever. If another process takes over, those that are open end with their next answer.
+pub(super) async fn serve<L: Accept>(made: io::Result<L>, pages: Arc<Pages>, serving: watch::Receiver<Serving>) {
     let made = made.and_then(|listener| Ok((listener, Reserve::new()?)));
     let (listener, mut reserve) = match made {
         Ok(made) => made,
@@ -134,9 +138,14 @@ pub(super) async fn serve<L: Accept>(made: io::Result<L>, pages: Arc<Pages>) {
         }
         let (pages, follows) = (Arc::clone(&pages), Follows::default());
         let reader = Arc::clone(&follows);
+        let mut serving = serving.clone();
         let task = tokio::spawn(async move {
             let peer = L::peer(&socket);
-            let connection = answer(socket, &peer, &pages, &reader, true);
+            let taken_over = async {
+                // Who can change it lasts as long as what is served.
+                let _ = serving.wait_for(|serving| *serving == Serving::NoMore).await;
+            };
+            let connection = answer(socket, &peer, &pages, &reader, Some(taken_over));
             // How the connection ended does not matter.
             tokio::select! {
                 () = connection => {}
@@ -161,7 +170,7 @@ async fn answer_with<L: Accept>(reserve: Reserve, accepted: Option<L::Stream>, l
         Ok(mut socket) => {
             let peer = L::peer(&socket);
             let follows = Follows::default();
-            let answer = answer(&mut socket, &peer, pages, &follows, false);
+            let answer = answer(&mut socket, &peer, pages, &follows, None::<Ready<()>>);
             // How the connection ended does not matter.
             let _ = tokio::time::timeout(LAST_CONNECTION_MAX, answer).await;
             close(socket, listener).unwrap_or_else(|_| Reserve::lacking())
@@ -197,13 +206,13 @@ async fn lasts_too_long(follows: &OnceLock<Lasting>) {
     }
 }
 
-/// Serves one connection. A reader of events becomes known in `follows`.
+/// Serves one connection: one request, or as many as come until `taken_over`. A reader of events becomes known in `follows`.
 async fn answer(
     socket: impl AsyncRead + AsyncWrite + Unpin,
     peer: &Peer,
     pages: &Pages,
     follows: &OnceLock<Lasting>,
-    keep_alive: bool,
+    taken_over: Option<impl Future<Output = ()>>,
 ) {
     let answer = service_fn(|request| async move {
         let response = pages.answer(request, peer).await;
@@ -216,11 +225,18 @@ async fn answer(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_MAX)
-        .keep_alive(keep_alive)
+        .keep_alive(taken_over.is_some())
         // `nc -N` closes its side behind the request, and still waits for the answer.
         .half_close(true)
         .max_buf_size(16 * 1024)
         .serve_connection(TokioIo::new(socket), answer);
+    let mut connection = pin!(connection);
     // How the connection ended does not matter.
+    if let Some(taken_over) = taken_over {
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = taken_over => connection.as_mut().graceful_shutdown(),
+        }
+    }
     let _ = connection.await;
 }

@@ -53,6 +53,8 @@ pub struct AdminState {
     pub control: ControlHandle,
     /// Set when this balancer starts to drain.
     pub draining: Arc<AtomicBool>,
+    /// Set when another process has taken over the listeners.
+    pub handed_over: AtomicBool,
     /// Source ports towards each node.
     pub source_ports: AtomicUsize,
     /// Connections that there may be at once.
@@ -203,6 +205,10 @@ impl AdminState {
 
     /// Why this balancer should get no new clients; `None` if it should.
     pub(crate) fn unready(&self) -> Option<Unready> {
+        // A check that came just before it is about the address, where the other process accepts.
+        if self.handed_over.load(Ordering::Relaxed) {
+            return None;
+        }
         if self.draining.load(Ordering::Relaxed) {
             return Some(Unready::Draining);
         }

@@ -56,7 +56,7 @@ pub(crate) enum Serving {
     NotYet,
     /// It does.
     Now,
-    /// Not any more: another process does. What was asked before is answered still.
+    /// Not any more: another process does. What was asked before is answered still, and then the connection is closed.
     NoMore,
 }
 
@@ -75,23 +75,24 @@ pub(crate) async fn serve(
     ));
     // Who can change it lasts as long as what is served.
     let _ = serving.wait_for(|serving| *serving != Serving::NotYet).await;
+    let accepting = serving.clone();
     tokio::select! {
-        never = accept_all(&listener, &pages) => match never {},
+        never = accept_all(&listener, &pages, &accepting) => match never {},
         Ok(_) = serving.wait_for(|serving| *serving == Serving::NoMore) => {}
     }
     drop(listener);
     std::future::pending().await
 }
 
-async fn accept_all(listener: &Listener, pages: &Arc<Pages>) -> Infallible {
+async fn accept_all(listener: &Listener, pages: &Arc<Pages>, accepting: &watch::Receiver<Serving>) -> Infallible {
     let mut serving: Vec<Pin<Box<dyn Future<Output = ()> + Send>>> = Vec::new();
     for tcp in &listener.tcp {
         let tcp = tcp.try_clone().and_then(TcpListener::from_std);
-        serving.push(Box::pin(accept::serve(tcp, Arc::clone(pages))));
+        serving.push(Box::pin(accept::serve(tcp, Arc::clone(pages), accepting.clone())));
     }
     if let Some(unix) = &listener.unix {
         let unix = unix.listener.try_clone().and_then(UnixListener::from_std);
-        serving.push(Box::pin(accept::serve(unix, Arc::clone(pages))));
+        serving.push(Box::pin(accept::serve(unix, Arc::clone(pages), accepting.clone())));
     }
     poll_fn(|cx| {
         for serve in &mut serving {

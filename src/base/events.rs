@@ -154,6 +154,11 @@ pub enum Change {
 }
 
 impl Change {
+    /// Whether another process has taken over from this one: its last event.
+    pub fn is_handed_over(&self) -> bool {
+        matches!(self, Self::Handover { result, .. } if result == Self::GAVE)
+    }
+
     /// The names of all kinds: `kind` in the API, `event` in lines of the log and in the metric.
     pub const KINDS: [&str; 14] = [
         Self::NODE_STATE,
@@ -182,6 +187,8 @@ impl Change {
     /// For the line of the program, which knows the signal.
     pub const DRAIN: &str = "drain";
     pub(crate) const HANDOVER: &str = "handover";
+    /// The result of a [`Change::Handover`] of the process that another one has taken over from.
+    pub(crate) const GAVE: &str = "gave";
     pub(crate) const CERTIFICATE_EXPIRING: &str = "certificate_expiring";
     pub(crate) const CERTIFICATE_EXPIRED: &str = "certificate_expired";
     pub(crate) const STORM_BEGUN: &str = "storm_begun";

@@ -95,6 +95,7 @@ pub(super) async fn upgrade(
         Ok(upgraded) => (UpgradeStep::Done(upgraded), Ok(())),
         Err(NotUpgraded::NothingChanged(error)) => {
             tracing::warn!(error, "not upgraded, nothing changed");
+            let error = format!("nothing changed: {error}");
             (UpgradeStep::Failed { error }, Ok(()))
         }
         Err(NotUpgraded::Died) => {

@@ -625,6 +625,9 @@ impl Handle {
     }
 }
 
+/// What is said by a process that another one has taken over from.
+pub(crate) const HANDED_OVER: &str = "another process has taken over: ask again, and that one answers";
+
 fn no_node(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, format!("there is no node {name}"))
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::handle::{Handle, Inner};
+use super::handle::{HANDED_OVER, Handle, Inner};
 use super::limits;
 use super::requests::Reloaded;
 use crate::admin::settings as admin;
@@ -47,6 +47,9 @@ impl Handle {
 
 impl Inner {
     fn check_not_draining(&self) -> io::Result<()> {
+        if self.state.handed_over.load(Ordering::Relaxed) {
+            return Err(io::Error::other(HANDED_OVER));
+        }
         match self.state.draining.load(Ordering::Relaxed) {
             true => Err(io::Error::other("the balancer is draining")),
             false => Ok(()),

@@ -134,6 +134,7 @@ impl Starting {
             placements: Arc::clone(&shared.placements),
             control: control_handle.clone(),
             draining: Arc::clone(&shared.draining),
+            handed_over: AtomicBool::new(false),
             source_ports: AtomicUsize::new(config.dial.source_ports()),
             connections_max: AtomicUsize::new(limits::connections_max(&config, count)),
             reloads: Reloads::default(),

@@ -211,10 +211,16 @@ impl Program {
             .map(|line| serde_json::from_str(line).expect("JSON"));
         let last: Value = last.unwrap_or_default();
         if last["step"] == "done" {
-            let pid = last["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-            self.processes.push(Process::that_took_over(pid.expect("a process")));
+            self.goes_on_as(&last);
         }
         (output.status.success(), last)
+    }
+
+    /// Another process has taken over, as the last step of an upgrade says.
+    #[track_caller]
+    pub(crate) fn goes_on_as(&mut self, done: &Value) {
+        let pid = done["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        self.processes.push(Process::that_took_over(pid.expect("a process")));
     }
 
     /// Upgrades to the same program; what `remora ctl upgrade` says in the end.

@@ -64,6 +64,7 @@ mod tls_relay;
 mod tls_reload;
 mod top;
 mod upgrade;
+mod upgrade_admin;
 mod upgrade_failures;
 mod vanished;
 mod websocket;

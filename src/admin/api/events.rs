@@ -48,6 +48,7 @@ pub(super) async fn show(call: Call) -> Result<Reply, Refusal> {
         waiting: wait(&reader),
         reader: Arc::clone(&reader),
         follows,
+        is_over: false,
         _place: place,
     };
     Ok(Reply::Events(stream.boxed_unsync(), reader))
@@ -66,6 +67,8 @@ struct Stream {
     /// Until there is something to send.
     waiting: Waiting,
     follows: bool,
+    /// All that this process has to tell was sent.
+    is_over: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -86,6 +89,9 @@ impl Body for Stream {
         /// Enough to be worth a segment, and a bound on what one answer holds.
         const EVENTS_MAX: usize = 64;
         let stream = self.get_mut();
+        if stream.is_over {
+            return Poll::Ready(None);
+        }
         if stream.follows {
             std::task::ready!(stream.waiting.as_mut().poll(cx));
         }
@@ -100,6 +106,8 @@ impl Body for Stream {
         }
         let mut text = String::new();
         for event in &events {
+            // What comes then is told by the process that has taken over.
+            stream.is_over |= event.change.is_handed_over();
             // Strings and numbers always serialize.
             let data = serde_json::to_string(event).unwrap_or_default();
             text += &format!("id: {}\ndata: {data}\n\n", event.id);

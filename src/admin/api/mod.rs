@@ -29,14 +29,14 @@ use std::sync::{Arc, OnceLock};
 
 use http_body_util::{BodyExt, Collected, Limited};
 use hyper::body::{Body as _, Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::header::{ALLOW, CONNECTION, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::body::{Body, whole};
 use super::peer::Peer;
 use super::tokens::Scope;
 use crate::process::clients::ClientFilter;
-use crate::process::handle::{Handle, NodeStatus};
+use crate::process::handle::{HANDED_OVER, Handle, NodeStatus};
 
 use answers::{Connection, Event, Overview};
 use asked::Asked;
@@ -120,6 +120,10 @@ impl Api {
                 let mut response = Response::new(body);
                 let content_type = HeaderValue::from_static(EVENTS);
                 response.headers_mut().insert(CONTENT_TYPE, content_type);
+                // The next request is for the process that has taken over.
+                response
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
                 response.extensions_mut().insert(Lasting::Bounded);
                 response
             }
@@ -157,6 +161,9 @@ impl Api {
         };
         let may_change = caller.scope() == Scope::Write;
         let by = caller.may(route.scope)?;
+        if route.scope == Scope::Write && handle.has_handed_over() {
+            return Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, HANDED_OVER));
+        }
         let query = request.uri().query().unwrap_or_default().to_owned();
         let body = match *request.method() {
             Method::POST => body(request).await?,

@@ -202,7 +202,7 @@
     seen = 0;
     shownEvents = [];
     unfollow();
-    notice("The process was restarted: what is counted begins anew.", "");
+    notice("Another process runs now: events and charts begin anew.", "");
   };
 
   const lookBack = async (newest) => {

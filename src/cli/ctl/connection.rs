@@ -32,6 +32,7 @@ pub(in crate::cli) struct At {
 }
 
 /// Where a balancer can be asked.
+#[derive(Clone)]
 pub(in crate::cli) enum Place {
     /// At one of these sockets; of the process of a configuration, if one was named.
     Sockets(Vec<PathBuf>, Option<String>),
@@ -42,6 +43,7 @@ pub(in crate::cli) enum Place {
 /// A balancer that can be asked.
 pub(in crate::cli) struct Connection {
     client: Client,
+    at: Place,
     /// The socket or the address.
     place: String,
     /// The socket, if it is one.
@@ -129,6 +131,7 @@ impl Place {
     pub(in crate::cli) async fn connect(&self) -> Result<Connection, Failed> {
         let connection = |client, place, socket| Connection {
             client,
+            at: self.clone(),
             place,
             socket,
             json: false,
@@ -166,6 +169,16 @@ impl Connection {
             json,
             ..at.place()?.connect().await?
         })
+    }
+
+    /// Connects anew: to the process that has taken over from the one that was asked.
+    pub(super) async fn reopen(&mut self) -> Result<(), Failed> {
+        let json = self.json;
+        *self = Self {
+            json,
+            ..self.at.connect().await?
+        };
+        Ok(())
     }
 
     /// The socket, without the connection to it.

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 
+use remora::base::events::Event;
 use remora::base::log::Escaped;
 use serde_json::Value;
 
@@ -15,19 +16,28 @@ pub(super) async fn print(connection: &mut Connection, follow: bool, since: Opti
         (None, true) => String::new(),
         (None, false) => "&since=0".to_owned(),
     };
-    let target = format!("/api/v1/events?follow={follow}{since}");
+    let mut target = format!("/api/v1/events?follow={follow}{since}");
     let json = connection.json;
     let mut out = std::io::stdout();
-    connection
-        .events(&target, |data| {
+    loop {
+        let mut is_handed_over = false;
+        let take = |data: &str| {
+            is_handed_over = serde_json::from_str(data).is_ok_and(|event: Event| event.change.is_handed_over());
             let line = match json {
                 true => data.to_owned(),
                 false => text(data),
             };
             // Where nobody reads any more, there is nothing more to say.
             writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
-        })
-        .await?;
+        };
+        connection.events(&target, take).await?;
+        if !(follow && is_handed_over) {
+            break;
+        }
+        // Nothing was read yet of what the process has to tell that goes on.
+        connection.reopen().await?;
+        "/api/v1/events?follow=true&since=0".clone_into(&mut target);
+    }
     Ok(String::new())
 }
 

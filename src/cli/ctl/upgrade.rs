@@ -46,7 +46,7 @@ pub(super) async fn run(connection: &mut Connection, asked: Asked) -> Result<Str
         .await?;
     match last {
         Some(UpgradeStep::Done(_)) => Ok(String::new()),
-        Some(UpgradeStep::Failed { error }) => Err(Failed::refused(format!("not upgraded, nothing changed: {error}"))),
+        Some(UpgradeStep::Failed { error }) => Err(Failed::refused(format!("not upgraded, {error}"))),
         _ => Err(Failed::refused(
             "the process ended before it said what has become of the upgrade: its log says it",
         )),

@@ -27,7 +27,7 @@ use crate::path::handover::{Counts, Names, placement};
 use crate::path::record::ListenerId;
 use crate::path::relay::Stays;
 use crate::path::route::Exported;
-use crate::process::handle::{Handle, Inner, NodeWish};
+use crate::process::handle::{HANDED_OVER, Handle, Inner, NodeWish};
 use crate::worker::handover::{Freeze, Offer};
 use crate::worker::{Order, Selector};
 
@@ -85,7 +85,7 @@ impl Handle {
 
     /// Whether another process has taken over the listeners.
     pub fn has_handed_over(&self) -> bool {
-        *self.0.gave.borrow() != Gave::Nothing
+        self.0.state.handed_over.load(Ordering::Relaxed)
     }
 
     /// Waits, after a handover, until the last connection has ended. Those that are left after `handover.grace` are closed at
@@ -205,7 +205,7 @@ impl Process<'_> {
         let pid = peer.unwrap_or(self.taker.pid);
         let left: u64 = self.left.values().sum();
         self.inner().events.push(Change::Handover {
-            result: "gave".to_owned(),
+            result: Change::GAVE.to_owned(),
             moved: relays,
             left,
             error: None,
@@ -282,8 +282,11 @@ impl handover::Giver for Process<'_> {
         self.taker = taker.clone();
         let handle = self.handle;
         let inner = &handle.0;
+        if handle.has_handed_over() {
+            return Err(HANDED_OVER.to_owned());
+        }
         if inner.state.draining.load(Ordering::Relaxed) {
-            return Err("this process is draining, or has handed over already".to_owned());
+            return Err("this process is draining".to_owned());
         }
         if inner.is_taking.load(Ordering::Relaxed) {
             return Err("this process is still taking over from another one".to_owned());
@@ -556,7 +559,7 @@ impl Process<'_> {
 impl Inner {
     /// Another process accepts on all sockets: these here are closed, and no peer notices.
     fn stop_serving(&self) {
-        self.state.draining.store(true, Ordering::Relaxed);
+        self.state.handed_over.store(true, Ordering::Relaxed);
         let listeners = self.shared.listeners.current();
         for entry in listeners.iter().filter(|entry| !entry.removed) {
             self.shared.listeners.change(entry.id, |entry| entry.removed = true);

@@ -208,7 +208,7 @@ def a_dead_broker_is_shown_and_the_page_outlives_a_restart(lab):
     _shows(page, "#word", "Unknown")
     remora.start()
     _shows(page, "#live", "^live$")
-    _shows(page, "#notice", "was restarted")
+    _shows(page, "#notice", "Another process runs")
     _shows(page, "#word", "^(Fine|Not fine)$")
     assert page.evaluate(code="window.isTheSamePage") is True, "the page was loaded anew"
 
