@@ -105,6 +105,11 @@ impl NodeCheck {
         }
     }
 
+    /// The node is to get no new clients from the start, as another process was told; it is asked at once.
+    pub(super) fn begin_draining(&mut self) {
+        self.known = Known::Drains;
+    }
+
     /// Whether the node is to get no new clients.
     pub(super) fn drains(&self) -> bool {
         self.known == Known::Drains

@@ -8,6 +8,7 @@ mod discovery;
 mod dns;
 mod file;
 mod health;
+mod learned;
 mod probe;
 mod resolve;
 mod settings;
@@ -28,8 +29,7 @@ use tracing::field::display;
 use crate::base::events::{self, Events};
 use crate::base::log::{self, List, Throttled};
 use crate::cluster::{
-    Cluster, Clusters, EndpointKind, FindingSource, Member, NODES_MAX, NodeApi, NodeId, PassiveHealth, Report,
-    WEIGHTS_MAX,
+    Cluster, Clusters, FindingSource, Member, NODES_MAX, NodeApi, NodeId, PassiveHealth, Report, WEIGHTS_MAX,
 };
 
 use check::CheckChange;
@@ -40,6 +40,7 @@ use state::{Changed, Reconfigured, Resolved, State};
 pub use check::{Check, Checked};
 pub use discovery::{Discovery, Found, FoundAnswer, FoundAt, HOST_OF_FOUND, Source, SourceKind};
 pub use file::{NodesFile, NodesFormat, read as read_nodes_file};
+pub use learned::Learned;
 pub use probe::{Answer, CheckAnswer, FindAnswer, NodeProber, Prober, Target, Unanswered};
 pub use settings::{ApiSettings, Credentials, OnDown, Pacing, ProbeDepth, ProbeProxy, Settings};
 pub use state::Wish;
@@ -160,8 +161,8 @@ pub struct Control {
     checks: JoinSet<(NodeId, NodeApi, Checked)>,
     /// At most so many lines say that this process cannot probe.
     unable: Throttled,
-    /// Endpoints that are down from the start, where the cluster has them once all names were looked up.
-    begin_down: Vec<(String, EndpointKind)>,
+    /// What another process has learned of nodes, for when the cluster has them, once all names were looked up.
+    learned: Learned,
     /// Who waits for an endpoint that has never answered.
     asking: Vec<oneshot::Sender<bool>>,
     answers: mpsc::Receiver<resolve::Answer>,
@@ -202,7 +203,7 @@ impl Control {
             probed: HashMap::new(),
             checks: JoinSet::new(),
             unable: Throttled::default(),
-            begin_down: Vec::new(),
+            learned: Learned::default(),
             asking: Vec::new(),
             answers,
             resolver,
@@ -210,16 +211,15 @@ impl Control {
         (control, ControlHandle(handle, finds))
     }
 
-    /// Goes on from what another process knows: the names of nodes that it has known, so that each has a number here, and endpoints
-    /// that are down. To be called before [`Control::run`].
+    /// Goes on from what another process has learned. To be called before [`Control::run`].
     ///
     /// # Errors
     /// There are too many names.
-    pub fn begin_from(&mut self, known: &[String], down: Vec<(String, EndpointKind)>) -> io::Result<()> {
-        if self.state.know(known) < known.len() {
+    pub fn begin_from(&mut self, learned: Learned) -> io::Result<()> {
+        if self.state.know(&learned.known) < learned.known.len() {
             return Err(io::Error::other("too many names of nodes"));
         }
-        self.begin_down = down;
+        self.learned = learned;
         self.publish();
         Ok(())
     }
@@ -242,11 +242,8 @@ impl Control {
     /// Looks for nodes, and looks up all host names, once. One that cannot be resolved is a warning, and is tried again later.
     pub(crate) async fn resolve_at_start(&mut self) {
         self.look_up_at_start().await;
-        let (down, now) = (std::mem::take(&mut self.begin_down), Instant::now());
-        for (node, kind) in &down {
-            self.state.begin_down(node, *kind, &self.settings, now);
-        }
-        if !down.is_empty() {
+        let learned = std::mem::take(&mut self.learned);
+        if self.state.learn(&learned, &self.settings, Instant::now()) {
             self.publish();
         }
     }

@@ -19,6 +19,7 @@ use crate::cluster::{
 
 use super::check::{CheckChange, Checked, NodeCheck};
 use super::health::{Change, Health, Rules};
+use super::learned::Learned;
 use super::probe::{Target, Unanswered};
 use super::settings::{Pacing, Settings};
 
@@ -395,17 +396,30 @@ impl State {
         count
     }
 
-    /// An endpoint is down from the start, as another process has found. Returns whether the cluster has it.
-    pub(super) fn begin_down(&mut self, node: &str, kind: EndpointKind, settings: &Settings, now: Instant) -> bool {
-        let mut nodes = self.nodes.iter_mut();
-        let endpoint = nodes
-            .find(|known| *known.name == *node)
-            .and_then(|node| node.endpoints.get_mut(kind));
-        if let Some(endpoint) = endpoint {
-            endpoint.health.begin_down(settings, now);
-            return true;
+    /// Takes what another process has learned. Returns whether the cluster has any of it.
+    pub(super) fn learn(&mut self, learned: &Learned, settings: &Settings, now: Instant) -> bool {
+        let mut is_known = false;
+        let each = learned.answered.iter().map(|of| (of, true));
+        for ((node, kind), has_answered) in each.chain(learned.down.iter().map(|of| (of, false))) {
+            let endpoint = self.named(node).and_then(|node| node.endpoints.get_mut(*kind));
+            match endpoint {
+                Some(endpoint) if has_answered => endpoint.passive.has_answered.store(true, Ordering::Relaxed),
+                Some(endpoint) => endpoint.health.begin_down(settings, now),
+                None => continue,
+            }
+            is_known = true;
         }
-        false
+        for node in &learned.drained_by_api {
+            if let Some(check) = self.named(node).and_then(|node| node.check.as_mut()) {
+                check.begin_draining();
+                is_known = true;
+            }
+        }
+        is_known
+    }
+
+    fn named(&mut self, name: &str) -> Option<&mut NodeControl> {
+        self.nodes.iter_mut().find(|node| *node.name == *name)
     }
 
     /// How many names of nodes this process has known.

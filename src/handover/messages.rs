@@ -180,9 +180,15 @@ pub struct Manifest {
     /// What the operator wishes for nodes, in the form of the state file.
     #[prost(message, repeated, tag = "10")]
     pub wishes: Vec<Wish>,
-    /// Endpoints that take no clients now.
+    /// Endpoints that are down.
     #[prost(message, repeated, tag = "11")]
-    pub down: Vec<Down>,
+    pub down: Vec<Endpoint>,
+    /// Endpoints that have answered a client or a probe.
+    #[prost(message, repeated, tag = "12")]
+    pub answered: Vec<Endpoint>,
+    /// Nodes whose own API says that they are to get no new clients, by name.
+    #[prost(string, repeated, tag = "13")]
+    pub drained_by_api: Vec<String>,
 }
 
 /// A listener.
@@ -216,9 +222,9 @@ pub struct Wish {
     pub is_draining: bool,
 }
 
-/// An endpoint that takes no clients.
+/// An endpoint of a node.
 #[derive(Clone, PartialEq, Eq, Message)]
-pub struct Down {
+pub struct Endpoint {
     /// The name of its node.
     #[prost(string, tag = "1")]
     pub node: String,

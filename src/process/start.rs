@@ -25,9 +25,8 @@ use crate::admin::history;
 use crate::admin::{self, AdminState, Api, BindFailed, Handovers, Reloads, Serving};
 use crate::base::heartbeat::Heartbeats;
 use crate::base::supervise::{Supervisor, Task};
-use crate::cluster::EndpointKind;
 use crate::config::Config;
-use crate::control::Control;
+use crate::control::{Control, Learned};
 use crate::net::descriptors;
 use crate::net::held::HeldBytes;
 use crate::net::reports::Reports;
@@ -40,10 +39,8 @@ use crate::worker::Worker;
 /// What was before this process.
 #[derive(Debug)]
 pub(super) struct Before {
-    /// The names of nodes that another process has known.
-    pub(super) known: Vec<String>,
-    /// The endpoints that it has found to be down.
-    pub(super) down: Vec<(String, EndpointKind)>,
+    /// What another process has learned of the nodes.
+    pub(super) learned: Learned,
     /// Whether the admin listener is this process's from the start.
     pub(super) admin_serves: Serving,
 }
@@ -51,8 +48,7 @@ pub(super) struct Before {
 impl Before {
     /// No other process.
     pub(super) const NOTHING: Self = Self {
-        known: Vec::new(),
-        down: Vec::new(),
+        learned: Learned::NOTHING,
         admin_serves: Serving::Now,
     };
 }
@@ -75,11 +71,7 @@ impl Starting {
     /// # Errors
     /// The first thing that the system refuses.
     pub(super) fn new(config: Config, mut inherited: Inherited, before: Before) -> io::Result<Self> {
-        let Before {
-            known,
-            down,
-            admin_serves,
-        } = before;
+        let Before { learned, admin_serves } = before;
         descriptors::raise_limit();
         let count = match config.workers {
             Some(count) => count,
@@ -103,7 +95,7 @@ impl Starting {
             to_control,
             reload::prober(&config, &nodes_tls, instance),
         );
-        control.begin_from(&known, down)?;
+        control.begin_from(learned)?;
         let published = control.published();
         let events = control.events();
         let shared = Shared {

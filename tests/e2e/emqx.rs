@@ -158,6 +158,24 @@ fn a_node_that_evacuates_gets_no_new_clients_and_keeps_those_it_has() {
 }
 
 #[test]
+fn a_node_that_evacuates_gets_no_clients_from_a_process_that_takes_over_either() {
+    let cluster = Cluster::of(2);
+    let api = FakeApi::start();
+    let mut program = Program::of(&api.toml(&cluster, &format!("{OFTEN}{ADMIN}")));
+    api.answer("", answer("503 Service Unavailable", "application/json", EVACUATING));
+    let draining = "remora_node_state{node=\"node0\",endpoint=\"mqtt\",state=\"draining\"}";
+    let drains = |program: &Program| Metrics::of(program.admin()).value(draining) == 1.0;
+    wait::until("the evacuation is seen", || drains(&program));
+    // The next process asks at once, and has no answer for a long time.
+    api.answer("", Vec::new());
+    program.upgrade();
+    assert!(drains(&program));
+    let id = cluster.id_at_home(0, "away");
+    let _client = Client::accepted(program.address, &Connect::new(&id));
+    assert_eq!(cluster.holder(&Connect::new(&id).bytes()).0, 1);
+}
+
+#[test]
 fn a_check_that_cannot_be_used_is_said_once_and_moves_nothing() {
     // No such check in the open source edition up to 5.8; keys that are missing, wrong, or may not (5.0 to 5.3); a page in between.
     for status in [

@@ -73,8 +73,8 @@ fn the_connection_of_an_upgrade_is_for_that_alone() {
     let answer = rest(stream);
     let (head, steps) = answer.split_once("\r\n\r\n").expect("a head");
     assert!(head.to_lowercase().contains("\r\nconnection: close"), "{head}");
-    let last = steps.lines().filter_map(|line| line.split_once("data: "));
-    let last: Value = serde_json::from_str(last.last().expect("a step").1).expect("JSON");
+    let last = steps.lines().rev().find_map(|line| line.strip_prefix("data: "));
+    let last: Value = serde_json::from_str(last.expect("a step")).expect("JSON");
     assert_eq!(last["step"], "done", "{last}");
     program.goes_on_as(&last);
 }

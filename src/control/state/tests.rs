@@ -408,10 +408,14 @@ fn what_another_process_knew_has_numbers_and_is_down_until_it_answers() {
         let cluster = state.snapshot();
         node(&cluster, "b").state_for(EndpointKind::Mqtt) == Some(NodeState::Up)
     };
-    assert!(!state.begin_down("removed", EndpointKind::Mqtt, &settings, now));
-    assert!(!state.begin_down("b", EndpointKind::Ws, &settings, now));
+    let down = |node: &str, kind| Learned {
+        down: vec![(node.to_owned(), kind)],
+        ..Learned::default()
+    };
+    assert!(!state.learn(&down("removed", EndpointKind::Mqtt), &settings, now));
+    assert!(!state.learn(&down("b", EndpointKind::Ws), &settings, now));
     assert!(is_up(&state));
-    assert!(state.begin_down("b", EndpointKind::Mqtt, &settings, now));
+    assert!(state.learn(&down("b", EndpointKind::Mqtt), &settings, now));
     assert!(!is_up(&state));
     let due = state.due_probes(now);
     assert_eq!(due.len(), 1, "at once");
@@ -424,6 +428,51 @@ fn what_another_process_knew_has_numbers_and_is_down_until_it_answers() {
         state.due_probes(at);
     }
     assert!(is_up(&state));
+}
+
+#[test]
+fn a_node_that_has_answered_another_process_goes_down_as_slowly_as_one_that_has_answered_this_one() {
+    let settings = Settings::default();
+    let until_down = |learned: &Learned| {
+        let members = [socket("a", 1, 100), socket("b", 2, 100), socket("c", 3, 100)];
+        let (mut state, now) = (state(&members), Instant::now());
+        state.learn(learned, &settings, now);
+        take_down(&mut state, "a", now).0
+    };
+    let answered = Learned {
+        answered: vec![("a".to_owned(), EndpointKind::Mqtt)],
+        ..Learned::default()
+    };
+    assert_eq!(until_down(&answered), settings.fall);
+    assert_eq!(until_down(&Learned::NOTHING), settings.failures_max.min(settings.fall));
+}
+
+#[test]
+fn a_node_whose_api_told_another_process_that_it_drains_gets_no_clients_until_the_api_says_otherwise() {
+    let with_api = Member {
+        api: Some(NodeApi {
+            address: NodeAddress::Host("a.example".into(), 18083),
+            tls: None,
+        }),
+        ..socket("a", 1, 100)
+    };
+    let mut state = state(&[with_api, socket("b", 2, 100)]);
+    let (settings, now) = (Settings::default(), Instant::now());
+    let is_draining = |state: &State| node(&state.snapshot(), "a").is_draining;
+    assert!(!is_draining(&state));
+    let learned = Learned {
+        drained_by_api: vec!["a".to_owned(), "b".to_owned(), "removed".to_owned()],
+        ..Learned::default()
+    };
+    assert!(state.learn(&learned, &settings, now));
+    assert!(is_draining(&state));
+    assert!(!node(&state.snapshot(), "b").is_draining, "nobody asks its API");
+    let due = state.due_checks(now);
+    let [(id, api)] = &due[..] else {
+        panic!("asked at once: {due:?}")
+    };
+    state.checked(*id, api, &Checked::Status(200), &settings, now);
+    assert!(!is_draining(&state));
 }
 
 #[test]

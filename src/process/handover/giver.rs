@@ -19,9 +19,9 @@ use crate::base::clock;
 use crate::base::events::Change;
 use crate::base::log;
 use crate::base::supervise::Task;
-use crate::cluster::NodeId;
+use crate::cluster::{self, Cluster, Finding, FindingSource, NodeId, Verdict};
 use crate::config::Config;
-use crate::handover::messages::{Down, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
+use crate::handover::messages::{Endpoint, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
 use crate::path::handover::{Counts, Names, placement};
 use crate::path::record::ListenerId;
@@ -303,13 +303,12 @@ impl handover::Giver for Process<'_> {
         ));
         self.wishes = handle.wishes();
         let sockets = self.listening().await.map_err(|error| error.to_string())?;
-        let down = cluster.nodes().iter().flat_map(|node| {
-            let down = node.endpoints.iter().filter(|(_, endpoint)| endpoint.is_down);
-            down.map(|(kind, _)| Down {
-                node: node.name.to_string(),
-                endpoint: kind.name().to_owned(),
-            })
-        });
+        let is_drained_by_api =
+            |finding: &Finding| (finding.source, finding.verdict) == (FindingSource::Api, Verdict::Draining);
+        let drained = cluster
+            .nodes()
+            .iter()
+            .filter(|node| node.findings.iter().any(is_drained_by_api));
         let manifest = Manifest {
             requires: handover::messages::FEATURES
                 .iter()
@@ -335,7 +334,11 @@ impl handover::Giver for Process<'_> {
                     is_draining: wish.is_draining,
                 })
                 .collect(),
-            down: down.collect(),
+            down: endpoints(&cluster, |endpoint| endpoint.is_down),
+            answered: endpoints(&cluster, |endpoint| {
+                endpoint.passive.has_answered.load(Ordering::Relaxed)
+            }),
+            drained_by_api: drained.map(|node| node.name.to_string()).collect(),
             ..Manifest::default()
         };
         self.sockets = sockets;
@@ -588,6 +591,18 @@ impl Inner {
         self.examiner.reload(Arc::clone(&config));
         self.config.store(config);
     }
+}
+
+/// The endpoints of which that is true.
+fn endpoints(cluster: &Cluster, is_meant: impl Fn(&cluster::Endpoint) -> bool) -> Vec<Endpoint> {
+    let named = cluster.nodes().iter().flat_map(|node| {
+        let meant = node.endpoints.iter().filter(|(_, endpoint)| is_meant(endpoint));
+        meant.map(|(kind, _)| Endpoint {
+            node: node.name.to_string(),
+            endpoint: kind.name().to_owned(),
+        })
+    });
+    named.collect()
 }
 
 fn placements_of(exported: &[Exported], names: &Names) -> Vec<Placement> {

@@ -20,8 +20,9 @@ use crate::base::events::Change;
 use crate::base::log::Escaped;
 use crate::cluster::{EndpointKind, NodeId};
 use crate::config::Config;
+use crate::control::Learned;
 use crate::handover::messages::{
-    Complete, Counter, Hello, Invalid, Knowledge, ListenSocket, Manifest, Placement, State,
+    Complete, Counter, Endpoint, Hello, Invalid, Knowledge, ListenSocket, Manifest, Placement, State,
 };
 use crate::handover::{self, Deadlines, Offered, Step};
 use crate::net::descriptors;
@@ -142,14 +143,13 @@ impl Process {
         }
         let config = self.config.take().ok_or("the start has failed")?;
         let inherited = std::mem::take(&mut self.inherited);
-        let down = self.manifest.down.iter().filter_map(|down| {
-            let mut kinds = EndpointKind::ALL.iter();
-            let kind = kinds.find(|kind| kind.name() == down.endpoint)?;
-            Some((down.node.clone(), *kind))
-        });
         let before = Before {
-            known: self.manifest.nodes.clone(),
-            down: down.collect(),
+            learned: Learned {
+                known: self.manifest.nodes.clone(),
+                down: endpoints(&self.manifest.down),
+                answered: endpoints(&self.manifest.answered),
+                drained_by_api: self.manifest.drained_by_api.clone(),
+            },
             admin_serves: Serving::NotYet,
         };
         // It waits for threads and for host names.
@@ -401,6 +401,16 @@ fn names(manifest: &Manifest, handle: &Handle) -> Result<Names, String> {
         });
     }
     Ok(Names::new(nodes, listeners))
+}
+
+/// The endpoints, without those of a kind that this program does not know.
+fn endpoints(messages: &[Endpoint]) -> Vec<(String, EndpointKind)> {
+    let known = messages.iter().filter_map(|message| {
+        let mut kinds = EndpointKind::ALL.iter();
+        let kind = kinds.find(|kind| kind.name() == message.endpoint)?;
+        Some((message.node.clone(), *kind))
+    });
+    known.collect()
 }
 
 fn address(text: &str) -> Result<SocketAddr, String> {
