@@ -454,7 +454,7 @@ fn health_is_answered_by_the_process_of_the_configuration_and_by_no_other() {
         assert_eq!(own.status.code(), Some(1));
         assert!(text(&own.stderr).starts_with("remora: not ready: "), "{own:?}");
     }
-    // A reload keeps who it is; and an address is asked, whoever is there.
+    // A reload keeps who it is; and an address is asked, whichever process is there.
     let _ = kill_process(Pid::from_child(&running.0), Signal::HUP);
     let any = output(&["health", "--address", &admin.to_string()]);
     assert!(text(&any.stderr).starts_with("remora: not ready: "), "{any:?}");

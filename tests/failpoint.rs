@@ -152,7 +152,7 @@ fn ends_the_process(task: Task, passing: u32, provoke: impl Fn(&Program)) {
     assert_eq!(program.exit_code(), Some(1));
 }
 
-/// Says something to whoever listens there, if anybody does.
+/// Sends something to a listener there, if there is one.
 fn knock(address: SocketAddr, words: &[u8]) {
     if let Ok(mut stream) = TcpStream::connect(address) {
         let _ = stream.write_all(words);
@@ -183,8 +183,8 @@ fn a_listener_whose_closing_panics_ends_the_process() {
     });
 }
 
-/// A panic in the midst of a task drops what the task has in hand before anybody can know of it: whoever waits for an answer
-/// hears that there is none, and must not take that for an end in order.
+/// A panic in the midst of a task drops what the task has in hand before anybody can know of it: a caller that waits for an answer
+/// is told that there is none, and must not take that for an end in order.
 #[track_caller]
 fn ends_a_drain_as_one_that_failed(task: Task, place: &str, clients: usize) {
     let cluster = Cluster::of(1);

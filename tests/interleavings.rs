@@ -155,7 +155,7 @@ fn no_more_are_undecided_than_may_be_and_a_source_makes_room_for_another() {
         let stay = places
             .iter()
             .filter(|(eviction, _)| !is_evicted(eviction, &Arc::default()));
-        assert_eq!(stay.count(), 2, "whoever goes makes room for one, and for no more");
+        assert_eq!(stay.count(), 2, "one that ends makes room for one, and for no more");
         drop(places);
         assert_eq!(held.awaiting_connect(), 0);
         let places: Vec<_> = (0..3)

@@ -642,7 +642,7 @@ fn families(page: &str) -> BTreeMap<String, Family> {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("somebody listens");
+    let stream = TcpStream::connect_timeout(&address, PATIENCE).expect("a listener");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time");
     stream
 }

@@ -128,7 +128,7 @@ fn health_ends_with_0_only_where_clients_should_come() {
     assert_eq!(gone.status.code(), Some(1));
     assert!(text(&gone.stderr).contains("no answer"), "{gone:?}");
 
-    // Somebody is there who is no Remora, and says nothing.
+    // Another program is there, which is no Remora and answers nothing.
     let silent = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let began = Instant::now();
     let address = silent.local_addr().expect("an address").to_string();
@@ -206,7 +206,7 @@ fn a_second_remora_on_the_port_fails_loudly() {
 #[test]
 fn a_taken_default_admin_address_is_a_warning_and_a_configured_one_an_error() {
     let cluster = Cluster::of(1);
-    // Somebody has it: this test, or whoever was there before.
+    // It is taken: by this test, or by another process before.
     let _held = TcpListener::bind(remora::admin::ADDRESS_DEFAULT);
     let program = Program::start(&cluster, "[admin]\nenabled = true");
     assert_eq!(program.admin, None);

@@ -1,4 +1,4 @@
-//! Whoever asks the admin listener: HTTP by hand, and the metrics as numbers.
+//! A client of the admin listener: HTTP by hand, and the metrics as numbers.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

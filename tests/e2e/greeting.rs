@@ -172,7 +172,7 @@ fn enhanced_authentication_passes_both_ways_before_the_connack() {
         said.extend(auth(100 + round));
         node.expect(&said);
     }
-    // Whoever has begun to authenticate stays where it is.
+    // A client that has begun to authenticate stays where it is.
     node.send(&packets::connack(5, 0x88));
     client.expect(&packets::connack(5, 0x88));
     assert_eq!(cluster.dials(), 1);
@@ -391,7 +391,7 @@ fn a_client_that_leaves_while_it_is_greeted_leaves_its_node() {
     client.fin();
     let node = cluster.nodes[cluster.home("leaves")].connection(1);
     node.expect(&connect);
-    // What the node still says reaches whoever has only ended its own side, and the node learns of that behind its answer.
+    // What the node still sends reaches a client that has only ended its own side, and the node learns of that behind its answer.
     assert!(!node.has_ended());
     node.send(&packets::connack(4, 0));
     client.expect(&packets::connack(4, 0));

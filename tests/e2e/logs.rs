@@ -1,4 +1,4 @@
-//! A line for each end, whatever clients call themselves, and no worker that waits for whoever reads them.
+//! A line for each end, whatever clients call themselves, and no worker that waits for their reader.
 
 use std::collections::HashSet;
 use std::fs;
@@ -22,7 +22,7 @@ use crate::tls_client::TlsClient;
 use crate::wait;
 use crate::ws_client::REQUEST;
 
-/// A client id of somebody who means no good; each number is another one.
+/// A hostile client id; each number is another one.
 fn hostile(number: usize) -> Vec<u8> {
     let tricks: [&[u8]; 12] = [
         b"\n2026-01-01T00:00:00Z ERROR forged",
@@ -363,7 +363,7 @@ fn lines_that_cannot_be_written_are_counted() {
     const LINES: usize = 20;
     let unwritten = |admin| Metrics::of(admin).value("remora_log_lines_unwritten_total") as usize;
     let cluster = Cluster::of(1);
-    // Whoever reads the pipe is gone.
+    // The pipe's reader is gone.
     let mut program = Raw::start(&toml(&cluster, "", ADMIN));
     let (address, admin) = (program.addresses()[0], program.addresses()[1]);
     assert_eq!(unwritten(admin), 0);

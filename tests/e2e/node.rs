@@ -240,7 +240,7 @@ impl Drop for FakeNode {
 impl Connection {
     fn converse(&self, answer: &Answer, expects: Option<Version>) {
         if let Answer::CloseAtOnce = answer {
-            // Closing would leave the descriptor to whoever holds the connection; a reset is what the kernel would send.
+            // Closing would leave the descriptor to the thread that holds the connection; a reset is what the kernel would send.
             return self.reset();
         }
         if let Some(version) = expects {

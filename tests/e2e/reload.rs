@@ -140,7 +140,7 @@ fn a_listener_that_is_added_opens_and_one_that_is_removed_refuses_nobody_who_cam
     });
     assert!(TcpStream::connect(address).is_err(), "it is closed");
     talk(&mut client, &node);
-    // It is shown for as long as somebody is there.
+    // It is shown for as long as it has clients.
     let series = "remora_connections{listener=\"second\"}";
     wait::until("the others have left", || {
         Metrics::of(program.admin()).value(series) == 1.0

@@ -286,7 +286,7 @@ fn where_no_descriptor_is_left_clients_are_told_and_nothing_spins() {
     program.until_said("configuration rejected, nothing changed");
     let mut late = 0;
     while began.elapsed() < STAY {
-        // Now and then a place is free, for whoever comes then.
+        // Now and then a place is free, for a client that connects then.
         let (more, told) = crowd(program.address, 1);
         clients.extend(more);
         late += told;

@@ -1053,7 +1053,7 @@ fn handshakes_on_top_of_the_limit_are_closed_and_are_no_trouble_to_others() {
     let (_, cause_of_it) = failed(&program, TlsClient::on(Client::to(program.address), &config, NAME));
     assert_eq!(cause_of_it, "limit_handshakes");
     assert_eq!(Metrics::of(program.admin()).value("remora_tls_handshakes_pending"), 3.0);
-    // Whoever is through is in nobody's way.
+    // A client whose handshake is done is in no queue.
     let (_, node) = cluster.holder(&Connect::new("in").bytes());
     node.send(b"hello");
     within.expect(b"hello");

@@ -272,7 +272,7 @@ fn a_storm_of_clients_warns_of_a_node_once_a_worker() {
     let warned = said.iter().filter(|line| line["level"] == "WARN").count();
     // There are two workers.
     assert!((1..=2 * tens_of_seconds).contains(&warned), "{warned} warnings");
-    assert!(said.len() > 2, "each attempt is said to whoever looks");
+    assert!(said.len() > 2, "each attempt is in the log");
 }
 
 #[test]

@@ -36,7 +36,7 @@ fn a_new_certificate_is_served_at_once_and_nobody_is_cut() {
             // Sessions go on across the change, so that a change is no storm.
             let client = TlsClient::accepted(program.address, config, &Connect::new("new"));
             assert_eq!(client.kind(), HandshakeKind::Resumed, "{round}");
-            // Whoever has none sees the new one.
+            // A client without a session sees the new one.
             let fresh = Arc::new(certificates.trusting(BOTH, None));
             let fresh = TlsClient::to(program.address, &fresh);
             assert_eq!(fresh.kind(), HandshakeKind::Full);
@@ -209,8 +209,8 @@ fn a_listener_turns_to_tls_and_back_for_new_clients_only() {
     second.expect(b"second");
 }
 
-/// A list that has expired is warned of and used; where it must be current, it keeps out everybody of its authority, whoever
-/// resumes a session included.
+/// A list that has expired is warned of and used; where it must be current, it keeps out every client of its authority,
+/// those that resume a session included.
 #[test]
 fn an_expired_list_is_warned_of_and_refuses_where_it_must_be_current() {
     let (cluster, certificates) = (Cluster::of(1), Certificates::new());

@@ -33,7 +33,7 @@ class Mosquitto:
             extra += f"listener {self.ws_port} 127.0.0.1\nprotocol websockets\n"
         if authority:
             chain, key = authority.server(name)
-            # Whoever comes must show a certificate of the same authority.
+            # A client must show a certificate of the same authority.
             extra += f"listener {self.tls_port} 127.0.0.1\ncafile {authority.ca}\ncertfile {chain}\nkeyfile {key}\n"
             extra += "require_certificate true\n"
         self.configuration = Path(folder) / f"{name}.conf"

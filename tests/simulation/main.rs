@@ -591,7 +591,7 @@ impl<'a> World<'a> {
         };
         let mut route = route;
         let Some(choice) = route.next() else {
-            assert!(cluster.nodes().is_empty(), "there is always somebody to dial");
+            assert!(cluster.nodes().is_empty(), "there is always a node to dial");
             drop(admitted);
             return self.end_with(Ended::NoNode);
         };

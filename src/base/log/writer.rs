@@ -300,7 +300,7 @@ mod tests {
         let path = folder.path().join("socket");
         assert!(Sink::journal(path.clone()).is_err(), "nobody is there");
         let journal = UnixDatagram::bind(&path).expect("a socket");
-        let mut sink = Sink::journal(path.clone()).expect("somebody is there");
+        let mut sink = Sink::journal(path.clone()).expect("a journal");
         sink.write(b"MESSAGE=one\n").expect("room");
         let mut entry = [0; 64];
         let bytes = journal.recv(&mut entry).expect("an entry");

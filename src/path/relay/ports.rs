@@ -1,6 +1,6 @@
 //! Source ports towards the nodes: which of them are in TIME_WAIT, and whether a node's are scarce.
 //!
-//! Whoever closes a connection first keeps its port in TIME_WAIT for a minute. So a client that connects and closes again and again
+//! The side that closes a connection first keeps its port in TIME_WAIT for a minute. So a client that connects and closes again and again
 //! could use up all ports towards a node. [`docs/decisions/ports.md`](../../../docs/decisions/ports.md) says what is done about
 //! it.
 

@@ -655,8 +655,8 @@ impl Row {
         }
     }
 
-    /// The client has sent its FIN, and the node has everything before it. Whoever closes the connection to the node first
-    /// keeps its source port in TIME_WAIT, so that is left to the node where it loses nothing.
+    /// The client has sent its FIN, and the node has everything before it. The side that closes the connection to the node
+    /// first keeps its source port in TIME_WAIT, so that is left to the node where it loses nothing.
     fn end_of_client(&mut self, tools: &Tools) {
         let until = tools.now.after(tools.linger);
         match self.phase {

@@ -71,7 +71,7 @@ def _shows_certificates(lab, program, versions, fragment):
 
 
 def _brokers(lab):
-    """Each keeps a message for whoever subscribes."""
+    """Each keeps a message for its subscribers."""
     brokers = lab.mosquittos()
     for broker in brokers:
         mosquitto_pub(broker.port, "-t", TOPIC, "-r", "-q", 1, payload=b"x" * BYTES)

@@ -32,7 +32,7 @@ def ejabberds_are_reached_with_tls_after_the_header(lab):
 
 
 def rabbitmqs_are_reached_with_tls_after_the_header(lab):
-    """The same with RabbitMQ, which demands the balancer's certificate: whoever shows none does not come in."""
+    """The same with RabbitMQ, which demands the balancer's certificate: a client that shows none is refused."""
     authority = lab.authority()
     nodes = lab.rabbitmqs(["v1", "v2"], authority)
     balancer = lab.balancer(nodes, authority=authority)
@@ -102,4 +102,4 @@ def _takes_nobody_without_a_certificate(node, authority):
         except ssl.SSLError as error:
             assert "certificate_required" in str(error).lower() or "handshake_failure" in str(error).lower(), error
         else:
-            raise AssertionError(f"{node.name} answered {said!r} to somebody without a certificate")
+            raise AssertionError(f"{node.name} answered {said!r} to a client without a certificate")

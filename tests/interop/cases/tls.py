@@ -105,7 +105,7 @@ def gnutls_comes_in_and_hears_what_is_too_old(lab):
 
 
 def openssl_may_not_renegotiate_and_harms_nobody(lab):
-    """Renegotiations and key updates without end: whoever asks is refused or cut, and others are served."""
+    """Renegotiations and key updates without end: a client that asks for them is refused or cut, and others are served."""
     authority = lab.authority()
     brokers = lab.mosquittos()
     balancer = lab.balancer(brokers, authority=authority)
