@@ -265,9 +265,10 @@ impl Starting {
         if let Some(socket) = &handover_socket {
             socket.own_file();
         }
-        inner.serving.send_replace(Serving::Now);
+        // Before anybody can ask.
         api.open(running.handle());
         examined.open(running.handle());
+        inner.serving.send_replace(Serving::Now);
         if let Some(socket) = handover_socket {
             let serve = handover::serve(socket, running.handle(), inner.serving.subscribe());
             inner.runtime.spawn(serve);
