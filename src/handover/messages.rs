@@ -550,7 +550,7 @@ pub struct Complete {
     /// How many states were sent in it.
     #[prost(uint64, tag = "1")]
     pub states: u64,
-    /// The last number of a connection on each worker, now that no more are accepted.
+    /// The last number of a connection on each worker, now that no more are accepted; also on those that only processes before had.
     #[prost(uint64, repeated, tag = "2")]
     pub numbers: Vec<u64>,
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -80,6 +80,8 @@ pub(super) struct Inner {
     pub(super) events: Arc<Events>,
     /// Connections of nodes that are being closed.
     pub(super) closings: Closings,
+    /// The last numbers of connections on further workers, which processes before this one had.
+    pub(super) numbers_before: OnceLock<Vec<u64>>,
     /// To the owner of the process, if it takes requests.
     pub(super) requests: ArcSwapOption<mpsc::Sender<Request>>,
     /// What an upgrade starts, if the owner of the process can do that.

@@ -5,7 +5,7 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
@@ -211,6 +211,7 @@ impl Starting {
             rebalance: Background::default(),
             events,
             closings: Closings::default(),
+            numbers_before: OnceLock::new(),
             requests: ArcSwapOption::empty(),
             program: ArcSwapOption::empty(),
             stop,

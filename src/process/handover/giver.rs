@@ -401,6 +401,8 @@ impl handover::Giver for Process<'_> {
                 *self.left.entry(stays).or_default() += count as u64;
             }
         }
+        all.numbers
+            .extend(self.inner().numbers_before.get().into_iter().flatten());
         self.sent.extend(all.offered.iter().map(|offered| offered.relay.number));
         let changed = self.inner().shared.placements.changed(Instant::now());
         all.placements = placements_of(&changed, &self.names);

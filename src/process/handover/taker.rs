@@ -315,7 +315,8 @@ impl handover::Taker for Process {
             adopting.answer().await.map_err(text)?.map_err(text)?;
         }
         let handle = self.started()?;
-        for (worker, number) in handle.0.workers.iter().zip(complete.numbers) {
+        let mut numbers = complete.numbers.into_iter();
+        for (worker, number) in handle.0.workers.iter().zip(numbers.by_ref()) {
             let learn = Learn {
                 last_number: Some(number),
                 ..self.learn()
@@ -323,6 +324,8 @@ impl handover::Taker for Process {
             let learnt = worker.request(|reply| Order::Learn(learn, reply)).await;
             learnt.map_err(text)?.map_err(text)?;
         }
+        // The same in each round.
+        let _ = handle.0.numbers_before.set(numbers.collect());
         Ok(Vec::new())
     }
 
