@@ -11,6 +11,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
 
 use super::bind_error::BindError;
+use super::closing_gate::ClosingGate;
 use super::closings::Closings;
 use super::control_thread::ControlThread;
 use super::examiner::{Examined, Examiner};
@@ -185,7 +186,14 @@ impl Starting {
             )?);
         }
         let to_workers: Vec<_> = workers.iter().map(Worker::handle).collect();
-        let on_down = on_down::run(to_workers.into(), Arc::clone(&shared.clusters), published);
+        let gate = ClosingGate::default();
+        let on_down = on_down::run(to_workers.into(), gate.clone(), Arc::clone(&shared.clusters), published);
+        let mut may_close = serving.subscribe();
+        let on_down = async move {
+            // Until then another process has the connections. Who can change it lasts as long as what is served.
+            let _ = may_close.wait_for(|serving| *serving != Serving::NotYet).await;
+            on_down.await;
+        };
         control.runtime.spawn(supervisor.clone().guard(Task::OnDown, on_down));
         reload::warn_of_unverified(&config.nodes);
         reload::log_warnings(&config);
@@ -201,7 +209,7 @@ impl Starting {
             handover_socket: handover_socket.as_ref().map_or_else(Weak::new, Arc::downgrade),
             gave: watch::Sender::default(),
             is_giving: AtomicBool::default(),
-            is_taking: AtomicBool::default(),
+            is_taking: Arc::default(),
             serving,
             supervisor,
             runtime: control.runtime.clone(),
@@ -211,6 +219,7 @@ impl Starting {
             rebalance: Background::default(),
             events,
             closings: Closings::default(),
+            gate,
             numbers_before: OnceLock::new(),
             requests: ArcSwapOption::empty(),
             program: ArcSwapOption::empty(),

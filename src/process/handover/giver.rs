@@ -27,6 +27,7 @@ use crate::path::handover::{Counts, Names, placement};
 use crate::path::record::ListenerId;
 use crate::path::relay::Stays;
 use crate::path::route::Exported;
+use crate::process::closing_gate::Shut;
 use crate::process::handle::{HANDED_OVER, Handle, Inner, NodeWish};
 use crate::worker::handover::{Freeze, Offer};
 use crate::worker::{Order, Selector};
@@ -123,6 +124,7 @@ async fn give(
         placements: None,
         left: BTreeMap::new(),
         moved: 0,
+        shut: None,
         frozen: None,
         pause: Duration::ZERO,
         is_counted: false,
@@ -176,6 +178,8 @@ struct Process<'a> {
     left: BTreeMap<Stays, u64>,
     /// How many have moved.
     moved: u64,
+    /// While connections change hands.
+    shut: Option<Shut>,
     /// Since when what moves is frozen.
     frozen: Option<Instant>,
     /// The longest time for which something was.
@@ -383,6 +387,7 @@ impl handover::Giver for Process<'_> {
     }
 
     async fn freeze(&mut self) -> io::Result<Frozen> {
+        self.shut = Some(self.inner().gate.shut().await);
         self.check_not_ordered_otherwise()?;
         self.frozen = Some(Instant::now());
         let known = Arc::new(self.sent.clone());
@@ -392,6 +397,9 @@ impl handover::Giver for Process<'_> {
             Order::Freeze(Freeze { names, known }, reply)
         };
         let mut all = Frozen::default();
+        if *self.inner().gave.borrow() == Gave::Nothing {
+            all.closings = self.handle.closings();
+        }
         self.left.clear();
         for frozen in self.ask_all(freeze).await? {
             all.states.extend(frozen.states);
@@ -419,6 +427,7 @@ impl handover::Giver for Process<'_> {
         for asked in asked {
             let _ = asked.answer().await;
         }
+        self.shut = None;
     }
 
     async fn release(&mut self, numbers: Vec<u64>) {
@@ -441,6 +450,8 @@ impl handover::Giver for Process<'_> {
             }
             is_first
         });
+        // What is closed from here on has stayed.
+        self.shut = None;
     }
 
     async fn has_more(&mut self) -> bool {
