@@ -428,6 +428,7 @@ SIDE = [field(1, b"\x30\x05\0\1amm"), field(2, 1 << 33), field(3, 7), field(4, 1
 FRAME = [field(1, 1), field(2, b"\x82\xfe"), field(3, 70_000), fixed(4, 0x01020304), field(5, 3), field(6, 9), field(7, b"ping")]
 STATE = [field(1, 300), field(2, SIDE), field(3, SIDE), field(4, b"\x01\x02\x03"), field(5, FRAME), field(6, 1)]
 PLACEMENT = [field(1, b"k" * 16), field(2, 1), field(3, 300), field(4, 60_000), field(5, 1), field(6, 9)]
+CLOSING = [field(1, b"rebalance"), field(2, b"emqx1"), field(3, 50), field(4, b"\x07\x08"), field(5, 300), field(6, 20), field(7, 1)]
 COUNTER = [field(1, b"connections"), field(2, b"emqx1"), field(3, b"client_closed"), field(4, 1 << 50)]
 MANIFEST = [
     *(field(1, 1), field(2, b"relays"), field(2, b"frames"), field(3, b"0.1.0"), field(4, 1 << 35), field(5, b"\x07\x08")),
@@ -458,6 +459,7 @@ HANDOVERS = {
     "states": message(9, [field(1, STATE), field(1, [])]),
     "knowledge": message(10, [field(1, COUNTER), field(2, [field(1, RELAY), field(2, b"idle"), field(3, 9)])]),
     "complete": message(11, [field(1, 2), field(2, b"\x07\xac\x02")]),
+    "closings": message(11, [field(1, 2), field(20, CLOSING), field(20, [])]),
     "adopted": message(12, [field(1, b"\x01\xac\x02")]),
     "adopted_unpacked": message(12, [field(1, 1), field(1, 300)]),
     "go": message(13, []),

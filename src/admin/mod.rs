@@ -77,8 +77,10 @@ pub(crate) async fn serve(
     let _ = serving.wait_for(|serving| *serving != Serving::NotYet).await;
     let accepting = serving.clone();
     tokio::select! {
-        never = accept_all(&listener, &pages, &accepting) => match never {},
+        // No client that was told so by the end of its connection is accepted here again.
+        biased;
         Ok(_) = serving.wait_for(|serving| *serving == Serving::NoMore) => {}
+        never = accept_all(&listener, &pages, &accepting) => match never {},
     }
     drop(listener);
     std::future::pending().await

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::handover::channel::{Channel, Side};
 use crate::handover::conversation::{Deadlines, Failure, Offered, Step, UNEXPECTED, within};
 use crate::handover::messages::{
-    Body, Complete, DESCRIPTORS_MAX, ENTRIES_MAX, Empty, Hello, Knowledge, ListenSocket, Manifest, Placement,
+    Body, Closing, Complete, DESCRIPTORS_MAX, ENTRIES_MAX, Empty, Hello, Knowledge, ListenSocket, Manifest, Placement,
     Placements, RELAYS_MAX, Received, Relays, Sockets, State, States, VERSION, VERSION_OLDEST,
 };
 use crate::handover::wire::batches;
@@ -86,6 +86,8 @@ pub struct Frozen {
     pub knowledge: Knowledge,
     /// The last number of a connection on each worker.
     pub numbers: Vec<u64>,
+    /// What the operator has ordered and the taker is to go on with.
+    pub closings: Vec<Closing>,
 }
 
 /// What has moved.
@@ -267,6 +269,7 @@ impl<G: Giver> Giving<'_, G> {
         let complete = Complete {
             states: frozen.states.len() as u64,
             numbers: frozen.numbers,
+            closings: frozen.closings,
         };
         self.send_relays(frozen.offered).await?;
         self.send_placements(frozen.placements).await?;

@@ -556,9 +556,39 @@ pub struct Complete {
     /// How many states were sent in it.
     #[prost(uint64, tag = "1")]
     pub states: u64,
-    /// The last number of a connection on each worker, now that no more are accepted.
+    /// The last number of a connection on each worker, now that no more are accepted; also on those that only processes before had.
     #[prost(uint64, repeated, tag = "2")]
     pub numbers: Vec<u64>,
+    /// In the first round: what the operator has ordered and is not over. A taker that does not know it drops it.
+    #[prost(message, repeated, tag = "20")]
+    pub closings: Vec<Closing>,
+}
+
+/// Connections that are being closed at a rate, at the operator's order.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Closing {
+    /// Which: `rebalance`, `drain` or `close-node`. A taker leaves out what it does not know.
+    #[prost(string, tag = "1")]
+    pub order: String,
+    /// The name of the node whose clients are brought home, or whose connections are closed; `None` for a rebalance of all nodes.
+    #[prost(string, optional, tag = "2")]
+    pub node: Option<String>,
+    /// Connections closed per second.
+    #[prost(uint32, tag = "3")]
+    pub rate: u32,
+    /// The last number of a connection on each worker when it was ordered: those that came later are not closed. Empty for a drain, which
+    /// closes all.
+    #[prost(uint64, repeated, tag = "4")]
+    pub numbers: Vec<u64>,
+    /// Of a rebalance: how many connections were to be closed.
+    #[prost(uint64, tag = "5")]
+    pub selected: u64,
+    /// Of a rebalance: how many of them were ordered to close.
+    #[prost(uint64, tag = "6")]
+    pub closed: u64,
+    /// Of a rebalance: it is over, and is only looked at.
+    #[prost(bool, tag = "7")]
+    pub is_over: bool,
 }
 
 /// All of a round is held.

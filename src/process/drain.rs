@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::closing_gate::ClosingGate;
 use crate::base::pace::Pace;
 use crate::path::ended::Ended;
 use crate::path::relay::RowId;
@@ -55,9 +56,10 @@ pub(super) async fn close(workers: &[WorkerHandle], selector: Selector) -> io::R
 }
 
 /// Closes connections of all workers at a pace, in rounds: those that were selected when it began, and after [`Closing::select`] those
-/// that are selected then.
+/// that are selected then. It waits, and is not late afterwards, while connections change hands.
 pub(super) struct Closing<'a> {
     workers: &'a [WorkerHandle],
+    gate: &'a ClosingGate,
     selector: Selector,
     cause: Ended,
     pace: Pace,
@@ -69,13 +71,14 @@ pub(super) struct Closing<'a> {
 impl<'a> Closing<'a> {
     /// Selects the connections to close.
     pub(super) async fn new(
-        workers: &'a [WorkerHandle],
+        (workers, gate): (&'a [WorkerHandle], &'a ClosingGate),
         selector: Selector,
         cause: Ended,
         rate: u32,
     ) -> io::Result<Self> {
         let mut closing = Self {
             workers,
+            gate,
             selector,
             cause,
             pace: Pace::new(rate),
@@ -97,7 +100,7 @@ impl<'a> Closing<'a> {
         Ok(())
     }
 
-    /// How long ago it began.
+    /// How long ago it began, without the time in which it waited.
     pub(super) fn elapsed(&self) -> Duration {
         self.began.elapsed()
     }
@@ -116,6 +119,9 @@ impl<'a> Closing<'a> {
     /// Returns whether all selected connections were ordered to close, or have ended.
     pub(super) async fn round(&mut self) -> io::Result<bool> {
         tokio::time::sleep(ROUND).await;
+        let due = Instant::now();
+        let _passing = self.gate.pass().await;
+        self.began += due.elapsed();
         for at_rest in [true, false] {
             for (worker, left) in self.workers.iter().zip(&mut self.left) {
                 let most = self.pace.due(self.began.elapsed());

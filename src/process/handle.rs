@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -13,11 +13,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, mpsc, watch};
 
 use super::certificates::{self, CertificateStatus};
-use super::closings::{Closings, Work};
+use super::closing_gate::{ClosingGate, Passing};
+use super::closings::{self, Closings, Which, Work};
 use super::drain::{self, Closing};
 use super::examiner_handle::ExaminerHandle;
 use super::handover::{Gave, HandoverSocket};
-use super::rebalance::{Background, RebalanceStatus};
+use super::rebalance::{self, Background, RebalanceStatus};
 use super::requests::{Program, Request};
 use crate::admin::settings as admin;
 use crate::admin::{AdminState, Listener, Serving};
@@ -64,7 +65,7 @@ pub(super) struct Inner {
     /// Another process is taking over.
     pub(super) is_giving: AtomicBool,
     /// Connections may still come from the process that this one has taken over from.
-    pub(super) is_taking: AtomicBool,
+    pub(super) is_taking: Arc<AtomicBool>,
     pub(super) supervisor: Supervisor,
     /// Control's runtime. Reloads run there, so that one is finished even if its caller is cancelled.
     pub(super) runtime: tokio::runtime::Handle,
@@ -80,6 +81,10 @@ pub(super) struct Inner {
     pub(super) events: Arc<Events>,
     /// Connections of nodes that are being closed.
     pub(super) closings: Closings,
+    /// Shut while connections change hands.
+    pub(super) gate: ClosingGate,
+    /// The last numbers of connections on further workers, which processes before this one had.
+    pub(super) numbers_before: OnceLock<Vec<u64>>,
     /// To the owner of the process, if it takes requests.
     pub(super) requests: ArcSwapOption<mpsc::Sender<Request>>,
     /// What an upgrade starts, if the owner of the process can do that.
@@ -319,7 +324,9 @@ impl Handle {
     /// There is no such node, or control has ended.
     pub async fn drain_node_at(&self, name: &str, rate: u32) -> io::Result<()> {
         self.drain_node(name).await?;
-        self.start_closing(self.named(name)?, rate, true);
+        let _passing = self.may_order().await?;
+        let which = Which::All;
+        self.start_closing(self.named(name)?, closings::Order { rate, which });
         Ok(())
     }
 
@@ -333,8 +340,12 @@ impl Handle {
         let known = (0..).map(NodeId).zip(cluster.all_known());
         let node = known.into_iter().find(|(_, known)| *known.name == *name);
         let (node, _) = node.ok_or_else(|| no_node(name))?;
+        let _passing = self.may_order().await?;
         match rate {
-            Some(rate) => self.start_closing(node, rate, false),
+            Some(rate) => {
+                let which = Which::UpTo(self.last_numbers().await?);
+                self.start_closing(node, closings::Order { rate, which });
+            }
             None => {
                 self.0.closings.stop(node);
                 self.close(Selector::Node(node)).await?;
@@ -349,6 +360,7 @@ impl Handle {
     /// There is no such node, or control has ended.
     pub async fn undrain_node(&self, name: &str) -> io::Result<()> {
         self.wish(name, Wish::Up).await?;
+        let _passing = self.may_order().await?;
         self.0.closings.stop(self.named(name)?);
         Ok(())
     }
@@ -363,6 +375,7 @@ impl Handle {
     }
 
     async fn wish(&self, name: &str, wish: Wish) -> io::Result<()> {
+        let _passing = self.may_order().await?;
         self.0.control.set_wish(self.named(name)?, wish).await
     }
 
@@ -371,13 +384,36 @@ impl Handle {
         self.node_id(name).ok_or_else(|| no_node(name))
     }
 
-    fn start_closing(&self, node: NodeId, rate: u32, until_empty: bool) {
+    /// Waits while connections change hands. They stay here for as long as the result lasts.
+    ///
+    /// # Errors
+    /// Another process has them now, and would not learn of the order.
+    async fn may_order(&self) -> io::Result<Passing> {
+        let passing = self.0.gate.pass().await;
+        match self.has_handed_over() {
+            true => Err(io::Error::other(HANDED_OVER)),
+            false => Ok(passing),
+        }
+    }
+
+    /// The last number of a connection on each worker that this process or one before it had.
+    async fn last_numbers(&self) -> io::Result<Arc<[u64]>> {
+        let mut numbers = Vec::with_capacity(self.0.workers.len());
+        for worker in &self.0.workers {
+            numbers.push(worker.request(Order::LastNumber).await?);
+        }
+        numbers.extend(self.0.numbers_before.get().into_iter().flatten());
+        Ok(numbers.into())
+    }
+
+    pub(super) fn start_closing(&self, node: NodeId, order: closings::Order) {
         let work = Work {
             workers: self.0.workers.clone(),
+            gate: self.0.gate.clone(),
             clusters: Arc::clone(&self.0.shared.clusters),
+            is_taking: Arc::clone(&self.0.is_taking),
             node,
-            rate,
-            until_empty,
+            order,
         };
         self.0.closings.start(&self.0.runtime, work);
     }
@@ -459,7 +495,7 @@ impl Handle {
 
     /// Closes all connections at `rate` per second, until there are none or the time for it is over.
     pub(super) async fn close_all_within(&self, rate: u32, grace: Duration) -> io::Result<()> {
-        let mut closing = Closing::new(&self.0.workers, Selector::All, Ended::Shutdown, rate).await?;
+        let mut closing = Closing::new((&self.0.workers, &self.0.gate), Selector::All, Ended::Shutdown, rate).await?;
         while self.connections() > 0 && closing.elapsed() < grace {
             if closing.round().await? {
                 // Clients that were being set up are closed once they are relayed.
@@ -493,7 +529,7 @@ impl Handle {
     /// # Errors
     /// A worker has ended.
     pub async fn close_at(&self, selector: Selector, rate: u32) -> io::Result<u64> {
-        let mut closing = Closing::new(&self.0.workers, selector, Ended::Closed, rate.max(1)).await?;
+        let mut closing = Closing::new((&self.0.workers, &self.0.gate), selector, Ended::Closed, rate.max(1)).await?;
         while !closing.round().await? {}
         Ok(closing.count())
     }
@@ -516,15 +552,27 @@ impl Handle {
     /// # Errors
     /// There is no such node, or a worker has ended.
     pub async fn start_rebalance(&self, node: Option<&str>, rate: u32) -> io::Result<RebalanceStatus> {
-        let home = node.map(|name| self.named(name)).transpose()?;
-        let Inner {
-            runtime,
-            workers,
-            rebalance,
-            ..
-        } = &*self.0;
-        let which = (Selector::OffHome(home), node);
-        rebalance.start(runtime, workers.clone(), which, rate.max(1)).await
+        let _passing = self.may_order().await?;
+        let numbers = self.last_numbers().await?;
+        let order = self.rebalance_order(node, rate, numbers)?;
+        self.0.rebalance.start(&self.0.runtime, order).await
+    }
+
+    /// To bring home clients whose connections have numbers up to these.
+    pub(super) fn rebalance_order(
+        &self,
+        node: Option<&str>,
+        rate: u32,
+        numbers: Arc<[u64]>,
+    ) -> io::Result<rebalance::Order> {
+        let home = node.map(|name| Ok::<_, io::Error>((self.named(name)?, name.to_owned())));
+        Ok(rebalance::Order {
+            workers: self.0.workers.clone(),
+            gate: self.0.gate.clone(),
+            home: home.transpose()?,
+            rate: rate.max(1),
+            numbers,
+        })
     }
 
     /// The last rebalance that was started in the background, if there was one.
@@ -533,8 +581,13 @@ impl Handle {
     }
 
     /// Stops the rebalance in the background. What it has not closed stays open.
-    pub fn stop_rebalance(&self) {
+    ///
+    /// # Errors
+    /// Another process has taken over, and goes on with it.
+    pub async fn stop_rebalance(&self) -> io::Result<()> {
+        let _passing = self.may_order().await?;
         self.0.rebalance.stop();
+        Ok(())
     }
 
     /// Moves all relays of one worker to another, without losing a byte. Returns how many.

@@ -4,6 +4,7 @@ mod bind_error;
 pub(crate) mod certificates;
 mod client_check;
 pub(crate) mod clients;
+mod closing_gate;
 mod closings;
 mod cluster_check;
 mod control_thread;

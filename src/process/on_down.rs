@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 
+use super::closing_gate::ClosingGate;
 use super::drain::Closing;
 use crate::cluster::{Cluster, Clusters, EndpointKind, NodeId};
 use crate::control::{OnDown, Settings};
@@ -24,6 +25,7 @@ type Which = (NodeId, EndpointKind);
 /// each with the settings in force.
 pub(super) async fn run(
     workers: Arc<[WorkerHandle]>,
+    gate: ClosingGate,
     clusters: Arc<Clusters>,
     mut published: watch::Receiver<Settings>,
 ) {
@@ -54,15 +56,20 @@ pub(super) async fn run(
         });
         for which in down {
             closing.entry(which).or_insert_with(|| {
-                let (workers, cluster) = (Arc::clone(&workers), Arc::clone(&cluster));
-                tasks.spawn(async move { close(&workers, &cluster, which, settings.on_down_rate).await })
+                let (workers, cluster, gate) = (Arc::clone(&workers), Arc::clone(&cluster), gate.clone());
+                tasks.spawn(async move { close((&workers, &gate), &cluster, which, settings.on_down_rate).await })
             });
         }
     }
 }
 
 /// Closes the connections to an endpoint at this rate, until it is aborted or a worker has ended.
-async fn close(workers: &[WorkerHandle], cluster: &Cluster, (node, kind): Which, rate: u32) -> io::Result<()> {
+async fn close(
+    workers: (&[WorkerHandle], &ClosingGate),
+    cluster: &Cluster,
+    (node, kind): Which,
+    rate: u32,
+) -> io::Result<()> {
     loop {
         let selector = Selector::Endpoint(node, kind);
         let mut closing = Closing::new(workers, selector, Ended::NodeDown, rate).await?;

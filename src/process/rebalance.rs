@@ -1,4 +1,5 @@
-//! A rebalance in the background, for operators who do not wait for it: one at a time, which can be looked at and stopped.
+//! A rebalance in the background, for operators who do not wait for it: one at a time, which can be looked at and stopped, and which
+//! goes on in a process that takes over.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +9,9 @@ use tokio::runtime::Handle as Runtime;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
+use super::closing_gate::ClosingGate;
 use super::drain::Closing;
+use crate::cluster::NodeId;
 use crate::path::ended::Ended;
 use crate::worker::{Selector, WorkerHandle};
 
@@ -31,77 +34,90 @@ pub struct RebalanceStatus {
 #[derive(Debug, Default)]
 pub(super) struct Background(Mutex<Option<Job>>);
 
+/// What is to be closed.
+pub(super) struct Order {
+    pub(super) workers: Vec<WorkerHandle>,
+    pub(super) gate: ClosingGate,
+    /// The node whose clients are brought home, if not those of all nodes, and its name.
+    pub(super) home: Option<(NodeId, String)>,
+    /// Connections per second.
+    pub(super) rate: u32,
+    /// Only connections up to these numbers, by worker.
+    pub(super) numbers: Arc<[u64]>,
+}
+
 #[derive(Debug)]
 struct Job {
     node: Option<String>,
     rate: u32,
-    selected: u64,
+    numbers: Arc<[u64]>,
     progress: Arc<Progress>,
-    task: AbortHandle,
+    /// `None` if it was over in the process before.
+    task: Option<AbortHandle>,
 }
 
 #[derive(Debug, Default)]
 struct Progress {
+    selected: AtomicU64,
     closed: AtomicU64,
     is_over: AtomicBool,
 }
 
 impl Job {
     fn status(&self) -> RebalanceStatus {
-        let is_over = self.progress.is_over.load(Ordering::Relaxed) || self.task.is_finished();
+        let is_over = self.progress.is_over.load(Ordering::Relaxed);
         RebalanceStatus {
             node: self.node.clone(),
             rate: self.rate,
-            selected: self.selected,
+            selected: self.progress.selected.load(Ordering::Relaxed),
             closed: self.progress.closed.load(Ordering::Relaxed),
-            is_running: !is_over,
+            is_running: !is_over && self.task.as_ref().is_some_and(|task| !task.is_finished()),
+        }
+    }
+
+    fn stop(&self) {
+        if let Some(task) = &self.task {
+            task.abort();
         }
     }
 }
 
 impl Background {
-    /// Starts to close the connections of `workers` that this selects, for `node`, and returns once it is known how many they are.
-    pub(super) async fn start(
-        &self,
-        runtime: &Runtime,
-        workers: Vec<WorkerHandle>,
-        (selector, node): (Selector, Option<&str>),
-        rate: u32,
-    ) -> io::Result<RebalanceStatus> {
+    /// Starts a rebalance instead of one that is running, and returns once it is known how many connections it is to close.
+    pub(super) async fn start(&self, runtime: &Runtime, order: Order) -> io::Result<RebalanceStatus> {
         self.stop();
-        let progress = Arc::<Progress>::default();
         let (reply, selected) = oneshot::channel();
-        let noted = Arc::clone(&progress);
-        let task = runtime.spawn(async move {
-            let mut closing = match Closing::new(&workers, selector, Ended::Closed, rate).await {
-                Ok(closing) => closing,
-                Err(error) => {
-                    // The receiver waits for this.
-                    let _ = reply.send(Err(error));
-                    return;
-                }
-            };
-            let _ = reply.send(Ok(closing.left()));
-            // If a worker has ended, so does the process.
-            while let Ok(false) = closing.round().await {
-                noted.closed.store(closing.count(), Ordering::Relaxed);
-            }
-            noted.closed.store(closing.count(), Ordering::Relaxed);
-            noted.is_over.store(true, Ordering::Relaxed);
-        });
-        let selected = selected.await.map_err(io::Error::other)??;
-        let job = Job {
-            node: node.map(str::to_owned),
-            rate,
-            selected,
-            progress,
-            task: task.abort_handle(),
-        };
+        let job = order.begin(runtime, Progress::default(), reply);
+        selected.await.map_err(io::Error::other)??;
         let status = job.status();
-        if let Some(before) = self.lock().replace(job) {
-            before.task.abort();
-        }
+        self.replace(job);
         Ok(status)
+    }
+
+    /// Goes on with a rebalance of the process before, from so many connections on.
+    pub(super) fn resume(&self, runtime: &Runtime, order: Order, selected: u64, closed: u64) {
+        let progress = Progress {
+            selected: selected.into(),
+            closed: closed.into(),
+            is_over: AtomicBool::new(false),
+        };
+        let (reply, _) = oneshot::channel();
+        self.replace(order.begin(runtime, progress, reply));
+    }
+
+    /// Remembers a rebalance of the process before, which goes on no more.
+    pub(super) fn remember(&self, status: RebalanceStatus) {
+        self.replace(Job {
+            node: status.node,
+            rate: status.rate,
+            numbers: Arc::default(),
+            progress: Arc::new(Progress {
+                selected: status.selected.into(),
+                closed: status.closed.into(),
+                is_over: AtomicBool::new(true),
+            }),
+            task: None,
+        });
     }
 
     /// The last one, if there was one.
@@ -109,15 +125,75 @@ impl Background {
         self.lock().as_ref().map(Job::status)
     }
 
+    /// The last one, with the numbers up to which it closes connections.
+    pub(super) fn to_carry(&self) -> Option<(RebalanceStatus, Arc<[u64]>)> {
+        let job = self.lock();
+        job.as_ref().map(|job| (job.status(), Arc::clone(&job.numbers)))
+    }
+
     /// Stops it.
     pub(super) fn stop(&self) {
         if let Some(job) = &*self.lock() {
-            job.task.abort();
+            job.stop();
+        }
+    }
+
+    fn replace(&self, job: Job) {
+        if let Some(before) = self.lock().replace(job) {
+            before.stop();
         }
     }
 
     /// A thread that panicked with the lock has left the job as it was.
     fn lock(&self) -> MutexGuard<'_, Option<Job>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Order {
+    /// Closes in the background, and replies once it is known how many connections.
+    fn begin(self, runtime: &Runtime, progress: Progress, reply: oneshot::Sender<io::Result<()>>) -> Job {
+        let progress = Arc::new(progress);
+        let (rate, numbers) = (self.rate, Arc::clone(&self.numbers));
+        let node = self.home.as_ref().map(|(_, name)| name.clone());
+        let task = runtime.spawn(self.run(Arc::clone(&progress), reply)).abort_handle();
+        Job {
+            node,
+            rate,
+            numbers,
+            progress,
+            task: Some(task),
+        }
+    }
+
+    async fn run(self, progress: Arc<Progress>, reply: oneshot::Sender<io::Result<()>>) {
+        let off_home = Selector::OffHome(self.home.map(|(node, _)| node));
+        let selector = Selector::Before(self.numbers, Box::new(off_home));
+        let closing = Closing::new((&self.workers, &self.gate), selector, Ended::Closed, self.rate).await;
+        let mut closing = match closing {
+            Ok(closing) => closing,
+            Err(error) => {
+                // If nobody waits for it: the worker has been reported, and the process ends.
+                let _ = reply.send(Err(error));
+                return;
+            }
+        };
+        let before = progress.closed.load(Ordering::Relaxed);
+        let selected = before.saturating_add(closing.left());
+        // Of one that goes on, some may have ended before.
+        progress.selected.fetch_max(selected, Ordering::Relaxed);
+        let _ = reply.send(Ok(()));
+        loop {
+            let round = closing.round().await;
+            let closed = before.saturating_add(closing.count());
+            progress.closed.store(closed, Ordering::Relaxed);
+            match round {
+                Ok(false) => {}
+                Ok(true) => break,
+                // If a worker has ended, so does the process.
+                Err(_) => return,
+            }
+        }
+        progress.is_over.store(true, Ordering::Relaxed);
     }
 }

@@ -5,12 +5,13 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use tokio::sync::{Mutex, watch};
 
 use super::bind_error::BindError;
+use super::closing_gate::ClosingGate;
 use super::closings::Closings;
 use super::control_thread::ControlThread;
 use super::examiner::{Examined, Examiner};
@@ -177,7 +178,14 @@ impl Starting {
             )?);
         }
         let to_workers: Vec<_> = workers.iter().map(Worker::handle).collect();
-        let on_down = on_down::run(to_workers.into(), Arc::clone(&shared.clusters), published);
+        let gate = ClosingGate::default();
+        let on_down = on_down::run(to_workers.into(), gate.clone(), Arc::clone(&shared.clusters), published);
+        let mut may_close = serving.subscribe();
+        let on_down = async move {
+            // Until then another process has the connections. Who can change it lasts as long as what is served.
+            let _ = may_close.wait_for(|serving| *serving != Serving::NotYet).await;
+            on_down.await;
+        };
         control.runtime.spawn(supervisor.clone().guard(Task::OnDown, on_down));
         reload::warn_of_unverified(&config.nodes);
         reload::log_warnings(&config);
@@ -193,7 +201,7 @@ impl Starting {
             handover_socket: handover_socket.as_ref().map_or_else(Weak::new, Arc::downgrade),
             gave: watch::Sender::default(),
             is_giving: AtomicBool::default(),
-            is_taking: AtomicBool::default(),
+            is_taking: Arc::default(),
             serving,
             supervisor,
             runtime: control.runtime.clone(),
@@ -203,6 +211,8 @@ impl Starting {
             rebalance: Background::default(),
             events,
             closings: Closings::default(),
+            gate,
+            numbers_before: OnceLock::new(),
             requests: ArcSwapOption::empty(),
             program: ArcSwapOption::empty(),
             stop,
@@ -257,9 +267,10 @@ impl Starting {
         if let Some(socket) = &handover_socket {
             socket.own_file();
         }
-        inner.serving.send_replace(Serving::Now);
+        // Before anybody can ask.
         api.open(running.handle());
         examined.open(running.handle());
+        inner.serving.send_replace(Serving::Now);
         if let Some(socket) = handover_socket {
             let serve = handover::serve(socket, running.handle(), inner.serving.subscribe());
             inner.runtime.spawn(serve);

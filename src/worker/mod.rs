@@ -39,6 +39,9 @@ pub(crate) use select::Page;
 pub use select::{Filter, Selector};
 use slices::{CLOSES_MAX, Slices};
 
+/// Where the number of a connection names the worker that has accepted it.
+pub(crate) const WORKER_SHIFT: u32 = 48;
+
 /// The capacity of a worker's queue of orders.
 const ORDERS_MAX: usize = 64;
 
@@ -61,6 +64,8 @@ pub(crate) enum Order {
     Unlisten(ListenerId, oneshot::Sender<()>),
     /// Apply other settings.
     Reconfigure(Box<Settings>),
+    /// Say the number of the last connection that was accepted.
+    LastNumber(oneshot::Sender<u64>),
     /// Find the relays that this selects.
     Select(Selector, oneshot::Sender<VecDeque<RowId>>),
     /// End relays.
@@ -284,7 +289,7 @@ async fn work(
 ) {
     let path = Rc::new(path());
     path.clock.tick();
-    let sockets = ListenSockets::new(Rc::clone(&path), supervisor.clone(), u64::from(number) << 48);
+    let sockets = ListenSockets::new(Rc::clone(&path), supervisor.clone(), u64::from(number) << WORKER_SHIFT);
     let sweep = sweep::sweep(Rc::clone(&path), heartbeat);
     let sweeping = tokio::task::spawn_local(supervisor.clone().guard(Task::Sweep, sweep));
     // If the caller of `start` is gone, so is the other end of `stop`, which ends the loop below.
@@ -358,6 +363,9 @@ fn execute(order: Order, worker: &Executing) {
         Order::Reconfigure(settings) => {
             sockets.apply(&settings.dial);
             path.reconfigure(*settings);
+        }
+        Order::LastNumber(reply) => {
+            let _ = reply.send(sockets.last_number());
         }
         Order::Select(selector, reply) => {
             let path = Rc::clone(path);

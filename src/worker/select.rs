@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,6 +15,7 @@ use crate::path::home::Homes;
 use crate::path::record::KeptId;
 use crate::path::relay::{RelayStatus, RelayView, RowId};
 
+use super::WORKER_SHIFT;
 use super::slices::{ROWS_MAX, Slices};
 
 /// Which connections an order applies to.
@@ -32,6 +34,8 @@ pub enum Selector {
     Connection(u64),
     /// Those of the client with this id.
     ClientId(KeptId),
+    /// Those of another selection that were accepted before a moment: when these were the last numbers of connections, by worker.
+    Before(Arc<[u64]>, Box<Self>),
 }
 
 impl Selector {
@@ -54,6 +58,11 @@ impl Selector {
             }
             Self::Connection(number) => record.number == *number,
             Self::ClientId(id) => record.client_id() == Some(id),
+            Self::Before(last, of) => {
+                let of_worker = usize::try_from(record.number >> WORKER_SHIFT).unwrap_or(usize::MAX);
+                let is_before = last.get(of_worker).is_some_and(|last| record.number <= *last);
+                is_before && of.includes(relay, homes)
+            }
         }
     }
 }

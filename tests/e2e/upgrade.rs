@@ -286,7 +286,7 @@ fn the_next_process_may_have_more_workers_or_fewer() {
     let mut pairs: Vec<Pair> = (0..20)
         .map(|number| Pair::accepted(&cluster, &program, &format!("{number}")))
         .collect();
-    for workers in [5, 1, 3] {
+    for workers in [5, 1, 3, 2] {
         program.configure(&config.replace("workers = 2", &format!("workers = {workers}")));
         assert_eq!(program.upgrade()["moved"], pairs.len());
         pairs.iter_mut().for_each(|pair| pair.talks("moved"));

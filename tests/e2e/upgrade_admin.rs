@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::admin_client::ask_socket;
 use crate::balancer::{ADMIN, Program, toml};
 use crate::certificates::{BOTH, Certificates};
+use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::packets::Connect;
 use crate::tls_client::TlsClient;
@@ -112,4 +113,29 @@ fn the_command_that_follows_the_events_goes_on_with_those_of_the_next_process() 
     }
     follows.kill().expect("it runs");
     follows.wait().expect("it has run");
+}
+
+#[test]
+fn a_command_that_waits_goes_on_with_the_next_process() {
+    let cluster = Cluster::of(2);
+    let mut program = Program::start(&cluster, ADMIN);
+    let client = Client::accepted(program.address, &Connect::new(cluster.id_at_home(0, "stays")));
+    let mut waits = Command::new(env!("CARGO_BIN_EXE_remora"))
+        .args(["ctl", "--socket"])
+        .arg(program.socket())
+        .args(["drain", "node0", "--wait"])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    program.until_said("changed by the control API");
+    for _ in 0..2 {
+        program.upgrade();
+        assert_eq!(program.old_exit_code(), Some(0));
+        assert!(
+            waits.try_wait().expect("a process").is_none(),
+            "it waits for the client"
+        );
+    }
+    client.reset();
+    assert!(waits.wait().expect("its end").success());
 }

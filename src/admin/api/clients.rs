@@ -247,7 +247,7 @@ pub(super) async fn show_rebalance(call: Call) -> Result<Reply, Refusal> {
 }
 
 pub(super) async fn stop_rebalance(call: Call) -> Result<Reply, Refusal> {
-    call.handle.stop_rebalance();
+    call.handle.stop_rebalance().await?;
     call.log_change("stop rebalance", None);
     show_rebalance(call).await
 }

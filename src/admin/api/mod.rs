@@ -170,7 +170,7 @@ impl Api {
             _ => Bytes::new(),
         };
         let Route { handler, .. } = route;
-        handler(Call {
+        let reply = handler(Call {
             handle: handle.clone(),
             parameters,
             query,
@@ -178,8 +178,14 @@ impl Api {
             by,
             may_change,
             asked: Arc::clone(&self.asked),
-        })
-        .await
+        });
+        match reply.await? {
+            // It says what is left here, such as no connections.
+            Reply::Json(_) if route.scope == Scope::Read && handle.has_handed_over() => {
+                Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, HANDED_OVER))
+            }
+            reply => Ok(reply),
+        }
     }
 }
 

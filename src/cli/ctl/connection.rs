@@ -255,14 +255,18 @@ impl Connection {
         }
     }
 
-    /// Asks, and reads the answer.
+    /// Asks, and reads the answer. What changes nothing is asked once more where another process has taken over.
     pub(in crate::cli) async fn ask<T: DeserializeOwned>(
         &mut self,
         is_change: bool,
         target: &str,
         body: Option<String>,
     ) -> Result<T, Failed> {
-        let asked = self.client.request(is_change, target, body).await;
+        let mut asked = self.client.request(is_change, target, body).await;
+        if !is_change && is_of_process_before(&asked) {
+            self.reopen().await?;
+            asked = self.client.request(false, target, None).await;
+        }
         let answer = asked.map_err(|error| self.no_answer(target, &error))?;
         if answer.status >= 400 {
             return Err(self.refused(&answer));
@@ -291,6 +295,15 @@ impl Connection {
             eprintln!("{report}");
         }
         Failed::refused(refused.error)
+    }
+}
+
+/// Whether another process may have taken over from the one that was asked, which closes its connections then.
+fn is_of_process_before(asked: &io::Result<Answer>) -> bool {
+    const UNAVAILABLE: u16 = 503;
+    match asked {
+        Ok(answer) => answer.status == UNAVAILABLE,
+        Err(error) => error.kind() != ErrorKind::TimedOut,
     }
 }
 

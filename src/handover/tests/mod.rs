@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::conversation::{Offered, Step};
 use super::giver::{Frozen, Giver};
 use super::messages::{
-    Complete, Counter, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, Relay, Side, State,
+    Closing, Complete, Counter, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, Relay, Side, State,
 };
 use super::taker::Taker;
 
@@ -234,6 +234,16 @@ fn state(number: u64) -> State {
     }
 }
 
+fn closing() -> Closing {
+    Closing {
+        order: "drain".to_owned(),
+        node: Some("emqx1".to_owned()),
+        rate: 50,
+        numbers: vec![7, u64::MAX],
+        ..Closing::default()
+    }
+}
+
 fn counted(count: u64) -> Knowledge {
     Knowledge {
         counters: vec![Counter {
@@ -300,6 +310,7 @@ impl Giver for PlayedGiver {
             placements: vec![Placement::default()],
             knowledge: counted(100),
             numbers: vec![7],
+            closings: vec![closing()],
         })
     }
 
@@ -418,6 +429,7 @@ impl Taker for PlayedTaker {
 
     async fn adopt(&mut self, complete: Complete) -> Result<Vec<u64>, String> {
         assert_eq!(complete.numbers, [7]);
+        assert_eq!(complete.closings, [closing()]);
         self.step("adopt").await?;
         let untakable = self.untakable.iter().filter(|number| self.has_state.contains(number));
         Ok(untakable.copied().collect())

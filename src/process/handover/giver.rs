@@ -27,6 +27,7 @@ use crate::path::handover::{Counts, Names, placement};
 use crate::path::record::ListenerId;
 use crate::path::relay::Stays;
 use crate::path::route::Exported;
+use crate::process::closing_gate::Shut;
 use crate::process::handle::{HANDED_OVER, Handle, Inner, NodeWish};
 use crate::worker::handover::{Freeze, Offer};
 use crate::worker::{Order, Selector};
@@ -123,6 +124,7 @@ async fn give(
         placements: None,
         left: BTreeMap::new(),
         moved: 0,
+        shut: None,
         frozen: None,
         pause: Duration::ZERO,
         is_counted: false,
@@ -176,6 +178,8 @@ struct Process<'a> {
     left: BTreeMap<Stays, u64>,
     /// How many have moved.
     moved: u64,
+    /// While connections change hands.
+    shut: Option<Shut>,
     /// Since when what moves is frozen.
     frozen: Option<Instant>,
     /// The longest time for which something was.
@@ -386,6 +390,7 @@ impl handover::Giver for Process<'_> {
     }
 
     async fn freeze(&mut self) -> io::Result<Frozen> {
+        self.shut = Some(self.inner().gate.shut().await);
         self.check_not_ordered_otherwise()?;
         self.frozen = Some(Instant::now());
         let known = Arc::new(self.sent.clone());
@@ -395,6 +400,9 @@ impl handover::Giver for Process<'_> {
             Order::Freeze(Freeze { names, known }, reply)
         };
         let mut all = Frozen::default();
+        if *self.inner().gave.borrow() == Gave::Nothing {
+            all.closings = self.handle.closings();
+        }
         self.left.clear();
         for frozen in self.ask_all(freeze).await? {
             all.states.extend(frozen.states);
@@ -404,6 +412,8 @@ impl handover::Giver for Process<'_> {
                 *self.left.entry(stays).or_default() += count as u64;
             }
         }
+        all.numbers
+            .extend(self.inner().numbers_before.get().into_iter().flatten());
         self.sent.extend(all.offered.iter().map(|offered| offered.relay.number));
         let changed = self.inner().shared.placements.changed(Instant::now());
         all.placements = placements_of(&changed, &self.names);
@@ -420,6 +430,7 @@ impl handover::Giver for Process<'_> {
         for asked in asked {
             let _ = asked.answer().await;
         }
+        self.shut = None;
     }
 
     async fn release(&mut self, numbers: Vec<u64>) {
@@ -442,6 +453,8 @@ impl handover::Giver for Process<'_> {
             }
             is_first
         });
+        // What is closed from here on has stayed.
+        self.shut = None;
     }
 
     async fn has_more(&mut self) -> bool {

@@ -1,5 +1,6 @@
 //! The process's part in a handover: what it does at each step of the conversation, as the one that gives and as the one that takes.
 
+mod closings;
 mod gave;
 mod giver;
 mod listener;

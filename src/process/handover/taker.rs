@@ -22,7 +22,7 @@ use crate::cluster::{EndpointKind, NodeId};
 use crate::config::Config;
 use crate::control::Learned;
 use crate::handover::messages::{
-    Complete, Counter, Endpoint, Hello, Invalid, Knowledge, ListenSocket, Manifest, Placement, State,
+    Closing, Complete, Counter, Endpoint, Hello, Invalid, Knowledge, ListenSocket, Manifest, Placement, State,
 };
 use crate::handover::{self, Deadlines, Offered, Step};
 use crate::net::descriptors;
@@ -35,10 +35,7 @@ use crate::process::handle::{Handle, NodeWish};
 use crate::process::inherited::{Inherited, InheritedSocket};
 use crate::process::start::{Before, Starting};
 use crate::worker::handover::{Learn, Park};
-use crate::worker::{Asked, Order, WorkerHandle};
-
-/// Where the number of a connection names the worker that has accepted it.
-const WORKER_SHIFT: u32 = 48;
+use crate::worker::{Asked, Order, WORKER_SHIFT, WorkerHandle};
 
 /// Starts a balancer that takes over from the process at the other end of `socket`: its listeners, its connections, its placements, the
 /// operator's wishes and what it has counted. Returns once it serves; connections that were being set up follow in the background. Must
@@ -72,6 +69,7 @@ async fn take(config: Config, socket: UnixStream, reply: SyncSender<io::Result<R
         handle: None,
         names: Arc::default(),
         adopting: Vec::new(),
+        closings: Vec::new(),
         is_first: true,
         reply,
     };
@@ -129,6 +127,8 @@ struct Process {
     names: Arc<Names>,
     /// Whether the workers have adopted what they were sent.
     adopting: Vec<Asked<Result<usize, Invalid>>>,
+    /// What an operator has ordered, until this process relays.
+    closings: Vec<Closing>,
     /// Nothing has moved yet.
     is_first: bool,
     /// To the main thread, which waits.
@@ -315,7 +315,8 @@ impl handover::Taker for Process {
             adopting.answer().await.map_err(text)?.map_err(text)?;
         }
         let handle = self.started()?;
-        for (worker, number) in handle.0.workers.iter().zip(complete.numbers) {
+        let mut numbers = complete.numbers.into_iter();
+        for (worker, number) in handle.0.workers.iter().zip(numbers.by_ref()) {
             let learn = Learn {
                 last_number: Some(number),
                 ..self.learn()
@@ -323,6 +324,9 @@ impl handover::Taker for Process {
             let learnt = worker.request(|reply| Order::Learn(learn, reply)).await;
             learnt.map_err(text)?.map_err(text)?;
         }
+        // The same in each round.
+        let _ = handle.0.numbers_before.set(numbers.collect());
+        self.closings = complete.closings;
         Ok(Vec::new())
     }
 
@@ -332,6 +336,7 @@ impl handover::Taker for Process {
                 // A worker that has ended has been reported.
                 let _ = worker.request(Order::Run).await;
             }
+            handle.go_on_with(std::mem::take(&mut self.closings));
         }
         self.is_first = false;
         if let Some(starting) = self.starting.take() {
