@@ -15,12 +15,12 @@ pub(super) type Passing = OwnedRwLockReadGuard<()>;
 pub(super) type Shut = OwnedRwLockWriteGuard<()>;
 
 impl ClosingGate {
-    /// Waits until the gate is open. Whoever passes must not wait for it again: it may be about to be shut.
+    /// Waits until the gate is open. A caller that has passed must not wait for it again: it may be about to be shut.
     pub(super) async fn pass(&self) -> Passing {
         Arc::clone(&self.0).read_owned().await
     }
 
-    /// Waits for those who have passed, and lets nobody else.
+    /// Waits for the callers that have passed, and shuts out others.
     pub(super) async fn shut(&self) -> Shut {
         Arc::clone(&self.0).write_owned().await
     }
