@@ -1,15 +1,20 @@
-//! What becomes of sockets that another process does not have: a listener that is not configured any more.
+//! What becomes of sockets that another process does not have: a listener that is not configured any more, a path in other folders.
 
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
 
+use rustix::process::Signal;
 use serde_json::Value;
+use tempfile::TempDir;
 
+use crate::admin_client::ask_socket;
 use crate::balancer::{ADMIN, Program, toml};
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::packets::{self, Connect};
+use crate::pair::Pair;
 
 #[test]
 fn a_client_that_waits_at_a_listener_of_the_old_configuration_alone_is_served() {
@@ -48,4 +53,32 @@ fn a_client_that_waits_at_a_listener_of_the_old_configuration_alone_is_served() 
     let (_, node) = cluster.holder(&connect);
     node.send(b"moved");
     client.expect(b"moved");
+}
+
+#[test]
+fn a_socket_whose_path_is_another_one_for_the_new_process_is_opened_anew() {
+    let folder = TempDir::new().expect("a folder");
+    let [admin, handover, elsewhere] = ["admin", "handover", "elsewhere"].map(|name| folder.path().join(name));
+    let cluster = Cluster::of(1);
+    let tables = format!(
+        "[admin]\naddress = \"127.0.0.1:0\"\nsocket = \"{}\"\n[handover]\nsocket = \"{}\"\n",
+        admin.display(),
+        handover.display()
+    );
+    let mut old = Program::start(&cluster, &tables);
+    let mut pair = Pair::accepted(&cluster, &old, "stays");
+    // A container sees other folders, and what it shares elsewhere.
+    fs::rename(&handover, &elsewhere).expect("a file");
+    fs::remove_file(&admin).expect("a file");
+    let mut new = Program::taking_over(&old, &elsewhere);
+    assert_eq!(old.exit_code(), Some(0));
+    pair.talks("after");
+    let answer = ask_socket(&admin, "GET", "/api/v1/clients", "");
+    assert!(answer.body.contains("stays"), "{}", answer.body);
+    let mut third = Program::taking_over(&new, &handover);
+    assert_eq!(new.exit_code(), Some(0));
+    pair.talks("once more");
+    third.signal(Signal::INT);
+    assert_eq!(third.exit_code(), Some(0));
+    assert!(!admin.exists() && !handover.exists(), "removed by the last one");
 }

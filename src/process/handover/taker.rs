@@ -142,6 +142,7 @@ impl Process {
         }
         let config = self.config.take().ok_or("the start has failed")?;
         let inherited = std::mem::take(&mut self.inherited);
+        inherited.warn_of_other_networks();
         let down = self.manifest.down.iter().filter_map(|down| {
             let mut kinds = EndpointKind::ALL.iter();
             let kind = kinds.find(|kind| kind.name() == down.endpoint)?;
