@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::host::Hosts;
 use super::identity::Identity;
 use super::settings::{ADDRESS_DEFAULT, Address, Settings, Socket, is_ours};
+use crate::net::network;
 use crate::net::unix::{Purpose, SocketFile, SocketRefused};
 
 /// The bound admin listener.
@@ -93,7 +94,8 @@ pub fn bind(settings: &Settings, inherited: Inherited) -> Result<Listener, BindF
         tracing::info!("no token in [admin]: only /livez, /readyz and /metrics are served on TCP");
     }
     let unix = match inherited.unix {
-        Some((path, socket)) if settings.socket_paths().contains(&path) => {
+        // That process may be in another container, where the path is another file's.
+        Some((path, socket)) if settings.socket_paths().contains(&path) && SocketFile::is_served(&path) => {
             let inherited = SocketFile::inherit(socket, &path).map_err(BindFailed::Socket)?;
             Some(inherited)
         }
@@ -107,38 +109,47 @@ pub fn bind(settings: &Settings, inherited: Inherited) -> Result<Listener, BindF
     })
 }
 
-/// Binds the admin listener's addresses.
+/// Binds the admin listener's addresses. Those that were inherited of another network are bound in this one as well.
 ///
 /// # Errors
 /// A configured address cannot be bound. If the default one cannot be bound, that is only a warning.
 fn bind_tcp(address: &Address, inherited: Vec<OwnedFd>) -> Result<Vec<net::TcpListener>, BindFailed> {
-    let mut inherited: Vec<net::TcpListener> = inherited.into_iter().map(net::TcpListener::from).collect();
+    let inherited = inherited.into_iter().map(net::TcpListener::from);
+    let (mut here, mut elsewhere): (Vec<_>, Vec<_>) = inherited.partition(|socket| network::is_own(socket));
     let mut bind = |address: SocketAddr| {
         // A free port is any that the other process has got.
         let fits = |socket: &net::TcpListener| {
             let bound = socket.local_addr();
             bound.is_ok_and(|at| at == address || address.port() == 0 && at.ip() == address.ip())
         };
-        let socket = match inherited.iter().position(fits) {
-            Some(place) => inherited.swap_remove(place),
-            None => net::TcpListener::bind(address)?,
+        // Who asks in this network, such as the health check of a container, does not reach the sockets of another one.
+        let own = match here.iter().position(fits) {
+            Some(place) => Ok(here.swap_remove(place)),
+            None => net::TcpListener::bind(address),
         };
-        socket.set_nonblocking(true)?;
-        Ok(socket)
+        let mut sockets: Vec<_> = elsewhere.extract_if(.., |socket| fits(socket)).collect();
+        match own {
+            Ok(own) => sockets.insert(0, own),
+            Err(error) if sockets.is_empty() => return Err(error),
+            Err(error) => tracing::warn!(%error, %address, "the admin listener is reached in another network only"),
+        }
+        for socket in &sockets {
+            socket.set_nonblocking(true)?;
+        }
+        Ok(sockets)
     };
     match address {
         Address::Off => Ok(Vec::new()),
         Address::At(addresses) => {
-            let all = addresses.iter().map(|address| {
-                let failed = |error| BindFailed::Address(*address, error);
-                bind(*address).map_err(failed)
-            });
-            all.collect()
+            let mut all = Vec::new();
+            for address in addresses {
+                all.extend(bind(*address).map_err(|error| BindFailed::Address(*address, error))?);
+            }
+            Ok(all)
         }
         Address::Default => match bind(ADDRESS_DEFAULT) {
-            Ok(socket) => Ok(vec![socket]),
+            Ok(sockets) => Ok(sockets),
             Err(error) => {
-                let error: io::Error = error;
                 tracing::warn!(%error, address = %ADDRESS_DEFAULT, "no admin listener; set admin.address to have one");
                 Ok(Vec::new())
             }

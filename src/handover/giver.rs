@@ -12,7 +12,7 @@ use crate::handover::channel::{Channel, Side};
 use crate::handover::conversation::{Deadlines, Failure, Offered, Step, UNEXPECTED, within};
 use crate::handover::messages::{
     Body, Closing, Complete, DESCRIPTORS_MAX, ENTRIES_MAX, Empty, Hello, Knowledge, ListenSocket, Manifest, Placement,
-    Placements, RELAYS_MAX, Received, Relays, Sockets, State, States, VERSION, VERSION_OLDEST,
+    Placements, Prepared, RELAYS_MAX, Received, Relays, Sockets, State, States, VERSION, VERSION_OLDEST,
 };
 use crate::handover::wire::batches;
 
@@ -48,6 +48,9 @@ pub trait Giver {
     /// Some of the placements; `None` after the last.
     async fn placements(&mut self) -> Option<Vec<Placement>>;
 
+    /// The taker is ready, and says what it will not have.
+    fn prepared(&mut self, prepared: Prepared);
+
     /// Stops accepting clients, and stops the relays that move, until [`thaw`](Self::thaw) or [`release`](Self::release). May be cut
     /// short by the deadline: `thaw` follows then.
     ///
@@ -59,7 +62,7 @@ pub trait Giver {
     async fn thaw(&mut self);
 
     /// The taker relays these: forgets them, without closing the connections visibly. In the first round closes the listening sockets,
-    /// too. Frozen relays that are not among them go on here.
+    /// too, after accepting the clients of those that the taker does not have. Frozen relays that are not among them go on here.
     async fn release(&mut self, numbers: Vec<u64>);
 
     /// Waits until there are relays for another round, which it should begin no more than ten times a second. `false` if there will be
@@ -226,7 +229,7 @@ impl<G: Giver> Giving<'_, G> {
         }
         self.send(Body::Prepare(Empty {})).await?;
         match self.receive("the taker to prepare", self.deadlines.prepare).await? {
-            Body::Prepared(_) => {}
+            Body::Prepared(prepared) => self.giver.prepared(prepared),
             _ => return Err(UNEXPECTED),
         }
         self.giver.progress(Step::Prepared);

@@ -66,7 +66,7 @@ pub enum Body {
     Prepare(Empty),
     /// Of the taker: everything before is in place. From here on the giver freezes what moves.
     #[prost(message, tag = "8")]
-    Prepared(Empty),
+    Prepared(Prepared),
     /// What has changed of the relays, which are frozen.
     #[prost(message, tag = "9")]
     States(States),
@@ -506,6 +506,15 @@ pub struct Placement {
     /// The source that it counts for: a number that is the same for one source within this handover.
     #[prost(uint32, tag = "6")]
     pub source: u32,
+}
+
+/// The taker is ready.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Prepared {
+    /// The places of listeners in the manifest that the taker does not have: the giver accepts the clients that wait there. One that
+    /// does not know this field closes them with the others.
+    #[prost(uint32, repeated, tag = "1")]
+    pub closing: Vec<u32>,
 }
 
 /// What is known beside relays and placements.

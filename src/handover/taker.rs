@@ -9,7 +9,7 @@ use crate::base::failpoint::{self, Place};
 use crate::handover::channel::{Channel, Received, Side};
 use crate::handover::conversation::{Deadlines, Failure, Offered, Step, UNEXPECTED, within};
 use crate::handover::messages::{
-    self, Adopted, Body, Complete, Empty, FEATURES, Hello, Knowledge, ListenSocket, Manifest, Placement, Placements,
+    self, Adopted, Body, Complete, FEATURES, Hello, Knowledge, ListenSocket, Manifest, Placement, Placements, Prepared,
     Relays, Running, Sockets, State, States, VERSION, VERSION_OLDEST,
 };
 use crate::handover::sockets;
@@ -40,8 +40,8 @@ pub trait Taker {
     /// Placements, the same.
     async fn placements(&mut self, placements: Vec<Placement>) -> Result<(), String>;
 
-    /// Starts what can be started before the relays change hands.
-    async fn prepare(&mut self) -> Result<(), String>;
+    /// Starts what can be started before the relays change hands. Returns what it will not have.
+    async fn prepare(&mut self) -> Result<Prepared, String>;
 
     /// States of relays, which the giver has frozen.
     async fn states(&mut self, states: Vec<State>) -> Result<(), String>;
@@ -177,9 +177,9 @@ impl<T: Taker> Taking<'_, T> {
                 _ => return Err(UNEXPECTED),
             }
         }
-        self.own("the start", T::prepare).await?;
+        let prepared = self.own("the start", T::prepare).await?;
         self.taker.progress(Step::Prepared);
-        self.send(Body::Prepared(Empty {})).await?;
+        self.send(Body::Prepared(prepared)).await?;
         Ok(Next::Round)
     }
 

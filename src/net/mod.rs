@@ -4,6 +4,7 @@ pub mod descriptors;
 pub mod dial;
 pub mod held;
 pub mod http;
+pub(crate) mod network;
 pub mod node;
 pub mod reports;
 pub mod socket;

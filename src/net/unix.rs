@@ -195,6 +195,12 @@ impl SocketFile {
         Ok(inherited)
     }
 
+    /// Whether a process listens at `path`, as this process sees it. It notices a connection that ends at once.
+    pub(crate) fn is_served(path: &Path) -> bool {
+        let is_dead = |error: io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        !UnixStream::connect(path).is_err_and(is_dead)
+    }
+
     fn at(listener: UnixListener, path: &Path) -> io::Result<Self> {
         let file = fs::symlink_metadata(path)?;
         Ok(Self {
@@ -299,5 +305,16 @@ mod tests {
         assert!(!path.exists());
         let (socket, _other) = UnixStream::pair().expect("sockets");
         SocketFile::inherit(socket.into(), &path).expect_err("nothing is there");
+        assert!(!SocketFile::is_served(&path));
+    }
+
+    #[test]
+    fn a_path_is_served_while_a_process_listens_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("admin.sock");
+        let socket = UnixListener::bind(&path).expect("free");
+        assert!(SocketFile::is_served(&path));
+        drop(socket);
+        assert!(path.exists() && !SocketFile::is_served(&path));
     }
 }

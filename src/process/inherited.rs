@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use rustix::net::{AddressFamily, SocketAddrUnix, getsockname, sockopt};
 
 use crate::admin;
+use crate::base::log::List;
 use crate::config::Config;
+use crate::net::network;
 use crate::net::socket::sys;
 use crate::path::accept::Listener;
 
@@ -80,6 +82,21 @@ impl Inherited {
             None => return no_use(&format!("at {bound}")),
         }
         Ok(())
+    }
+
+    /// Warns the operator of listeners that clients reach in another network than this process's.
+    pub(super) fn warn_of_other_networks(&self) {
+        let mut elsewhere: Vec<&String> = (self.listeners.iter())
+            .filter(|inherited| !network::is_own(&inherited.socket))
+            .map(|inherited| &inherited.name)
+            .collect();
+        elsewhere.dedup();
+        if !elsewhere.is_empty() {
+            tracing::warn!(
+                listeners = List::of(elsewhere).value(),
+                "these listeners, and the connections that move, stay in the network namespace in which they were opened"
+            );
+        }
     }
 
     /// The sockets that were opened for this listener, or for one with its address.

@@ -13,6 +13,7 @@ use super::inherited::Inherited;
 use crate::base::events::Change;
 use crate::config::Config;
 use crate::net::dial;
+use crate::net::network;
 use crate::net::tls;
 use crate::path::accept::{self, Listener, Tls};
 use crate::path::listeners::ListenerEntry;
@@ -72,17 +73,19 @@ fn refused(listener: &Listener, source: io::Error) -> BindError {
 
 impl Bound {
     /// Opens the sockets that are missing so that each worker has one. Not before the process is to accept: the kernel spreads clients
-    /// over all of them at once.
+    /// over all of them at once. In another network they would be no sockets of this listener.
     fn complete(&mut self, workers: usize, settings: &dial::Settings) -> io::Result<()> {
         for socket in &self.sockets {
             accept::make_own(socket, settings)?;
         }
         let own = self.sockets.len();
         let missing = workers.saturating_sub(own);
-        match accept::bind_beside(self.address, self.listener.freebind, missing, settings) {
-            Ok(more) => self.sockets.extend(more),
-            // Opened by another user or without SO_REUSEPORT, as by systemd: workers share what there is.
-            Err(_) => {
+        let beside = (self.sockets.iter().all(network::is_own))
+            .then(|| accept::bind_beside(self.address, self.listener.freebind, missing, settings));
+        match beside {
+            Some(Ok(more)) => self.sockets.extend(more),
+            // Opened in another network, by another user, or without SO_REUSEPORT, as by systemd: workers share what there is.
+            None | Some(Err(_)) => {
                 for place in 0..missing {
                     let shared = self.sockets[place % own].try_clone()?;
                     self.sockets.push(shared);

@@ -149,7 +149,9 @@ impl Starting {
         );
         let heartbeats = Arc::clone(&state.heartbeats);
         let of_thread = |number: usize| Arc::clone(&heartbeats.threads()[number]);
-        let admin = admin_listener.addresses()?;
+        let mut admin = admin_listener.addresses()?;
+        // The same in two networks.
+        admin.dedup();
         let socket = admin_listener.socket().map(Path::to_owned);
         let admin_listener = Arc::new(admin_listener);
         let (serving, is_serving) = watch::channel(admin_serves);

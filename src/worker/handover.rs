@@ -16,6 +16,7 @@ use crate::handover::messages::{self, Invalid};
 use crate::net::socket::Socket;
 use crate::path::connection::Path;
 use crate::path::handover::{self, Counts, Facts, Names};
+use crate::path::record::ListenerId;
 use crate::path::relay::{Movable, Parked, Stays};
 
 /// Which relays to offer: up to so many, from this place of the table on.
@@ -58,6 +59,15 @@ pub(crate) struct Frozen {
     pub left: Vec<(Stays, usize)>,
     /// The number of the last connection that was accepted.
     pub last_number: u64,
+}
+
+/// What another process has.
+#[derive(Debug)]
+pub(crate) struct Forget {
+    /// The numbers of frozen relays.
+    pub numbers: Arc<HashSet<u64>>,
+    /// The listeners that it does not have.
+    pub keep: Arc<HashSet<ListenerId>>,
 }
 
 /// Relays to hold until their states come.

@@ -1,7 +1,7 @@
 //! The listening sockets of one worker: accepts clients, and closes a socket without losing a waiting client.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -147,12 +147,12 @@ impl ListenSockets {
         }
     }
 
-    /// Closes all sockets at once.
-    pub(super) fn close_all(&self) {
-        let closing = self.open.take();
+    /// Closes all sockets at once, except those of these listeners.
+    pub(super) fn close_all_but(&self, keep: &HashSet<ListenerId>) {
+        let mut open = self.open.borrow_mut();
+        let closing = open.extract_if(|id, _| !keep.contains(id));
         closing
-            .into_values()
-            .flatten()
+            .flat_map(|(_, all)| all)
             .for_each(|mut accepting| accepting.pause());
     }
 

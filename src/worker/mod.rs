@@ -31,7 +31,7 @@ use crate::path::last_ends::{LastEnd, Loop};
 use crate::path::record::{KeptId, ListenerId};
 use crate::path::relay::{OrderedToEnd, Owner, RelayStatus, Relayed, RowId};
 
-use handover::{Freeze, Frozen, HandoverPart, Learn, Offer, OfferedPage, Park};
+use handover::{Forget, Freeze, Frozen, HandoverPart, Learn, Offer, OfferedPage, Park};
 use listening::ListenSockets;
 pub use ranking::{Moved, RankedBy};
 pub(crate) use ranking::{Ranked, Ranking};
@@ -95,9 +95,9 @@ pub(crate) enum Order {
     Freeze(Freeze, oneshot::Sender<Frozen>),
     /// Go on as before [`Order::Freeze`].
     Thaw(oneshot::Sender<()>),
-    /// Another process has these frozen relays and every listening socket: forget them, without a trace for their peers. Frozen ones
-    /// that are not among them go on here. The answer is how many were forgotten.
-    Forget(Arc<HashSet<u64>>, oneshot::Sender<usize>),
+    /// Another process has these frozen relays and these listening sockets: forget them, without a trace for their peers. The others go
+    /// on here. The answer is how many were forgotten.
+    Forget(Forget, oneshot::Sender<usize>),
     /// Hold relays of another process, without reading or writing a byte of theirs. The answer is how many are held.
     Park(Park, oneshot::Sender<Result<usize, Invalid>>),
     /// Make relays of those that are held, with their states. They are counted from now on, and are frozen. The answer is how many
@@ -318,7 +318,7 @@ async fn work(
             None => break,
         }
     }
-    sockets.close_all();
+    sockets.close_all_but(&HashSet::new());
     path.table.borrow_mut().drop_frozen();
     path.table.borrow_mut().close_all(path.clock.now(), Ended::Shutdown);
     let empty = async {
@@ -436,8 +436,8 @@ fn execute(order: Order, worker: &Executing) {
             part.thaw(path, sockets);
             let _ = reply.send(());
         }
-        Order::Forget(numbers, reply) => {
-            sockets.close_all();
+        Order::Forget(Forget { numbers, keep }, reply) => {
+            sockets.close_all_but(&keep);
             let (path, sockets, part) = (Rc::clone(path), Rc::clone(sockets), Rc::clone(part));
             in_task(supervisor, async move {
                 let _ = reply.send(part.forget(&path, &sockets, &numbers).await);

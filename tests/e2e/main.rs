@@ -67,6 +67,7 @@ mod upgrade;
 mod upgrade_admin;
 mod upgrade_failures;
 mod upgrade_orders;
+mod upgrade_sockets;
 mod vanished;
 mod websocket;
 mod why;

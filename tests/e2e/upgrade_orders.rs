@@ -8,7 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use remora::handover::messages::{Closing, Complete, Hello, Knowledge, ListenSocket, Manifest, Placement, State};
+use remora::handover::messages::{
+    Closing, Complete, Hello, Knowledge, ListenSocket, Manifest, Placement, Prepared, State,
+};
 use remora::handover::{self, Deadlines, Offered, Step, Taker};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -254,8 +256,8 @@ impl Taker for Refuses {
         Ok(())
     }
 
-    async fn prepare(&mut self) -> Result<(), String> {
-        Ok(())
+    async fn prepare(&mut self) -> Result<Prepared, String> {
+        Ok(Prepared::default())
     }
 
     async fn states(&mut self, _: Vec<State>) -> Result<(), String> {

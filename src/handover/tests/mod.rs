@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep};
 use super::conversation::{Offered, Step};
 use super::giver::{Frozen, Giver};
 use super::messages::{
-    Closing, Complete, Counter, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, Relay, Side, State,
+    Closing, Complete, Counter, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, Prepared, Relay, Side,
+    State,
 };
 use super::taker::Taker;
 
@@ -286,6 +287,10 @@ impl Giver for PlayedGiver {
         Some(vec![Placement::default()])
     }
 
+    fn prepared(&mut self, prepared: Prepared) {
+        assert!(matches!(prepared.closing.as_slice(), [] | [0]), "what the taker said");
+    }
+
     async fn freeze(&mut self) -> io::Result<Frozen> {
         let late = self.plan.late.get(self.round).cloned().unwrap_or_default();
         let early = if self.round == 0 {
@@ -413,8 +418,9 @@ impl Taker for PlayedTaker {
         self.step("placements").await
     }
 
-    async fn prepare(&mut self) -> Result<(), String> {
-        self.step("prepare").await
+    async fn prepare(&mut self) -> Result<Prepared, String> {
+        self.step("prepare").await?;
+        Ok(Prepared { closing: vec![0] })
     }
 
     async fn states(&mut self, states: Vec<State>) -> Result<(), String> {

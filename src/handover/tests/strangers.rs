@@ -19,7 +19,7 @@ use crate::handover::channel::{Channel, Side};
 use crate::handover::conversation::{Deadlines, Failure};
 use crate::handover::giver::{give, turn_away};
 use crate::handover::messages::{
-    Adopted, Body, DESCRIPTORS_MAX, Empty, Hello, ListenSocket, Manifest, Received, Relay, Relays, Running,
+    Adopted, Body, DESCRIPTORS_MAX, Hello, ListenSocket, Manifest, Prepared, Received, Relay, Relays, Running,
     Sockets as SocketsMessage, VERSION,
 };
 use crate::handover::taker::take;
@@ -111,11 +111,19 @@ fn messages_out_of_order_are_refused() {
         vec![hello(), hello()],
         vec![hello(), Body::Running(Running { relays: 2 })],
         vec![hello(), Body::Received(Received { messages: 9 })],
-        vec![hello(), Body::Prepared(Empty {}), Body::Prepared(Empty {})],
-        vec![hello(), Body::Prepared(Empty {}), Body::Running(Running { relays: 2 })],
         vec![
             hello(),
-            Body::Prepared(Empty {}),
+            Body::Prepared(Prepared::default()),
+            Body::Prepared(Prepared::default()),
+        ],
+        vec![
+            hello(),
+            Body::Prepared(Prepared::default()),
+            Body::Running(Running { relays: 2 }),
+        ],
+        vec![
+            hello(),
+            Body::Prepared(Prepared::default()),
             Body::Adopted(Adopted { left: vec![3] }),
             Body::Running(Running { relays: 2 }),
         ],
@@ -139,7 +147,7 @@ fn a_taker_that_says_that_it_runs_is_believed_whatever_it_says_before() {
             let adopted = Body::Adopted(Adopted { left: Vec::new() });
             for (message, answer) in [
                 (hello(), "prepare"),
-                (Body::Prepared(Empty {}), "complete"),
+                (Body::Prepared(Prepared::default()), "complete"),
                 (adopted, "go"),
             ] {
                 channel.send(message, &[], soon()).await.expect("a giver");

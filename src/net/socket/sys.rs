@@ -3,7 +3,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "a registration, a passed descriptor, a socket option and an ioctl that are unsafe, or missing, in std, tokio, rustix and socket2"
+    reason = "a registration, a passed descriptor, two socket options and an ioctl that are unsafe, or missing, in std, tokio, rustix and socket2"
 )]
 
 use std::ffi::c_int;
@@ -70,6 +70,28 @@ pub(crate) fn defer_accept(listener: BorrowedFd<'_>, seconds: c_int) -> io::Resu
 /// The kernel refuses the option.
 pub(crate) fn choose_port_when_connecting(socket: &socket2::Socket) -> io::Result<()> {
     Ok(setsockopt(socket, sockopt::IpBindAddressNoPort, &true)?)
+}
+
+/// The network namespace in which a socket was opened, as a number that no other one has until the machine restarts (SO_NETNS_COOKIE).
+///
+/// # Errors
+/// The kernel does not know the option: before Linux 5.14, for one.
+pub(crate) fn network_of(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut length = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the descriptor is borrowed, so it is open; the kernel writes at most `length` bytes through the first pointer, which are
+    // those of `cookie`, and their number through the second, and keeps neither.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    nix::errno::Errno::result(result)?;
+    Ok(cookie)
 }
 
 /// Bytes given to the kernel that the peer has not acknowledged yet (SIOCOUTQ, tcp(7)).

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::Instant;
 
@@ -21,7 +22,9 @@ use crate::base::log;
 use crate::base::supervise::Task;
 use crate::cluster::{self, Cluster, Finding, FindingSource, NodeId, Verdict};
 use crate::config::Config;
-use crate::handover::messages::{Endpoint, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
+use crate::handover::messages::{
+    Endpoint, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, Prepared, RELAYS_MAX,
+};
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
 use crate::path::handover::{Counts, Names, placement};
 use crate::path::record::ListenerId;
@@ -29,7 +32,7 @@ use crate::path::relay::Stays;
 use crate::path::route::Exported;
 use crate::process::closing_gate::Shut;
 use crate::process::handle::{HANDED_OVER, Handle, Inner, NodeWish};
-use crate::worker::handover::{Freeze, Offer};
+use crate::worker::handover::{Forget, Freeze, Offer};
 use crate::worker::{Order, Selector};
 
 /// How often it is looked whether connections that were being set up can move.
@@ -120,6 +123,8 @@ async fn give(
         sockets: Vec::new(),
         sent: HashSet::new(),
         next: Some((0, 0)),
+        closing: Arc::default(),
+        closed: Vec::new(),
         counted: Counts::default(),
         placements: None,
         left: BTreeMap::new(),
@@ -170,6 +175,10 @@ struct Process<'a> {
     sent: HashSet<u64>,
     /// The worker whose relays are offered next, and from which place on.
     next: Option<(usize, u32)>,
+    /// Listeners that the taker does not have.
+    closing: Arc<HashSet<ListenerId>>,
+    /// Whether each worker has accepted the clients that waited there.
+    closed: Vec<oneshot::Receiver<()>>,
     /// What the taker knows that was counted.
     counted: Counts,
     /// The placements that are still to be sent; `None` before the first.
@@ -389,6 +398,11 @@ impl handover::Giver for Process<'_> {
         (!page.is_empty()).then(|| placements_of(&page, &self.names))
     }
 
+    fn prepared(&mut self, prepared: Prepared) {
+        let places = prepared.closing.into_iter();
+        self.closing = Arc::new(places.filter_map(|place| self.names.listener(place).ok()).collect());
+    }
+
     async fn freeze(&mut self) -> io::Result<Frozen> {
         self.shut = Some(self.inner().gate.shut().await);
         self.check_not_ordered_otherwise()?;
@@ -441,11 +455,19 @@ impl handover::Giver for Process<'_> {
         let numbers: Arc<HashSet<u64>> = Arc::new(numbers.into_iter().collect());
         self.sent.retain(|number| !numbers.contains(number));
         let inner = self.inner();
-        if *inner.gave.borrow() == Gave::Nothing {
+        let is_first = *inner.gave.borrow() == Gave::Nothing;
+        if is_first {
             inner.stop_serving();
         }
+        let forget = |reply| {
+            let (numbers, keep) = (Arc::clone(&numbers), Arc::clone(&self.closing));
+            Order::Forget(Forget { numbers, keep }, reply)
+        };
         // A worker that has ended has forgotten them.
-        let _ = self.ask_all(|reply| Order::Forget(Arc::clone(&numbers), reply)).await;
+        let _ = self.ask_all(forget).await;
+        if is_first {
+            self.close_kept().await;
+        }
         self.inner().gave.send_if_modified(|gave| {
             let is_first = *gave == Gave::Nothing;
             if is_first {
@@ -478,7 +500,7 @@ impl handover::Giver for Process<'_> {
             };
             match self.ask_all(offer).await {
                 Ok(pages) if pages.iter().any(|page| !page.offered.is_empty()) => return true,
-                Ok(_) if self.handle.connections() > rows => {}
+                Ok(_) if self.handle.connections() > rows || self.are_closing() => {}
                 _ => return false,
             }
         }
@@ -509,6 +531,26 @@ impl Process<'_> {
             return Err(io::Error::other("a node was drained or weighted meanwhile: try again"));
         }
         Ok(())
+    }
+
+    /// Closes the listeners that the taker does not have, after accepting the clients that wait there, which takes a moment.
+    async fn close_kept(&mut self) {
+        for id in self.closing.iter() {
+            for worker in &self.handle.0.workers {
+                let (reply, closed) = oneshot::channel();
+                // A worker that has ended has closed its sockets, too.
+                if worker.send(Order::Unlisten(*id, reply)).await.is_ok() {
+                    self.closed.push(closed);
+                }
+            }
+        }
+    }
+
+    /// Whether clients may still be accepted there.
+    fn are_closing(&mut self) -> bool {
+        self.closed
+            .retain_mut(|closed| closed.try_recv() == Err(TryRecvError::Empty));
+        !self.closed.is_empty()
     }
 
     /// Duplicates of every socket that listens.

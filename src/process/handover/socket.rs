@@ -26,7 +26,8 @@ impl HandoverSocket {
             return Ok(None);
         };
         let file = match inherited {
-            Some((inherited, socket)) if inherited == *path => SocketFile::inherit(socket, path)?,
+            // That process may be in another container, where the path is another one.
+            Some((inherited, socket)) if inherited == *path && path.exists() => SocketFile::inherit(socket, path)?,
             _ => SocketFile::bind(path, Purpose::Handover)?,
         };
         Ok(Some(Self(file)))

@@ -22,7 +22,7 @@ use crate::cluster::{EndpointKind, NodeId};
 use crate::config::Config;
 use crate::control::Learned;
 use crate::handover::messages::{
-    Closing, Complete, Counter, Endpoint, Hello, Invalid, Knowledge, ListenSocket, Manifest, Placement, State,
+    Closing, Complete, Counter, Endpoint, Hello, Invalid, Knowledge, ListenSocket, Manifest, Placement, Prepared, State,
 };
 use crate::handover::{self, Deadlines, Offered, Step};
 use crate::net::descriptors;
@@ -143,6 +143,7 @@ impl Process {
         }
         let config = self.config.take().ok_or("the start has failed")?;
         let inherited = std::mem::take(&mut self.inherited);
+        inherited.warn_of_other_networks();
         let before = Before {
             learned: Learned {
                 known: self.manifest.nodes.clone(),
@@ -261,8 +262,17 @@ impl handover::Taker for Process {
         Ok(())
     }
 
-    async fn prepare(&mut self) -> Result<(), String> {
-        self.start().await.map(drop)
+    async fn prepare(&mut self) -> Result<Prepared, String> {
+        let handle = self.start().await?;
+        let listeners = handle.0.shared.listeners.current();
+        let is_open = |id| listeners.iter().any(|entry| entry.id == id && !entry.removed);
+        let closing = (0..).zip(&self.manifest.listeners).filter(|(place, listener)| {
+            let here = self.names.listener(*place);
+            !listener.is_removed && !here.is_ok_and(is_open)
+        });
+        Ok(Prepared {
+            closing: closing.map(|(place, _)| place).collect(),
+        })
     }
 
     async fn states(&mut self, states: Vec<State>) -> Result<(), String> {

@@ -248,7 +248,8 @@ impl Process {
     async fn forget(&self, numbers: &Arc<HashSet<u64>>) -> usize {
         let mut all = 0;
         for worker in self.handles() {
-            let forget = |reply| Order::Forget(Arc::clone(numbers), reply);
+            let (numbers, keep) = (Arc::clone(numbers), Arc::default());
+            let forget = |reply| Order::Forget(Forget { numbers, keep }, reply);
             all += worker.request(forget).await.expect("it runs");
         }
         all
