@@ -688,12 +688,12 @@ fn check_says_when_a_peer_that_vanished_is_closed() {
     for (tables, says) in [
         (
             "",
-            "4 keepalive probes 15s apart that follow 1m of silence, or after 2m without an acknowledgement; clients not before 1.5 \
+            "4 keepalive probes, 15s apart, after 1m of silence, or 2m without an acknowledgement; clients not before 1.5 \
              times their Keep Alive\n",
         ),
         (
             "[keepalive]\nidle = \"30s\"\ncount = 2\n",
-            "2 keepalive probes 15s apart that follow 30s of silence, or after 1m without an acknowledgement\n",
+            "2 keepalive probes, 15s apart, after 30s of silence, or 1m without an acknowledgement\n",
         ),
         (
             "[keepalive]\nidle = \"32767s\"\n[timeouts]\nuser_timeout = \"24h\"\n",

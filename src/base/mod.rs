@@ -17,3 +17,4 @@ pub mod supervise;
 pub mod sync;
 pub mod task;
 pub(crate) mod turn;
+pub mod words;

@@ -70,8 +70,8 @@ fn is_fine(toml: &str) -> bool {
         Ok(config) => config.warnings,
         Err(problems) => problems.iter().cloned().collect(),
     };
-    let (of_files, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(is_of_file);
-    for problem in &of_files {
+    let (of_machine, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(is_of_machine);
+    for problem in &of_machine {
         eprintln!("note: {problem}");
     }
     if !others.is_empty() {
@@ -80,8 +80,8 @@ fn is_fine(toml: &str) -> bool {
     !others.iter().any(Problem::refuses)
 }
 
-/// Whether a problem is about what is in a file that the result names, or about that file not being on this machine.
-fn is_of_file(problem: &Problem) -> bool {
+/// Whether a problem is about what is in a file that the result names, or about that file or a variable not being on this machine.
+fn is_of_machine(problem: &Problem) -> bool {
     const KEYS: [&str; 5] = [
         ".certificates[",
         ".client_ca",
@@ -89,8 +89,9 @@ fn is_of_file(problem: &Problem) -> bool {
         "nodes_tls.ca",
         "nodes_tls.certificate",
     ];
+    let is_unset = problem.message.starts_with("the variable ") && problem.message.ends_with(" is not set");
     let is_read = !problem.message.starts_with("is missing") && !problem.message.starts_with("has no effect");
-    is_read && KEYS.iter().any(|key| problem.path.contains(key))
+    is_unset || is_read && KEYS.iter().any(|key| problem.path.contains(key))
 }
 
 /// Files as they are.

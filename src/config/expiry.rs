@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::problem::{Place, Problem};
 use super::reader::quoted;
+use crate::base::words::counted;
 
 /// How long before its end a certificate is warned of: three weeks, in which the operator can renew it, as the first event
 /// on it does.
@@ -84,16 +85,14 @@ pub(super) fn of_lists(
 fn in_time(left: Duration) -> String {
     match left.as_secs() / DAY {
         0 => "within a day".to_owned(),
-        1 => "in 1 day".to_owned(),
-        days => format!("in {days} days"),
+        days => format!("in {}", counted(days, "day")),
     }
 }
 
 fn ago(past: Duration) -> String {
     match past.as_secs() / DAY {
         0 => "less than a day ago".to_owned(),
-        1 => "1 day ago".to_owned(),
-        days => format!("{days} days ago"),
+        days => format!("{} ago", counted(days, "day")),
     }
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::texts::{Position, Text, Texts};
+use crate::base::words::counted;
 
 /// Why a configuration was refused: one or more problems, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,8 +169,7 @@ impl Problems {
         let hint = problem.hint.as_ref().map_or(String::new(), |hint| format!(" ({hint})"));
         let more = match self.problems.len() - 1 {
             0 => String::new(),
-            1 => ", and 1 more problem".to_owned(),
-            more => format!(", and {more} more problems"),
+            more => format!(", and {}", counted(more, "more problem")),
         };
         format!("{}: {problem}{hint}{more}", self.place(problem))
     }

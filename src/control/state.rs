@@ -11,6 +11,7 @@ use fastrand::Rng;
 use tokio::time::Instant;
 
 use crate::base::clock;
+use crate::base::words::counted;
 use crate::cluster::{
     Cluster, ConnectRate, Endpoint, EndpointKind, Endpoints, Finding, FindingSource, KnownNode, Member, MemberEndpoint,
     Node, NodeAddress, NodeApi, NodeId, NodeLoad, Observed, PassiveHealth, ProbeResult, Report, Ring, SlowStart,
@@ -755,7 +756,7 @@ impl EndpointControl {
         });
         let clients = self.health.witnesses();
         let clients = (clients > 0).then(|| {
-            let why = format!("{clients} clients have met failures since it answered last");
+            let why = format!("failures of {} since it answered last", counted(clients, "client"));
             of(FindingSource::Clients, Verdict::Failing, Some(why.into()))
         });
         lookup.into_iter().chain(probe).chain(clients)

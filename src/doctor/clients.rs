@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::finding::{Certainty, Code, Finding};
+use crate::base::words::counted;
 
 /// The most client ids that a finding names.
 const EXAMPLES_MAX: usize = 20;
@@ -70,7 +71,7 @@ pub fn findings(facts: &ClientFacts, broken: &BTreeSet<String>) -> Vec<Finding> 
     let finding = |code, subjects, found, certainty| Finding {
         code,
         subjects,
-        looked_at: format!("the {} clients of this balancer", facts.count),
+        looked_at: format!("this balancer's {}", counted(facts.count, "client")),
         found,
         certainty,
     };

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use serde::Deserialize;
 
 use super::finding::{Certainty, Code, Finding};
+use crate::base::words::counted;
 
 /// The most client ids that a finding names.
 const EXAMPLES_MAX: usize = 20;
@@ -183,7 +184,7 @@ pub fn past_the_balancer(clients: &[ClientView], ours: &HashSet<Vec<u8>>, unknow
     Some(Finding {
         code: Code::PastTheBalancer,
         subjects: past.keys().map(|node| (*node).to_owned()).collect(),
-        looked_at: format!("the {} clients of the cluster", clients.len()),
+        looked_at: format!("the cluster's {}", counted(clients.len(), "client")),
         found: format!(
             "{at_least}{certain} of them did not come through this balancer ({}); among them {}",
             of_nodes.join(", "),

@@ -10,6 +10,7 @@ use super::front::FrontReport;
 use super::matrix::{Matrix, Qos, Way};
 use super::route_check::RouteReport;
 use super::verdict::{Verdict, front_verdict, milliseconds, verdict};
+use crate::base::words::counted;
 
 /// The result of an examination.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -349,8 +350,7 @@ impl Report {
         let outcome = match (self.findings.len(), self.could_not_look.is_empty()) {
             (0, true) => "nothing found".to_owned(),
             (0, false) => "nothing found in what could be looked at".to_owned(),
-            (1, _) => "1 finding".to_owned(),
-            (count, _) => format!("{count} findings"),
+            (count, _) => counted(count, "finding"),
         };
         text.push_str(&format!("\n{outcome}, after {seconds:.1} s"));
         text

@@ -8,6 +8,7 @@ use super::finding::{Certainty, Code, Finding};
 use super::front::{FrontReport, FrontTrouble, THROUGH};
 use super::matrix::{Cell, Matrix, Qos, Way};
 use super::route_check::{Action, RouteReport, Shared, Trouble};
+use crate::base::words::counted;
 
 /// The most pairs of nodes that a finding names.
 const PAIRS_MAX: usize = 8;
@@ -327,8 +328,8 @@ impl Judge<'_> {
         let words = nodes.iter().map(|node| {
             let row = &shared[*node];
             format!(
-                "of {} messages from {}, {} were delivered once, {} several times, {} not at all",
-                row.sent,
+                "of {} from {}, {} arrived once, {} several times, {} not at all",
+                counted(row.sent, "message"),
                 self.name(*node),
                 row.once,
                 row.several,

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::address::Port;
+use super::environment;
 use super::model::{Kind, Server, Service, is_name};
 use super::report::Report;
 use super::text::{Place, printable};
@@ -58,7 +60,7 @@ pub(super) fn cluster(services: Vec<Service>, report: &mut Report) -> (Vec<Node>
                     listener.place,
                     format!(
                         "a node has one `pass`, and {} leads to another of its ports",
-                        listener.address
+                        printable(&listener.address.to_string())
                     ),
                     "let TLS end here instead: tls = \"end\" with certificates, and transport = \"ws\" for WebSocket",
                 );
@@ -79,7 +81,10 @@ pub(super) fn cluster(services: Vec<Service>, report: &mut Report) -> (Vec<Node>
         }
     }
     if let Some(pass) = kept.iter().find(|service| service.kind == Kind::Pass) {
-        let port = pass.servers.first().map_or(8883, |server| server.port);
+        let port = pass
+            .servers
+            .first()
+            .map_or(Port::Number(8883), |server| server.port.clone());
         for node in nodes.iter_mut().filter(|node| node.pass.is_none()) {
             report.lost(
                 node.mqtt.place,
@@ -90,7 +95,7 @@ pub(super) fn cluster(services: Vec<Service>, report: &mut Report) -> (Vec<Node>
                 ),
                 format!("every node needs one: port {port} is assumed, write the right one to `pass`"),
             );
-            node.pass = Some(Server::new(node.mqtt.host.clone(), port, pass.place));
+            node.pass = Some(Server::new(node.mqtt.host.clone(), port.clone(), pass.place));
         }
     }
     (nodes, kept)
@@ -108,10 +113,10 @@ fn passes_elsewhere(nodes: &[Node], service: &Service, matched: &[Option<usize>]
 
 /// The nodes as the first service has them.
 fn first_nodes(service: &Service, report: &mut Report) -> Vec<Node> {
-    let distinct: BTreeSet<(&str, u16)> = service
+    let distinct: BTreeSet<(&str, &Port)> = service
         .servers
         .iter()
-        .map(|server| (&*server.host, server.port))
+        .map(|server| (&*server.host, &server.port))
         .collect();
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (host, _) in distinct {
@@ -119,9 +124,9 @@ fn first_nodes(service: &Service, report: &mut Report) -> Vec<Node> {
     }
     let mut nodes: Vec<Node> = Vec::new();
     let mut names = BTreeSet::new();
-    let mut addresses: BTreeMap<(String, u16), usize> = BTreeMap::new();
+    let mut addresses: BTreeMap<(String, Port), usize> = BTreeMap::new();
     for server in &service.servers {
-        let address = (server.host.to_ascii_lowercase(), server.port);
+        let address = (server.host.to_ascii_lowercase(), server.port.clone());
         if let Some(index) = addresses.get(&address) {
             let index = *index;
             let of = |server: &Server| server.weight.map_or(1, |(weight, _)| weight);
@@ -153,6 +158,14 @@ fn first_nodes(service: &Service, report: &mut Report) -> Vec<Node> {
             );
             continue;
         }
+        if service.kind != Kind::Mqtt && server.port == Port::InHost {
+            report.lost(
+                server.place,
+                "a node needs its MQTT listener as address, which is not in the file, and a variable has no host alone: this one is left out",
+                "add it to [[nodes]] with the address of its MQTT listener",
+            );
+            continue;
+        }
         if nodes.len() == NODES_MAX {
             report.lost(
                 server.place,
@@ -180,7 +193,7 @@ fn first_nodes(service: &Service, report: &mut Report) -> Vec<Node> {
         addresses.insert(address, nodes.len());
         let mut mqtt = server.clone();
         if service.kind != Kind::Mqtt {
-            mqtt.port = 1883;
+            mqtt.port = Port::Number(1883);
             mqtt.has_tls = false;
             mqtt.proxy_protocol = None;
             mqtt.path = None;
@@ -201,19 +214,20 @@ fn matches(nodes: &[Node], service: &Service) -> Vec<Option<usize>> {
     let mut by_host: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     let mut by_name = BTreeMap::new();
     for (index, node) in nodes.iter().enumerate() {
-        by_address.insert((&*node.mqtt.host, node.mqtt.port), index);
+        by_address.insert((&*node.mqtt.host, &node.mqtt.port), index);
         by_host.entry(&node.mqtt.host).or_default().push(index);
         by_name.insert(&*node.name, index);
     }
     let mut taken = BTreeSet::new();
     let of = |(position, server): (usize, &Server)| {
         let found = (service.kind == Kind::Mqtt)
-            .then(|| by_address.get(&(&*server.host, server.port)).copied())
+            .then(|| by_address.get(&(&*server.host, &server.port)).copied())
             .flatten();
         let same_host = by_host.get(&*server.host).map_or(&[][..], Vec::as_slice);
         let named = || {
             let index = *by_name.get(server.name.as_deref()?)?;
-            same_host.contains(&index).then_some(index)
+            let is_one = environment::is_in(&server.host) || same_host.contains(&index);
+            is_one.then_some(index)
         };
         found.or_else(named).or_else(|| match same_host {
             [] => None,
@@ -257,7 +271,7 @@ fn join_service(nodes: &mut [Node], service: &Service, matched: &[Option<usize>]
                 if ours.port != theirs.port || ours.has_tls != theirs.has_tls {
                     report.lost(
                         theirs.place,
-                        format!("{} has one MQTT listener here, {}, and not {} as well", printable(&node.name), ours.address(), theirs.address()),
+                        format!("{} has one MQTT listener here, {}, and not {} as well", printable(&node.name), printable(&ours.shown()), printable(&theirs.shown())),
                         "all TCP listeners lead to `address` of the node; look whether that listener of the node does the same",
                     );
                 } else {
@@ -278,8 +292,8 @@ fn join_service(nodes: &mut [Node], service: &Service, matched: &[Option<usize>]
                     format!(
                         "{} has one `{key}` here, {}, and not {} as well",
                         printable(&node.name),
-                        ours.address(),
-                        server.address()
+                        printable(&ours.shown()),
+                        printable(&server.shown())
                     ),
                     "look whether both listeners of the node do the same",
                 );

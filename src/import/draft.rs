@@ -1,6 +1,7 @@
 //! A configuration of Remora in the making: what was found in a file of another program, as TOML in the end.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::cluster::{cluster, weights};
 use super::listeners::{leave_out, merged};
@@ -16,6 +17,8 @@ pub(super) enum Prefer {
     First,
     /// The larger of two numbers.
     Larger(u64),
+    /// Any other: this one is not written in the original.
+    Other,
 }
 
 #[derive(Clone, Debug)]
@@ -84,7 +87,11 @@ impl Draft {
             self.globals.insert((table, key), Global { setting, prefer });
             return;
         };
-        if global.setting.toml == setting.toml {
+        if global.setting.toml == setting.toml || prefer == Prefer::Other {
+            return;
+        }
+        if global.prefer == Prefer::Other {
+            *global = Global { setting, prefer };
             return;
         }
         let replaces = matches!((global.prefer, prefer), (Prefer::Larger(old), Prefer::Larger(new)) if new > old);
@@ -161,6 +168,7 @@ impl Draft {
                 "# From {} by `remora import {program}`, which reported what is not in it.\n",
                 printable(files)
             ),
+            variables: Vec::new(),
         };
         let top = self.globals.iter().filter(|((table, _), _)| table.is_empty());
         for (_, global) in top {
@@ -186,6 +194,7 @@ impl Draft {
             }
             keys.into_iter().for_each(|global| out.setting(&global.setting));
         }
+        report.variables(&out.variables);
         Some(out.text)
     }
 
@@ -244,13 +253,17 @@ impl Draft {
             );
         }
         let taken = |listener: &&Listener| {
-            let ip = listener.address.ip();
-            listener.address.port() == ADMIN_PORT && (ip.is_unspecified() || ip.is_loopback())
+            let is_there = |ip: IpAddr| ip.is_unspecified() || ip.is_loopback();
+            listener.address.port.number() == Some(ADMIN_PORT) && listener.address.ip().is_some_and(is_there)
         };
         if let Some(listener) = listeners.iter().find(taken)
             && !self.has("admin", "address")
         {
-            let is_free = |port: &u16| !listeners.iter().any(|listener| listener.address.port() == *port);
+            let is_free = |port: &u16| {
+                !listeners
+                    .iter()
+                    .any(|listener| listener.address.port.number() == Some(*port))
+            };
             let port = (ADMIN_PORT + 1..).find(is_free).unwrap_or(ADMIN_PORT);
             let address = quoted(&format!("127.0.0.1:{port}"));
             report.differs(

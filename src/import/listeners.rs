@@ -1,18 +1,19 @@
 //! Merges the listeners of all services, as far as they can be open together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use super::address::Port;
 use super::cluster::Node;
 use super::model::{Kind, Listener, Service, Setting};
 use super::report::Report;
-use super::text::{Place, list};
+use super::text::{Place, list, printable};
 use super::units::{Rule, duration, haproxy_time, lists, network_text};
 
 /// All listeners that can be open together.
 pub(super) fn merged(services: Vec<Service>, report: &mut Report) -> Vec<Listener> {
     let mut found: Vec<(Kind, String, Listener)> = Vec::new();
-    let mut by_port: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    let mut by_port: BTreeMap<Port, Vec<usize>> = BTreeMap::new();
     for service in services {
         for mut listener in service.listeners {
             let kind_keys: &[(&'static str, &str)] = match service.kind {
@@ -25,11 +26,11 @@ pub(super) fn merged(services: Vec<Service>, report: &mut Report) -> Vec<Listene
             listener.settings.splice(0..0, own);
             only_of_ws(&mut listener, service.kind, report);
             handshake_time(&mut listener, report);
-            let same_port = by_port.entry(listener.address.port()).or_default();
+            let same_port = by_port.entry(listener.address.port.clone()).or_default();
             let overlapping = same_port
                 .iter()
                 .copied()
-                .find(|index| overlap(found[*index].2.address, listener.address));
+                .find(|index| found[*index].2.address.overlaps(&listener.address));
             let Some(index) = overlapping else {
                 same_port.push(found.len());
                 found.push((service.kind, service.pool.clone(), listener));
@@ -45,11 +46,11 @@ pub(super) fn merged(services: Vec<Service>, report: &mut Report) -> Vec<Listene
                 };
                 keys(a) == keys(b)
             };
-            let both_any = other.address.ip().is_unspecified() && listener.address.ip().is_unspecified();
+            let both_any = other.address.is_any() && listener.address.is_any();
             if is_same && are_same(other, &listener) && (other.address == listener.address || both_any) {
                 // One socket at [::] takes IPv4 as well.
-                other.only_v6 &= listener.only_v6 && listener.address.is_ipv6();
-                if listener.address.is_ipv6() {
+                other.only_v6 &= listener.only_v6;
+                if listener.address.is_v6() {
                     other.address = listener.address;
                 }
                 for pair in listener.certificates {
@@ -65,13 +66,17 @@ pub(super) fn merged(services: Vec<Service>, report: &mut Report) -> Vec<Listene
             }
             report.lost(
                 listener.place,
-                format!("{} cannot be open beside {}", listener.address, other.address),
+                format!(
+                    "{} cannot be open beside {}",
+                    printable(&listener.address.to_string()),
+                    printable(&other.address.to_string())
+                ),
                 "Remora has one listener at an address, which leads to the one cluster with one set of rules: give one of them another port, or merge them",
             );
         }
     }
     let without_v4 = |(_, _, mut listener): (Kind, String, Listener)| {
-        if listener.only_v6 && listener.address.is_ipv6() && listener.address.ip().is_unspecified() {
+        if listener.only_v6 && listener.address.is_any() {
             listener
                 .settings
                 .push(Setting::new("deny", list(["0.0.0.0/0"]), listener.place));
@@ -90,7 +95,8 @@ fn only_of_ws(listener: &mut Listener, kind: Kind, report: &mut Report) {
                 setting.place,
                 format!(
                     "{} is no listener for WebSocket, and has no {}",
-                    listener.address, setting.key
+                    printable(&listener.address.to_string()),
+                    setting.key
                 ),
                 "look whether the rule was meant for another listener",
             );
@@ -127,18 +133,6 @@ fn handshake_time(listener: &mut Listener, report: &mut Report) {
     });
 }
 
-/// Whether two sockets at these addresses exclude each other.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    a.port() == b.port()
-        && (a.ip() == b.ip()
-            || match (a.ip().is_unspecified(), b.ip().is_unspecified()) {
-                (false, false) => false,
-                // [::] takes IPv4 as well.
-                (true, _) => a.is_ipv6() || b.is_ipv4() || b.ip().is_unspecified(),
-                (false, true) => b.is_ipv6() || a.is_ipv4(),
-            })
-}
-
 /// Leaves out listeners that Remora refuses: without a certificate, which is reported already, or at the address of a node.
 pub(super) fn leave_out(listeners: &mut Vec<Listener>, nodes: &[Node], report: &mut Report) {
     let ends_tls = |listener: &Listener| {
@@ -155,13 +149,18 @@ pub(super) fn leave_out(listeners: &mut Vec<Listener>, nodes: &[Node], report: &
             .flatten()
     };
     let addresses: Vec<SocketAddr> = servers()
-        .filter_map(|server| Some(SocketAddr::new(server.host.parse().ok()?, server.port)))
+        .filter_map(|server| {
+            Some(SocketAddr::new(
+                server.host.parse::<IpAddr>().ok()?,
+                server.port.number()?,
+            ))
+        })
         .collect();
     listeners.retain(|listener| {
-        let at = listener.address;
+        let at = &listener.address;
         let leads_back = addresses.iter().find(|node| {
-            let everywhere = at.ip().is_unspecified() && node.ip().is_loopback();
-            node.port() == at.port() && (everywhere || node.ip() == at.ip())
+            let everywhere = at.is_any() && node.ip().is_loopback();
+            at.port.number() == Some(node.port()) && (everywhere || at.ip() == Some(node.ip()))
         });
         if let Some(node) = leads_back {
             report.lost(

@@ -3,8 +3,10 @@
 //! Each language has a grammar that keeps positions, and a reader that turns directives into listeners, nodes and keys. Every directive
 //! ends up in the result or in the report. Files are read by the caller.
 
+mod address;
 mod cluster;
 mod draft;
+mod environment;
 mod files;
 mod haproxy;
 mod listeners;

@@ -1,7 +1,9 @@
 //! What a configuration of Remora is made of, before it is one: listeners, servers, and keys with the place that each comes from.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::IpAddr;
 
+use super::address::{Address, Port, is_host, join};
+use super::environment;
 use super::text::Place;
 
 /// A key with its value in TOML, and the directive that it comes from.
@@ -36,8 +38,9 @@ pub(super) enum Kind {
 pub(super) struct Server {
     /// Its name in the original, if it has one there.
     pub(super) name: Option<String>,
+    /// It may have variables of the environment.
     pub(super) host: String,
-    pub(super) port: u16,
+    pub(super) port: Port,
     pub(super) place: Place,
     pub(super) weight: Option<(u32, Place)>,
     pub(super) connections_max: Option<(u64, Place)>,
@@ -52,7 +55,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(host: String, port: u16, place: Place) -> Self {
+    pub(super) fn new(host: String, port: Port, place: Place) -> Self {
         let ip = host.parse::<IpAddr>().map(|ip| ip.to_canonical().to_string());
         Self {
             name: None,
@@ -72,41 +75,21 @@ impl Server {
 
     /// Host and port, an IPv6 address in brackets.
     pub(super) fn address(&self) -> String {
-        join(&self.host, self.port)
+        join(&self.host, &self.port)
     }
-}
 
-/// Host and port, an IPv6 address in brackets.
-pub(super) fn join(host: &str, port: u16) -> String {
-    match host.parse::<Ipv6Addr>() {
-        Ok(ip) => format!("[{ip}]:{port}"),
-        Err(_) => format!("{host}:{port}"),
+    /// The same for a message, with TLS if it has it.
+    pub(super) fn shown(&self) -> String {
+        let tls = if self.has_tls { " with TLS" } else { "" };
+        self.address() + tls
     }
-}
-
-/// Whether Remora can take this as the host of a node.
-pub(super) fn is_host(host: &str) -> bool {
-    if let Ok(ip) = host.parse::<IpAddr>() {
-        let is_link_local = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
-        return !ip.is_unspecified() && !is_link_local;
-    }
-    let labels = host.strip_suffix('.').unwrap_or(host).split('.');
-    let is_label = |label: &str| {
-        let is_of_label = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
-        (1..=63).contains(&label.len())
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-            && label.bytes().all(is_of_label)
-    };
-    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
-    host.len() <= 253 && !labels.clone().next_back().is_some_and(is_number) && labels.clone().all(is_label)
 }
 
 /// An address that clients connect to.
 #[derive(Clone, Debug)]
 pub(super) struct Listener {
     pub(super) name: Option<String>,
-    pub(super) address: SocketAddr,
+    pub(super) address: Address,
     pub(super) place: Place,
     /// Whether a listener at `[::]` takes no IPv4, as Remora's does.
     pub(super) only_v6: bool,
@@ -129,11 +112,13 @@ pub(super) struct Service {
 /// Whether Remora takes this as a path of a listener.
 pub(super) fn is_path(path: &str) -> bool {
     let is_of_path = |byte: u8| byte.is_ascii_graphic() && byte != b'#' && byte != b'?';
+    let path = environment::filled(path, "/a");
     path.starts_with('/') && path.bytes().all(is_of_path)
 }
 
 /// Whether Remora takes this as an origin: in small letters, without a path and the usual port.
 pub(super) fn is_origin(text: &str) -> bool {
+    let text = environment::filled(text, "a");
     let (scheme, rest) = text.split_once("://").unwrap_or_default();
     let (host, port) = rest.split_once(':').unwrap_or((rest, "1"));
     let usual = if scheme == "https" { "443" } else { "80" };

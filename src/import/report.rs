@@ -150,6 +150,26 @@ impl Report {
         self.push(Kind::Unneeded, Some(place), printable(what), why.into());
     }
 
+    /// Keys with variables of the environment.
+    pub(super) fn variables(&mut self, places: &[Place]) {
+        for place in places {
+            self.differs(
+                *place,
+                "a variable of the environment is read where Remora starts, which does not start without it",
+                "set it there, such as by EnvironmentFile= of systemd; of a listener's address, it must be the IP address or the port, and no name and no *",
+            );
+        }
+    }
+
+    /// A path that begins with a variable, in a place where another folder would precede it.
+    pub(super) fn path_of_variable(&mut self, place: Place) {
+        self.differs(
+            place,
+            "a path that begins with a variable is taken for an absolute one",
+            "write the folder before it if the variable is the rest of a path",
+        );
+    }
+
     /// With the files that places refer to, and in their order.
     pub(super) fn finish(&mut self, sources: Sources) {
         self.items.sort_by_key(|item| (item.kind, item.place));

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::environment;
+
 /// A stretch of one of the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Place {
@@ -100,24 +102,26 @@ impl Sources {
 /// A text that may stand in a comment or in a message: without line ends and other control characters, and not too long.
 pub(super) fn printable(text: &str) -> String {
     const CHARS_MAX: usize = 100;
-    let mut shown: String = text
-        .chars()
-        .take(CHARS_MAX)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
+    let shown = |c: char| match c {
+        environment::DOLLAR => '$',
+        c if c.is_control() => ' ',
+        c => c,
+    };
+    let mut shown: String = text.chars().take(CHARS_MAX).map(shown).collect();
     if text.chars().nth(CHARS_MAX).is_some() {
         shown.push('…');
     }
     shown
 }
 
-/// A string as TOML writes it.
+/// A string as TOML writes it. Its variables of the environment are those of the result.
 pub(super) fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push('"');
-    // Else it would name a variable.
+    // Else it would name a variable that the original does not.
     for c in text.replace("${", "$${").chars() {
         match c {
+            environment::DOLLAR => out.push('$'),
             '"' => out.push_str("\\\""),
             '\\' => out.push_str("\\\\"),
             c if c.is_control() => out.push_str(&format!("\\u{:04X}", u32::from(c))),
@@ -132,4 +136,21 @@ pub(super) fn quoted(text: &str) -> String {
 pub(super) fn list(items: impl IntoIterator<Item = impl AsRef<str>>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| quoted(item.as_ref())).collect();
     format!("[{}]", items.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::import::environment::{filled, is_in_toml, is_whole, variable};
+
+    #[test]
+    fn a_variable_stays_one_and_a_dollar_of_the_original_stays_a_dollar() {
+        let word = format!("a{}:$${{B}}", variable("A"));
+        assert_eq!(printable(&word), "a${A}:$${B}");
+        assert_eq!(quoted(&word), "\"a${A}:$$${B}\"");
+        assert!(is_in_toml(&quoted(&word)));
+        assert!(!is_in_toml(&quoted("$${B} ${C} $D")));
+        assert_eq!(filled(&word, "1"), "a1:$${B}");
+        assert!(is_whole(&variable("A")) && !is_whole(&word) && !is_whole(&format!("{}x", variable("A"))));
+    }
 }

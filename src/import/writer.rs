@@ -1,6 +1,7 @@
 //! Writes tables, with the line of the original behind each key.
 
 use super::cluster::Node;
+use super::environment;
 use super::model::{Listener, Setting, is_name};
 use super::text::{Place, Sources, printable, quoted};
 
@@ -8,6 +9,8 @@ use super::text::{Place, Sources, printable, quoted};
 pub(super) struct Writer<'s> {
     pub(super) sources: &'s Sources,
     pub(super) text: String,
+    /// Where the keys are from that have variables of the environment.
+    pub(super) variables: Vec<Place>,
 }
 
 impl Writer<'_> {
@@ -15,6 +18,9 @@ impl Writer<'_> {
         let directive = self.sources.spot(setting.place).map_or(String::new(), |spot| {
             printable(spot.text.get(spot.start..spot.end).unwrap_or_default().trim_end())
         });
+        if environment::is_in_toml(&setting.toml) {
+            self.variables.push(setting.place);
+        }
         let line = self.sources.line(setting.place);
         self.text += &format!("{} = {}  # {line}: {directive}\n", setting.key, setting.toml);
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use crate::base::words::counted;
 use crate::cluster::{Member, NodeApi};
 use crate::control::NodeProber;
 use crate::doctor::clock::{Ahead, Clocks};
@@ -74,7 +75,7 @@ pub(super) async fn views<'m>(prober: &NodeProber, members: &'m [Member], report
         }
     }
     if findings.is_empty() {
-        report.fine(WHAT, format!("{} nodes say the same", views.len()));
+        report.fine(WHAT, format!("{} asked, no difference", counted(views.len(), "node")));
     }
     for finding in findings {
         report.found(WHAT, finding);

@@ -13,6 +13,7 @@ use super::cluster_check::Apis;
 use super::handle::Handle;
 use super::reload::node_prober;
 use super::{client_check, cluster_check, limits};
+use crate::base::words::counted;
 use crate::cluster::{Cluster, Endpoint, EndpointKind, EndpointTls, Member, MemberEndpoint, NodeAddress, NodeApi};
 use crate::config::Config;
 use crate::control::{Found, NodeProber, ProbeProxy, Prober};
@@ -125,7 +126,7 @@ async fn members(config: &Config, prober: &NodeProber, report: &mut Report) -> V
     };
     match prober.find(discovery.source.clone()).await.0 {
         Ok(found) => {
-            report.fine("discovery", format!("{} nodes", found.len()));
+            report.fine("discovery", counted(found.len(), "node"));
             for Found { name, at } in found {
                 // What the configuration says of a node comes first.
                 if !members.iter().any(|member| member.name == name) {
@@ -334,7 +335,7 @@ fn capacity(config: &Config, report: &mut Report) {
             };
             report.found("descriptors", finding);
         }
-        None => report.fine("descriptors", format!("enough for {allowed} connections")),
+        None => report.fine("descriptors", format!("enough for {}", counted(allowed, "connection"))),
     }
     let ports = config.dial.source_ports();
     let weights: usize = config.nodes.iter().map(|node| usize::from(node.weight)).sum();
@@ -350,8 +351,10 @@ fn capacity(config: &Config, report: &mut Report) {
                 subjects: vec![node.name.clone()],
                 looked_at: "the source ports towards a node".to_owned(),
                 found: format!(
-                    "{} is to have {expected} connections by limits.connections and its weight, and there are {ports} ports",
-                    node.name
+                    "{} is to have {} by limits.connections and its weight, and has {}",
+                    node.name,
+                    counted(expected, "connection"),
+                    counted(ports, "port")
                 ),
                 certainty: Certainty::Certain,
             };

@@ -718,7 +718,7 @@ fn an_operator_brings_clients_home_and_may_stop_half_way() {
             "--wait".as_ref(),
         ],
     );
-    assert!(text.ends_with(&format!("connections closed of {left}\n")), "{text}");
+    assert!(text.ends_with(&format!(" of {left} connections\n")), "{text}");
     for client in &mut clients {
         assert_eq!(client.end(), End::Fin);
     }

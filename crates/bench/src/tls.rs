@@ -15,7 +15,7 @@ use rustls::crypto::aws_lc_rs as library;
 #[cfg(all(feature = "ring", not(feature = "aws-lc-rs")))]
 use rustls::crypto::ring as library;
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, NamedGroup, RootCertStore, SignatureScheme, version};
 
@@ -139,8 +139,8 @@ impl Options {
             None => config.with_no_client_auth(),
             Some(path) => {
                 let key_path = self.key.as_ref().unwrap_or(path);
-                let key =
-                    PrivateKeyDer::from_pem_file(key_path).map_err(|error| unreadable("--key", key_path, error))?;
+                let key = PrivateKeyDer::from_pem_file(key_path)
+                    .map_err(|error| unreadable("--key", key_path, in_words(&error)))?;
                 config
                     .with_client_auth_cert(certificates("--cert", path)?, key)
                     .map_err(|error| unreadable("--cert", path, error))?
@@ -205,9 +205,21 @@ fn unreadable(option: &str, path: &Path, error: impl fmt::Display) -> String {
     format!("{option} {}: {error}", path.display())
 }
 
+/// An error in PEM. The library prints lines as numbers, and a line may hold a private key.
+fn in_words(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "an -----END line is missing".to_owned(),
+        pem::Error::IllegalSectionStart { .. } => {
+            "a line that starts with -----BEGIN does not end with -----, or has more behind it".to_owned()
+        }
+        pem::Error::Base64Decode(_) => "what is between -----BEGIN and -----END is not base64".to_owned(),
+        other => other.to_string(),
+    }
+}
+
 fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let certificates: Vec<_> = read.map_err(|error| unreadable(option, path, error))?;
+    let certificates: Vec<_> = read.map_err(|error| unreadable(option, path, in_words(&error)))?;
     if certificates.is_empty() {
         return Err(unreadable(option, path, "no certificate in it"));
     }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use crate::base::words::counted;
+
 /// What is known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Facts<'a> {
@@ -75,7 +77,10 @@ pub(super) fn judge(facts: &Facts<'_>) -> (bool, String) {
         said.push(Part::words(text));
     }
     if *connections_max > 0 && connections.saturating_mul(10) >= connections_max.saturating_mul(9) {
-        let text = format!("{connections} of {connections_max} possible connections are in use");
+        let text = format!(
+            "{connections} of at most {} in use",
+            counted(*connections_max, "connection")
+        );
         said.push(Part::Words(text));
     }
     if let Some(found) = found {
@@ -219,8 +224,8 @@ mod tests {
         assert!(!is_fine);
         assert_eq!(
             sentence,
-            "No node has answered yet; the last reload failed, and the configuration before it is in force; 900 of 1000 possible \
-             connections are in use; the doctor finds R101 nodes-not-joined; the node takes clients."
+            "No node has answered yet; the last reload failed, and the configuration before it is in force; 900 of at most \
+             1000 connections in use; the doctor finds R101 nodes-not-joined; the node takes clients."
         );
         let drains = Facts {
             unready: Some("draining"),

@@ -7,6 +7,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const numbers = new Intl.NumberFormat("en");
   const n = (value) => numbers.format(value);
+  const counted = (value, noun) => `${n(value)} ${noun}${value === 1 ? "" : "s"}`;
 
   // ---- elements -------------------------------------------------------------------------------------------------------------------
 
@@ -352,7 +353,7 @@
 
   const drain = async (node) => {
     const field = { label: "Close its connections, so many per second (empty: they stay):", min: 1, max: 1000000 };
-    const yes = await confirmed(`Drain ${node.node}?`, `It gets no new clients. It has ${n(node.connections)} connections.`, "Drain", field);
+    const yes = await confirmed(`Drain ${node.node}?`, `It gets no new clients. It has ${counted(node.connections, "connection")}.`, "Drain", field);
     if (yes) await change(`${node.node} drains.`, nodePath(node.node, "drain"), { rate: yes.number });
   };
   const undrain = async (node) => {
@@ -367,7 +368,7 @@
   $("rebalance").addEventListener("click", async () => {
     const field = { label: "Connections closed per second:", min: 1, max: 1000000, value: 50, required: true };
     const yes = await confirmed("Bring clients home?", "The connections of clients that are not on their home are closed, those at rest first; they come home when they reconnect.", "Bring them home", field);
-    if (yes) await change((answer) => `${n(answer.selected)} connections are to be closed.`, "rebalance", { rate: yes.number });
+    if (yes) await change((answer) => `${counted(answer.selected, "connection")} to close.`, "rebalance", { rate: yes.number });
   });
   $("rebalance-stop").addEventListener("click", () => change("The rebalance is stopped.", "rebalance/stop"));
 
@@ -444,7 +445,7 @@
     rows(parts.why, [said, node.closing_rate], () => [
       ...said.map((finding) => make("li", { class: finding.verdict === "failing" || finding.verdict === "overruled" ? "bad" : finding.verdict === "draining" ? "wait" : "" },
         `${finding.source}${finding.endpoint ? ` of ${finding.endpoint}` : ""}: ${finding.verdict}${finding.why ? ` (${finding.why})` : ""}`)),
-      ...(node.closing_rate ? [make("li", { class: "wait" }, `closing ${n(node.closing_rate)} connections a second`)] : []),
+      ...(node.closing_rate ? [make("li", { class: "wait" }, `closing ${counted(node.closing_rate, "connection")} a second`)] : []),
     ]);
     put(parts.Clients, n(node.connections));
     put(parts["CONNECT/s"], rate(node.connects_per_second));
@@ -543,7 +544,7 @@
       const short = (text) => (text.length > 16 ? `${text.slice(0, 15)}…` : text);
       const middle = of ? [[short(of.node), ""], [`${share(of.share)} of all ids`, "small"]] : [[`${n(nodes.length)}`, ""], [nodes.length === 1 ? "node" : "nodes", "small"]];
       $("ring").replaceChildren(...arcs, ...middle.map(([text, kind], at) => draw("text", { class: kind, y: at * 15 }, text)));
-      fields($("ring"), { "aria-label": of ? `This id lands on ${of.node}, which has ${share(of.share)} of the ring` : `The shares of ${nodes.length} nodes; the table beside it has them as text` });
+      fields($("ring"), { "aria-label": of ? `This id lands on ${of.node}, which has ${share(of.share)} of the ring` : `The shares of ${counted(nodes.length, "node")}; the table beside it has them as text` });
     }
     const body = $("shares").tBodies[0];
     rows(body, [key, nodes.map((node) => node.connections)], () => nodes.map((node, at) => make("tr", { class: home === node.node ? "home" : null },
@@ -709,12 +710,12 @@
     reload: (e) => [e.is_in_force ? "configuration reloaded" : `reload failed: ${e.error}`, !e.is_in_force],
     listener_opened: (e) => [`listener ${e.listener} opened at ${e.address}`],
     listener_closed: (e) => [`listener ${e.listener} closed at ${e.address}`],
-    drain: (e) => [`the process drains ${n(e.connections)} connections`, true],
-    handover: (e) => [e.error ? `handover failed: ${e.error}` : `${e.result === "took" ? "took over" : "handed over"} ${n(e.moved)} connections${e.left ? `, ${n(e.left)} stayed with the old process` : ""}`, !!e.error],
-    certificate_expiring: (e) => [`certificate of ${certified(e)} expires in ${n(e.days)} ${e.days === 1 ? "day" : "days"}`, true],
+    drain: (e) => [`the process drains ${counted(e.connections, "connection")}`, true],
+    handover: (e) => [e.error ? `handover failed: ${e.error}` : `${e.result === "took" ? "took over" : "handed over"} ${counted(e.moved, "connection")}${e.left ? `, ${n(e.left)} stayed with the old process` : ""}`, !!e.error],
+    certificate_expiring: (e) => [`certificate of ${certified(e)} expires in ${counted(e.days, "day")}`, true],
     certificate_expired: (e) => [`certificate of ${certified(e)} has expired`, true],
     storm_begun: (e) => [`storm: ${n(e.connects_per_second)} clients connect per second, usually ${n(e.usual_per_second)}; ${n(e.waiting)} wait`, true],
-    storm_ended: (e) => [`the storm is over after ${span(e.seconds)}: ${n(e.connects)} clients connected`],
+    storm_ended: (e) => [`the storm is over after ${span(e.seconds)}: ${counted(e.connects, "client")} connected`],
     finding: (e) => [`${e.code}${e.name ? ` ${e.name}` : ""} of ${e.subject}${e.is_begun ? (e.found ? `: ${e.found}` : "") : " is over"}`, e.is_begun],
   };
   const certified = (e) => `${e.listener ?? "this balancer at nodes"} (${e.names.join(", ")})`;

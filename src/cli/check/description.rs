@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use remora::admin;
+use remora::base::words::counted;
 use remora::cluster::{EndpointKind, Endpoints, Member, SEED_DEFAULT};
 use remora::config::{Config, Problem, Severity, duration_text as text, size_text};
 use remora::control::{self, SourceKind};
@@ -95,7 +96,7 @@ fn listener(listener: &Listener) -> Vec<String> {
         who += &format!(", PROXY headers trusted from {}", list(proxy_protocol_from));
     }
     if let Some(max) = connections_max {
-        who += &format!(", up to {max} connections");
+        who += &format!(", up to {}", counted(*max, "connection"));
     }
     if let Some(timeout) = connect_timeout {
         who += &format!(", CONNECT within {}", text(*timeout));
@@ -168,8 +169,8 @@ fn certificate(certificate: &Certificate) -> String {
 fn expiry(expires: SystemTime) -> String {
     const DAY: u64 = 86_400;
     match expires.duration_since(SystemTime::now()) {
-        Ok(left) => format!("expires in {} days", left.as_secs() / DAY),
-        Err(past) => format!("expired {} days ago", past.duration().as_secs() / DAY),
+        Ok(left) => format!("expires in {}", counted(left.as_secs() / DAY, "day")),
+        Err(past) => format!("expired {} ago", counted(past.duration().as_secs() / DAY, "day")),
     }
 }
 
@@ -194,7 +195,7 @@ fn node((node, share): (&Member, f64)) -> Vec<String> {
             ws.as_ref().map(|ws| ws.shown(EndpointKind::Ws).to_string()),
             pass.as_ref()
                 .map(|pass| format!("TLS passed to {}", pass.shown(EndpointKind::Pass))),
-            connections_max.map(|max| format!("up to {max} connections")),
+            connections_max.map(|max| format!("up to {}", counted(max, "connection"))),
             connects_per_second.map(|rate| format!("{rate} CONNECTs a second")),
             api.as_ref().map(|api| format!("checked at {api}")),
             unverified.then(|| "CERTIFICATES ARE NOT VERIFIED".to_owned()),
@@ -293,8 +294,8 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         (
             "nodes down",
             format!(
-                "after {} failures, one of them of a probe; then probed every {} to {}",
-                control.failures_max,
+                "after {}, one of them of a probe; then probed every {} to {}",
+                counted(control.failures_max, "failure"),
                 text(control.down_min),
                 text(control.down_max)
             ),
@@ -304,8 +305,9 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         (
             "at SIGTERM",
             format!(
-                "accepts for {} more, then closes {rate} connections a second, for {} at most",
+                "accepts for {} more, then closes {} a second, for {} at most",
                 text(*delay),
+                counted(*rate, "connection"),
                 text(*grace)
             ),
         ),
@@ -499,7 +501,10 @@ fn sources(dial: &dial::Settings) -> String {
 fn ports(dial: &dial::Settings) -> String {
     let ports = dial.source_ports();
     let rate = dial::ports_rate(ports);
-    format!("{ports} towards each node, enough for {rate} connections a second that Remora closes first")
+    format!(
+        "{ports} towards each node, enough for {} a second that Remora closes first",
+        counted(rate, "connection")
+    )
 }
 
 fn slow(relay: &relay::Settings, dial: &dial::Settings) -> String {
@@ -539,7 +544,8 @@ fn vanished(dial: &dial::Settings) -> String {
              acknowledgement"
         ),
         false => format!(
-            "{count} keepalive probes {interval} apart that follow {idle_text} of silence, or after {all} without an acknowledgement"
+            "{}, {interval} apart, after {idle_text} of silence, or {all} without an acknowledgement",
+            counted(*count, "keepalive probe")
         ),
     };
     let clients = match idle {

@@ -8,6 +8,7 @@ use clap::Args;
 use remora::admin::api::answers::{
     AskClient, Client, Clients, Closed, Connection as Row, End, Loop, Rebalance, Reconnecting, SetRebalance,
 };
+use remora::base::words::counted;
 
 use super::connection::{Connection, Failed, encoded};
 use super::{body, nodes};
@@ -169,8 +170,11 @@ fn progress(status: &Rebalance) -> String {
         is_running,
     } = status;
     match is_running {
-        true => format!("{selected} connections to close at {rate}/s; {closed} closed"),
-        false => format!("{closed} connections closed of {selected}"),
+        true => format!(
+            "{} to close at {rate}/s; {closed} closed",
+            counted(*selected, "connection")
+        ),
+        false => format!("closed {closed} of {}", counted(*selected, "connection")),
     }
 }
 

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use remora::admin::api::answers::{Finding, Node, Nodes};
+use remora::base::words::counted;
 
 use super::connection::{Connection, Failed, encoded};
 use crate::cli::columns;
@@ -48,8 +49,8 @@ pub(super) async fn wait(connection: &mut Connection, name: &str) -> Result<Stri
         }
         if !node.is_draining {
             let message = format!(
-                "{name} is not draining any more, and has {} connections",
-                node.connections
+                "{name} is not draining any more, and has {}",
+                counted(node.connections, "connection")
             );
             return Err(Failed::refused(message));
         }

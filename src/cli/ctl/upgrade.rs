@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use remora::admin::api::answers::{Upgradable, Upgrade, UpgradeStep, Upgraded};
+use remora::base::words::counted;
 
 use super::connection::{Connection, Failed};
 use super::{body, process};
@@ -65,12 +66,12 @@ fn text(step: &UpgradeStep) -> String {
         UpgradeStep::Started { pid } => format!("started process {pid}"),
         UpgradeStep::Checked => "its configuration is right, and both understand each other".to_owned(),
         UpgradeStep::Sockets => "sent the listening sockets".to_owned(),
-        UpgradeStep::Relays { sent, of } => format!("sent {sent} of about {of} connections"),
+        UpgradeStep::Relays { sent, of } => format!("sent {sent} of about {}", counted(*of, "connection")),
         UpgradeStep::Prepared => "the new process is ready".to_owned(),
         UpgradeStep::Frozen => "stopped relaying".to_owned(),
         UpgradeStep::Adopted => "the new process has everything".to_owned(),
         UpgradeStep::Running { round: 1, relays } => {
-            format!("the new process relays {relays} connections, and accepts")
+            format!("the new process relays {}, and accepts", counted(*relays, "connection"))
         }
         UpgradeStep::Running { relays, .. } => format!("{relays} more, which were connecting"),
         UpgradeStep::Done(upgraded) => done(upgraded),

@@ -1,8 +1,10 @@
 //! `bind`: addresses, TLS and limits of listeners.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::import::address::{Address, Host, Port};
 use crate::import::draft::Prefer;
+use crate::import::environment;
 use crate::import::files::Files;
 use crate::import::haproxy::certificates::{self, based};
 use crate::import::haproxy::context::Context;
@@ -180,9 +182,9 @@ pub(super) fn read(line: &Line, bases: &Bases, files: &dyn Files, context: &mut 
                 for address in addresses {
                     listeners.push(Listener {
                         name: name.clone(),
-                        address,
                         place: line.place(),
-                        only_v6,
+                        only_v6: only_v6 && address.is_v6(),
+                        address,
                         settings: settings.clone(),
                         certificates: certificates.clone(),
                     });
@@ -202,9 +204,9 @@ pub(super) fn read(line: &Line, bases: &Bases, files: &dyn Files, context: &mut 
                     part if part.contains("quic") || part.contains("udp") => {
                         ("Remora serves MQTT over TCP", "keep HAProxy for it")
                     }
-                    part if part.contains("${") => (
-                        "a variable of the environment where an address is needed",
-                        "write the address itself",
+                    part if environment::is_in(part) => (
+                        "variables of the environment can be the IP address and one port, and no more",
+                        "write the addresses themselves",
                     ),
                     _ => (
                         "not an IP address of this machine with a port",
@@ -228,19 +230,26 @@ pub(super) fn read(line: &Line, bases: &Bases, files: &dyn Files, context: &mut 
 }
 
 /// `:1883`, `*:1883`, `10.0.0.1:1883-1885`, `[::]:1883`, `:::1883`, `ipv4@10.0.0.1:1883`.
-fn addresses(written: &str) -> Option<Vec<SocketAddr>> {
+fn addresses(written: &str) -> Option<Vec<Address>> {
     let (written, is_v6) = match written.split_once('@') {
         Some(("ipv4" | "tcp" | "tcp4" | "tcpv4", rest)) => (rest, false),
         Some(("ipv6" | "tcp6" | "tcpv6", rest)) => (rest, true),
         Some(_) => return None,
         None => (written, false),
     };
+    if environment::is_whole(written) {
+        return Some(vec![Address::whole(written)]);
+    }
     let (host, ports) = written.rsplit_once(':')?;
     let any = if is_v6 {
         IpAddr::V6(Ipv6Addr::UNSPECIFIED)
     } else {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED)
     };
+    if environment::is_in(host) {
+        let (host, port) = (Host::named(host)?, Port::parse(ports)?);
+        return Some(vec![Address { host, port }]);
+    }
     let ip = match host {
         "" | "*" => any,
         "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -255,6 +264,9 @@ fn addresses(written: &str) -> Option<Vec<SocketAddr>> {
     if is_link_local {
         return None;
     }
+    if environment::is_in(ports) {
+        return Some(vec![Address::new(ip, Port::parse(ports)?)]);
+    }
     let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
     let (first, last) = match ports.split_once('-') {
         Some((first, last)) => (number(first)?, number(last)?),
@@ -264,7 +276,11 @@ fn addresses(written: &str) -> Option<Vec<SocketAddr>> {
         return None;
     }
     let last = last.min(first.saturating_add(PORTS_MAX));
-    Some((first..=last).map(|port| SocketAddr::new(ip, port)).collect())
+    Some(
+        (first..=last)
+            .map(|port| Address::new(ip, Port::Number(port)))
+            .collect(),
+    )
 }
 
 /// `tls_min`, from the options of all and of this `bind`.
@@ -336,9 +352,11 @@ fn clients(
     }
     let word = if word == "optional" { "optional" } else { "required" };
     settings.push(Setting::new("client_certificates", quoted(word), at));
-    settings.push(Setting::new("client_ca", quoted(&based(&bases.ca, &file)), place));
+    let path = based(&bases.ca, &file, place, &mut context.report);
+    settings.push(Setting::new("client_ca", quoted(&path), place));
     if let Some((file, place)) = revoked {
-        settings.push(Setting::new("client_crl", quoted(&based(&bases.ca, &file)), place));
+        let path = based(&bases.ca, &file, place, &mut context.report);
+        settings.push(Setting::new("client_crl", quoted(&path), place));
         settings.push(Setting::new("client_crl_expired", "\"refuse\"", place));
     }
 }

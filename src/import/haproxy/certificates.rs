@@ -3,18 +3,24 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 
+use crate::import::environment;
 use crate::import::files::{BYTES_MAX, Files};
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::syntax::Word;
+use crate::import::report::Report;
 use crate::import::text::{Place, printable};
 
 /// A chain, its key if that is in another file, and where it is named.
 type Certificate = (String, Option<String>, Place);
 
 /// The path of a file, behind `crt-base` or `ca-base`.
-pub(super) fn based(base: &str, written: &str) -> String {
+pub(super) fn based(base: &str, written: &str, place: Place, report: &mut Report) -> String {
     match base {
         "" => written.to_owned(),
+        _ if environment::begins(written) => {
+            report.path_of_variable(place);
+            written.to_owned()
+        }
         base => Path::new(base).join(written).display().to_string(),
     }
 }
@@ -27,7 +33,7 @@ pub(super) fn of_crt(
     files: &dyn Files,
     context: &mut Context,
 ) -> Vec<Certificate> {
-    let path = based(base, written);
+    let path = based(base, written, word.place, &mut context.report);
     if path.contains("${") || path.starts_with('@') || path.is_empty() {
         context.unreadable(word.place, written, "a file");
         return Vec::new();
@@ -91,8 +97,9 @@ pub(super) fn of_list(
             lost.entry((message, advice)).or_insert(number);
         }
         filtered = filtered.or((!names.trim().is_empty()).then_some(number));
-        let path = based(base, path);
-        if path.contains("${") || path.starts_with(['@', '[']) {
+        let has_dollar = path.contains("${") || environment::is_in(path);
+        let path = based(base, path, word.place, &mut context.report);
+        if has_dollar || path.starts_with(['@', '[']) {
             let message = "the line names no file, so it is left out".to_owned();
             lost.entry((message, ADVICE)).or_insert(number);
         } else if known.insert(path.clone()) {
@@ -108,7 +115,7 @@ pub(super) fn of_list(
     context.report.differs(
         word.place,
         format!(
-            "{name} is a list: the {} files that are in it now are listed",
+            "{name} is a list, and its files are listed as they are now: {}",
             found.len()
         ),
         "a certificate that comes later must be added to `certificates`",
@@ -147,5 +154,6 @@ fn lost_options(options: &str) -> impl Iterator<Item = &str> {
 /// The key beside a file.
 fn beside(path: &str, files: &dyn Files) -> Option<String> {
     let key = format!("{path}.key");
-    files.read(Path::new(&key)).is_ok().then_some(key)
+    // Which file a variable leads to is not known here.
+    (!environment::is_in(path) && files.read(Path::new(&key)).is_ok()).then_some(key)
 }

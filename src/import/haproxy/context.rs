@@ -1,6 +1,7 @@
 //! What the parts of the importer share.
 
 use crate::import::draft::Draft;
+use crate::import::environment;
 use crate::import::haproxy::syntax::Line;
 use crate::import::report::Report;
 use crate::import::text::{Place, printable};
@@ -16,7 +17,8 @@ pub(super) struct Context {
 impl Context {
     /// Reports a value that cannot be read.
     pub(super) fn unreadable(&mut self, place: Place, written: &str, wanted: &str) {
-        let message = match (written, written.contains("${")) {
+        let has_variable = environment::is_in(written);
+        let message = match (written, has_variable) {
             ("", _) => format!("{wanted} is missing"),
             (_, true) => format!(
                 "{} has a variable of the environment, and is to be {wanted}",
@@ -24,7 +26,12 @@ impl Context {
             ),
             (_, false) => format!("{} is not {wanted}", printable(written)),
         };
-        self.report.lost(place, message, "write the value itself");
+        let advice = if has_variable {
+            environment::ADVICE
+        } else {
+            "write the value itself"
+        };
+        self.report.lost(place, message, advice);
     }
 
     /// Sets a duration from a word of a line; a bare number is in `bare` milliseconds.

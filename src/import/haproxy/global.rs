@@ -1,5 +1,8 @@
 //! `global`, `resolvers` and other sections that are no proxies.
 
+use std::net::{IpAddr, SocketAddr};
+
+use crate::import::environment;
 use crate::import::haproxy::bind::{self, set};
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::server;
@@ -66,7 +69,14 @@ impl Global {
                 }
             }
             "ssl-default-bind-ciphers" | "ssl-default-bind-ciphersuites" => self.binds.ciphers.push(line.clone()),
-            "ssl-server-verify" => self.servers.verifies_none = line.word(1) == "none",
+            "ssl-server-verify" => {
+                self.servers.verifies_none = line.word(1) == "none";
+                report.unneeded(
+                    place,
+                    line.word(0),
+                    "each node with TLS says whether its certificate is verified",
+                );
+            }
             "stats" => report.differs(
                 place,
                 format!(
@@ -206,7 +216,13 @@ pub(super) fn resolvers(section: &Section, context: &mut Context) {
             }
             ("nameserver", _) => {
                 let address = line.word(2).trim_start_matches("udp@").trim_start_matches("tcp@");
-                if address.parse::<std::net::SocketAddr>().is_ok() || address.parse::<std::net::IpAddr>().is_ok() {
+                let is_address = |text: &str| text.parse::<SocketAddr>().is_ok() || text.parse::<IpAddr>().is_ok();
+                // A port and an address are right in the place of these.
+                if ["1", "10.0.0.1"]
+                    .iter()
+                    .any(|value| is_address(&environment::filled(address, value)))
+                    || environment::is_whole(address)
+                {
                     servers.push((address.to_owned(), place));
                 }
                 context.report.unneeded(

@@ -2,6 +2,7 @@
 
 mod bind;
 mod certificates;
+mod check;
 mod context;
 mod global;
 mod proxies;
@@ -10,6 +11,7 @@ mod server;
 mod statement;
 mod syntax;
 mod terms;
+mod variables;
 
 use std::path::PathBuf;
 

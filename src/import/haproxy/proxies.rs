@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::import::address::Port;
 use crate::import::files::Files;
 use crate::import::haproxy::bind;
+use crate::import::haproxy::check::check;
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::global::Global;
-use crate::import::haproxy::rules::{Rules, periods};
+use crate::import::haproxy::rules::{Rules, only_these, periods};
 use crate::import::haproxy::server;
 use crate::import::haproxy::statement::{self, Side};
 use crate::import::haproxy::syntax::{Line, Section};
 use crate::import::haproxy::terms::{self, Acls, Condition, Test};
-use crate::import::model::{Kind, Listener, Server, Service, Setting, is_path, join};
+use crate::import::model::{Kind, Listener, Server, Service, Setting, is_path};
 use crate::import::text::{Place, list, printable, quoted};
 
 /// The ports on which EMQX has TLS, those on which it has WebSocket, and those of its dashboard.
@@ -30,7 +32,31 @@ pub(super) struct Proxies<'s> {
 }
 
 /// Paths that lead to a backend, and the line that says so.
-type Paths = Option<(Vec<String>, Place)>;
+struct Paths {
+    paths: Vec<String>,
+    are_prefixes: bool,
+    place: Place,
+}
+
+impl Paths {
+    fn new(paths: &[String], are_prefixes: bool, line: &Line) -> Option<Self> {
+        let is_every = are_prefixes && paths.iter().any(|path| path == "/");
+        let is_right = !is_every && paths.iter().all(|path| is_path(path));
+        is_right.then(|| Self {
+            paths: paths.to_vec(),
+            are_prefixes,
+            place: line.place(),
+        })
+    }
+
+    /// The key of a listener.
+    fn setting(self, context: &mut Context) -> Setting {
+        if self.are_prefixes {
+            only_these(self.place, context);
+        }
+        Setting::new("paths", list(self.paths), self.place)
+    }
+}
 
 /// Statements of a section, with those of its defaults before.
 struct Proxy<'s> {
@@ -48,6 +74,22 @@ impl<'s> Proxy<'s> {
 
     fn is_http(&self) -> bool {
         self.last("mode").is_some_and(|line| line.word(1) == "http")
+    }
+
+    /// Whether a later line says something else instead, as a section does of its defaults; says so.
+    fn overrides(&self, line: &Line, context: &mut Context) -> bool {
+        let Some(key) = statement::single(line) else {
+            return false;
+        };
+        let place = line.place();
+        let later = self.lines.iter().rev().take_while(|later| later.place() != place);
+        let is_overridden = later.into_iter().any(|later| statement::single(later) == Some(key));
+        if is_overridden {
+            let what = format!("{} {}", line.word(0), line.word(1));
+            let why = format!("another one holds in {}", printable(self.section.name()));
+            context.report.unneeded(place, &what, why);
+        }
+        is_overridden
     }
 
     fn has(&self, words: &[&str]) -> bool {
@@ -177,11 +219,16 @@ impl<'s> Proxies<'s> {
         let port = binds
             .iter()
             .flat_map(|bind| &bind.listeners)
-            .map(|listener| listener.address.port())
+            .map(|listener| listener.address.port.clone())
             .next();
-        let found = server::read(&back.lines, port.unwrap_or(1883), &global.servers, context);
+        let found = server::read(
+            &back.lines,
+            &port.unwrap_or(Port::Number(1883)),
+            &global.servers,
+            context,
+        );
         let mut servers = found.servers;
-        let all_at = |ports: &[u16]| !servers.is_empty() && servers.iter().all(|server| ports.contains(&server.port));
+        let all_at = |ports: &[u16]| !servers.is_empty() && servers.iter().all(|server| is_at(server, ports));
         if servers.is_empty() {
             context.report.lost(
                 back.section.head.place(),
@@ -230,11 +277,16 @@ impl<'s> Proxies<'s> {
                 "every path was passed on; Remora serves those in `paths`: /mqtt is EMQX's own",
                 "list further paths in `paths`",
             ),
+            Kind::Mqtt if servers.iter().any(|server| server.port.number().is_none()) => context.report.differs(
+                place,
+                "which of the nodes' listeners a variable leads to is not known: it is taken for MQTT without TLS",
+                "for another one, write `ws` or `pass` of the nodes in the place of `address`, and transport or tls of the listener",
+            ),
             _ => {}
         }
         let mut settings: Vec<Setting> = Vec::new();
-        if let Some((paths, place)) = paths.filter(|_| kind == Kind::Ws) {
-            settings.push(Setting::new("paths", list(paths), place));
+        if let Some(paths) = paths.filter(|_| kind == Kind::Ws) {
+            settings.push(paths.setting(context));
         }
         let mut rules = Rules::new(&front.acls, &front.variables, &self.periods);
         for line in &front.lines {
@@ -244,7 +296,7 @@ impl<'s> Proxies<'s> {
         let tunnels = front.has(&["timeout", "tunnel"]) || back.has(&["timeout", "tunnel"]);
         for line in &front.lines {
             let side = if is_same { Side::Both } else { Side::Front };
-            if !rules.rule(line, &mut settings, context) {
+            if !front.overrides(line, context) && !rules.rule(line, &mut settings, context) {
                 statement::read(line, side, tunnels, context);
             }
         }
@@ -256,15 +308,20 @@ impl<'s> Proxies<'s> {
                 rules.track(line);
             }
             for line in &back.lines {
-                if !rules.rule(line, &mut own, context) {
+                if !back.overrides(line, context) && !rules.rule(line, &mut own, context) {
                     statement::read(line, Side::Back, tunnels, context);
                 }
             }
             rules.finish(&mut own, context);
             add_rules(&mut settings, own, context);
         }
-        self.affinity(&front, &back, context);
-        check(&back, &mut servers, (found.check, found.interval, found.port), context);
+        self.affinity(kind, &front, &back, context);
+        check(
+            &back.lines,
+            &mut servers,
+            (found.check, found.interval, found.port),
+            context,
+        );
         let mut listeners: Vec<Listener> = binds.into_iter().flat_map(|bind| bind.listeners).collect();
         settings.extend(most(&front, &listeners, context));
         for listener in &mut listeners {
@@ -305,23 +362,23 @@ impl<'s> Proxies<'s> {
     }
 
     /// The backend that clients of MQTT are taken to, and the paths that lead there.
-    fn backend(&mut self, index: usize, front: &Proxy<'s>, context: &mut Context) -> Option<(usize, Paths)> {
+    fn backend(&mut self, index: usize, front: &Proxy<'s>, context: &mut Context) -> Option<(usize, Option<Paths>)> {
         let place = front.section.head.place();
         let find = |name: &str| {
             let is_it = |section: &Section| matches!(section.kind(), "backend" | "listen") && section.name() == name;
             self.sections.iter().position(is_it)
         };
-        let mut chosen: Option<(&Line, Paths)> = None;
+        let mut chosen: Option<(&Line, Option<Paths>)> = None;
         let mut others = Vec::new();
         for line in front.lines.iter().copied().filter(|line| line.word(0) == "use_backend") {
             let condition = front.acls.condition(line.rest(2));
             let found = match &condition {
                 Condition::Always => Some(None),
                 Condition::All(terms) => {
-                    let is_of_ws = |test: &Test| matches!(test, Test::Upgrade | Test::Path(_));
+                    let is_of_ws = |test: &Test| matches!(test, Test::Upgrade | Test::Path { .. });
                     let paths = terms.iter().find_map(|term| match &term.test {
-                        Test::Path(paths) if !term.is_negated && paths.iter().all(|path| is_path(path)) => {
-                            Some((paths.clone(), line.place()))
+                        Test::Path { paths, are_prefixes } if !term.is_negated => {
+                            Paths::new(paths, *are_prefixes, line)
                         }
                         _ => None,
                     });
@@ -391,7 +448,7 @@ impl<'s> Proxies<'s> {
     }
 
     /// What ties a client to a node.
-    fn affinity(&self, front: &Proxy<'s>, back: &Proxy<'s>, context: &mut Context) {
+    fn affinity(&self, kind: Kind, front: &Proxy<'s>, back: &Proxy<'s>, context: &mut Context) {
         let variables: BTreeMap<String, String> = front
             .variables
             .iter()
@@ -408,6 +465,10 @@ impl<'s> Proxies<'s> {
         let mut take = |line: &Line, expression: &str, context: &mut Context| {
             said = true;
             match terms::meaning(expression, &variables) {
+                Some("client_address") if kind == Kind::Pass => {
+                    let why = "where TLS is passed on, clients are tied to nodes by their addresses anyway";
+                    context.report.unneeded(line.place(), line.word(0), why);
+                }
                 Some(key) => {
                     bind::set(context, "affinity", "key", quoted(key), line.place());
                     context.report.differs(
@@ -469,6 +530,11 @@ impl<'s> Proxies<'s> {
     }
 }
 
+/// Whether the port of a node is one of these.
+fn is_at(server: &Server, ports: &[u16]) -> bool {
+    server.port.number().is_some_and(|port| ports.contains(&port))
+}
+
 /// Adds the rules of a backend to those of its frontend: both hold.
 fn add_rules(settings: &mut Vec<Setting>, own: Vec<Setting>, context: &mut Context) {
     for setting in own {
@@ -516,7 +582,7 @@ fn most(front: &Proxy<'_>, listeners: &[Listener], context: &mut Context) -> Opt
 }
 
 /// Whether a proxy for HTTP is one for MQTT over WebSocket.
-fn is_websocket(front: &Proxy<'_>, back: &Proxy<'_>, paths: &Paths, all_at: &dyn Fn(&[u16]) -> bool) -> bool {
+fn is_websocket(front: &Proxy<'_>, back: &Proxy<'_>, paths: &Option<Paths>, all_at: &dyn Fn(&[u16]) -> bool) -> bool {
     let tunnels = |proxy: &Proxy<'_>| {
         proxy
             .section
@@ -529,84 +595,13 @@ fn is_websocket(front: &Proxy<'_>, back: &Proxy<'_>, paths: &Paths, all_at: &dyn
             .iter()
             .any(|word| word.text.to_ascii_lowercase().replace('_', "").contains("clientid"))
     });
-    paths.is_some() || all_at(&PORTS_OF_WS) || tunnels(front) || tunnels(back) || by_id
-}
-
-/// How nodes are checked.
-fn check(
-    back: &Proxy<'_>,
-    servers: &mut [Server],
-    (checked, interval, port): (Option<Place>, Option<(u64, Place)>, Option<u16>),
-    context: &mut Context,
-) {
-    let Some(checked) = checked else {
-        return;
-    };
-    let http = back
-        .lines
-        .iter()
-        .rev()
-        .find(|line| line.word(0) == "option" && line.word(1) == "httpchk");
-    let uri = back
-        .lines
-        .iter()
-        .filter(|line| line.word(0) == "http-check" && line.word(1) == "send")
-        .find_map(|line| {
-            let at = line.words.iter().position(|word| word.text == "uri")?;
-            Some(line.word(at + 1).to_owned())
-        });
-    let uri = uri.or_else(|| {
-        http.map(|line| {
-            if line.word(3).is_empty() {
-                line.word(2)
-            } else {
-                line.word(3)
+    let by_upgrade = front.lines.iter().any(|line| {
+        let is_its = line.word(0) == "use_backend" && line.word(1) == back.section.name();
+        is_its
+            && match front.acls.condition(line.rest(2)) {
+                Condition::All(terms) => terms.iter().any(|term| !term.is_negated && term.test == Test::Upgrade),
+                _ => false,
             }
-            .to_owned()
-        })
     });
-    let of_api = match uri.as_deref().map(|uri| uri.split('?').next().unwrap_or_default()) {
-        Some("/api/v5/load_rebalance/availability_check") => Some("availability"),
-        Some("/status" | "/api/v5/status") => Some("status"),
-        _ => None,
-    };
-    match (http, of_api, port) {
-        (Some(line), Some(word), Some(port)) => {
-            for server in servers.iter_mut() {
-                server.api = Some((format!("http://{}", join(&server.host, port)), line.place()));
-            }
-            bind::set(context, "nodes_api", "check", quoted(word), line.place());
-            if let Some((ms, place)) = interval {
-                context
-                    .draft
-                    .set_time("nodes_api", "interval", ms, place, &mut context.report);
-            }
-            context.report.differs(
-                line.place(),
-                "one answer counts: a node with 503 keeps its clients and gets no new ones; one that does not answer is probed as a client would",
-                "",
-            );
-        }
-        (http, _, _) => {
-            if let Some(line) = http {
-                context.report.differs(
-                    line.place(),
-                    "nodes are probed with a CONNECT, as clients meet them, and not by this request",
-                    "`api` of a node asks EMQX's availability check, or its status",
-                );
-            }
-            match interval {
-                Some((ms, place)) => {
-                    context
-                        .draft
-                        .set_time("health", "interval", ms, place, &mut context.report);
-                }
-                None => {
-                    context
-                        .draft
-                        .set_time("health", "interval", 2000, checked, &mut context.report);
-                }
-            }
-        }
-    }
+    by_upgrade || paths.is_some() || all_at(&PORTS_OF_WS) || tunnels(front) || tunnels(back) || by_id
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 
+use crate::import::environment;
 use crate::import::haproxy::bind::set;
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::syntax::{Line, Section, Word};
@@ -31,6 +32,18 @@ pub(super) fn periods(sections: &[Section]) -> BTreeMap<String, u64> {
         }
     }
     found
+}
+
+/// Why it is no loss that something else than MQTT, or than TLS, is refused.
+const NOTHING_ELSE: &str = "what does not begin with a CONNECT, or a ClientHello where TLS is expected, is closed";
+
+/// Reports paths that longer ones matched as well.
+pub(super) fn only_these(place: Place, context: &mut Context) {
+    context.report.differs(
+        place,
+        "only these paths are served, and not those that begin with them",
+        "list further paths in `paths`",
+    );
 }
 
 /// What a counter counts by.
@@ -132,11 +145,9 @@ impl<'a> Rules<'a> {
                     [
                         Term {
                             is_negated: false,
-                            test: Test::IsMqtt,
+                            test: Test::IsMqtt | Test::IsTls,
                         },
-                    ] => context
-                        .report
-                        .unneeded(place, "tcp-request", "whatever is no CONNECT is closed"),
+                    ] => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
                     _ => Self::lost(line, context),
                 },
                 Condition::Always => self.addresses.push(Rule {
@@ -193,6 +204,11 @@ impl<'a> Rules<'a> {
                     .report
                     .unneeded(place, "tcp-request", "what counts is which limits its counters have");
             }
+            "capture" => context.report.differs(
+                place,
+                "what is captured for the log has fields with names of their own there, if any",
+                "docs/logs.md has all of them",
+            ),
             _ => Self::lost(line, context),
         }
     }
@@ -248,11 +264,9 @@ impl<'a> Rules<'a> {
             [
                 Term {
                     is_negated: true,
-                    test: Test::IsMqtt,
+                    test: Test::IsMqtt | Test::IsTls,
                 },
-            ] => context
-                .report
-                .unneeded(place, "tcp-request", "whatever is no CONNECT is closed"),
+            ] => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
             [
                 Term {
                     is_negated: false,
@@ -359,7 +373,7 @@ impl<'a> Rules<'a> {
                     .report
                     .unneeded(place, "http-request", "what counts is what is decided by it");
             }
-            "deny" | "reject" | "silent-drop" | "tarpit" => match condition(2) {
+            "deny" | "reject" | "silent-drop" | "tarpit" => match condition(2).of_upgrades() {
                 Condition::All(terms) => match &terms[..] {
                     [
                         Term {
@@ -377,9 +391,12 @@ impl<'a> Rules<'a> {
                     [
                         Term {
                             is_negated: true,
-                            test: Test::Path(paths),
+                            test: Test::Path { paths, are_prefixes },
                         },
                     ] if !paths.is_empty() && paths.iter().all(|path| model::is_path(path)) => {
+                        if *are_prefixes {
+                            only_these(place, context);
+                        }
                         settings.retain(|setting| setting.key != "paths");
                         settings.push(Setting::new("paths", list(paths), place));
                     }
@@ -429,6 +446,10 @@ impl<'a> Rules<'a> {
     }
 
     fn lost(line: &Line, context: &mut Context) {
+        if line.words.iter().any(|word| environment::is_in(&word.text)) {
+            let message = format!("{} with a variable of the environment", line.word(0));
+            return context.report.lost(line.place(), message, environment::NETWORK_ADVICE);
+        }
         context.report.lost(
             line.place(),
             format!("{} {}: this rule has no counterpart", line.word(0), printable(line.word(if line.word(0) == "tcp-request" { 2 } else { 1 }))),

@@ -1,10 +1,12 @@
 //! `server`, `server-template` and `default-server`: the nodes.
 
+use crate::import::address::{Port, is_host};
+use crate::import::environment;
 use crate::import::haproxy::bind::set;
 use crate::import::haproxy::certificates::based;
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::syntax::{Line, Word};
-use crate::import::model::{Server, is_host};
+use crate::import::model::Server;
 use crate::import::text::{Place, list, printable, quoted};
 use crate::import::units::haproxy_time;
 
@@ -25,11 +27,11 @@ pub(super) struct Servers {
     /// Time between two checks.
     pub(super) interval: Option<(u64, Place)>,
     /// The port that is checked.
-    pub(super) port: Option<u16>,
+    pub(super) port: Option<Port>,
 }
 
 /// Reads the servers of a backend; `port` is that of the `bind`, for servers without one.
-pub(super) fn read(lines: &[&Line], port: u16, bases: &Bases, context: &mut Context) -> Servers {
+pub(super) fn read(lines: &[&Line], port: &Port, bases: &Bases, context: &mut Context) -> Servers {
     let mut found = Servers::default();
     let mut defaults: Vec<&Word> = Vec::new();
     for line in lines {
@@ -54,7 +56,7 @@ pub(super) fn read(lines: &[&Line], port: u16, bases: &Bases, context: &mut Cont
 }
 
 /// `10.0.0.1:1883`, `emqx1:1883`, `2001:db8::1:1883`, `ipv4@emqx1:1883`.
-fn address(line: &Line, written: &str, place: Place, port: u16, context: &mut Context) -> Option<Server> {
+fn address(line: &Line, written: &str, place: Place, port: &Port, context: &mut Context) -> Option<Server> {
     let bare = match written.split_once('@') {
         Some(("ipv4" | "ipv6" | "tcp" | "tcp4" | "tcp6", rest)) => rest,
         Some(("unix" | "abns" | "abnsz", _)) => "/",
@@ -69,12 +71,20 @@ fn address(line: &Line, written: &str, place: Place, port: u16, context: &mut Co
         );
         return None;
     }
-    let (host, number) = match bare.rsplit_once(':') {
-        Some((host, number)) => (host, number.parse().ok()),
-        None => (bare, Some(port)),
+    let (host, found) = match bare.rsplit_once(':') {
+        Some((host, number)) => (host, Port::parse(number)),
+        None if environment::is_whole(bare) => {
+            context.report.differs(
+                place,
+                "a variable that is a whole address must have a port for Remora",
+                "write :1883 behind it if it is a host alone",
+            );
+            (bare, Some(Port::InHost))
+        }
+        None => (bare, Some(port.clone()).filter(|port| *port != Port::InHost)),
     };
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    match (is_host(host), number.filter(|port: &u16| *port > 0)) {
+    match (is_host(host), found) {
         (true, Some(port)) => {
             let mut server = Server::new(host.to_owned(), port, line.place());
             server.name = Some(line.word(1).to_owned());
@@ -88,16 +98,16 @@ fn address(line: &Line, written: &str, place: Place, port: u16, context: &mut Co
 }
 
 /// `server-template PREFIX NUMBER NAME[:PORT]`: nodes that are looked for.
-fn template(line: &Line, port: u16, context: &mut Context) -> Option<Server> {
+fn template(line: &Line, port: &Port, context: &mut Context) -> Option<Server> {
     let place = line.place();
     let written = line.word(3);
     let (name, number) = match written.rsplit_once(':') {
-        Some((name, number)) => (name, number.parse().ok()),
-        None => (written, Some(port)),
+        Some((name, number)) => (name, Port::parse(number)),
+        None => (written, Some(port.clone())),
     };
     let name = name.trim_end_matches('.');
     let is_name = name.contains('.') && is_host(name);
-    let Some(port) = number.filter(|port| *port > 0 && is_name) else {
+    let Some(port) = number.filter(|port| *port != Port::InHost && is_name) else {
         context.unreadable(line.place_of(3), written, "a complete name of a service or a host");
         return None;
     };
@@ -106,7 +116,10 @@ fn template(line: &Line, port: u16, context: &mut Context) -> Option<Server> {
     if name.starts_with('_') && !written.contains(':') {
         context.report.differs(
             place,
-            format!("the ports of SRV records are not used: {port} is written for all nodes"),
+            format!(
+                "the ports of SRV records are not used: {} is written for all nodes",
+                printable(&port.to_string())
+            ),
             "write the port of the nodes' listener behind {host}",
         );
     }
@@ -210,7 +223,13 @@ fn one(mut server: Server, line: &Line, words: &[&Word], bases: &Bases, found: &
                     None => context.unreadable(place, &text, "a number of checks"),
                 }
             }
-            "port" => check_port = value().parse().ok(),
+            "port" => {
+                let text = value();
+                check_port = Port::parse(&text);
+                if check_port.is_none() {
+                    context.unreadable(place, &text, "a port");
+                }
+            }
             "on-marked-down" => match &*value() {
                 "shutdown-sessions" => set(context, "health", "on_down", quoted("close"), place),
                 _ => context.report.lost(
@@ -417,7 +436,7 @@ fn one(mut server: Server, line: &Line, words: &[&Word], bases: &Bases, found: &
         None => {}
     }
     found.check = found.check.or(has_check);
-    found.port = found.port.or(check_port);
+    found.port = found.port.take().or(check_port);
     if let Some(place) = tls {
         server.has_tls = true;
         secure(&mut server, place, secured, bases, context);
@@ -458,7 +477,8 @@ fn secure(server: &mut Server, place: Place, secured: Secured, bases: &Bases, co
             );
         }
         (false, Some((file, place))) if !file.starts_with('@') => {
-            set(context, "nodes_tls", "ca", quoted(&based(&bases.ca, &file)), place);
+            let path = based(&bases.ca, &file, place, &mut context.report);
+            set(context, "nodes_tls", "ca", quoted(&path), place);
             set(context, "nodes_tls", "common_names", "true".to_owned(), place);
             if name.is_none() {
                 context.report.lost(
@@ -478,7 +498,10 @@ fn secure(server: &mut Server, place: Place, secured: Secured, bases: &Bases, co
         }
     }
     if let Some((file, place)) = shown {
-        let pair = format!("{{ chain = {} }}", quoted(&based(&bases.crt, &file)));
+        let pair = format!(
+            "{{ chain = {} }}",
+            quoted(&based(&bases.crt, &file, place, &mut context.report))
+        );
         set(context, "nodes_tls", "certificate", pair, place);
     }
     server.server_name = name
@@ -488,6 +511,9 @@ fn secure(server: &mut Server, place: Place, secured: Secured, bases: &Bases, co
 
 /// `source ADDRESS[:PORTS]`
 fn source(written: &str, place: Place, context: &mut Context) {
+    if environment::is_whole(written) {
+        return set(context, "dial", "sources", list([written]), place);
+    }
     let host = match written.parse::<std::net::IpAddr>() {
         Ok(_) => written,
         Err(_) => written.rsplit_once(':').map_or(written, |(host, _)| host),

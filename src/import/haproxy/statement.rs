@@ -16,6 +16,28 @@ pub(super) enum Side {
 
 const SECOND: u64 = 1000;
 
+/// What a statement says that has one value in a section, of which the last one counts.
+pub(super) fn single(line: &Line) -> Option<(&str, &str)> {
+    match line.word(0) {
+        "timeout" => Some(("timeout", line.word(1))),
+        word @ ("maxconn"
+        | "hash-balance-factor"
+        | "hash-type"
+        | "source"
+        | "retries"
+        | "fullconn"
+        | "log-format"
+        | "error-log-format"
+        | "clitcpka-idle"
+        | "clitcpka-intvl"
+        | "clitcpka-cnt"
+        | "srvtcpka-idle"
+        | "srvtcpka-intvl"
+        | "srvtcpka-cnt") => Some((word, "")),
+        _ => None,
+    }
+}
+
 /// Reads a statement; `tunnels`: `timeout tunnel` is set.
 pub(super) fn read(line: &Line, side: Side, tunnels: bool, context: &mut Context) {
     let place = line.place();
@@ -65,7 +87,7 @@ pub(super) fn read(line: &Line, side: Side, tunnels: bool, context: &mut Context
             }
         }
         ("tcp-check" | "http-check" | "external-check" | "load-server-state-from-file" | "server-state-file-name", _) => {
-            unneeded(context, "nodes are probed with a CONNECT, as clients meet them");
+            unneeded(context, "Remora checks nodes in its own way: with a CONNECT, or by `api` of a node");
         }
         ("description" | "id" | "guid" | "disabled" | "enabled" | "bind-process" | "backlog" | "errorfile" | "errorfiles" | "errorloc" | "errorloc302" | "errorloc303"
         | "http-error" | "unique-id-format" | "unique-id-header" | "log-tag" | "log-steps" | "declare" | "email-alert" | "filter" | "monitor" | "ignore-persist" | "force-persist"
@@ -310,7 +332,7 @@ fn log_format(line: &Line, context: &mut Context) {
         line.place(),
         format!(
             "lines have fields with names of their own: {}{variables}",
-            printable(&found.join(", "))
+            found.join(", ")
         ),
         "docs/logs.md has all of them; format = \"json\" in [log] writes them as JSON",
     );

@@ -1,13 +1,14 @@
 //! HAProxy's grammar: lines of words in sections, with quotes, escapes, variables of the environment and conditional blocks.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
+use crate::import::environment;
 use crate::import::files::BYTES_MAX;
+use crate::import::haproxy::variables::Variables;
 use crate::import::report::{Fault, Report};
 use crate::import::text::{Place, Sources, printable};
 
-/// A word, without quotes and escapes. A variable of the environment that is not known stands in it as `${NAME}`.
+/// A word, without quotes and escapes. A variable of the environment that the file does not set is still in it.
 #[derive(Clone, Debug)]
 pub(super) struct Word {
     pub(super) text: String,
@@ -120,8 +121,7 @@ enum Branch {
 #[derive(Default)]
 pub(super) struct Reader {
     pub(super) sections: Vec<Section>,
-    /// What `setenv` and `presetenv` say.
-    environment: BTreeMap<String, String>,
+    variables: Variables,
     lines: usize,
 }
 
@@ -147,7 +147,8 @@ impl Reader {
         let mut open: Vec<(Branch, Place)> = Vec::new();
         let mut start = 0;
         for line in text.split_inclusive('\n') {
-            let words = self.words(line, file, start)?;
+            let mut lost = Vec::new();
+            let words = self.words(line, file, start, &mut lost)?;
             start += line.len();
             let Some(first) = words.first() else {
                 continue;
@@ -161,11 +162,15 @@ impl Reader {
                 ));
             }
             let line = Line { words };
+            let is_inactive = open.iter().any(|(branch, _)| *branch != Branch::Taken);
+            for Fault { place, message, advice } in lost.into_iter().filter(|_| !is_inactive) {
+                report.lost(place, message, advice);
+            }
             if line.word(0).starts_with('.') {
                 self.condition(&line, &mut open, report)?;
                 continue;
             }
-            if open.iter().any(|(branch, _)| *branch != Branch::Taken) {
+            if is_inactive {
                 continue;
             }
             self.line(line)?;
@@ -198,11 +203,7 @@ impl Reader {
             ));
         };
         if section.kind() == "global" && matches!(line.word(0), "setenv" | "presetenv") {
-            let is_new = !self.environment.contains_key(line.word(1));
-            if line.word(0) == "setenv" || is_new {
-                self.environment
-                    .insert(line.word(1).to_owned(), line.word(2).to_owned());
-            }
+            self.variables.set(line.word(0), line.word(1), line.word(2));
         }
         section.lines.push(line);
         Ok(())
@@ -313,13 +314,13 @@ impl Reader {
         }
         let (name, arguments) = text.split_once('(').unwrap_or((text, ""));
         let arguments = arguments.trim_end().trim_end_matches(')');
-        let known = |text: &str| !text.contains("${");
+        let known = |text: &str| !text.contains("${") && !environment::is_in(text);
         let mut parts = arguments.splitn(2, ',').map(|part| part.trim().trim_matches('"'));
         let (first, second) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         match name {
             "true" | "" if arguments.is_empty() => Some(name == "true"),
             "false" => Some(false),
-            "defined" => self.environment.contains_key(first).then_some(true),
+            "defined" => self.variables.is_set(first).then_some(true),
             "streq" if known(arguments) => Some(first == second),
             "strneq" if known(arguments) => Some(first != second),
             "strstr" if known(arguments) => Some(first.contains(second)),
@@ -327,8 +328,8 @@ impl Reader {
         }
     }
 
-    /// The words of a line.
-    fn words(&self, line: &str, file: usize, start: usize) -> Result<Vec<Word>, Fault> {
+    /// The words of a line, and what of their variables is `lost`.
+    fn words(&self, line: &str, file: usize, start: usize, lost: &mut Vec<Fault>) -> Result<Vec<Word>, Fault> {
         let mut words = Vec::new();
         let mut chars = line.char_indices().peekable();
         let place = |from: usize, to: usize| Place {
@@ -380,7 +381,29 @@ impl Reader {
                         }
                         Some((_, other)) => text.push(other),
                     },
-                    ('$', Some(('"', _))) => self.variable(&line[at + 1..], &mut chars, &mut text),
+                    ('$', Some(('"', _))) => {
+                        let Some(found) = self.variables.expand(&text, &line[at + 1..]) else {
+                            text.push('$');
+                            continue;
+                        };
+                        for _ in 0..found.length {
+                            chars.next();
+                        }
+                        let end = chars.peek().map_or(line.len(), |(at, _)| *at);
+                        lost.extend(
+                            found
+                                .lost
+                                .map(|(message, advice)| Fault::new(place(at, end), message, advice)),
+                        );
+                        for (index, part) in found.words.iter().enumerate() {
+                            if index > 0 {
+                                let text = std::mem::take(&mut text);
+                                let place = place(from, end);
+                                words.push(Word { text, place });
+                            }
+                            text += part;
+                        }
+                    }
                     ('\n', Some((_, at))) => return Err(open_quote(place(at, line.trim_end().len()))),
                     (' ' | '\t' | '\r' | '\n' | '#', None) => {
                         to = at;
@@ -408,43 +431,6 @@ impl Reader {
                 text,
                 place: place(from, to),
             });
-        }
-    }
-
-    /// A variable between double quotes: `$NAME`, `${NAME}` or `${NAME-default}`; `rest` is what stands behind the dollar.
-    fn variable(&self, rest: &str, chars: &mut std::iter::Peekable<std::str::CharIndices<'_>>, text: &mut String) {
-        let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let (name, default, length) = match rest.strip_prefix('{') {
-            Some(inner) => {
-                let Some(end) = inner.find('}') else {
-                    text.push('$');
-                    return;
-                };
-                let (name, default) = match inner[..end].split_once('-') {
-                    Some((name, default)) => (name, Some(default)),
-                    None => (&inner[..end], None),
-                };
-                (name.trim_end_matches("[*]"), default, inner[..end].chars().count() + 2)
-            }
-            None => {
-                let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
-                (&rest[..end], None, end)
-            }
-        };
-        if name.is_empty() || !name.chars().all(is_of_name) {
-            text.push('$');
-            return;
-        }
-        match self.environment.get(name).map(String::as_str).or(default) {
-            Some(value) => text.push_str(value),
-            None => {
-                text.push_str("${");
-                text.push_str(name);
-                text.push('}');
-            }
-        }
-        for _ in 0..length {
-            chars.next();
         }
     }
 }

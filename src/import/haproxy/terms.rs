@@ -20,7 +20,13 @@ pub(super) enum Test {
         tracked: Option<u8>,
         most: u64,
     },
-    Path(Vec<String>),
+    Path {
+        paths: Vec<String>,
+        /// Longer paths match as well.
+        are_prefixes: bool,
+    },
+    /// The first bytes are a ClientHello.
+    IsTls,
     Upgrade,
     Origin(Vec<String>),
     /// Always the same.
@@ -49,6 +55,23 @@ pub(super) enum Condition {
     All(Vec<Term>),
     /// `or`, or something that cannot be known.
     Other,
+}
+
+impl Condition {
+    /// The condition for a request that is an upgrade, as every one is that is served.
+    pub(super) fn of_upgrades(self) -> Self {
+        match self {
+            Self::All(mut terms) if terms.len() > 1 => {
+                terms.retain(|term| term.is_negated || term.test != Test::Upgrade);
+                if terms.is_empty() {
+                    Self::Other
+                } else {
+                    Self::All(terms)
+                }
+            }
+            other => other,
+        }
+    }
 }
 
 /// Named conditions: a name may be there several times, and any of them will do.
@@ -80,7 +103,16 @@ impl Acls {
         let first = tests.next().unwrap_or(Test::Unknown);
         tests.fold(first, |all, test| match (all, test) {
             (Test::Source(all), Test::Source(more)) => Test::Source([all, more].concat()),
-            (Test::Path(all), Test::Path(more)) => Test::Path([all, more].concat()),
+            (
+                Test::Path { paths, are_prefixes },
+                Test::Path {
+                    paths: more,
+                    are_prefixes: too,
+                },
+            ) => Test::Path {
+                paths: [paths, more].concat(),
+                are_prefixes: are_prefixes || too,
+            },
             (Test::Origin(all), Test::Origin(more)) => Test::Origin([all, more].concat()),
             (Test::Upgrade, Test::Upgrade) => Test::Upgrade,
             _ => Test::Unknown,
@@ -146,7 +178,7 @@ fn test(words: &[&str]) -> Test {
     let mut patterns = Vec::new();
     let mut rest = rest.iter();
     let mut has_file = false;
-    let mut is_other_match = false;
+    let (mut is_other_match, mut is_prefix) = (false, false);
     while let Some(word) = rest.next() {
         match *word {
             "-i" | "-n" | "-u" | "--" => {}
@@ -154,7 +186,11 @@ fn test(words: &[&str]) -> Test {
                 has_file = true;
                 rest.next();
             }
-            "-m" => is_other_match |= !matches!(rest.next(), Some(&("str" | "beg" | "ip"))),
+            "-m" => match rest.next() {
+                Some(&("str" | "ip")) => {}
+                Some(&"beg") => is_prefix = true,
+                _ => is_other_match = true,
+            },
             word => patterns.push(word),
         }
     }
@@ -179,11 +215,15 @@ fn test(words: &[&str]) -> Test {
             let nets: Option<Vec<IpNet>> = patterns.iter().map(|pattern| network(pattern)).collect();
             nets.filter(|nets| !nets.is_empty()).map_or(Test::Unknown, Test::Source)
         }
-        "path" | "path_beg" | "url_beg" | "path,lower" => Test::Path(owned()),
+        "path" | "path_beg" | "url_beg" | "path,lower" => Test::Path {
+            paths: owned(),
+            are_prefixes: is_prefix || small.ends_with("_beg"),
+        },
+        "req.ssl_hello_type" | "req_ssl_hello_type" if patterns == ["1"] => Test::IsTls,
         "always_true" => Test::Constant(true),
         "always_false" => Test::Constant(false),
         small if is_field(small, "upgrade") || is_field(small, "connection") => Test::Upgrade,
-        small if is_field(small, "origin") => Test::Origin(owned()),
+        small if is_field(small, "origin") && !is_prefix && !small.contains("_beg") => Test::Origin(owned()),
         _ => Test::Unknown,
     }
 }

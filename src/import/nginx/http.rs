@@ -1,10 +1,13 @@
 //! `http`: a server with a location that upgrades is a listener for MQTT over WebSocket.
 
+use crate::import::address::{Address, Port};
 use crate::import::model::{Kind, Listener, Service, Setting, is_origin, is_path};
+use crate::import::nginx::affinity;
 use crate::import::nginx::listen;
 use crate::import::nginx::scope::{Context, Scope};
-use crate::import::nginx::stream::{access, limits, logs, silence};
+use crate::import::nginx::stream::{access, limits, logs, silence, with_own};
 use crate::import::nginx::syntax::Directive;
+use crate::import::nginx::template::Own;
 use crate::import::nginx::tls;
 use crate::import::nginx::upstream::{self, Pool, Upstreams};
 use crate::import::text::{list, printable};
@@ -47,6 +50,11 @@ pub(super) fn server<'d>(
                 "locations of one server that lead to different nodes: Remora has one cluster",
                 "give them listeners of their own, in a Remora of their own",
             ),
+            Some(first) if rewritten(&first.pool) != rewritten(&location.pool) => context.report.lost(
+                directive.place(),
+                "locations of one server that lead to different paths of the nodes: a node has one, or that of the client",
+                "write the path of the nodes to `ws`, as ws://HOST:PORT/path, and give other paths a Remora of their own",
+            ),
             _ => found.push(location),
         }
     }
@@ -72,14 +80,11 @@ pub(super) fn server<'d>(
         .iter()
         .map(|directive| listen::read(directive, 80, context))
         .collect();
-    let mut listeners: Vec<Listener> = listens
-        .iter()
-        .flat_map(|listen| listen.listeners.iter().cloned())
-        .collect();
+    let mut listeners = with_own(&listens, &written, &own, scope, context);
     if written.is_empty() {
         listeners.push(Listener {
             name: None,
-            address: ([0, 0, 0, 0], 80).into(),
+            address: Address::any(Port::Number(80)),
             place,
             only_v6: false,
             settings: Vec::new(),
@@ -88,10 +93,6 @@ pub(super) fn server<'d>(
     }
     let paths: Vec<&String> = found.iter().map(|location| &location.path).collect();
     let mut settings = vec![Setting::new("paths", list(paths), first.directive.place())];
-    if listens.iter().any(|listen| listen.has_tls) || own.is_on("ssl", context) {
-        let at = written.first().map_or(place, |directive| directive.place());
-        tls::of_clients(scope, at, &mut listeners, context);
-    }
     let mut servers = first.pool.servers.clone();
     if let Some(proxy) = inner.one("proxy_pass", context)
         && proxy.arg(0).starts_with("https:")
@@ -99,9 +100,9 @@ pub(super) fn server<'d>(
         tls::of_nodes(&inner, proxy.place(), &first.pool.name, &mut servers, context);
     }
     let trusted = inner.many("set_real_ip_from", context);
-    if let Some(index) = listens.iter().position(|listen| listen.has_proxy_protocol) {
-        settings.push(listen::proxies(written[index], &trusted, context));
-    } else if let Some(trusted) = trusted.first() {
+    if let Some(trusted) = trusted.first()
+        && !listens.iter().any(|listen| listen.has_proxy_protocol)
+    {
         context.report.lost(
             trusted.place(),
             "clients' addresses come in PROXY headers, not in fields of the request: what an upstream proxy writes to X-Forwarded-For is dropped",
@@ -128,6 +129,7 @@ pub(super) fn server<'d>(
         headers(&inner, context);
     }
     logs(&inner, context);
+    affinity::tie(first.pool.key, Kind::Ws, context);
     context.draft.add(Service {
         kind: Kind::Ws,
         pool: first.pool.name.clone(),
@@ -135,6 +137,11 @@ pub(super) fn server<'d>(
         servers,
         listeners,
     });
+}
+
+/// The path of the nodes, if it is not the client's.
+fn rewritten(pool: &Pool) -> Option<&str> {
+    pool.servers.first()?.path.as_deref()
 }
 
 /// Whether the upgrade is passed on.
@@ -168,6 +175,12 @@ fn location<'d>(
     };
     let mut pool = upstreams.pool(target, word, port, context)?;
     let written = directive.args.last().map_or("/", |word| &word.text);
+    // nginx takes no variables of its own in a location, and a dollar in an expression is its end.
+    let filled = match directive.args.len() {
+        2 if directive.arg(0).starts_with('~') => None,
+        _ => context.filled(written, Own::Refused),
+    };
+    let written = filled.as_deref().unwrap_or(written);
     let place = directive.place();
     let path = match directive.args.len() {
         1 => written.to_owned(),

@@ -1,11 +1,14 @@
 //! `listen`: addresses and what is said of their sockets.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::import::address::{Address, Host, Port};
 use crate::import::draft::Prefer;
+use crate::import::environment;
 use crate::import::model::{Listener, Setting};
 use crate::import::nginx::scope::Context;
 use crate::import::nginx::syntax::Directive;
+use crate::import::nginx::template::Own;
 use crate::import::text::{list, printable, quoted};
 use crate::import::units::{duration, network, network_text, nginx_time};
 
@@ -64,14 +67,19 @@ pub(super) fn read(directive: &Directive, port: u16, context: &mut Context<'_>) 
             ),
         }
     }
-    let addresses = addresses(written, port);
+    // nginx takes no variables of its own here.
+    let filled = context.filled(written, Own::Refused);
+    let addresses = addresses(filled.as_deref().unwrap_or(written), port);
     let Some(addresses) = addresses else {
         let (message, advice) = match written {
             _ if written.starts_with("unix:") => (
                 "Remora listens on no unix socket for clients",
                 "let clients connect over TCP, perhaps to 127.0.0.1",
             ),
-            _ if written.contains('$') => ("a variable where an address is needed", "write the address itself"),
+            _ if written.contains('$') => (
+                "a variable that may be a port, or an address with one",
+                "write address = \"0.0.0.0:${NAME}\" for a port, or address = \"${NAME}\" for both",
+            ),
             _ => (
                 "not an IP address of this machine",
                 "write the IP address that the name has, or listen on every address",
@@ -93,9 +101,9 @@ pub(super) fn read(directive: &Directive, port: u16, context: &mut Context<'_>) 
     for address in addresses {
         listen.listeners.push(Listener {
             name: None,
-            address,
             place,
-            only_v6,
+            only_v6: only_v6 && address.is_v6(),
+            address,
             settings: Vec::new(),
             certificates: Vec::new(),
         });
@@ -103,12 +111,12 @@ pub(super) fn read(directive: &Directive, port: u16, context: &mut Context<'_>) 
     listen
 }
 
-/// `1883`, `*:1883`, `10.0.0.1:1883-1885`, `[::]:1883`, `10.0.0.1`.
-fn addresses(written: &str, port: u16) -> Option<Vec<SocketAddr>> {
-    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+/// `1883`, `*:1883`, `10.0.0.1:1883-1885`, `[::]:1883`, `10.0.0.1`, `${MQTT_PORT}`.
+fn addresses(written: &str, port: u16) -> Option<Vec<Address>> {
+    let any = Ipv4Addr::UNSPECIFIED.into();
     let ip = |host: &str| match host {
         "*" => Some(any),
-        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
         host => match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
             Some(inner) => inner
                 .parse::<Ipv6Addr>()
@@ -118,6 +126,9 @@ fn addresses(written: &str, port: u16) -> Option<Vec<SocketAddr>> {
             None => host.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         },
     };
+    if environment::is_in(written) {
+        return with_variables(written, ip).map(|address| vec![address]);
+    }
     let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
     let ports = |text: &str| match text.split_once('-') {
         Some((first, last)) => Some((number(first)?, number(last)?)),
@@ -135,7 +146,23 @@ fn addresses(written: &str, port: u16) -> Option<Vec<SocketAddr>> {
         return None;
     }
     let last = last.min(first.saturating_add(PORTS_MAX));
-    Some((first..=last).map(|port| SocketAddr::new(ip, port)).collect())
+    Some(
+        (first..=last)
+            .map(|port| Address::new(ip, Port::Number(port)))
+            .collect(),
+    )
+}
+
+/// A variable alone may be a port or an address: one with PORT in its name is taken for a port.
+fn with_variables(written: &str, ip: impl Fn(&str) -> Option<IpAddr>) -> Option<Address> {
+    if environment::is_whole(written) {
+        let is_port = written.to_ascii_uppercase().contains("PORT");
+        return is_port.then(|| Address::any(Port::Named(written.to_owned())));
+    }
+    let (host, port) = written.rsplit_once(':')?;
+    let host = ip(host).map(Host::Ip).or_else(|| Host::named(host))?;
+    let port = Port::parse(port)?;
+    Some(Address { host, port })
 }
 
 /// `on`, `off`, or `idle:interval:count`.

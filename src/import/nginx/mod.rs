@@ -1,11 +1,13 @@
 //! Configurations of nginx: `stream` for MQTT over TCP, `http` for MQTT over WebSocket.
 
+mod affinity;
 mod http;
 mod known;
 mod listen;
 mod scope;
 mod stream;
 mod syntax;
+mod template;
 mod tls;
 mod upstream;
 mod variable;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::Imported;
 use super::draft::{Draft, Prefer};
+use super::environment;
 use super::files::Files;
 use super::report::{Failure, Report};
 use super::text::{Sources, printable, quoted};
@@ -50,7 +53,9 @@ pub fn nginx(paths: &[PathBuf], files: &dyn Files) -> Result<Imported, Failure> 
             Err(fault) => return Err(fault.of(sources)),
         }
     }
-    let prefix = first.parent().unwrap_or(Path::new("")).to_owned();
+    // What is not UTF-8 in it would be taken for a variable.
+    let prefix = first.parent().unwrap_or(Path::new(""));
+    let prefix = PathBuf::from(prefix.to_string_lossy().replace(environment::DOLLAR, "?"));
     let mut context = Context::new(Draft::default(), report, prefix);
     all(&directives, &mut context);
     let Context { draft, mut report, .. } = context;

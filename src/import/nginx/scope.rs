@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use crate::import::draft::Draft;
+use crate::import::environment;
 use crate::import::nginx::syntax::Directive;
+use crate::import::nginx::template::{self, Own};
 use crate::import::report::Report;
 use crate::import::text::{Place, printable};
 use crate::import::units::nginx_time;
@@ -59,9 +61,20 @@ impl<'d> Context<'d> {
         self.used.contains(&directive.id)
     }
 
-    /// The path of a file, as nginx would open it.
-    pub(super) fn path(&self, written: &str) -> String {
-        self.prefix.join(written).display().to_string()
+    /// The text with its variables as those of the environment, if it is clear that they are.
+    pub(super) fn filled(&self, text: &str, own: Own) -> Option<String> {
+        let is_defined = |name: &str| self.variables.keys().any(|defined| defined.eq_ignore_ascii_case(name));
+        template::filled(text, own, is_defined)
+    }
+
+    /// The path of a file, as nginx would open it. Its variables are those of the environment.
+    pub(super) fn path(&mut self, written: &str, place: Place) -> String {
+        let filled = self.filled(written, Own::Taken).unwrap_or_else(|| written.to_owned());
+        if environment::begins(&filled) {
+            self.report.path_of_variable(place);
+            return filled;
+        }
+        self.prefix.join(filled).display().to_string()
     }
 
     /// Sets a duration from the first argument of a directive. Returns whether there is one.
@@ -80,12 +93,18 @@ impl<'d> Context<'d> {
 
     /// Reports a value that nginx might compute, and the importer cannot.
     pub(super) fn unreadable(&mut self, place: Place, written: &str, wanted: &str) {
-        let message = match (written, written.contains('$')) {
+        let has_variable = written.contains(['$', environment::DOLLAR]);
+        let message = match (written, has_variable) {
             ("", _) => format!("{wanted} is missing"),
             (_, true) => format!("{} has a variable, and is to be {wanted}", printable(written)),
             (_, false) => format!("{} is not {wanted}", printable(written)),
         };
-        self.report.lost(place, message, "write the value itself");
+        let advice = if has_variable {
+            environment::ADVICE
+        } else {
+            "write the value itself"
+        };
+        self.report.lost(place, message, advice);
     }
 }
 

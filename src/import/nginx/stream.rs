@@ -1,15 +1,17 @@
 //! `stream`: a server is a listener for MQTT over TCP, or for bytes that are passed on.
 
 use crate::import::draft::Prefer;
+use crate::import::environment;
 use crate::import::listeners::networks;
-use crate::import::model::{Kind, Listener, Service, Setting};
-use crate::import::nginx::listen;
+use crate::import::model::{Kind, Listener, Server, Service, Setting};
+use crate::import::nginx::affinity;
+use crate::import::nginx::listen::{self, Listen};
 use crate::import::nginx::scope::{Context, Scope};
 use crate::import::nginx::syntax::Directive;
 use crate::import::nginx::tls;
 use crate::import::nginx::upstream::{self, Upstreams};
 use crate::import::nginx::variable::{self, Meaning};
-use crate::import::text::{Place, printable, quoted};
+use crate::import::text::{Place, quoted};
 use crate::import::units::{Rule, duration, network, nginx_time};
 
 /// The ports on which EMQX has TLS, and those on which it has WebSocket.
@@ -66,7 +68,7 @@ pub(super) fn server<'d>(
     let has_tls = listens.iter().any(|listen| listen.has_tls) || own.is_on("ssl", context);
     let preread = scope.is_on("ssl_preread", context);
     let to_tls = scope.is_on("proxy_ssl", context);
-    let all_at = |ports: &[u16]| !servers.is_empty() && servers.iter().all(|server| ports.contains(&server.port));
+    let all_at = |ports: &[u16]| !servers.is_empty() && servers.iter().all(|server| is_at(server, ports));
     if all_at(&PORTS_OF_HTTP) {
         context.report.lost(
             place,
@@ -95,16 +97,14 @@ pub(super) fn server<'d>(
             "port 8083 or 8084 of the nodes is WebSocket: Remora answers upgrades itself, for /mqtt",
             "list other paths in `paths`",
         ),
+        Kind::Mqtt if servers.iter().any(|server| server.port.number().is_none()) && !to_tls => context.report.differs(
+            first.place(),
+            "which of the nodes' listeners a variable leads to is not known: it is taken for MQTT without TLS",
+            "for another one, write `ws` or `pass` of the nodes in the place of `address`, and transport or tls of the listener",
+        ),
         Kind::Mqtt => {}
     }
-    let mut listeners: Vec<Listener> = listens
-        .iter()
-        .flat_map(|listen| listen.listeners.iter().cloned())
-        .collect();
-    if has_tls {
-        let at = own.one("ssl", context).or(Some(first)).map_or(place, Directive::place);
-        tls::of_clients(scope, at, &mut listeners, context);
-    }
+    let mut listeners = with_own(&listens, &written, &own, scope, context);
     if to_tls {
         let at = scope.one("proxy_ssl", context).map_or(place, Directive::place);
         tls::of_nodes(scope, at, &word.text, &mut servers, context);
@@ -119,12 +119,6 @@ pub(super) fn server<'d>(
         servers.iter_mut().for_each(|server| server.proxy_protocol = given);
     }
     let mut settings = Vec::new();
-    if let Some(index) = listens.iter().position(|listen| listen.has_proxy_protocol) {
-        let trusted = scope.many("set_real_ip_from", context);
-        settings.push(listen::proxies(written[index], &trusted, context));
-    } else {
-        scope.many("set_real_ip_from", context);
-    }
     access(scope, &mut settings, context);
     limits(scope, &mut settings, context);
     connect_timeout(
@@ -139,6 +133,7 @@ pub(super) fn server<'d>(
     }
     timeouts(scope, context);
     logs(scope, context);
+    affinity::tie(pool.key, kind, context);
     context.draft.add(Service {
         kind,
         pool: pool.name,
@@ -146,6 +141,40 @@ pub(super) fn server<'d>(
         servers,
         listeners,
     });
+}
+
+/// The listeners of a server, each with the TLS and the PROXY headers that its own `listen` has.
+pub(super) fn with_own<'d>(
+    listens: &[Listen],
+    written: &[&'d Directive],
+    own: &Scope<'d>,
+    scope: &Scope<'d>,
+    context: &mut Context<'d>,
+) -> Vec<Listener> {
+    let trusted = scope.many("set_real_ip_from", context);
+    // nginx had this switch for all of them before 1.25.
+    let switch = own.one("ssl", context).filter(|switch| switch.arg(0) == "on");
+    let mut all = Vec::new();
+    for (listen, directive) in listens.iter().zip(written) {
+        let mut listeners = listen.listeners.clone();
+        if listen.has_tls || switch.is_some() {
+            let place = switch.unwrap_or(directive).place();
+            tls::of_clients(scope, place, &mut listeners, context);
+        }
+        if listen.has_proxy_protocol {
+            let setting = listen::proxies(directive, &trusted, context);
+            for listener in &mut listeners {
+                listener.settings.push(setting.clone());
+            }
+        }
+        all.append(&mut listeners);
+    }
+    all
+}
+
+/// Whether the port of a node is one of these.
+fn is_at(server: &Server, ports: &[u16]) -> bool {
+    server.port.number().is_some_and(|port| ports.contains(&port))
 }
 
 /// `allow` and `deny`.
@@ -158,6 +187,13 @@ pub(super) fn access<'d>(scope: &Scope<'d>, settings: &mut Vec<Setting>, context
             "unix:" => continue,
             written => match network(written) {
                 Some(net) => Some(net),
+                None if written.contains('$') => {
+                    let message = format!("{} with a variable", directive.name.text);
+                    context
+                        .report
+                        .lost(directive.place(), message, environment::NETWORK_ADVICE);
+                    continue;
+                }
                 None => {
                     context.unreadable(directive.place(), written, "a network");
                     continue;
@@ -355,8 +391,8 @@ pub(super) fn log_format(directive: &Directive, context: &mut Context<'_>) {
         directive.place(),
         format!(
             "lines have fields with names of their own: {}{}",
-            printable(&fields.join(", ")),
-            printable(&none)
+            fields.join(", "),
+            none
         ),
         "docs/logs.md has all of them; format = \"json\" in [log] writes them as JSON",
     );

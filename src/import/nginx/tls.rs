@@ -3,6 +3,7 @@
 use crate::import::draft::Prefer;
 use crate::import::model::{Listener, Server, Setting};
 use crate::import::nginx::scope::{Context, Scope};
+use crate::import::nginx::template::Own;
 use crate::import::text::{Place, printable, quoted};
 use crate::import::tls::{self, Oldest};
 
@@ -14,7 +15,8 @@ pub(super) fn of_clients<'d>(scope: &Scope<'d>, place: Place, listeners: &mut [L
     for (index, chain) in chains.iter().enumerate() {
         let key = keys.get(index).map(|key| key.arg(0));
         let is_file = |path: &str| {
-            !path.contains('$') && !["data:", "engine:", "store:"].iter().any(|kind| path.starts_with(kind))
+            let is_known = context.filled(path, Own::Taken).is_some();
+            is_known && !["data:", "engine:", "store:"].iter().any(|kind| path.starts_with(kind))
         };
         if !is_file(chain.arg(0)) || !key.is_none_or(is_file) {
             context.report.lost(
@@ -24,8 +26,10 @@ pub(super) fn of_clients<'d>(scope: &Scope<'d>, place: Place, listeners: &mut [L
             );
             continue;
         }
-        let chain_file = context.path(chain.arg(0));
-        let key = key.filter(|key| *key != chain.arg(0)).map(|key| context.path(key));
+        let chain_file = context.path(chain.arg(0), chain.place());
+        let key = key
+            .filter(|key| *key != chain.arg(0))
+            .map(|key| context.path(key, chain.place()));
         certificates.push((chain_file, key, chain.place()));
     }
     if certificates.is_empty() {
@@ -97,10 +101,10 @@ fn clients<'d>(scope: &Scope<'d>, settings: &mut Vec<Setting>, context: &mut Con
         return;
     };
     settings.push(Setting::new("client_certificates", quoted(word), verify.place()));
-    let file = context.path(authority.arg(0));
+    let file = context.path(authority.arg(0), authority.place());
     settings.push(Setting::new("client_ca", quoted(&file), authority.place()));
     if let Some(list) = list {
-        let file = context.path(list.arg(0));
+        let file = context.path(list.arg(0), list.place());
         settings.push(Setting::new("client_crl", quoted(&file), list.place()));
         settings.push(Setting::new("client_crl_expired", "\"refuse\"", list.place()));
     }
@@ -125,11 +129,11 @@ pub(super) fn of_nodes<'d>(
     let trusted = scope.one("proxy_ssl_trusted_certificate", context);
     let given = scope.one("proxy_ssl_name", context);
     if let (Some(ca), true) = (trusted, is_verified) {
-        let file = context.path(ca.arg(0));
+        let file = context.path(ca.arg(0), ca.place());
         set("ca", quoted(&file), ca.place(), context);
         let (name, place) = given.map_or((name, place), |given| (given.arg(0), given.place()));
         let name = name.trim_end_matches('.');
-        let host = crate::import::model::is_host(name).then(|| name.to_owned());
+        let host = crate::import::address::is_host(name).then(|| name.to_owned());
         match host {
             Some(host) => servers
                 .iter_mut()
@@ -158,8 +162,8 @@ pub(super) fn of_nodes<'d>(
     if let (Some(chain), Some(key)) = (chain, key) {
         let pair = format!(
             "{{ chain = {}, key = {} }}",
-            quoted(&context.path(chain.arg(0))),
-            quoted(&context.path(key.arg(0)))
+            quoted(&context.path(chain.arg(0), chain.place())),
+            quoted(&context.path(key.arg(0), chain.place()))
         );
         set("certificate", pair, chain.place(), context);
     }

@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::import::address::{Port, is_host};
 use crate::import::draft::Prefer;
-use crate::import::model::{Server, is_host};
+use crate::import::environment;
+use crate::import::model::Server;
+use crate::import::nginx::affinity::{self, Key};
 use crate::import::nginx::scope::{Context, Scope};
 use crate::import::nginx::syntax::{Directive, Word};
-use crate::import::nginx::variable::{self, Meaning};
+use crate::import::nginx::template::Own;
+use crate::import::nginx::variable;
 use crate::import::text::{Place, printable, quoted};
 use crate::import::units::nginx_time;
 
@@ -16,6 +20,7 @@ use crate::import::units::nginx_time;
 pub(super) struct Pool {
     pub(super) name: String,
     pub(super) servers: Vec<Server>,
+    pub(super) key: Option<Key>,
 }
 
 /// The `upstream`s of a block, and those of them that were read.
@@ -45,9 +50,10 @@ impl<'d> Upstreams<'d> {
 
     /// The nodes behind `target`, the argument of a `proxy_pass` without scheme and path; `port` is used if none is written.
     pub(super) fn pool(&mut self, target: &str, word: &Word, port: u16, context: &mut Context<'d>) -> Option<Pool> {
-        if target.contains('$') {
+        let filled = context.filled(target, Own::Taken);
+        let Some(filled) = filled else {
             return self.by_variable(target, word, port, context);
-        }
+        };
         if let Some(pool) = self.read.get(target) {
             return Some(pool.clone());
         }
@@ -58,8 +64,9 @@ impl<'d> Upstreams<'d> {
         }
         let server = server(target, word.place, port, context)?;
         Some(Pool {
-            name: target.to_owned(),
+            name: filled,
             servers: vec![server],
+            key: None,
         })
     }
 
@@ -67,12 +74,12 @@ impl<'d> Upstreams<'d> {
     fn by_variable(&mut self, target: &str, word: &Word, port: u16, context: &mut Context<'d>) -> Option<Pool> {
         let map = variable::name(target).and_then(|name| context.variables.get(name).copied());
         let values = map
-            .filter(|map| ["map", "geo"].contains(&&*map.name.text))
+            .filter(|map| ["map", "geo", "split_clients"].contains(&&*map.name.text))
             .map(Directive::inner);
         let values = values.unwrap_or_default();
         let default = values
             .iter()
-            .find(|value| value.name.text == "default")
+            .find(|value| matches!(&*value.name.text, "default" | "*"))
             .or(match values {
                 [only] => Some(only),
                 _ => None,
@@ -80,6 +87,12 @@ impl<'d> Upstreams<'d> {
         let advice = "Remora has one cluster; run one for each, or let `affinity.group` keep the clients of a tenant on one node";
         let Some(default) = default.filter(|default| !default.arg(0).contains('$') && !default.arg(0).is_empty())
         else {
+            let advice = match map {
+                Some(_) => advice,
+                None => {
+                    "if it is a variable of the environment, write the node to [[nodes]], whose address can have it as ${NAME}"
+                }
+            };
             context.report.lost(
                 word.place,
                 format!("the nodes are chosen by {}", printable(target)),
@@ -91,9 +104,11 @@ impl<'d> Upstreams<'d> {
             .iter()
             .filter(|value| value.arg(0) != default.arg(0) && !["hostnames", "volatile"].contains(&&*value.name.text))
         {
-            context
-                .report
-                .lost(value.place(), "clients that go to other nodes by a map", advice);
+            context.report.lost(
+                value.place(),
+                "clients that go to other nodes, by a map or by shares",
+                advice,
+            );
         }
         if let Some(map) = map {
             context.mark_all(map);
@@ -115,15 +130,15 @@ const METHODS: [&str; 7] = [
 
 fn read<'d>(upstream: &'d Directive, port: u16, context: &mut Context<'d>) -> Pool {
     context.mark(upstream);
-    let (mut servers, mut resolvers) = (Vec::new(), Vec::new());
+    let (mut servers, mut resolvers, mut key) = (Vec::new(), Vec::new(), None);
     for directive in upstream.inner() {
         context.mark(directive);
         let place = directive.place();
         match &*directive.name.text {
             "server" => servers.extend(node(directive, port, context)),
-            "hash" => hash(directive, context),
-            "ip_hash" => key("client_address", directive, context),
-            "sticky" => sticky(directive, context),
+            "hash" => key = affinity::hash(directive, context),
+            "ip_hash" => key = Some(Key { word: "client_address", place }),
+            "sticky" => key = affinity::sticky(directive, context),
             "least_conn" | "random" | "least_time" | "round_robin" => context.report.differs(
                 place,
                 format!("{}: clients go to their own node by client id, not to the one with the fewest connections", directive.name.text),
@@ -154,7 +169,7 @@ fn read<'d>(upstream: &'d Directive, port: u16, context: &mut Context<'d>) -> Po
             "write its nodes to [[nodes]]",
         );
     }
-    Pool { name, servers }
+    Pool { name, servers, key }
 }
 
 /// One `server` of an `upstream`.
@@ -270,7 +285,10 @@ fn service(server: &mut Server, service: &str, at: Place, context: &mut Context<
     }
     context.report.differs(
         place,
-        format!("ports, weights and priorities of SRV records are not used: {} is written for all nodes", server.port),
+        format!(
+            "ports, weights and priorities of SRV records are not used: {} is written for all nodes",
+            printable(&server.port.to_string())
+        ),
         "write the port of the nodes' listener behind {host}; nodes that SRV records keep as a reserve get clients as well",
     );
     server.host = "{host}".to_owned();
@@ -288,18 +306,32 @@ fn server(written: &str, place: Place, port: u16, context: &mut Context<'_>) -> 
         );
         return None;
     }
-    let (host, number) = match written.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, "")) => (host, Some(port)),
-        Some((host, rest)) => (host, rest.strip_prefix(':').and_then(|port| port.parse().ok())),
-        None => match written.rsplit_once(':') {
+    // nginx takes no variables of its own in the addresses of an upstream.
+    let filled = context
+        .filled(written, Own::Refused)
+        .unwrap_or_else(|| written.to_owned());
+    let filled = &*filled;
+    let (host, found) = match filled.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, Some(Port::Number(port))),
+        Some((host, rest)) => (host, rest.strip_prefix(':').and_then(Port::parse)),
+        None => match filled.rsplit_once(':') {
             // An IPv6 address has brackets.
-            Some((host, port)) => (if host.contains(':') { "" } else { host }, port.parse().ok()),
-            None => (written, Some(port)),
+            Some((host, port)) => (if host.contains(':') { "" } else { host }, Port::parse(port)),
+            None if environment::is_whole(filled) => (filled, Some(Port::InHost)),
+            None => (filled, Some(Port::Number(port))),
         },
     };
-    let number = number.filter(|port: &u16| *port > 0);
-    match (is_host(host), number) {
-        (true, Some(port)) => Some(Server::new(host.to_owned(), port, place)),
+    match (is_host(host), found) {
+        (true, Some(port)) => {
+            if port == Port::InHost {
+                context.report.differs(
+                    place,
+                    "a variable that is a whole address must have a port for Remora",
+                    "write :1883 behind it if it is a host alone",
+                );
+            }
+            Some(Server::new(host.to_owned(), port, place))
+        }
         _ => {
             context.unreadable(place, written, "the host and port of a node");
             None
@@ -307,63 +339,10 @@ fn server(written: &str, place: Place, port: u16, context: &mut Context<'_>) -> 
     }
 }
 
-fn hash(directive: &Directive, context: &mut Context<'_>) {
-    let place = directive.place();
-    match variable::meaning(directive.arg(0), context) {
-        Meaning::Key(word) => key(word, directive, context),
-        Meaning::Script => {
-            key("client_id", directive, context);
-            context.report.differs(
-                place,
-                format!("{} is computed by a script, which is not read: the client id is taken for it", printable(directive.arg(0))),
-                "Remora reads the CONNECT itself; affinity.key may be \"username\" instead, and affinity.group a part of the id",
-            );
-        }
-        Meaning::Listener | Meaning::Unknown => context.report.lost(
-            place,
-            format!(
-                "clients are not tied to nodes by {}: the client id is used",
-                printable(directive.arg(0))
-            ),
-            "affinity.key may be \"client_id\", \"username\", \"client_address\" or \"certificate_cn\"",
-        ),
-    }
-}
-
-/// Angie's sticky sessions.
-fn sticky(directive: &Directive, context: &mut Context<'_>) {
-    let lookup = directive.args.iter().find_map(|word| word.text.strip_prefix("lookup="));
-    match lookup.map(|lookup| variable::meaning(lookup, context)) {
-        Some(Meaning::Key(word)) => key(word, directive, context),
-        _ => context.report.lost(
-            directive.place(),
-            "clients are tied to nodes by their client id, not by cookies or routes",
-            "the node is the same over TCP and WebSocket, and needs no cookie",
-        ),
-    }
-}
-
-fn key(word: &'static str, directive: &Directive, context: &mut Context<'_>) {
-    let place = directive.place();
-    context.draft.set(
-        "affinity",
-        "key",
-        quoted(word),
-        place,
-        Prefer::First,
-        &mut context.report,
-    );
-    context.report.differs(
-        place,
-        "the ring is another one: most clients move to another node, once",
-        "move them in small steps: see the checklist in docs/from-nginx.md",
-    );
-}
-
 /// How often names are resolved, and by whom where nodes are looked for.
 pub(super) fn resolver(directive: &Directive, context: &mut Context<'_>) {
     if context.draft.has("discovery", "name") && !context.draft.has("discovery", "name_servers") {
-        let (servers, lost) = name_servers(directive);
+        let (servers, lost) = name_servers(directive, context);
         let place = directive.place();
         for word in lost {
             context.report.lost(
@@ -403,18 +382,20 @@ pub(super) fn resolver(directive: &Directive, context: &mut Context<'_>) {
 }
 
 /// The servers that a `resolver` names by their addresses, and its words that name others.
-fn name_servers(directive: &Directive) -> (Vec<&str>, Vec<&Word>) {
+fn name_servers<'d>(directive: &'d Directive, context: &Context<'_>) -> (Vec<String>, Vec<&'d Word>) {
     let (mut servers, mut others) = (Vec::new(), Vec::new());
     for word in directive.args.iter().filter(|word| !word.text.contains('=')) {
-        let text = &*word.text;
+        let text = context
+            .filled(&word.text, Own::Refused)
+            .unwrap_or_else(|| word.text.clone());
         let bare = text
             .strip_prefix('[')
             .and_then(|text| text.strip_suffix(']'))
-            .unwrap_or(text);
-        if text.parse::<SocketAddr>().is_ok() {
+            .unwrap_or(&text);
+        if text.parse::<SocketAddr>().is_ok() || environment::is_whole(&text) {
             servers.push(text);
         } else if bare.parse::<IpAddr>().is_ok() {
-            servers.push(bare);
+            servers.push(bare.to_owned());
         } else {
             others.push(word);
         }
@@ -464,7 +445,10 @@ fn sources(bind: &Directive, context: &mut Context<'_>) {
         }
         None => vec![bind.arg(0).to_owned()],
     };
-    let is_source = |text: &String| text.parse::<IpAddr>().is_ok_and(|ip| !ip.is_unspecified());
+    let filled = addresses.iter().map(|text| context.filled(text, Own::Taken));
+    let addresses: Vec<String> = filled.flatten().collect();
+    let is_source =
+        |text: &String| environment::is_whole(text) || text.parse::<IpAddr>().is_ok_and(|ip| !ip.is_unspecified());
     if bind.args.len() > 1 || !addresses.iter().all(is_source) || addresses.is_empty() {
         context.report.lost(
             place,

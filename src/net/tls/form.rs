@@ -1,6 +1,8 @@
 //! Forms of certificates and keys that cannot be read, in words: what OpenSSL's tools write besides plain PEM.
 
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::{PrivateKeyDer, pem};
+use x509_parser::error::X509Error;
+use x509_parser::nom;
 
 /// What is wrong with a file of certificates, to be said behind its subject.
 pub(super) fn of_certificates(file: &[u8]) -> Option<&'static str> {
@@ -52,6 +54,35 @@ fn of_file(file: &[u8], of_der: &'static str) -> Option<&'static str> {
         [0xef, 0xbb, 0xbf, ..] => Some("begins with a byte order mark: save it as UTF-8 without one"),
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("is UTF-16: save it as ASCII or UTF-8"),
         _ => None,
+    }
+}
+
+/// An error in PEM. The library prints lines as numbers, and a line may hold a private key: of the file, only a label is shown.
+pub(super) fn of_pem(error: &pem::Error) -> String {
+    const LABEL_MAX: usize = 40;
+    match error {
+        pem::Error::MissingSectionEnd { end_marker } => {
+            let text = String::from_utf8_lossy(end_marker);
+            let label = text.trim().trim_start_matches("-----END ").split("-----").next();
+            let is_of_label = |c: char| c.is_ascii_graphic() || c == ' ';
+            match label.filter(|label| label.len() <= LABEL_MAX && label.chars().all(is_of_label)) {
+                Some(label) => format!("the line -----END {label}----- is missing"),
+                None => "an -----END line is missing".to_owned(),
+            }
+        }
+        pem::Error::IllegalSectionStart { .. } => {
+            "a line that starts with -----BEGIN does not end with -----, or has more behind it".to_owned()
+        }
+        pem::Error::Base64Decode(_) => "what is between -----BEGIN and -----END is not base64".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// An error in what PEM holds, in the library's words and without the names of its types.
+pub(super) fn of_der(error: nom::Err<X509Error>) -> String {
+    match error {
+        nom::Err::Incomplete(_) => "it is cut off".to_owned(),
+        nom::Err::Error(error) | nom::Err::Failure(error) => error.to_string(),
     }
 }
 

@@ -61,7 +61,7 @@ impl Certificate {
         let secret = match PrivateKeyDer::from_pem_slice(key) {
             Ok(secret) => secret,
             Err(pem::Error::NoItemsFound) => return Err("there is no private key in it".to_owned()),
-            Err(error) => return Err(format!("its private key cannot be read: {error}")),
+            Err(error) => return Err(format!("its private key cannot be read: {}", form::of_pem(&error))),
         };
         let signing = provider()
             .key_provider
@@ -79,7 +79,7 @@ impl Certificate {
                 is_version_one: certificate.version() == X509Version::V1,
                 public_key: certificate.public_key().raw.to_vec(),
             },
-            Err(error) => return Err(format!("its certificate cannot be read: {error}")),
+            Err(error) => return Err(format!("its certificate cannot be read: {}", form::of_der(error))),
         };
         let key = CertifiedKey::new(chain, signing);
         let keys_match = match read.is_version_one {
@@ -207,7 +207,7 @@ impl Revocations {
         let lists = CertificateRevocationListDer::pem_slice_iter(lists);
         let lists: Vec<_> = lists
             .collect::<Result<_, _>>()
-            .map_err(|error| format!("not PEM: {error}"))?;
+            .map_err(|error| format!("not PEM: {}", form::of_pem(&error)))?;
         if lists.is_empty() {
             return Err("there is no list of revoked certificates in it".to_owned());
         }
@@ -255,8 +255,12 @@ impl Revocations {
 
 impl List {
     fn read(der: CertificateRevocationListDer<'static>) -> Result<Self, String> {
-        let (_, list) = CertificateRevocationList::from_der(&der)
-            .map_err(|error| format!("a list of revoked certificates in it cannot be read: {error}"))?;
+        let (_, list) = CertificateRevocationList::from_der(&der).map_err(|error| {
+            format!(
+                "a list of revoked certificates in it cannot be read: {}",
+                form::of_der(error)
+            )
+        })?;
         if list.version() != Some(X509Version::V2) {
             return Err(
                 "a list of revoked certificates in it is of version 1: set crlnumber in the configuration of `openssl ca`, \
@@ -365,7 +369,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     }
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("not PEM: {error}"))?;
+        .map_err(|error| format!("not PEM: {}", form::of_pem(&error)))?;
     if certificates.is_empty() {
         return Err("there is no certificate in it".to_owned());
     }
@@ -443,6 +447,41 @@ mod tests {
         let one_file = format!("{chain}{key}");
         let same = Certificate::from_pem(one_file.as_bytes(), one_file.as_bytes());
         assert_eq!(same.expect("right"), certificate);
+    }
+
+    #[test]
+    fn pem_that_is_cut_off_or_on_one_line_is_explained_in_words_and_shows_no_key() {
+        let (chain, key) = pem(&["a"]);
+        let on_one_line = key.replace('\n', "");
+        let secret = key.lines().nth(1).expect("base64");
+        for (chain, key, says) in [
+            (&*chain, &key[..80], "the line -----END PRIVATE KEY----- is missing"),
+            (&*chain, &*on_one_line, "the line -----END PRIVATE KEY----- is missing"),
+            (&*chain, &on_one_line[..60], "does not end with -----"),
+            (
+                &chain[..80],
+                &*key,
+                "not PEM: the line -----END CERTIFICATE----- is missing",
+            ),
+            (
+                &*chain.replace('\n', ""),
+                &*key,
+                "not PEM: the line -----END CERTIFICATE----- is missing",
+            ),
+            (&*chain.replacen("MII", "M!!", 1), &*key, "not PEM: what is between"),
+            (
+                "-----BEGIN CERTIFICATE-----\nMAAwAA==\n-----END CERTIFICATE-----\n",
+                &*key,
+                "its certificate cannot be read: ",
+            ),
+        ] {
+            let error = Certificate::from_pem(chain.as_bytes(), key.as_bytes()).expect_err(says);
+            assert!(error.contains(says), "{error}");
+            let shows = ["45, 45", "Error", &secret[..10]]
+                .into_iter()
+                .find(|text| error.contains(text));
+            assert_eq!(shows, None, "{error}");
+        }
     }
 
     #[test]
