@@ -66,6 +66,7 @@ mod top;
 mod upgrade;
 mod upgrade_admin;
 mod upgrade_failures;
+mod upgrade_field;
 mod vanished;
 mod websocket;
 mod why;
