@@ -39,6 +39,10 @@ pub struct Envelope {
 
 /// What a message says.
 #[derive(Clone, PartialEq, Oneof)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a conversation has one manifest, and one message at a time"
+)]
 pub enum Body {
     /// Of the process that takes over: who it is. The first message.
     #[prost(message, tag = "1")]
@@ -189,6 +193,9 @@ pub struct Manifest {
     /// Nodes whose own API says that they are to get no new clients, by name.
     #[prost(string, repeated, tag = "13")]
     pub drained_by_api: Vec<String>,
+    /// How many clients connect in a thousand seconds usually.
+    #[prost(uint64, tag = "40")]
+    pub usual_connects: u64,
 }
 
 /// A listener.

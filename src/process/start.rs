@@ -4,7 +4,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -41,6 +41,8 @@ use crate::worker::Worker;
 pub(super) struct Before {
     /// What another process has learned of the nodes.
     pub(super) learned: Learned,
+    /// How many clients connect in a thousand seconds usually.
+    pub(super) usual_connects: u64,
     /// Whether the admin listener is this process's from the start.
     pub(super) admin_serves: Serving,
 }
@@ -49,6 +51,7 @@ impl Before {
     /// No other process.
     pub(super) const NOTHING: Self = Self {
         learned: Learned::NOTHING,
+        usual_connects: 0,
         admin_serves: Serving::Now,
     };
 }
@@ -71,7 +74,11 @@ impl Starting {
     /// # Errors
     /// The first thing that the system refuses.
     pub(super) fn new(config: Config, mut inherited: Inherited, before: Before) -> io::Result<Self> {
-        let Before { learned, admin_serves } = before;
+        let Before {
+            learned,
+            usual_connects,
+            admin_serves,
+        } = before;
         descriptors::raise_limit();
         let count = match config.workers {
             Some(count) => count,
@@ -134,6 +141,7 @@ impl Starting {
             events: Arc::clone(&events),
             nodes_tls: Arc::clone(&shared.nodes_tls),
             storm: AtomicBool::new(false),
+            usual_connects: AtomicU64::new(usual_connects),
             heartbeats: Arc::new(Heartbeats::new(thread_names(count), config.watchdog.stuck_after)),
             history: history::History::default(),
             examined: Arc::default(),

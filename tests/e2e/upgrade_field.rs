@@ -1,17 +1,53 @@
-//! What surrounds a balancer in the field while another process takes over: links to programs.
+//! What surrounds a balancer in the field while another process takes over: links to programs, and figures that go
+//! on.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
+use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::admin_client::{Metrics, ask_socket};
 use crate::balancer::{ADMIN, Program};
+use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::packets::Connect;
 use crate::pair::Pair;
+use crate::wait;
 
 /// The program of this repository.
 const REMORA: &str = env!("CARGO_BIN_EXE_remora");
+
+fn get(program: &Program, path: &str) -> Value {
+    let answer = ask_socket(program.socket(), "GET", &format!("/api/v1/{path}"), "");
+    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
+    serde_json::from_str(&answer.body).expect("JSON")
+}
+
+#[test]
+fn what_another_process_has_counted_is_no_storm_and_in_no_figure_of_the_last_seconds() {
+    let cluster = Cluster::of(1);
+    let mut program = Program::start(&cluster, ADMIN);
+    // As many as would be a storm if they all came within three seconds.
+    for number in 0..400 {
+        Client::accepted(program.address, &Connect::new(format!("earlier {number}"))).reset();
+    }
+    program.until_ended(400);
+    program.upgrade();
+    wait::until("the first figures", || get(&program, "overview")["newest_sample"] != 0);
+    let overview = get(&program, "overview");
+    let node = &overview["nodes"][0];
+    assert_eq!(node["connects_per_second"], 0.0, "{overview}");
+    assert_eq!(node["recent"]["accepted"], 0, "{overview}");
+    assert_eq!(overview["ends"][0]["recent"], 0, "{overview}");
+    assert_eq!(Metrics::of(program.admin()).value("remora_storm"), 0.0);
+    let events = ask_socket(program.socket(), "GET", "/api/v1/events?follow=false", "").body;
+    assert!(
+        events.contains("handover") && !events.contains("storm_begun"),
+        "{events}"
+    );
+}
 
 #[test]
 fn an_upgrade_starts_what_a_link_leads_to_now() {

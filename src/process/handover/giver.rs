@@ -339,6 +339,7 @@ impl handover::Giver for Process<'_> {
                 endpoint.passive.has_answered.load(Ordering::Relaxed)
             }),
             drained_by_api: drained.map(|node| node.name.to_string()).collect(),
+            usual_connects: inner.state.usual_connects.load(Ordering::Relaxed),
             ..Manifest::default()
         };
         self.sockets = sockets;

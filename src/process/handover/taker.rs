@@ -150,6 +150,7 @@ impl Process {
                 answered: endpoints(&self.manifest.answered),
                 drained_by_api: self.manifest.drained_by_api.clone(),
             },
+            usual_connects: self.manifest.usual_connects,
             admin_serves: Serving::NotYet,
         };
         // It waits for threads and for host names.
