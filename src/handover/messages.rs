@@ -196,6 +196,57 @@ pub struct Manifest {
     /// How many clients connect in a thousand seconds usually.
     #[prost(uint64, tag = "40")]
     pub usual_connects: u64,
+    /// Who is asked for nodes.
+    #[prost(string, tag = "41")]
+    pub found_source: String,
+    /// The nodes that were found there, which hold until the taker finds them.
+    #[prost(message, repeated, tag = "43")]
+    pub found: Vec<FoundNode>,
+    /// What look-ups of host names have found, the same.
+    #[prost(message, repeated, tag = "44")]
+    pub addresses: Vec<FoundAddress>,
+    /// Nodes that have come back.
+    #[prost(message, repeated, tag = "45")]
+    pub came_back: Vec<CameBack>,
+}
+
+/// A node that was found.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FoundNode {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its host; `None` if the source says all of a node.
+    #[prost(string, optional, tag = "2")]
+    pub host: Option<String>,
+    /// For how long it has been missing, in milliseconds.
+    #[prost(uint64, optional, tag = "3")]
+    pub missing_ms: Option<u64>,
+}
+
+/// One of the addresses that a look-up has found.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FoundAddress {
+    /// The name of the node.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// What was looked up, as `host:1883`.
+    #[prost(string, tag = "2")]
+    pub asked: String,
+    /// As `192.0.2.1:1883`.
+    #[prost(string, tag = "3")]
+    pub address: String,
+}
+
+/// A node that has come back.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CameBack {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// How long ago, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub age_ms: u64,
 }
 
 /// A listener.

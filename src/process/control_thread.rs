@@ -72,9 +72,13 @@ impl ControlThread {
                     tokio::spawn(take_samples(Arc::clone(&state), serving.clone()));
                     let admin = admin::serve(admin_listener, serving, state, api);
                     tokio::spawn(supervisor.clone().guard(Task::Admin, admin));
-                    control.resolve_at_start().await;
+                    let is_resolved = control.resolve_at_start().await;
+                    let has_failed = is_resolved.is_err();
                     // If the caller is gone, so is the other end of `stopped`.
-                    let _ = resolved.send(());
+                    let _ = resolved.send(is_resolved);
+                    if has_failed {
+                        return;
+                    }
                     tokio::select! {
                         () = supervisor.clone().guard(Task::Control, control.run()) => {}
                         () = supervisor.guard(Task::Placements, tidy(placements)) => {}
@@ -84,9 +88,8 @@ impl ControlThread {
                 // A look-up that hangs in the system's resolver must not delay the exit.
                 runtime.shutdown_background();
             })?;
-        if is_resolved.recv().is_err() {
-            return Err(io::Error::other("control ended while it started"));
-        }
+        let has_ended = |_| Err(io::Error::other("control ended while it started"));
+        is_resolved.recv().unwrap_or_else(has_ended)?;
         Ok(Self {
             runtime: handle,
             stop: Some(stop),

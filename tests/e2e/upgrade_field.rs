@@ -1,17 +1,20 @@
-//! What surrounds a balancer in the field while another process takes over: links to programs, and figures that go
-//! on.
+//! What surrounds a balancer in the field while another process takes over: name servers and files that fail, links to programs, and figures
+//! that go on.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
 
 use serde_json::Value;
+use simple_dns::RCODE;
 use tempfile::TempDir;
 
 use crate::admin_client::{Metrics, ask_socket};
 use crate::balancer::{ADMIN, Program};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::found_by_dns::{self, NameServer, SERVICE, Zone};
+use crate::found_by_file::{self, Listed};
 use crate::packets::Connect;
 use crate::pair::Pair;
 use crate::wait;
@@ -23,6 +26,15 @@ fn get(program: &Program, path: &str) -> Value {
     let answer = ask_socket(program.socket(), "GET", &format!("/api/v1/{path}"), "");
     assert_eq!(answer.status, 200, "{path}: {}", answer.body);
     serde_json::from_str(&answer.body).expect("JSON")
+}
+
+/// The names of the nodes of the cluster.
+fn names(program: &Program) -> Vec<String> {
+    let nodes = get(program, "nodes");
+    let nodes = nodes["nodes"].as_array().expect("nodes").iter();
+    nodes
+        .map(|node| node["node"].as_str().expect("a name").to_owned())
+        .collect()
 }
 
 #[test]
@@ -47,6 +59,51 @@ fn what_another_process_has_counted_is_no_storm_and_in_no_figure_of_the_last_sec
         events.contains("handover") && !events.contains("storm_begun"),
         "{events}"
     );
+}
+
+#[test]
+fn nodes_that_were_found_stay_whatever_a_name_server_answers_during_an_upgrade() {
+    let (nodes, hosts) = found_by_dns::nodes(3);
+    let server = NameServer::start(hosts.clone());
+    let mut program = Program::of(&found_by_dns::toml(&nodes, &server, SERVICE, ""));
+    wait::until("three nodes", || names(&program).len() == 3);
+    let found = names(&program);
+    for zone in [
+        Zone::Code(RCODE::ServerFailure),
+        Zone::Hosts(Vec::new()),
+        // Of another cluster, perhaps: too few to be believed at once.
+        Zone::Hosts(hosts[..1].to_vec()),
+        // One that may be back soon.
+        Zone::Hosts(hosts[..2].to_vec()),
+    ] {
+        server.set(zone.clone());
+        program.upgrade();
+        assert_eq!(names(&program), found, "{zone:?}");
+        let client = Client::accepted(program.address, &Connect::new("goes on"));
+        client.reset();
+    }
+    // Nodes are looked for still.
+    let (_, more) = found_by_dns::nodes(1);
+    server.set(Zone::Hosts([&hosts[..], &more].concat()));
+    wait::until("four nodes", || names(&program).len() == 4);
+}
+
+#[test]
+fn a_file_of_nodes_that_is_broken_stops_an_upgrade() {
+    let listed = Listed::new();
+    let nodes = found_by_file::nodes(2);
+    listed.put(&found_by_file::tables(&nodes));
+    let mut program = Program::of(&listed.tables(""));
+    wait::until("two nodes", || names(&program).len() == 2);
+    listed.put("what is this?");
+    let (is_done, last) = program.try_upgrade(&[]);
+    let error = last["error"].as_str().unwrap_or_default();
+    assert!(!is_done && error.contains("2 nodes of file"), "{last}");
+    Client::accepted(program.address, &Connect::new("goes on")).reset();
+    listed.put(&found_by_file::tables(&nodes));
+    program.upgrade();
+    assert_eq!(names(&program).len(), 2);
+    Client::accepted(program.address, &Connect::new("goes on")).reset();
 }
 
 #[test]

@@ -12,6 +12,7 @@ use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::Instant;
 
 use super::gave::Gave;
+use super::known;
 use crate::admin::Serving;
 use crate::admin::api::answers::Upgraded;
 use crate::base::build;
@@ -303,13 +304,14 @@ impl handover::Giver for Process<'_> {
         ));
         self.wishes = handle.wishes();
         let sockets = self.listening().await.map_err(|error| error.to_string())?;
+        let found = inner.control.known().await.map_err(|error| error.to_string())?;
         let is_drained_by_api =
             |finding: &Finding| (finding.source, finding.verdict) == (FindingSource::Api, Verdict::Draining);
         let drained = cluster
             .nodes()
             .iter()
             .filter(|node| node.findings.iter().any(is_drained_by_api));
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             requires: handover::messages::FEATURES
                 .iter()
                 .map(|feature| (*feature).to_owned())
@@ -342,6 +344,7 @@ impl handover::Giver for Process<'_> {
             usual_connects: inner.state.usual_connects.load(Ordering::Relaxed),
             ..Manifest::default()
         };
+        known::write(found, &mut manifest);
         self.sockets = sockets;
         Ok(manifest)
     }

@@ -2,6 +2,7 @@
 
 mod gave;
 mod giver;
+mod known;
 mod listener;
 mod socket;
 mod taker;
