@@ -208,6 +208,20 @@ pub struct Manifest {
     /// Nodes that have come back.
     #[prost(message, repeated, tag = "45")]
     pub came_back: Vec<CameBack>,
+    /// What the doctor found last.
+    #[prost(message, optional, tag = "42")]
+    pub examined: Option<Examined>,
+}
+
+/// An examination by the doctor.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Examined {
+    /// When it ended, in milliseconds since 1970.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// Its report, in JSON, as the API has it.
+    #[prost(string, tag = "2")]
+    pub report: String,
 }
 
 /// A node that was found.
@@ -575,6 +589,20 @@ pub struct Knowledge {
     /// How connections ended lately, the newest last.
     #[prost(message, repeated, tag = "2")]
     pub ends: Vec<End>,
+    /// With the last of it: the connections that stay with the giver, and with those before it.
+    #[prost(message, repeated, tag = "40")]
+    pub left: Vec<Left>,
+}
+
+/// Connections that stay with a process.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Left {
+    /// How many.
+    #[prost(uint64, tag = "1")]
+    pub connections: u64,
+    /// How long it takes, in milliseconds, until their process has closed the last of them.
+    #[prost(uint64, tag = "2")]
+    pub ends_within_ms: u64,
 }
 
 /// What was counted under one name.

@@ -15,7 +15,7 @@ use super::closings::Closings;
 use super::control_thread::ControlThread;
 use super::examiner::{Examined, Examiner};
 use super::handle::{Handle, Inner};
-use super::handover::{self, HandoverSocket};
+use super::handover::{self, HandoverSocket, LeftBehind};
 use super::inherited::Inherited;
 use super::listeners::{self, Bound};
 use super::rebalance::Background;
@@ -202,6 +202,7 @@ impl Starting {
             gave: watch::Sender::default(),
             is_giving: AtomicBool::default(),
             is_taking: AtomicBool::default(),
+            left_behind: LeftBehind::default(),
             serving,
             supervisor,
             runtime: control.runtime.clone(),

@@ -1,22 +1,29 @@
-//! What surrounds a balancer in the field while another process takes over: name servers and files that fail, links to programs, and figures
-//! that go on.
+//! What surrounds a balancer in the field while another process takes over: name servers and files that fail, links to programs, figures
+//! that go on, and a doctor who must not take what has stayed for somebody else's.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
+use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use simple_dns::RCODE;
 use tempfile::TempDir;
 
 use crate::admin_client::{Metrics, ask_socket};
 use crate::balancer::{ADMIN, Program};
+use crate::certificates::{BOTH, Certificates};
 use crate::client::Client;
 use crate::cluster::Cluster;
+use crate::control::ctl;
+use crate::doctor::{LOSSY, PATIENT, view, with_apis};
+use crate::emqx::{FakeApi, answer};
 use crate::found_by_dns::{self, NameServer, SERVICE, Zone};
 use crate::found_by_file::{self, Listed};
 use crate::packets::Connect;
 use crate::pair::Pair;
+use crate::routing_nodes::{Fault, RoutingNodes};
+use crate::tls_client::TlsClient;
 use crate::wait;
 
 /// The program of this repository.
@@ -126,4 +133,65 @@ fn an_upgrade_starts_what_a_link_leads_to_now() {
         assert_eq!(runs(&program), at(version));
         pair.talks(version);
     }
+}
+
+#[test]
+fn clients_that_stay_with_the_old_process_did_not_come_past_the_balancer() {
+    let (nodes, api) = (RoutingNodes::of(1, Vec::new()), FakeApi::start());
+    api.answer("/api/v5/cluster", view("emqx@a", &["emqx@a"]));
+    api.answer("/api/v5/nodes", answer("200 OK", "application/json", "[]"));
+    let at_node = |ids: &[&str]| {
+        let clients = ids
+            .iter()
+            .map(|id| json!({"clientid": id, "node": "emqx@a", "connected": true}));
+        let page = json!({"data": Vec::from_iter(clients), "meta": {"hasnext": false}}).to_string();
+        api.answer("/api/v5/clients", answer("200 OK", "application/json", &page));
+    };
+    at_node(&["encrypted"]);
+    let certificates = Certificates::new();
+    let config = Arc::new(certificates.trusting(BOTH, None));
+    let toml = nodes.toml(&format!("{ADMIN}{PATIENT}"));
+    let plain = "[[listeners]]\naddress = \"127.0.0.1:0\"\n";
+    let toml = toml.replace(plain, &format!("{plain}{}\n", certificates.listener()));
+    let mut program = Program::of(&with_apis(&toml, std::slice::from_ref(&api)));
+    let _stays = TlsClient::accepted(program.address, &config, &Connect::new("encrypted").keep_alive(60));
+    let is_past = |program: &Program| {
+        let report: Value = serde_json::from_slice(&ctl(program, &["doctor", "--json"]).stdout).expect("JSON");
+        let findings = report["report"]["findings"].as_array().expect("findings");
+        findings.iter().any(|finding| finding["code"] == "C406")
+    };
+    for upgrades in 1..=2 {
+        let done = program.upgrade();
+        assert_eq!(done["moved"], 0, "{done}");
+        let completed = "remora_handovers_total{result=\"completed\"}";
+        wait::until("the last words of the old process", || {
+            Metrics::of(program.admin()).value(completed) == f64::from(upgrades)
+        });
+        assert!(!is_past(&program));
+    }
+    at_node(&["encrypted", "another"]);
+    assert!(is_past(&program), "there is one client too many");
+}
+
+#[test]
+fn the_last_examination_is_known_behind_an_upgrade_and_its_findings_are_not_told_again() {
+    let nodes = RoutingNodes::of(2, vec![(Fault::Unjoined, 1)]);
+    let mut program = Program::of(&nodes.toml(&format!("{ADMIN}{LOSSY}")));
+    let examine = |program: &Program, last: &[&str]| {
+        let output = ctl(program, &[&["doctor", "--json"], last].concat());
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let before = examine(&program, &[]);
+    let findings = |program: &Program| Metrics::of(program.admin()).value("remora_findings{code=\"R101\"}");
+    assert_eq!(findings(&program), 1.0);
+    program.upgrade();
+    assert_eq!(findings(&program), 1.0);
+    assert_eq!(
+        examine(&program, &["--last"])["report"]["findings"],
+        before["report"]["findings"]
+    );
+    examine(&program, &[]);
+    let events = ask_socket(program.socket(), "GET", "/api/v1/events?follow=false", "").body;
+    assert!(!events.contains("\"finding\""), "{events}");
 }

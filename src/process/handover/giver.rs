@@ -12,7 +12,7 @@ use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::Instant;
 
 use super::gave::Gave;
-use super::known;
+use super::{examination, known};
 use crate::admin::Serving;
 use crate::admin::api::answers::Upgraded;
 use crate::base::build;
@@ -22,7 +22,9 @@ use crate::base::log;
 use crate::base::supervise::Task;
 use crate::cluster::{self, Cluster, Finding, FindingSource, NodeId, Verdict};
 use crate::config::Config;
-use crate::handover::messages::{Endpoint, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX};
+use crate::handover::messages::{
+    Endpoint, Hello, Knowledge, Left, ListenSocket, Listener, Manifest, Placement, RELAYS_MAX,
+};
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
 use crate::path::handover::{Counts, Names, placement};
 use crate::path::record::ListenerId;
@@ -341,6 +343,7 @@ impl handover::Giver for Process<'_> {
                 endpoint.passive.has_answered.load(Ordering::Relaxed)
             }),
             drained_by_api: drained.map(|node| node.name.to_string()).collect(),
+            examined: (inner.state.examined.get()).and_then(|last| examination::message(&last)),
             usual_connects: inner.state.usual_connects.load(Ordering::Relaxed),
             ..Manifest::default()
         };
@@ -478,7 +481,9 @@ impl handover::Giver for Process<'_> {
     async fn last_words(&mut self) -> Knowledge {
         self.count();
         // A worker that has ended has nothing more to say.
-        self.knowledge().await.unwrap_or_default()
+        let mut knowledge = self.knowledge().await.unwrap_or_default();
+        knowledge.left = self.left_behind();
+        knowledge
     }
 
     fn progress(&mut self, step: Step) {
@@ -540,6 +545,24 @@ impl Process<'_> {
         Ok(all)
     }
 
+    /// The connections that stay here, and those that have stayed with processes before.
+    fn left_behind(&self) -> Vec<Left> {
+        let inner = self.inner();
+        let (grace, rate) = {
+            let config = inner.config.load();
+            (config.handover.grace, u64::from(config.drain.rate.max(1)))
+        };
+        let connections: u64 = self.left.values().sum();
+        let closing = Duration::from_secs(connections.div_ceil(rate));
+        let own = (connections > 0).then(|| (connections, grace.saturating_add(closing)));
+        let before = inner.left_behind.at(Instant::now());
+        let all = before.chain(own).map(|(connections, ends_within)| Left {
+            connections,
+            ends_within_ms: u64::try_from(ends_within.as_millis()).unwrap_or(u64::MAX),
+        });
+        all.collect()
+    }
+
     /// What was counted since the taker was told, and how connections ended.
     ///
     /// # Errors
@@ -559,6 +582,7 @@ impl Process<'_> {
         Ok(Knowledge {
             counters: news.messages(),
             ends: ends.into_iter().flatten().collect(),
+            left: Vec::new(),
         })
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 use tokio::time::Instant;
 
+use super::examination;
 use super::known::{self, socket_address};
 use crate::admin::Serving;
 use crate::base::build;
@@ -159,6 +160,9 @@ impl Process {
         let starting = starting.map_err(|error| error.to_string())?;
         let handle = starting.handle().clone();
         handle.0.is_taking.store(true, Ordering::Relaxed);
+        if let Some(last) = self.manifest.examined.as_ref().and_then(examination::read) {
+            handle.0.state.examined.replace(Arc::new(last));
+        }
         self.starting = Some(starting);
         for wish in &self.manifest.wishes {
             let wish = NodeWish {
@@ -290,8 +294,12 @@ impl handover::Taker for Process {
     }
 
     async fn knowledge(&mut self, knowledge: Knowledge) -> Result<(), String> {
-        let Knowledge { counters, ends } = knowledge;
+        let Knowledge { counters, ends, left } = knowledge;
         let handle = self.started()?;
+        for left in left {
+            let ends_within = Duration::from_millis(left.ends_within_ms);
+            handle.0.left_behind.add(left.connections, ends_within, Instant::now());
+        }
         let handovers = &handle.0.state.handovers;
         let is_other = |counter: &Counter| !handovers.learn(&counter.name, &counter.label, counter.count);
         let counters: Vec<Counter> = counters.into_iter().filter(is_other).collect();
