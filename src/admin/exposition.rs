@@ -69,6 +69,8 @@ pub struct AdminState {
     pub nodes_tls: Arc<NodesTls>,
     /// Whether a storm of clients goes on.
     pub storm: AtomicBool,
+    /// How many clients connect in a thousand seconds usually.
+    pub usual_connects: AtomicU64,
     /// Whether each thread runs.
     pub heartbeats: Arc<Heartbeats>,
     /// What was counted lately.
@@ -193,6 +195,11 @@ impl Reloads {
 }
 
 impl AdminState {
+    /// Begins the samples of the counters: what they have counted until now is not in them.
+    pub(crate) fn begin_samples(&self) {
+        self.history.begin(&self.clusters.current(), &self.counters);
+    }
+
     /// Adds a sample of the counters to the history.
     pub(crate) fn sample(&self) {
         self.history.sample(&self.clusters.current(), &self.counters);

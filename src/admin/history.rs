@@ -76,16 +76,21 @@ impl<const N: usize> Lately<N> {
 }
 
 impl History {
+    /// The first sample begins here: what was counted before, in another process, is not of its time.
+    pub(crate) fn begin(&self, cluster: &Cluster, workers: &[Arc<Counters>]) {
+        let mut kept = self.kept();
+        kept.ends.counted = counted_ends(workers);
+        for (id, _) in (0..).map(NodeId).zip(cluster.all_known()) {
+            kept.nodes.insert(id, Lately::from(counted(id, workers)));
+        }
+    }
+
     /// Adds a sample of everything.
     pub(crate) fn sample(&self, cluster: &Cluster, workers: &[Arc<Counters>]) {
         let mut kept = self.kept();
         let is_first = kept.newest == 0;
         kept.newest += 1;
-        let ends = std::array::from_fn(|place| {
-            let ends = workers.iter().map(|counters| counters.ends(Ended::ALL[place]).get());
-            ends.sum()
-        });
-        kept.ends.push(0, ends);
+        kept.ends.push(0, counted_ends(workers));
         let known = (0..).map(NodeId).zip(cluster.all_known());
         for (id, known) in known {
             let connections = known.load.connections.load(Ordering::Relaxed);
@@ -135,6 +140,14 @@ impl History {
         // Nothing panics while it is locked.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How many connections have ended, by place in [`Ended::ALL`].
+fn counted_ends(workers: &[Arc<Counters>]) -> [u64; Ended::ALL.len()] {
+    std::array::from_fn(|place| {
+        let ends = workers.iter().map(|counters| counters.ends(Ended::ALL[place]).get());
+        ends.sum()
+    })
 }
 
 /// How many CONNECTs a node has accepted and refused, and how many clients met a failure of it.
@@ -202,6 +215,20 @@ mod tests {
         );
         assert_eq!(history.of_node(NodeId(0), 2), [sample(0, 0)]);
         assert_eq!(history.of_node(NodeId(0), 3), []);
+        assert_eq!(history.ends()[Ended::Idle as usize], 3);
+    }
+
+    #[test]
+    fn what_was_counted_before_the_beginning_is_in_no_sample() {
+        let (history, cluster) = (History::default(), cluster(&["a"]));
+        let workers = [Arc::<Counters>::default()];
+        workers[0].of_node(NodeId(0), |node| node.connacks(0).add(1_000_000));
+        workers[0].ends(Ended::Idle).add(1_000_000);
+        history.begin(&cluster, &workers);
+        workers[0].of_node(NodeId(0), |node| node.connacks(0).add(2));
+        workers[0].ends(Ended::Idle).add(3);
+        history.sample(&cluster, &workers);
+        assert_eq!(history.of_node(NodeId(0), 0)[0].accepted, 2);
         assert_eq!(history.ends()[Ended::Idle as usize], 3);
     }
 

@@ -81,7 +81,7 @@ pub(super) async fn upgrade(
             let _ = steps.try_send(step);
         }
     };
-    let over = match start(&path) {
+    let over = match may_end(std::process::id()).and_then(|()| start(&path)) {
         Ok((supervisor, socket)) => {
             tracing::info!(program = %path.display(), "started, to take over");
             hand_over(supervisor, socket, &running, &service, tell).await
@@ -119,6 +119,19 @@ enum NotUpgraded {
     NothingChanged(String),
     /// The other one has taken over, and died.
     Died,
+}
+
+/// Whether another process can outlive this one, which has this number.
+///
+/// # Errors
+/// It cannot: the kernel ends all processes of a container with the first one.
+fn may_end(pid: u32) -> io::Result<()> {
+    match pid {
+        1 => Err(io::Error::other(
+            "its container would end with PID 1, this process: start another container with --take-over",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Starts the program as this process was started, with one end of a socket as its standard input.
@@ -314,6 +327,13 @@ fn told(step: Step) -> Option<UpgradeStep> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_process_of_a_container_does_not_end_for_another_one() {
+        let why = may_end(1).expect_err("all would end").to_string();
+        assert!(why.contains("--take-over"), "{why}");
+        may_end(2).expect("it may");
+    }
 
     #[test]
     fn the_next_process_has_the_arguments_of_this_one_and_takes_over_from_it() {

@@ -411,12 +411,7 @@ impl Page<'_> {
             // Named by its key.
             file: _,
         } = source;
-        let word = match kind {
-            control::SourceKind::Emqx => "emqx",
-            control::SourceKind::Dns => "dns",
-            control::SourceKind::File => "file",
-        };
-        self.key("source", string(word), DEFAULT);
+        self.key("source", string(kind.name()), DEFAULT);
         self.key("seeds", list(seeds), DEFAULT);
         self.optional("name", name.as_ref().map(string), "none (default)");
         self.key("name_servers", list(name_servers), "default: those of the system");

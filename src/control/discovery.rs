@@ -5,6 +5,7 @@
 //! are missing may be that of another cluster: nothing of it counts until as much time has passed.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::known::KnownFound;
 use crate::cluster::{Member, MemberEndpoint, NodeAddress, NodeApi};
 
 /// The host in the addresses of a template. No host can have this name (RFC 6761).
@@ -57,6 +59,35 @@ pub enum SourceKind {
     Dns,
     /// A file, which says all of each node.
     File,
+}
+
+impl SourceKind {
+    /// As the configuration names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Emqx => "emqx",
+            Self::Dns => "dns",
+            Self::File => "file",
+        }
+    }
+}
+
+/// The same text means the same source.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            kind,
+            seeds,
+            name,
+            name_servers,
+            file,
+        } = self;
+        f.write_str(kind.name())?;
+        seeds.iter().try_for_each(|seed| write!(f, " {seed}"))?;
+        name.iter().try_for_each(|name| write!(f, " {name}"))?;
+        name_servers.iter().try_for_each(|server| write!(f, " @{server}"))?;
+        file.iter().try_for_each(|file| write!(f, " {}", file.display()))
+    }
 }
 
 /// A node that was found.
@@ -168,6 +199,33 @@ impl FoundNodes {
             is_new: true,
             ..Self::default()
         };
+    }
+
+    /// Begins with what another process has found; if it has asked another source, any set of nodes is believed. Nodes whose hosts are not
+    /// known are left out.
+    pub(super) fn begin_with(&mut self, found: &[KnownFound], is_same_source: bool, now: Instant) {
+        let found = found.iter().filter_map(|known| {
+            let in_force = InForce {
+                at: FoundAt::Host(known.host.clone()?),
+                missing: known.missing.map(|age| now.checked_sub(age).unwrap_or(now)),
+            };
+            Some((known.name.clone(), in_force))
+        });
+        self.in_force = found.take(FOUND_MAX).collect();
+        self.is_new = !is_same_source;
+    }
+
+    /// What another process needs to begin with.
+    pub(super) fn known(&self, now: Instant) -> Vec<KnownFound> {
+        let known = self.in_force.iter().map(|(name, node)| KnownFound {
+            name: name.clone(),
+            host: match &node.at {
+                FoundAt::Host(host) => Some(host.clone()),
+                FoundAt::Member(_) => None,
+            },
+            missing: node.missing.map(|since| now.saturating_duration_since(since)),
+        });
+        known.collect()
     }
 
     /// The nodes in force, by name.
@@ -403,6 +461,32 @@ mod tests {
         }
         let said = nodes.answered(&found(&["a", "b"]), INTERVAL, GRACE, now);
         assert_eq!(said, [Discovered::Again]);
+    }
+
+    #[test]
+    fn what_another_process_has_found_is_in_force_and_goes_as_it_would_have_gone_there() {
+        let now = Instant::now();
+        let mut nodes = started(&["a", "b", "c"], now);
+        let two = found(&["a", "b"]);
+        nodes.answered(&two, INTERVAL, GRACE, now);
+        let next = |is_same_source: bool, at: Instant| {
+            let mut next = FoundNodes::default();
+            next.begin_with(&nodes.known(at), is_same_source, at);
+            next
+        };
+        let later = now + GRACE - INTERVAL;
+        let mut same = next(true, later);
+        assert_eq!(hosts(&same), ["a", "b", "c"]);
+        // Most are missing: perhaps another cluster has answered.
+        let held_back = same.answered(&found(&["a"]), INTERVAL, GRACE, later);
+        assert_eq!(held_back, [Discovered::HeldBack { missing: 2, of: 3 }]);
+        assert_eq!(same.answered(&two, INTERVAL, GRACE, later), []);
+        // It has been missing since the process before saw that.
+        assert_eq!(same.answered(&two, INTERVAL, GRACE, now + GRACE), [Discovered::Changed]);
+        let mut other = next(false, later);
+        assert_eq!(hosts(&other), ["a", "b", "c"], "until there is an answer");
+        other.answered(&found(&["d"]), INTERVAL, GRACE, later);
+        assert_eq!(hosts(&other), ["d"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What another process has learned of the nodes, for one that takes over from it.
 
+use super::known::Known;
 use crate::cluster::EndpointKind;
 
 /// What another process has learned. Nodes are named; one that this process does not have is skipped.
@@ -13,6 +14,8 @@ pub struct Learned {
     pub answered: Vec<(String, EndpointKind)>,
     /// The nodes whose own API says that they are to get no new clients.
     pub drained_by_api: Vec<String>,
+    /// What it has found of them.
+    pub found: Known,
 }
 
 impl Learned {
@@ -22,5 +25,6 @@ impl Learned {
         down: Vec::new(),
         answered: Vec::new(),
         drained_by_api: Vec::new(),
+        found: Known::NOTHING,
     };
 }

@@ -8,6 +8,7 @@ mod discovery;
 mod dns;
 mod file;
 mod health;
+mod known;
 mod learned;
 mod probe;
 mod resolve;
@@ -40,6 +41,7 @@ use state::{Changed, Reconfigured, Resolved, State};
 pub use check::{Check, Checked};
 pub use discovery::{Discovery, Found, FoundAnswer, FoundAt, HOST_OF_FOUND, Source, SourceKind};
 pub use file::{NodesFile, NodesFormat, read as read_nodes_file};
+pub use known::{Known, KnownAddresses, KnownFound};
 pub use learned::Learned;
 pub use probe::{Answer, CheckAnswer, FindAnswer, NodeProber, Prober, Target, Unanswered};
 pub use settings::{ApiSettings, Credentials, OnDown, Pacing, ProbeDepth, ProbeProxy, Settings};
@@ -69,6 +71,7 @@ enum Order {
         reply: oneshot::Sender<Result<(), WishError>>,
     },
     AskUnknown(oneshot::Sender<bool>),
+    Known(oneshot::Sender<Known>),
 }
 
 /// What a reload changes for control.
@@ -119,6 +122,14 @@ impl ControlHandle {
     /// Control has ended.
     pub(crate) async fn ask_unknown(&self) -> io::Result<bool> {
         self.request(Order::AskUnknown).await
+    }
+
+    /// What another process needs for [`Control::begin_from`], beside what a cluster shows.
+    ///
+    /// # Errors
+    /// Control has ended.
+    pub(crate) async fn known(&self) -> io::Result<Known> {
+        self.request(Order::Known).await
     }
 
     /// Answers of the source of nodes so far.
@@ -219,9 +230,40 @@ impl Control {
         if self.state.know(&learned.known) < learned.known.len() {
             return Err(io::Error::other("too many names of nodes"));
         }
+        if self.settings.discovery.is_some() && !learned.found.found.is_empty() {
+            let is_same = self.source() == learned.found.source;
+            self.found.begin_with(&learned.found.found, is_same, Instant::now());
+            self.reconfigure();
+        }
         self.learned = learned;
+        self.begin_at();
         self.publish();
         Ok(())
+    }
+
+    /// Puts nodes where another process has found them to be.
+    fn begin_at(&mut self) {
+        let known = &self.learned.found.addresses;
+        known.iter().for_each(|known| self.state.begin_at(known));
+        if !known.is_empty() {
+            self.publish();
+        }
+    }
+
+    /// Who is asked for nodes; empty if nobody is.
+    fn source(&self) -> String {
+        let discovery = self.settings.discovery.as_ref();
+        discovery.map_or(String::new(), |discovery| discovery.source.to_string())
+    }
+
+    fn known(&self) -> Known {
+        let now = Instant::now();
+        Known {
+            source: self.source(),
+            found: self.found.known(now),
+            addresses: self.state.known_addresses(),
+            came_back: self.state.came_back(now),
+        }
     }
 
     /// Where the snapshots are published.
@@ -240,12 +282,29 @@ impl Control {
     }
 
     /// Looks for nodes, and looks up all host names, once. One that cannot be resolved is a warning, and is tried again later.
-    pub(crate) async fn resolve_at_start(&mut self) {
+    ///
+    /// # Errors
+    /// Nodes that another process has are not known here.
+    pub(crate) async fn resolve_at_start(&mut self) -> io::Result<()> {
         self.look_up_at_start().await;
         let learned = std::mem::take(&mut self.learned);
+        self.check_found(&learned.found)?;
         if self.state.learn(&learned, &self.settings, Instant::now()) {
             self.publish();
         }
+        Ok(())
+    }
+
+    /// Whether the nodes are here that another process has found, if the same source says all of them and has given no answer here.
+    fn check_found(&self, known: &Known) -> io::Result<()> {
+        let missing = known.found.iter().filter(|found| found.host.is_none()).count();
+        if missing == 0 || self.source() != known.source || self.finds.used.load(Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        let source = &known.source;
+        let message =
+            format!("{missing} nodes of {source} are missing here, since it cannot be read now: the log says why");
+        Err(io::Error::other(message))
     }
 
     async fn look_up_at_start(&mut self) {
@@ -253,7 +312,10 @@ impl Control {
         self.find_due(Instant::now());
         if !self.finding.is_empty() {
             match tokio::time::timeout_at(due, self.finding.join_next()).await {
-                Ok(Some(joined)) => self.take_found(joined),
+                Ok(Some(joined)) => {
+                    self.take_found(joined);
+                    self.begin_at();
+                }
                 Ok(None) | Err(_) => tracing::warn!("nodes are still being looked for; starting without them"),
             }
         }
@@ -316,6 +378,9 @@ impl Control {
             Order::AskUnknown(reply) => {
                 self.state.ask_unknown(Instant::now());
                 self.asking.push(reply);
+            }
+            Order::Known(reply) => {
+                let _ = reply.send(self.known());
             }
         }
     }

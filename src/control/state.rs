@@ -20,6 +20,7 @@ use crate::cluster::{
 
 use super::check::{CheckChange, Checked, NodeCheck};
 use super::health::{Change, Health, Rules};
+use super::known::KnownAddresses;
 use super::learned::Learned;
 use super::probe::{Target, Unanswered};
 use super::settings::{Pacing, Settings};
@@ -416,11 +417,58 @@ impl State {
                 is_known = true;
             }
         }
+        for name in &learned.known {
+            let mut came_back = learned.found.came_back.iter();
+            let age = came_back.find(|(node, _)| node == name).map(|(_, age)| *age);
+            if let Some(node) = self.named(name) {
+                // It takes clients since it did there, and not since it was found here.
+                node.came_back = age.map(|age| now.checked_sub(age).unwrap_or(now));
+                is_known = true;
+            }
+        }
         is_known
     }
 
     fn named(&mut self, name: &str) -> Option<&mut NodeControl> {
         self.nodes.iter_mut().find(|node| *node.name == *name)
+    }
+
+    /// What another process has found at this name, `HOST:PORT`, holds until a look-up succeeds here.
+    pub(super) fn begin_at(&mut self, known: &KnownAddresses) {
+        let nodes = self.nodes.iter_mut().filter(|node| *node.name == *known.node);
+        let endpoints = nodes.flat_map(|node| node.endpoints.iter_mut());
+        for (_, endpoint) in endpoints {
+            let is_asked = endpoint.member.address.to_string() == known.asked;
+            if is_asked && endpoint.addresses.is_empty() && !known.addresses.is_empty() {
+                endpoint.addresses = known.addresses.as_slice().into();
+            }
+        }
+    }
+
+    /// What another process needs for [`State::begin_at`].
+    pub(super) fn known_addresses(&self) -> Vec<KnownAddresses> {
+        let endpoints = self.nodes.iter().flat_map(|node| {
+            let endpoints = node.endpoints.iter();
+            endpoints.map(|(_, endpoint)| (&node.name, endpoint))
+        });
+        let looked_up = endpoints.filter(|(_, endpoint)| {
+            matches!(endpoint.member.address, NodeAddress::Host(..)) && !endpoint.addresses.is_empty()
+        });
+        let known = looked_up.map(|(node, endpoint)| KnownAddresses {
+            node: node.to_string(),
+            asked: endpoint.member.address.to_string(),
+            addresses: endpoint.addresses.to_vec(),
+        });
+        known.collect()
+    }
+
+    /// The nodes that have come back, and how long ago.
+    pub(super) fn came_back(&self, now: Instant) -> Vec<(String, Duration)> {
+        let nodes = self.nodes.iter().filter_map(|node| {
+            let since = node.came_back?;
+            Some((node.name.to_string(), now.saturating_duration_since(since)))
+        });
+        nodes.collect()
     }
 
     /// How many names of nodes this process has known.

@@ -350,13 +350,12 @@ impl<G: Giver> Giving<'_, G> {
     }
 
     async fn send_knowledge(&mut self, knowledge: Knowledge) -> Result<(), Failure> {
-        for counters in batches(knowledge.counters, ENTRIES_MAX) {
-            let ends = Vec::new();
-            self.send(Body::Knowledge(Knowledge { counters, ends })).await?;
-        }
-        for ends in batches(knowledge.ends, ENTRIES_MAX) {
-            let counters = Vec::new();
-            self.send(Body::Knowledge(Knowledge { counters, ends })).await?;
+        let nothing = Knowledge::default;
+        let counters = batches(knowledge.counters, ENTRIES_MAX).map(|counters| Knowledge { counters, ..nothing() });
+        let ends = batches(knowledge.ends, ENTRIES_MAX).map(|ends| Knowledge { ends, ..nothing() });
+        let left = batches(knowledge.left, ENTRIES_MAX).map(|left| Knowledge { left, ..nothing() });
+        for knowledge in counters.chain(ends).chain(left) {
+            self.send(Body::Knowledge(knowledge)).await?;
         }
         Ok(())
     }

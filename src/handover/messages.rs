@@ -39,6 +39,10 @@ pub struct Envelope {
 
 /// What a message says.
 #[derive(Clone, PartialEq, Oneof)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a conversation has one manifest, and one message at a time"
+)]
 pub enum Body {
     /// Of the process that takes over: who it is. The first message.
     #[prost(message, tag = "1")]
@@ -189,6 +193,74 @@ pub struct Manifest {
     /// Nodes whose own API says that they are to get no new clients, by name.
     #[prost(string, repeated, tag = "13")]
     pub drained_by_api: Vec<String>,
+    /// How many clients connect in a thousand seconds usually.
+    #[prost(uint64, tag = "40")]
+    pub usual_connects: u64,
+    /// Who is asked for nodes.
+    #[prost(string, tag = "41")]
+    pub found_source: String,
+    /// The nodes that were found there, which hold until the taker finds them.
+    #[prost(message, repeated, tag = "43")]
+    pub found: Vec<FoundNode>,
+    /// What look-ups of host names have found, the same.
+    #[prost(message, repeated, tag = "44")]
+    pub addresses: Vec<FoundAddress>,
+    /// Nodes that have come back.
+    #[prost(message, repeated, tag = "45")]
+    pub came_back: Vec<CameBack>,
+    /// What the doctor found last.
+    #[prost(message, optional, tag = "42")]
+    pub examined: Option<Examined>,
+}
+
+/// An examination by the doctor.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Examined {
+    /// When it ended, in milliseconds since 1970.
+    #[prost(uint64, tag = "1")]
+    pub at_ms: u64,
+    /// Its report, in JSON, as the API has it.
+    #[prost(string, tag = "2")]
+    pub report: String,
+}
+
+/// A node that was found.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FoundNode {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Its host; `None` if the source says all of a node.
+    #[prost(string, optional, tag = "2")]
+    pub host: Option<String>,
+    /// For how long it has been missing, in milliseconds.
+    #[prost(uint64, optional, tag = "3")]
+    pub missing_ms: Option<u64>,
+}
+
+/// One of the addresses that a look-up has found.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct FoundAddress {
+    /// The name of the node.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// What was looked up, as `host:1883`.
+    #[prost(string, tag = "2")]
+    pub asked: String,
+    /// As `192.0.2.1:1883`.
+    #[prost(string, tag = "3")]
+    pub address: String,
+}
+
+/// A node that has come back.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct CameBack {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// How long ago, in milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub age_ms: u64,
 }
 
 /// A listener.
@@ -526,6 +598,20 @@ pub struct Knowledge {
     /// How connections ended lately, the newest last.
     #[prost(message, repeated, tag = "2")]
     pub ends: Vec<End>,
+    /// With the last of it: the connections that stay with the giver, and with those before it.
+    #[prost(message, repeated, tag = "40")]
+    pub left: Vec<Left>,
+}
+
+/// Connections that stay with a process.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Left {
+    /// How many.
+    #[prost(uint64, tag = "1")]
+    pub connections: u64,
+    /// How long it takes, in milliseconds, until their process has closed the last of them.
+    #[prost(uint64, tag = "2")]
+    pub ends_within_ms: u64,
 }
 
 /// What was counted under one name.

@@ -22,6 +22,9 @@ use crate::base::supervise::{Supervisor, Task};
 use crate::control::Control;
 use crate::path::route::Placements;
 
+/// How many seconds the usual number of connects is of.
+const USUAL_SCALE: f64 = 1_000.0;
+
 /// The thread of control and the admin listener.
 #[derive(Debug)]
 pub(super) struct ControlThread {
@@ -65,13 +68,17 @@ impl ControlThread {
                 LocalSet::new().block_on(&runtime, async {
                     // Its panic, if it should have one, ends only itself: nothing depends on it.
                     tokio::task::spawn_local(examiner.run());
-                    tokio::spawn(once_a_second(heartbeat, Arc::clone(&state)));
-                    tokio::spawn(take_samples(Arc::clone(&state)));
+                    tokio::spawn(once_a_second(heartbeat, Arc::clone(&state), serving.clone()));
+                    tokio::spawn(take_samples(Arc::clone(&state), serving.clone()));
                     let admin = admin::serve(admin_listener, serving, state, api);
                     tokio::spawn(supervisor.clone().guard(Task::Admin, admin));
-                    control.resolve_at_start().await;
+                    let is_resolved = control.resolve_at_start().await;
+                    let has_failed = is_resolved.is_err();
                     // If the caller is gone, so is the other end of `stopped`.
-                    let _ = resolved.send(());
+                    let _ = resolved.send(is_resolved);
+                    if has_failed {
+                        return;
+                    }
                     tokio::select! {
                         () = supervisor.clone().guard(Task::Control, control.run()) => {}
                         () = supervisor.guard(Task::Placements, tidy(placements)) => {}
@@ -81,9 +88,8 @@ impl ControlThread {
                 // A look-up that hangs in the system's resolver must not delay the exit.
                 runtime.shutdown_background();
             })?;
-        if is_resolved.recv().is_err() {
-            return Err(io::Error::other("control ended while it started"));
-        }
+        let has_ended = |_| Err(io::Error::other("control ended while it started"));
+        is_resolved.recv().unwrap_or_else(has_ended)?;
         Ok(Self {
             runtime: handle,
             stop: Some(stop),
@@ -94,9 +100,9 @@ impl ControlThread {
 }
 
 /// Looks for what an operator should know of, and shows that control's thread runs, forever.
-async fn once_a_second(heartbeat: Arc<Heartbeat>, state: Arc<AdminState>) {
+async fn once_a_second(heartbeat: Arc<Heartbeat>, state: Arc<AdminState>, serving: watch::Receiver<Serving>) {
     let (mut lists, mut usage) = (ExpiredLists::default(), Usage::default());
-    let (mut certificates, mut storm) = (Certificates::default(), Storm::default());
+    let (mut certificates, mut storm) = (Certificates::default(), None);
     let events = &state.events;
     let mut intervals = tokio::time::interval(heartbeat::INTERVAL);
     loop {
@@ -105,18 +111,36 @@ async fn once_a_second(heartbeat: Arc<Heartbeat>, state: Arc<AdminState>) {
         lists.check(&state.listeners, events, now);
         certificates.check(certificates::in_use(&state.listeners, &state.nodes_tls), events, now);
         usage.check(&state, events);
-        let sample = Sample {
-            connects: state.connects(),
-            waiting: state.connects_waiting(),
-        };
-        storm.check(sample, events);
-        state.storm.store(storm.is_going(), Ordering::Relaxed);
+        // Before it serves, what another process has counted is added to its counters, and would look like a storm.
+        if *serving.borrow() != Serving::NotYet {
+            check_storm(storm.get_or_insert_with(|| begin_storm(&state)), &state);
+        }
         heartbeat.beat();
     }
 }
 
-/// Takes samples of the counters, forever.
-async fn take_samples(state: Arc<AdminState>) {
+/// What is usual here is what the process before has found to be.
+fn begin_storm(state: &AdminState) -> Storm {
+    Storm::of_usual(state.usual_connects.load(Ordering::Relaxed) as f64 / USUAL_SCALE)
+}
+
+fn check_storm(storm: &mut Storm, state: &AdminState) {
+    let sample = Sample {
+        connects: state.connects(),
+        waiting: state.connects_waiting(),
+    };
+    storm.check(sample, &state.events);
+    state.storm.store(storm.is_going(), Ordering::Relaxed);
+    let usual = (storm.usual() * USUAL_SCALE) as u64;
+    state.usual_connects.store(usual, Ordering::Relaxed);
+}
+
+/// Takes samples of the counters, forever, once this process serves.
+async fn take_samples(state: Arc<AdminState>, mut serving: watch::Receiver<Serving>) {
+    if serving.wait_for(|serving| *serving != Serving::NotYet).await.is_err() {
+        return;
+    }
+    state.begin_samples();
     let first = Instant::now() + history::INTERVAL;
     let mut intervals = tokio::time::interval_at(first, history::INTERVAL);
     loop {

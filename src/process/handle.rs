@@ -17,7 +17,7 @@ use super::closing_gate::{ClosingGate, Passing};
 use super::closings::{self, Closings, Which, Work};
 use super::drain::{self, Closing};
 use super::examiner_handle::ExaminerHandle;
-use super::handover::{Gave, HandoverSocket};
+use super::handover::{Gave, HandoverSocket, LeftBehind};
 use super::rebalance::{self, Background, RebalanceStatus};
 use super::requests::{Program, Request};
 use crate::admin::settings as admin;
@@ -64,6 +64,8 @@ pub(super) struct Inner {
     pub(super) gave: watch::Sender<Gave>,
     /// Another process is taking over.
     pub(super) is_giving: AtomicBool,
+    /// Connections that have stayed with processes before this one.
+    pub(super) left_behind: LeftBehind,
     /// Connections may still come from the process that this one has taken over from.
     pub(super) is_taking: Arc<AtomicBool>,
     pub(super) supervisor: Supervisor,

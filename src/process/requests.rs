@@ -43,8 +43,13 @@ impl Program {
     /// # Errors
     /// The system does not say.
     pub fn of_this_process() -> io::Result<Self> {
+        let file = std::env::current_exe()?;
+        // A link that is set to another version leads to that one; the file that it leads to now does not.
+        let named = std::env::args_os()
+            .next()
+            .and_then(|name| named(Path::new(&name), &file));
         Ok(Self {
-            path: std::env::current_exe()?,
+            path: named.unwrap_or(file),
         })
     }
 
@@ -64,6 +69,25 @@ impl Program {
     }
 }
 
+/// Where a program that was started by this name was found, if that leads to this file.
+fn named(name: &Path, file: &Path) -> Option<PathBuf> {
+    let is_this = |path: &Path| {
+        let file_of = |path: &Path| fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        file_of(path).is_some_and(|found| Some(found) == file_of(file))
+    };
+    let found = match name.parent() {
+        // Without a slash, it was looked for.
+        Some(folder) if folder.as_os_str().is_empty() => {
+            let folders = std::env::var_os("PATH")?;
+            std::env::split_paths(&folders)
+                .map(|folder| folder.join(name))
+                .find(|path| is_this(path))?
+        }
+        _ => name.to_owned(),
+    };
+    std::path::absolute(found).ok().filter(|path| is_this(path))
+}
+
 /// Why a configuration was not taken. Nothing has changed.
 #[derive(Debug)]
 pub struct NotReloaded {
@@ -78,4 +102,26 @@ pub struct NotReloaded {
 pub struct Reloaded {
     /// Keys whose change needs a restart; the old values stay in force.
     pub restart: Vec<&'static str>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_where_its_name_leads_and_elsewhere_if_that_leads_to_another_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("v1"), "one").expect("a file");
+        fs::write(at("v2"), "two").expect("a file");
+        symlink("v1", at("link")).expect("a link");
+        assert_eq!(named(&at("link"), &at("v1")), Some(at("link")));
+        assert_eq!(named(&at("v1"), &at("v1")), Some(at("v1")));
+        assert_eq!(named(&at("link"), &at("v2")), None);
+        assert_eq!(named(Path::new("/no/such/program"), &at("v1")), None);
+        assert_eq!(named(Path::new("no-such-program-on-the-path"), &at("v1")), None);
+        assert_eq!(named(Path::new(""), &at("v1")), None);
+    }
 }

@@ -4,7 +4,7 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock, Weak};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -16,7 +16,7 @@ use super::closings::Closings;
 use super::control_thread::ControlThread;
 use super::examiner::{Examined, Examiner};
 use super::handle::{Handle, Inner};
-use super::handover::{self, HandoverSocket};
+use super::handover::{self, HandoverSocket, LeftBehind};
 use super::inherited::Inherited;
 use super::listeners::{self, Bound};
 use super::rebalance::Background;
@@ -42,6 +42,8 @@ use crate::worker::Worker;
 pub(super) struct Before {
     /// What another process has learned of the nodes.
     pub(super) learned: Learned,
+    /// How many clients connect in a thousand seconds usually.
+    pub(super) usual_connects: u64,
     /// Whether the admin listener is this process's from the start.
     pub(super) admin_serves: Serving,
 }
@@ -50,6 +52,7 @@ impl Before {
     /// No other process.
     pub(super) const NOTHING: Self = Self {
         learned: Learned::NOTHING,
+        usual_connects: 0,
         admin_serves: Serving::Now,
     };
 }
@@ -72,7 +75,11 @@ impl Starting {
     /// # Errors
     /// The first thing that the system refuses.
     pub(super) fn new(config: Config, mut inherited: Inherited, before: Before) -> io::Result<Self> {
-        let Before { learned, admin_serves } = before;
+        let Before {
+            learned,
+            usual_connects,
+            admin_serves,
+        } = before;
         descriptors::raise_limit();
         let count = match config.workers {
             Some(count) => count,
@@ -135,6 +142,7 @@ impl Starting {
             events: Arc::clone(&events),
             nodes_tls: Arc::clone(&shared.nodes_tls),
             storm: AtomicBool::new(false),
+            usual_connects: AtomicU64::new(usual_connects),
             heartbeats: Arc::new(Heartbeats::new(thread_names(count), config.watchdog.stuck_after)),
             history: history::History::default(),
             examined: Arc::default(),
@@ -204,6 +212,7 @@ impl Starting {
             gave: watch::Sender::default(),
             is_giving: AtomicBool::default(),
             is_taking: Arc::default(),
+            left_behind: LeftBehind::default(),
             serving,
             supervisor,
             runtime: control.runtime.clone(),

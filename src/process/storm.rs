@@ -53,6 +53,19 @@ struct Going {
 }
 
 impl Storm {
+    /// Knows already how many clients connect per second usually.
+    pub(super) fn of_usual(usual: f64) -> Self {
+        Self {
+            usual,
+            ..Self::default()
+        }
+    }
+
+    /// How many clients connect per second usually.
+    pub(super) fn usual(&self) -> f64 {
+        self.usual
+    }
+
     /// Whether there is one.
     pub(super) fn is_going(&self) -> bool {
         self.now.is_some()

@@ -27,7 +27,7 @@ use crate::ws_node::{WsAnswer, WsNode};
 pub(crate) const PATIENT: &str = "[doctor]\ntimeout = \"20s\"\nslow_after = \"19s\"\n";
 
 /// Messages that are lost are awaited for so long, and those of the other routes arrive meanwhile.
-const LOSSY: &str = "[timeouts]\ngreet = \"2s\"\n[doctor]\ntimeout = \"3s\"\nslow_after = \"3s\"\n";
+pub(crate) const LOSSY: &str = "[timeouts]\ngreet = \"2s\"\n[doctor]\ntimeout = \"3s\"\nslow_after = \"3s\"\n";
 
 /// The nodes of a cluster: two with faults, and two without.
 const NODES: usize = 4;

@@ -14,11 +14,11 @@ use crate::node::{FakeNode, own_address};
 use crate::packets::Connect;
 use crate::wait::{self, Watched};
 
-const SERVICE: &str = "_mqtt._tcp.emqx.example";
+pub(crate) const SERVICE: &str = "_mqtt._tcp.emqx.example";
 
 /// What the name server answers.
 #[derive(Clone, Debug)]
-enum Zone {
+pub(crate) enum Zone {
     /// SRV records with these targets, or A records.
     Hosts(Vec<Ipv4Addr>),
     /// The same, over TCP alone.
@@ -28,13 +28,13 @@ enum Zone {
     Nothing,
 }
 
-struct NameServer {
+pub(crate) struct NameServer {
     address: SocketAddr,
     zone: Arc<Watched<Zone>>,
 }
 
 impl NameServer {
-    fn start(hosts: Vec<Ipv4Addr>) -> Self {
+    pub(crate) fn start(hosts: Vec<Ipv4Addr>) -> Self {
         let udp = UdpSocket::bind((own_address(), 0)).expect("a free port");
         let address = udp.local_addr().expect("an address");
         let tcp = TcpListener::bind(address).expect("the same port");
@@ -69,7 +69,7 @@ impl NameServer {
         Self { address, zone }
     }
 
-    fn set(&self, zone: Zone) {
+    pub(crate) fn set(&self, zone: Zone) {
         self.zone.change(|now| *now = zone);
     }
 }
@@ -120,7 +120,7 @@ fn answer(question: &[u8], zone: &Zone, is_tcp: bool) -> Option<Vec<u8>> {
 }
 
 /// Nodes on one port, each with an address of its own, and their addresses.
-fn nodes(count: usize) -> (Vec<FakeNode>, Vec<Ipv4Addr>) {
+pub(crate) fn nodes(count: usize) -> (Vec<FakeNode>, Vec<Ipv4Addr>) {
     let mut port = 0;
     let nodes = (0..count).map(|_| {
         let node = FakeNode::start_at("", (own_address(), port).into());
@@ -137,13 +137,17 @@ fn nodes(count: usize) -> (Vec<FakeNode>, Vec<Ipv4Addr>) {
 }
 
 fn balancer(nodes: &[FakeNode], server: &NameServer, name: &str, tables: &str) -> Balancer {
-    Balancer::of(&format!(
+    Balancer::of(&toml(nodes, server, name, tables))
+}
+
+pub(crate) fn toml(nodes: &[FakeNode], server: &NameServer, name: &str, tables: &str) -> String {
+    format!(
         "workers = 1\n[[listeners]]\naddress = \"127.0.0.1:0\"\n\
          [[nodes]]\naddress = \"{{host}}:{}\"\n{ADMIN}\
          [discovery]\nsource = \"dns\"\ninterval = \"20ms\"\nname = \"{name}\"\nname_servers = [\"{}\"]\n{tables}",
         nodes[0].address.port(),
         server.address
-    ))
+    )
 }
 
 #[track_caller]

@@ -17,12 +17,12 @@ use crate::packets::Connect;
 use crate::wait;
 
 /// A directory in which nodes are listed.
-struct Listed {
+pub(crate) struct Listed {
     folder: TempDir,
 }
 
 impl Listed {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             folder: TempDir::new().expect("a directory"),
         }
@@ -33,13 +33,13 @@ impl Listed {
     }
 
     /// Replaces the file as a whole.
-    fn put(&self, text: &str) {
+    pub(crate) fn put(&self, text: &str) {
         let new = self.folder.path().join("new");
         fs::write(&new, text).expect("written");
         fs::rename(&new, self.path()).expect("renamed");
     }
 
-    fn tables(&self, more: &str) -> String {
+    pub(crate) fn tables(&self, more: &str) -> String {
         let path = self.path();
         format!(
             "workers = 1\n[[listeners]]\naddress = \"127.0.0.1:0\"\n{ADMIN}\
@@ -52,7 +52,7 @@ impl Listed {
     }
 }
 
-fn nodes(count: usize) -> Vec<FakeNode> {
+pub(crate) fn nodes(count: usize) -> Vec<FakeNode> {
     (0..count).map(|number| FakeNode::start(format!("n{number}"))).collect()
 }
 
@@ -60,7 +60,7 @@ fn table(node: &FakeNode) -> String {
     format!("[[nodes]]\nname = \"{}\"\naddress = \"{}\"\n", node.name, node.address)
 }
 
-fn tables(nodes: &[FakeNode]) -> String {
+pub(crate) fn tables(nodes: &[FakeNode]) -> String {
     nodes.iter().map(table).collect()
 }
 

@@ -66,6 +66,7 @@ mod top;
 mod upgrade;
 mod upgrade_admin;
 mod upgrade_failures;
+mod upgrade_field;
 mod upgrade_orders;
 mod upgrade_sockets;
 mod vanished;

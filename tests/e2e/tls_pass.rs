@@ -96,6 +96,29 @@ fn the_node_is_whom_the_client_speaks_to_and_every_byte_is_the_clients() {
 }
 
 #[test]
+fn a_connection_that_passes_moves_when_another_process_takes_over() {
+    let (cluster, certificates) = (Cluster::of(1), Certificates::new());
+    let fronts = fronts(&cluster, &certificates);
+    let mut program = Program::of(&site(&cluster, &addresses(&fronts), "", ADMIN));
+    let config = Arc::new(certificates.trusting(BOTH, None));
+    let connect = Connect::new("passes");
+    let mut client = TlsClient::accepted(program.address, &config, &connect);
+    let (_, node) = cluster.holder(&connect.bytes());
+    let mut sent = connect.bytes();
+    for _ in 0..2 {
+        let done = program.upgrade();
+        assert_eq!(done["moved"], 1, "{done}");
+        client.send(&IN_FLIGHT);
+        sent.extend_from_slice(&IN_FLIGHT);
+        node.expect(&sent);
+        node.send(&IN_FLIGHT);
+        client.expect(&IN_FLIGHT);
+    }
+    client.tcp.reset();
+    assert_eq!(program.ended(client.address())["server_name"], NAME);
+}
+
+#[test]
 fn the_hello_arrives_as_it_came_however_it_was_cut() {
     // The fake node itself: it sees what is on the wire.
     let (cluster, certificates) = (Cluster::of(1), Certificates::new());

@@ -395,6 +395,62 @@ fn a_node_has_its_own_rate_or_that_of_all() {
 }
 
 #[test]
+fn a_node_is_where_another_process_has_found_it_until_a_look_up_succeeds() {
+    let mut before = state(&[host("a", 100), socket("b", 2, 100)]);
+    let addresses = |port| [SocketAddr::from(([192, 0, 2, 1], port))];
+    let asked = NodeAddress::Host("a.example".to_owned(), 1883);
+    let resolved = |state: &mut State, found: Option<&[SocketAddr]>| {
+        let id = node(&state.snapshot(), "a").id;
+        state.resolved(id, &asked, found).map(|(_, resolved)| resolved)
+    };
+    assert_eq!(before.known_addresses(), [], "what is configured needs no look-up");
+    resolved(&mut before, Some(&addresses(1)));
+    let known = before.known_addresses();
+    assert_eq!(known.len(), 1);
+    let at = |state: &State| node(&state.snapshot(), "a").endpoints.mqtt.addresses.to_vec();
+    // Configured to be elsewhere by now, or not at all.
+    let mut moved = state(&[member("a", NodeAddress::Host("other.example".to_owned(), 1883), 100)]);
+    moved.begin_at(&known[0]);
+    assert_eq!(at(&moved), []);
+    state(&[socket("b", 2, 100)]).begin_at(&known[0]);
+
+    let mut next = state(&[host("a", 100)]);
+    next.begin_at(&known[0]);
+    assert_eq!(at(&next), addresses(1));
+    assert_eq!(
+        next.due_lookups(Duration::from_secs(30), Instant::now()).len(),
+        1,
+        "at once"
+    );
+    assert_eq!(resolved(&mut next, None), Some(Resolved::Kept));
+    assert_eq!(at(&next), addresses(1));
+    assert_eq!(resolved(&mut next, Some(&addresses(2))), Some(Resolved::Changed));
+    next.begin_at(&known[0]);
+    assert_eq!(at(&next), addresses(2), "what was found here is newer");
+}
+
+#[test]
+fn a_node_begins_slowly_only_if_it_had_come_back_in_the_process_before() {
+    let (mut state, now) = (state(&[socket("a", 1, 100)]), Instant::now());
+    state.set_pacing(Pacing {
+        connects_per_second: Some(100),
+        slow_start: Duration::from_secs(20),
+    });
+    // Found by this process, as if it were new.
+    state.reconfigure(&[socket("a", 1, 100), socket("b", 2, 100)], now);
+    assert_eq!(state.came_back(now), [("b".to_owned(), Duration::ZERO)]);
+    let second = Duration::from_secs(1);
+    let mut learned = Learned {
+        known: ["a", "b", "removed"].map(str::to_owned).to_vec(),
+        ..Learned::default()
+    };
+    learned.found.came_back = vec![("a".to_owned(), second), ("removed".to_owned(), second)];
+    state.learn(&learned, &Settings::default(), now + second);
+    assert_eq!(slow_start(&state, "b"), None);
+    assert_eq!(state.came_back(now + 2 * second), [("a".to_owned(), 2 * second)]);
+}
+
+#[test]
 fn what_another_process_knew_has_numbers_and_is_down_until_it_answers() {
     let (mut state, now) = (state(&[socket("a", 1, 100), socket("b", 2, 100)]), Instant::now());
     assert_eq!(state.know(&["b".to_owned(), "removed".to_owned()]), 2);

@@ -252,7 +252,7 @@ fn counted(count: u64) -> Knowledge {
             count,
             ..Counter::default()
         }],
-        ends: Vec::new(),
+        ..Knowledge::default()
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::Instant;
 
 use super::gave::Gave;
+use super::{examination, known};
 use crate::admin::Serving;
 use crate::admin::api::answers::Upgraded;
 use crate::base::build;
@@ -23,7 +24,7 @@ use crate::base::supervise::Task;
 use crate::cluster::{self, Cluster, Finding, FindingSource, NodeId, Verdict};
 use crate::config::Config;
 use crate::handover::messages::{
-    Endpoint, Hello, Knowledge, ListenSocket, Listener, Manifest, Placement, Prepared, RELAYS_MAX,
+    Endpoint, Hello, Knowledge, Left, ListenSocket, Listener, Manifest, Placement, Prepared, RELAYS_MAX,
 };
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
 use crate::path::handover::{Counts, Names, placement};
@@ -316,13 +317,14 @@ impl handover::Giver for Process<'_> {
         ));
         self.wishes = handle.wishes();
         let sockets = self.listening().await.map_err(|error| error.to_string())?;
+        let found = inner.control.known().await.map_err(|error| error.to_string())?;
         let is_drained_by_api =
             |finding: &Finding| (finding.source, finding.verdict) == (FindingSource::Api, Verdict::Draining);
         let drained = cluster
             .nodes()
             .iter()
             .filter(|node| node.findings.iter().any(is_drained_by_api));
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             requires: handover::messages::FEATURES
                 .iter()
                 .map(|feature| (*feature).to_owned())
@@ -352,8 +354,11 @@ impl handover::Giver for Process<'_> {
                 endpoint.passive.has_answered.load(Ordering::Relaxed)
             }),
             drained_by_api: drained.map(|node| node.name.to_string()).collect(),
+            examined: (inner.state.examined.get()).and_then(|last| examination::message(&last)),
+            usual_connects: inner.state.usual_connects.load(Ordering::Relaxed),
             ..Manifest::default()
         };
+        known::write(found, &mut manifest);
         self.sockets = sockets;
         Ok(manifest)
     }
@@ -509,7 +514,9 @@ impl handover::Giver for Process<'_> {
     async fn last_words(&mut self) -> Knowledge {
         self.count();
         // A worker that has ended has nothing more to say.
-        self.knowledge().await.unwrap_or_default()
+        let mut knowledge = self.knowledge().await.unwrap_or_default();
+        knowledge.left = self.left_behind();
+        knowledge
     }
 
     fn progress(&mut self, step: Step) {
@@ -591,6 +598,24 @@ impl Process<'_> {
         Ok(all)
     }
 
+    /// The connections that stay here, and those that have stayed with processes before.
+    fn left_behind(&self) -> Vec<Left> {
+        let inner = self.inner();
+        let (grace, rate) = {
+            let config = inner.config.load();
+            (config.handover.grace, u64::from(config.drain.rate.max(1)))
+        };
+        let connections: u64 = self.left.values().sum();
+        let closing = Duration::from_secs(connections.div_ceil(rate));
+        let own = (connections > 0).then(|| (connections, grace.saturating_add(closing)));
+        let before = inner.left_behind.at(Instant::now());
+        let all = before.chain(own).map(|(connections, ends_within)| Left {
+            connections,
+            ends_within_ms: u64::try_from(ends_within.as_millis()).unwrap_or(u64::MAX),
+        });
+        all.collect()
+    }
+
     /// What was counted since the taker was told, and how connections ended.
     ///
     /// # Errors
@@ -610,6 +635,7 @@ impl Process<'_> {
         Ok(Knowledge {
             counters: news.messages(),
             ends: ends.into_iter().flatten().collect(),
+            left: Vec::new(),
         })
     }
 }

@@ -1,7 +1,6 @@
 //! Takes over from another process: starts everything, holds what that process has, and serves once it lets go.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -13,11 +12,12 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 use tokio::time::Instant;
 
+use super::examination;
+use super::known::{self, socket_address};
 use crate::admin::Serving;
 use crate::base::build;
 use crate::base::clock;
 use crate::base::events::Change;
-use crate::base::log::Escaped;
 use crate::cluster::{EndpointKind, NodeId};
 use crate::config::Config;
 use crate::control::Learned;
@@ -150,7 +150,9 @@ impl Process {
                 down: endpoints(&self.manifest.down),
                 answered: endpoints(&self.manifest.answered),
                 drained_by_api: self.manifest.drained_by_api.clone(),
+                found: known::read(&self.manifest)?,
             },
+            usual_connects: self.manifest.usual_connects,
             admin_serves: Serving::NotYet,
         };
         // It waits for threads and for host names.
@@ -159,6 +161,9 @@ impl Process {
         let starting = starting.map_err(|error| error.to_string())?;
         let handle = starting.handle().clone();
         handle.0.is_taking.store(true, Ordering::Relaxed);
+        if let Some(last) = self.manifest.examined.as_ref().and_then(examination::read) {
+            handle.0.state.examined.replace(Arc::new(last));
+        }
         self.starting = Some(starting);
         for wish in &self.manifest.wishes {
             let wish = NodeWish {
@@ -215,7 +220,7 @@ impl handover::Taker for Process {
                     let listener = listener.ok_or("a socket of no listener")?;
                     self.inherited.listeners.push(InheritedSocket {
                         name: listener.name.clone(),
-                        configured: address(&listener.configured)?,
+                        configured: socket_address(&listener.configured)?,
                         socket,
                     });
                 }
@@ -299,8 +304,12 @@ impl handover::Taker for Process {
     }
 
     async fn knowledge(&mut self, knowledge: Knowledge) -> Result<(), String> {
-        let Knowledge { counters, ends } = knowledge;
+        let Knowledge { counters, ends, left } = knowledge;
         let handle = self.started()?;
+        for left in left {
+            let ends_within = Duration::from_millis(left.ends_within_ms);
+            handle.0.left_behind.add(left.connections, ends_within, Instant::now());
+        }
         let handovers = &handle.0.state.handovers;
         let is_other = |counter: &Counter| !handovers.learn(&counter.name, &counter.label, counter.count);
         let counters: Vec<Counter> = counters.into_iter().filter(is_other).collect();
@@ -394,7 +403,7 @@ fn names(manifest: &Manifest, handle: &Handle) -> Result<Names, String> {
         .ok_or("a node that is not known here")?;
     let mut listeners = Vec::new();
     for listener in &manifest.listeners {
-        let configured = address(&listener.configured)?;
+        let configured = socket_address(&listener.configured)?;
         let as_configured = Listener {
             name: listener.name.clone(),
             ..Listener::new(configured)
@@ -407,8 +416,12 @@ fn names(manifest: &Manifest, handle: &Handle) -> Result<Names, String> {
             Some(entry) => entry.id,
             None => {
                 let id = ListenerId(u16::try_from(entries.len()).map_err(text)?);
-                let mut entry =
-                    ListenerEntry::new(id, as_configured, address(&listener.bound)?, handle.0.workers.len());
+                let mut entry = ListenerEntry::new(
+                    id,
+                    as_configured,
+                    socket_address(&listener.bound)?,
+                    handle.0.workers.len(),
+                );
                 entry.removed = true;
                 handle.0.shared.listeners.add(entry);
                 id
@@ -426,11 +439,6 @@ fn endpoints(messages: &[Endpoint]) -> Vec<(String, EndpointKind)> {
         Some((message.node.clone(), *kind))
     });
     known.collect()
-}
-
-fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| format!("an invalid address: {}", Escaped(text.as_bytes())))
 }
 
 fn text(error: impl std::fmt::Display) -> String {
