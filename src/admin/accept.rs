@@ -234,6 +234,8 @@ async fn answer(
     // How the connection ended does not matter.
     if let Some(taken_over) = taken_over {
         tokio::select! {
+            // A request that has come already is read first.
+            biased;
             _ = connection.as_mut() => return,
             () = taken_over => connection.as_mut().graceful_shutdown(),
         }

@@ -111,8 +111,8 @@ impl Work {
             };
             loop {
                 match closing.round().await {
-                    Ok(false) => {}
-                    Ok(true) => break,
+                    Ok(round) if round.is_last => break,
+                    Ok(_) => {}
                     Err(_) => return,
                 }
             }
@@ -128,7 +128,7 @@ impl Work {
     /// Whether the node has no connection, and none comes from another process.
     fn is_empty(&self) -> bool {
         // Read before the connections are counted: what comes in between is among them.
-        let may_come = self.is_taking.load(Ordering::Relaxed);
+        let may_come = self.is_taking.load(Ordering::Acquire);
         !may_come && self.clusters.current().connections(self.node) == 0
     }
 }

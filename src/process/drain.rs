@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::closing_gate::ClosingGate;
+use super::closing_gate::{ClosingGate, Passing};
 use crate::base::pace::Pace;
 use crate::path::ended::Ended;
 use crate::path::relay::RowId;
@@ -116,11 +116,10 @@ impl<'a> Closing<'a> {
     }
 
     /// Waits for the next round, then closes as many connections as are due: those at rest on any worker before others.
-    /// Returns whether all selected connections were ordered to close, or have ended.
-    pub(super) async fn round(&mut self) -> io::Result<bool> {
+    pub(super) async fn round(&mut self) -> io::Result<Round> {
         tokio::time::sleep(ROUND).await;
         let due = Instant::now();
-        let _passing = self.gate.pass().await;
+        let passing = self.gate.pass().await;
         self.began += due.elapsed();
         for at_rest in [true, false] {
             for (worker, left) in self.workers.iter().zip(&mut self.left) {
@@ -139,6 +138,16 @@ impl<'a> Closing<'a> {
                 *left = closed.left;
             }
         }
-        Ok(self.left.iter().all(VecDeque::is_empty))
+        Ok(Round {
+            is_last: self.left.iter().all(VecDeque::is_empty),
+            _passing: passing,
+        })
     }
+}
+
+/// What one round has done. As long as it is held, no connection changes hands.
+pub(super) struct Round {
+    /// All selected connections were ordered to close, or have ended.
+    pub(super) is_last: bool,
+    _passing: Passing,
 }

@@ -499,7 +499,7 @@ impl Handle {
     pub(super) async fn close_all_within(&self, rate: u32, grace: Duration) -> io::Result<()> {
         let mut closing = Closing::new((&self.0.workers, &self.0.gate), Selector::All, Ended::Shutdown, rate).await?;
         while self.connections() > 0 && closing.elapsed() < grace {
-            if closing.round().await? {
+            if closing.round().await?.is_last {
                 // Clients that were being set up are closed once they are relayed.
                 closing.select().await?;
             }
@@ -519,8 +519,9 @@ impl Handle {
     /// Closes the connections of the client with exactly this id. Returns how many there were.
     ///
     /// # Errors
-    /// A worker has ended.
+    /// A worker has ended, or another process has taken over.
     pub async fn close_client(&self, id: &[u8]) -> io::Result<usize> {
+        let _passing = self.may_order().await?;
         self.close(Selector::client_id(id)).await
     }
 
@@ -532,7 +533,7 @@ impl Handle {
     /// A worker has ended.
     pub async fn close_at(&self, selector: Selector, rate: u32) -> io::Result<u64> {
         let mut closing = Closing::new((&self.0.workers, &self.0.gate), selector, Ended::Closed, rate.max(1)).await?;
-        while !closing.round().await? {}
+        while !closing.round().await?.is_last {}
         Ok(closing.count())
     }
 

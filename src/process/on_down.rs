@@ -73,7 +73,7 @@ async fn close(
     loop {
         let selector = Selector::Endpoint(node, kind);
         let mut closing = Closing::new(workers, selector, Ended::NodeDown, rate).await?;
-        while !closing.round().await? {}
+        while !closing.round().await?.is_last {}
         if closing.count() > 0
             && let Some(known) = cluster.known(node)
         {

@@ -188,12 +188,14 @@ impl Order {
             let closed = before.saturating_add(closing.count());
             progress.closed.store(closed, Ordering::Relaxed);
             match round {
-                Ok(false) => {}
-                Ok(true) => break,
+                // Before connections may change hands: the next process is told how far it is.
+                Ok(round) => progress.is_over.store(round.is_last, Ordering::Relaxed),
                 // If a worker has ended, so does the process.
                 Err(_) => return,
             }
+            if progress.is_over.load(Ordering::Relaxed) {
+                return;
+            }
         }
-        progress.is_over.store(true, Ordering::Relaxed);
     }
 }

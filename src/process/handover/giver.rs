@@ -151,8 +151,11 @@ async fn give(
     }
     match given {
         Ok(given) => {
+            process.until_closed().await;
+            // Before this process may end.
+            let upgraded = process.over(given);
             handle.0.gave.send_replace(Gave::All);
-            Ok(process.over(given))
+            Ok(upgraded)
         }
         Err(failure) => {
             process.failed(&failure);
@@ -426,10 +429,14 @@ impl handover::Giver for Process<'_> {
         for frozen in self.ask_all(freeze).await? {
             all.states.extend(frozen.states);
             all.offered.extend(frozen.offered);
-            all.numbers.push(frozen.last_number);
+            all.numbers.push(frozen.last_number + self.kept_numbers());
             for (stays, count) in frozen.left {
                 *self.left.entry(stays).or_default() += count as u64;
             }
+        }
+        let mut numbers = HashSet::with_capacity(all.states.len());
+        if !all.states.iter().all(|state| numbers.insert(state.number)) {
+            return Err(io::Error::other("two connections have one number"));
         }
         all.numbers
             .extend(self.inner().numbers_before.get().into_iter().flatten());
@@ -487,6 +494,8 @@ impl handover::Giver for Process<'_> {
     async fn has_more(&mut self) -> bool {
         loop {
             tokio::time::sleep(ROUND).await;
+            // Asked first: what is accepted then is a connection below.
+            let are_closing = self.are_closing();
             let Ok(rows) = self.ask_all(|reply| Order::Select(Selector::All, reply)).await else {
                 return false;
             };
@@ -505,7 +514,7 @@ impl handover::Giver for Process<'_> {
             };
             match self.ask_all(offer).await {
                 Ok(pages) if pages.iter().any(|page| !page.offered.is_empty()) => return true,
-                Ok(_) if self.handle.connections() > rows || self.are_closing() => {}
+                Ok(_) if self.handle.connections() > rows || are_closing => {}
                 _ => return false,
             }
         }
@@ -550,6 +559,23 @@ impl Process<'_> {
                     self.closed.push(closed);
                 }
             }
+        }
+    }
+
+    /// How many numbers of each worker are left out for the clients that this process still accepts, while the taker counts on.
+    fn kept_numbers(&self) -> u64 {
+        const MORE_THAN_COME: u64 = 1 << 32;
+        match self.closing.is_empty() {
+            true => 0,
+            false => MORE_THAN_COME,
+        }
+    }
+
+    /// Waits until no client is accepted there any more, if the taker is gone before that.
+    async fn until_closed(&mut self) {
+        for closed in &mut self.closed {
+            // A worker that has ended has closed its sockets, too.
+            let _ = closed.await;
         }
     }
 

@@ -81,7 +81,8 @@ async fn take(config: Config, socket: UnixStream, reply: SyncSender<io::Result<R
     match taken.await {
         Ok(taken) => {
             if let Some(handle) = &process.handle {
-                handle.0.is_taking.store(false, Ordering::Relaxed);
+                // After all that has come is counted.
+                handle.0.is_taking.store(false, Ordering::Release);
             }
             let (version, moved) = (&process.manifest.program, taken.relays);
             if let Some(handle) = &process.handle {
