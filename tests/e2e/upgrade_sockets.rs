@@ -19,7 +19,8 @@ use crate::pair::Pair;
 #[test]
 fn a_client_that_waits_at_a_listener_of_the_old_configuration_alone_is_served() {
     let cluster = Cluster::of(1);
-    let config = toml(&cluster, "", ADMIN);
+    // With one worker, both processes number their clients in one row.
+    let config = toml(&cluster, "", ADMIN).replace("workers = 2", "workers = 1");
     let gone = "\n[[listeners]]\nname = \"gone\"\naddress = \"127.0.0.1:0\"\n";
     let mut program = Program::of(&format!("{config}{gone}"));
     program.configure(&config);
@@ -39,6 +40,7 @@ fn a_client_that_waits_at_a_listener_of_the_old_configuration_alone_is_served() 
     let started = steps.find(|found| step(found, "started")).expect("a process");
     steps.find(|found| step(found, "running")).expect("a process that runs");
     program.goes_on_as(&started);
+    let mut other = Pair::accepted(&cluster, &program, "of the new one");
     let connect = Connect::new("late").bytes();
     client.send(&connect);
     client.expect(&packets::connack(4, 0));
@@ -53,6 +55,11 @@ fn a_client_that_waits_at_a_listener_of_the_old_configuration_alone_is_served() 
     let (_, node) = cluster.holder(&connect);
     node.send(b"moved");
     client.expect(b"moved");
+    // They are not taken for one another.
+    assert_eq!(program.upgrade()["moved"], 2);
+    node.send(b"again");
+    client.expect(b"again");
+    other.talks("as well");
 }
 
 #[test]
