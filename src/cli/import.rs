@@ -70,7 +70,7 @@ fn is_fine(toml: &str) -> bool {
         Ok(config) => config.warnings,
         Err(problems) => problems.iter().cloned().collect(),
     };
-    let (of_machine, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(is_of_machine);
+    let (of_machine, others): (Vec<_>, Vec<_>) = problems.into_iter().partition(|problem| is_of_machine(problem, toml));
     for problem in &of_machine {
         eprintln!("note: {problem}");
     }
@@ -80,8 +80,8 @@ fn is_fine(toml: &str) -> bool {
     !others.iter().any(Problem::refuses)
 }
 
-/// Whether a problem is about what is in a file that the result names, or about that file or a variable not being on this machine.
-fn is_of_machine(problem: &Problem) -> bool {
+/// Whether a problem is about what is in a file that the result names, or about that file or a variable on this machine.
+fn is_of_machine(problem: &Problem, toml: &str) -> bool {
     const KEYS: [&str; 5] = [
         ".certificates[",
         ".client_ca",
@@ -89,9 +89,10 @@ fn is_of_machine(problem: &Problem) -> bool {
         "nodes_tls.ca",
         "nodes_tls.certificate",
     ];
-    let is_unset = problem.message.starts_with("the variable ") && problem.message.ends_with(" is not set");
+    let value = problem.span.clone().and_then(|span| toml.get(span));
+    let has_variable = value.is_some_and(|value| value.contains("${"));
     let is_read = !problem.message.starts_with("is missing") && !problem.message.starts_with("has no effect");
-    is_unset || is_read && KEYS.iter().any(|key| problem.path.contains(key))
+    has_variable || is_read && KEYS.iter().any(|key| problem.path.contains(key))
 }
 
 /// Files as they are.

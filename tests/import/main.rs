@@ -236,6 +236,27 @@ fn a_variable_that_is_not_set_here_is_a_note_and_no_problem() {
 }
 
 #[test]
+fn what_variables_are_here_changes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let text = "listen mqtt\n  mode tcp\n  bind \":${A_PORT}\"\n  balance source\n  server a 10.0.0.1:1883\n";
+    fs::write(folder.path().join("a.cfg"), text).expect("written");
+    let outcome = |port: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_remora"))
+            .args(["import", "haproxy", "a.cfg"])
+            .env("A_PORT", port)
+            .current_dir(folder.path())
+            .output()
+            .expect("it runs");
+        (output.status.code(), output.stdout)
+    };
+    let fine = outcome("1883");
+    assert_eq!(fine.0, Some(0));
+    // No port, and the one of the admin listener.
+    assert_eq!(outcome("no-port"), fine);
+    assert_eq!(outcome("9883"), fine);
+}
+
+#[test]
 fn every_key_has_the_line_that_it_comes_from() {
     for (program, extension) in [("nginx", "conf"), ("haproxy", "cfg")] {
         let folder = root().join(program);

@@ -67,9 +67,13 @@ impl<'d> Context<'d> {
         template::filled(text, own, is_defined)
     }
 
-    /// The path of a file, as nginx would open it. Its variables are those of the environment.
+    /// The path of a file, as nginx would open it. Its variables are those of the environment; where one may be another one, that is
+    /// reported, and the path is as written.
     pub(super) fn path(&mut self, written: &str, place: Place) -> String {
-        let filled = self.filled(written, Own::Taken).unwrap_or_else(|| written.to_owned());
+        let filled = self.filled(written, Own::Taken).unwrap_or_else(|| {
+            self.unreadable(place, written, "a file");
+            written.to_owned()
+        });
         if environment::begins(&filled) {
             self.report.path_of_variable(place);
             return filled;

@@ -121,16 +121,11 @@ pub(super) fn server<'d>(
     let mut settings = Vec::new();
     access(scope, &mut settings, context);
     limits(scope, &mut settings, context);
-    connect_timeout(
-        scope,
-        has_tls,
-        preread || scope.has("js_preread") || scope.has("mqtt_preread"),
-        &mut settings,
-        context,
-    );
     for listener in &mut listeners {
         listener.settings.extend(settings.iter().cloned());
     }
+    let prereads = preread || scope.has("js_preread") || scope.has("mqtt_preread");
+    connect_timeout(scope, has_tls, prereads, &mut listeners, context);
     timeouts(scope, context);
     logs(scope, context);
     affinity::tie(pool.key, kind, context);
@@ -253,7 +248,7 @@ fn connect_timeout<'d>(
     scope: &Scope<'d>,
     has_tls: bool,
     prereads: bool,
-    settings: &mut Vec<Setting>,
+    listeners: &mut [Listener],
     context: &mut Context<'d>,
 ) {
     // What does not count here is left to be reported.
@@ -268,7 +263,6 @@ fn connect_timeout<'d>(
         None
     };
     let header = scope.one("proxy_protocol_timeout", context);
-    let given: Vec<&Directive> = [handshake, preread].into_iter().flatten().collect();
     if let Some(header) = header {
         context.report.unneeded(
             header.place(),
@@ -276,15 +270,24 @@ fn connect_timeout<'d>(
             "connect_timeout runs from accept, over the PROXY header as well",
         );
     }
-    let Some(last) = given.last() else {
-        return;
-    };
-    let sum: Option<u64> = given.iter().map(|directive| nginx_time(directive.arg(0))).sum();
-    match sum {
-        Some(ms) if (1..=3_600_000).contains(&ms) => {
-            settings.push(Setting::new("connect_timeout", quoted(&duration(ms)), last.place()))
+    for listener in listeners {
+        // A handshake is waited for only where there is one.
+        let has_handshake = listener.settings.iter().any(|setting| setting.key == "tls");
+        let given: Vec<&Directive> = [handshake.filter(|_| has_handshake), preread]
+            .into_iter()
+            .flatten()
+            .collect();
+        let Some(last) = given.last() else {
+            continue;
+        };
+        let sum: Option<u64> = given.iter().map(|directive| nginx_time(directive.arg(0))).sum();
+        match sum {
+            Some(ms) if (1..=3_600_000).contains(&ms) => {
+                let setting = Setting::new("connect_timeout", quoted(&duration(ms)), last.place());
+                listener.settings.push(setting);
+            }
+            _ => context.unreadable(last.place(), last.arg(0), "a duration of up to an hour"),
         }
-        _ => context.unreadable(last.place(), last.arg(0), "a duration of up to an hour"),
     }
 }
 

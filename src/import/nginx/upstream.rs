@@ -62,6 +62,14 @@ impl<'d> Upstreams<'d> {
             self.read.insert(target.to_owned(), pool.clone());
             return Some(pool);
         }
+        if environment::is_whole(&filled) && !self.written.is_empty() {
+            context.report.lost(
+                word.place,
+                format!("{} may be the name of one of the upstreams", printable(target)),
+                "write that name, and import again; or leave out the upstreams that nothing leads to",
+            );
+            return None;
+        }
         let server = server(target, word.place, port, context)?;
         Some(Pool {
             name: filled,
