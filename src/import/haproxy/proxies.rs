@@ -8,7 +8,7 @@ use crate::import::haproxy::bind;
 use crate::import::haproxy::check::check;
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::global::Global;
-use crate::import::haproxy::rules::{Rules, only_these, periods};
+use crate::import::haproxy::rules::{Rules, expect_tls, only_these, periods};
 use crate::import::haproxy::server;
 use crate::import::haproxy::statement::{self, Side};
 use crate::import::haproxy::syntax::{Line, Section};
@@ -247,9 +247,10 @@ impl<'s> Proxies<'s> {
         }
         let has_tls = binds.iter().any(|bind| bind.has_tls);
         let to_tls = servers.iter().any(|server| server.has_tls);
+        let expects_tls = expect_tls(&front.lines, &front.acls) || expect_tls(&back.lines, &back.acls);
         let kind = match (front.is_http() || back.is_http(), has_tls || to_tls) {
             (true, _) => Kind::Ws,
-            (false, false) if all_at(&PORTS_OF_TLS) => Kind::Pass,
+            (false, false) if all_at(&PORTS_OF_TLS) || expects_tls => Kind::Pass,
             (false, _) if all_at(&PORTS_OF_WS) => Kind::Ws,
             (false, _) => Kind::Mqtt,
         };
@@ -288,7 +289,7 @@ impl<'s> Proxies<'s> {
         if let Some(paths) = paths.filter(|_| kind == Kind::Ws) {
             settings.push(paths.setting(context));
         }
-        let mut rules = Rules::new(&front.acls, &front.variables, &self.periods);
+        let mut rules = Rules::new(&front.acls, &front.variables, &self.periods, kind == Kind::Pass);
         for line in &front.lines {
             rules.track(line);
         }
@@ -302,7 +303,7 @@ impl<'s> Proxies<'s> {
         }
         rules.finish(&mut settings, context);
         if !is_same {
-            let mut rules = Rules::new(&back.acls, &back.variables, &self.periods);
+            let mut rules = Rules::new(&back.acls, &back.variables, &self.periods, kind == Kind::Pass);
             let mut own = Vec::new();
             for line in &back.lines {
                 rules.track(line);

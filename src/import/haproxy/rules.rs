@@ -37,6 +37,20 @@ pub(super) fn periods(sections: &[Section]) -> BTreeMap<String, u64> {
 /// Why it is no loss that something else than MQTT, or than TLS, is refused.
 const NOTHING_ELSE: &str = "what does not begin with a CONNECT, or a ClientHello where TLS is expected, is closed";
 
+/// Whether the rules let nothing but TLS through, by its ClientHello.
+pub(super) fn expect_tls(lines: &[&Line], acls: &Acls) -> bool {
+    let is_such = |line: &&Line| {
+        let is_refusal = match line.word(2) {
+            "reject" | "silent-drop" => true,
+            "accept" => false,
+            _ => return false,
+        };
+        let is_content = line.word(0) == "tcp-request" && line.word(1) == "content";
+        is_content && acls.condition(line.rest(3)) == Condition::only(Test::IsTls, is_refusal)
+    };
+    lines.iter().any(is_such)
+}
+
 /// Reports paths that longer ones matched as well.
 pub(super) fn only_these(place: Place, context: &mut Context) {
     context.report.differs(
@@ -58,6 +72,10 @@ pub(super) struct Rules<'a> {
     acls: &'a Acls,
     variables: &'a BTreeMap<String, String>,
     periods: &'a BTreeMap<String, u64>,
+    /// TLS is passed on to the nodes: the content is a ClientHello, and no CONNECT.
+    passes_tls: bool,
+    /// A rule has accepted whatever is MQTT, or TLS: those behind it are for nothing else.
+    has_accepted: bool,
     tracked: BTreeMap<u8, Tracked>,
     addresses: Vec<Rule<Place>>,
     /// Networks outside of which nobody may connect.
@@ -69,11 +87,14 @@ impl<'a> Rules<'a> {
         acls: &'a Acls,
         variables: &'a BTreeMap<String, String>,
         periods: &'a BTreeMap<String, u64>,
+        passes_tls: bool,
     ) -> Self {
         Self {
             acls,
             variables,
             periods,
+            passes_tls,
+            has_accepted: false,
             tracked: BTreeMap::new(),
             addresses: Vec::new(),
             required: None,
@@ -128,6 +149,10 @@ impl<'a> Rules<'a> {
         let place = line.place();
         let action = line.word(at);
         let condition = self.acls.condition(line.rest(at + 1));
+        let is_verdict = matches!(action, "reject" | "silent-drop" | "accept");
+        if self.has_accepted && line.word(1) == "content" && is_verdict {
+            return self.behind(line, &condition, context);
+        }
         match action {
             "reject" | "silent-drop" | "deny" | "tarpit" => self.refuse(line, &condition, context),
             "accept" | "allow" => match &condition {
@@ -145,9 +170,12 @@ impl<'a> Rules<'a> {
                     [
                         Term {
                             is_negated: false,
-                            test: Test::IsMqtt | Test::IsTls,
+                            test: test @ (Test::IsMqtt | Test::IsTls),
                         },
-                    ] => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
+                    ] => {
+                        self.has_accepted = true;
+                        self.protocol(line, test, context);
+                    }
                     _ => Self::lost(line, context),
                 },
                 Condition::Always => self.addresses.push(Rule {
@@ -213,6 +241,50 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// A rule that lets MQTT through and nothing else, or TLS.
+    fn protocol(&self, line: &Line, test: &Test, context: &mut Context) {
+        let place = line.place();
+        match (test, self.passes_tls) {
+            (Test::IsTls, true) | (Test::IsMqtt, false) => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
+            (_, true) => context.report.lost(
+                place,
+                "a listener that passes TLS on reads no MQTT, so it takes nothing but TLS",
+                "give clients without TLS a listener of their own",
+            ),
+            (_, false) => context.report.lost(
+                place,
+                "a ClientHello is looked for, and this listener passes no TLS on",
+                "if the nodes end TLS, write tls = \"pass\" to the listener, and `pass` to the nodes",
+            ),
+        }
+    }
+
+    /// A rule behind one that accepts whatever is MQTT, or TLS.
+    fn behind(&self, line: &Line, condition: &Condition, context: &mut Context) {
+        let place = line.place();
+        match condition {
+            Condition::Always => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
+            Condition::All(terms) => match &terms[..] {
+                [
+                    Term {
+                        is_negated,
+                        test: test @ (Test::IsMqtt | Test::IsTls),
+                    },
+                ] if *is_negated == (line.word(2) != "accept") => self.protocol(line, test, context),
+                _ => Self::lost_behind(line, context),
+            },
+            _ => Self::lost_behind(line, context),
+        }
+    }
+
+    fn lost_behind(line: &Line, context: &mut Context) {
+        context.report.lost(
+            line.place(),
+            "a rule before it accepts all clients with MQTT, or TLS, so this one is for others, which are closed here",
+            "if it was meant for all clients, write their networks to `allow` or `deny` of the listener",
+        );
+    }
+
     /// A rule that refuses clients.
     fn refuse(&mut self, line: &Line, condition: &Condition, context: &mut Context) {
         let place = line.place();
@@ -264,9 +336,9 @@ impl<'a> Rules<'a> {
             [
                 Term {
                     is_negated: true,
-                    test: Test::IsMqtt | Test::IsTls,
+                    test: test @ (Test::IsMqtt | Test::IsTls),
                 },
-            ] => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
+            ] => self.protocol(line, test, context),
             [
                 Term {
                     is_negated: false,

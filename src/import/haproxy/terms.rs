@@ -58,6 +58,11 @@ pub(super) enum Condition {
 }
 
 impl Condition {
+    /// A condition of one test.
+    pub(super) fn only(test: Test, is_negated: bool) -> Self {
+        Self::All(vec![Term { is_negated, test }])
+    }
+
     /// The condition for a request that is an upgrade, as every one is that is served.
     pub(super) fn of_upgrades(self) -> Self {
         match self {
