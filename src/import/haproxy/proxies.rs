@@ -216,17 +216,18 @@ impl<'s> Proxies<'s> {
             .into_iter()
             .map(|line| bind::read(line, &global.binds, files, context))
             .collect();
-        let port = binds
+        let ports: BTreeSet<&Port> = binds
             .iter()
             .flat_map(|bind| &bind.listeners)
-            .map(|listener| listener.address.port.clone())
-            .next();
-        let found = server::read(
-            &back.lines,
-            &port.unwrap_or(Port::Number(1883)),
-            &global.servers,
-            context,
-        );
+            .map(|listener| &listener.address.port)
+            .collect();
+        let ports: Vec<&Port> = ports.into_iter().collect();
+        let port = match ports[..] {
+            [] => Some(Port::Number(1883)),
+            [port] => Some(port.clone()).filter(|port| *port != Port::InHost),
+            _ => None,
+        };
+        let found = server::read(&back.lines, port.as_ref(), &global.servers, context);
         let mut servers = found.servers;
         let all_at = |ports: &[u16]| !servers.is_empty() && servers.iter().all(|server| is_at(server, ports));
         if servers.is_empty() {
