@@ -126,7 +126,12 @@ fn first_nodes(service: &Service, report: &mut Report) -> Vec<Node> {
     let mut names = BTreeSet::new();
     let mut addresses: BTreeMap<(String, Port), usize> = BTreeMap::new();
     for server in &service.servers {
-        let address = (server.host.to_ascii_lowercase(), server.port.clone());
+        // Names of hosts have no case, those of variables do.
+        let host = match environment::is_in(&server.host) {
+            true => server.host.clone(),
+            false => server.host.to_ascii_lowercase(),
+        };
+        let address = (host, server.port.clone());
         if let Some(index) = addresses.get(&address) {
             let index = *index;
             let of = |server: &Server| server.weight.map_or(1, |(weight, _)| weight);

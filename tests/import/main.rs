@@ -25,7 +25,7 @@ struct Outcome {
 }
 
 /// The environment in which results are checked.
-const VARIABLES: [(&str, &str); 18] = [
+const VARIABLES: [(&str, &str); 21] = [
     ("BIND_IP", "10.0.0.5"),
     ("BLOCKED", "192.0.2.0/24"),
     ("CA_FILE", "/etc/ca.pem"),
@@ -34,6 +34,9 @@ const VARIABLES: [(&str, &str); 18] = [
     ("CONFIG_DIR", "/etc/haproxy"),
     ("DNS_IP", "10.0.0.53"),
     ("DOMAIN", "example"),
+    ("EMQX", "10.0.1.3"),
+    ("emqx", "10.0.1.4"),
+    ("GONE", "1885"),
     ("EMQX1", "10.0.1.1"),
     ("EMQX2", "emqx2:1883"),
     ("INTERVAL", "2s"),
@@ -294,7 +297,7 @@ fn every_directive_is_in_the_result_or_in_the_report() {
     let within = |name: &str, number: usize| match name {
         "manual_websocket.conf" => (38..=41).contains(&number),
         "passed_tls.conf" => (3..=6).contains(&number),
-        "conditional.cfg" => true,
+        "conditional.cfg" | "conditions.cfg" => true,
         "all_ports.cfg" => number >= 17,
         "expert.cfg" => (31..=35).contains(&number) || (60..=63).contains(&number) || number >= 82,
         "inheritance.cfg" => (12..=14).contains(&number),

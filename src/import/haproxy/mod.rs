@@ -3,6 +3,7 @@
 mod bind;
 mod certificates;
 mod check;
+mod condition;
 mod context;
 mod global;
 mod proxies;

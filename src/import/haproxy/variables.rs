@@ -39,6 +39,11 @@ impl Variables {
         self.set.insert(name.to_owned(), Set { value, is_default });
     }
 
+    /// `unsetenv NAME…`, and `resetenv NAME…` of all others.
+    pub(super) fn unset(&mut self, is_unset: impl Fn(&str) -> bool) {
+        self.set.retain(|name, _| !is_unset(name));
+    }
+
     pub(super) fn is_set(&self, name: &str) -> bool {
         self.set.contains_key(name)
     }
