@@ -290,7 +290,9 @@ impl<'s> Proxies<'s> {
         if let Some(paths) = paths.filter(|_| kind == Kind::Ws) {
             settings.push(paths.setting(context));
         }
-        let mut rules = Rules::new(&front.acls, &front.variables, &self.periods, kind == Kind::Pass);
+        let is_passed = kind == Kind::Pass;
+        let name = front.section.name();
+        let mut rules = Rules::new(&front.acls, &front.variables, &self.periods, name, is_passed);
         for line in &front.lines {
             rules.track(line);
         }
@@ -304,7 +306,8 @@ impl<'s> Proxies<'s> {
         }
         rules.finish(&mut settings, context);
         if !is_same {
-            let mut rules = Rules::new(&back.acls, &back.variables, &self.periods, kind == Kind::Pass);
+            let name = back.section.name();
+            let mut rules = Rules::new(&back.acls, &back.variables, &self.periods, name, is_passed);
             let mut own = Vec::new();
             for line in &back.lines {
                 rules.track(line);

@@ -8,13 +8,13 @@ use crate::import::environment;
 use crate::import::haproxy::bind::set;
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::syntax::{Line, Section, Word};
-use crate::import::haproxy::terms::{self, Acls, Condition, Counter, Term, Test};
+use crate::import::haproxy::terms::{self, Acls, Condition, Counted, Counter, Term, Test};
 use crate::import::listeners;
 use crate::import::model::{self, Setting};
 use crate::import::text::{Place, list, printable, quoted};
 use crate::import::units::{Rule, duration, haproxy_time, network_text};
 
-/// How long the counter of connections counts in each table, in milliseconds.
+/// How long the counter of connections counts in each table, in milliseconds; 0 in one without that counter.
 pub(super) fn periods(sections: &[Section]) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     for section in sections {
@@ -28,7 +28,7 @@ pub(super) fn periods(sections: &[Section]) -> BTreeMap<String, u64> {
             let period = stores
                 .filter_map(|store| store.strip_prefix("conn_rate(")?.strip_suffix(')'))
                 .find_map(|text| haproxy_time(text, 1));
-            found.extend(period.map(|period| (name, period)));
+            found.insert(name, period.unwrap_or(0));
         }
     }
     found
@@ -72,6 +72,8 @@ pub(super) struct Rules<'a> {
     acls: &'a Acls,
     variables: &'a BTreeMap<String, String>,
     periods: &'a BTreeMap<String, u64>,
+    /// The section, which may have a table of its own.
+    section: &'a str,
     /// TLS is passed on to the nodes: the content is a ClientHello, and no CONNECT.
     passes_tls: bool,
     /// A rule has accepted whatever is MQTT, or TLS: those behind it are for nothing else.
@@ -87,12 +89,14 @@ impl<'a> Rules<'a> {
         acls: &'a Acls,
         variables: &'a BTreeMap<String, String>,
         periods: &'a BTreeMap<String, u64>,
+        section: &'a str,
         passes_tls: bool,
     ) -> Self {
         Self {
             acls,
             variables,
             periods,
+            section,
             passes_tls,
             has_accepted: false,
             tracked: BTreeMap::new(),
@@ -342,16 +346,25 @@ impl<'a> Rules<'a> {
             [
                 Term {
                     is_negated: false,
-                    test: Test::Counter { which, tracked, most },
+                    test: Test::Counter(counter),
                 },
-            ] => self.limit(line, *which, *tracked, *most, context),
+            ] => self.limit(line, counter, context),
             _ => Self::lost(line, context),
         }
     }
 
-    fn limit(&self, line: &Line, which: Counter, tracked: Option<u8>, most: u64, context: &mut Context) {
+    /// How long a counter counts: in the table that is named, else in that of the section, else in the only one that there is.
+    fn period(&self, table: Option<&String>) -> Option<u64> {
+        let named = table.map(String::as_str).unwrap_or(self.section);
+        let of_name = self.periods.get(named).copied();
+        let mut all = self.periods.values().copied();
+        let only = all.next().filter(|_| all.next().is_none());
+        of_name.or_else(|| only.filter(|_| table.is_none()))
+    }
+
+    fn limit(&self, line: &Line, counter: &Counter, context: &mut Context) {
         let place = line.place();
-        let tracked = match tracked {
+        let tracked = match counter.tracked {
             Some(number) => self.tracked.get(&number).cloned(),
             None => Some(Tracked {
                 key: Some("client_address"),
@@ -359,15 +372,11 @@ impl<'a> Rules<'a> {
             }),
         };
         let key = tracked.as_ref().and_then(|tracked| tracked.key);
-        let table = tracked.and_then(|tracked| tracked.table);
-        let period = match table {
-            Some(table) => self.periods.get(&table).copied(),
-            // A table of this section, or the only one that there is.
-            None => self.periods.values().next().copied(),
-        };
-        let most = most.clamp(1, 100_000_000);
-        match (which, key, period) {
-            (Counter::Current, Some("client_address"), _) => {
+        let table = counter.table.clone().or(tracked.and_then(|tracked| tracked.table));
+        let period = self.period(table.as_ref());
+        let most = counter.most.clamp(1, 100_000_000);
+        match (counter.of, key, period) {
+            (Counted::Current, Some("client_address"), _) => {
                 set(context, "limits", "connections_per_source", most.to_string(), place);
                 context.report.differs(
                     place,
@@ -375,7 +384,7 @@ impl<'a> Rules<'a> {
                     "",
                 );
             }
-            (Counter::Rate, Some("client_address"), Some(period @ 1..)) => {
+            (Counted::Rate, Some("client_address"), Some(period @ 1..)) => {
                 let rate = (most * 1000).div_ceil(period).clamp(1, 10_000);
                 set(
                     context,
@@ -390,7 +399,7 @@ impl<'a> Rules<'a> {
                     "",
                 );
             }
-            (Counter::Rate, Some("client_id"), Some(period @ 1..)) => {
+            (Counted::Rate, Some("client_id"), Some(period @ 1..)) => {
                 let rate = (most * 60_000).div_ceil(period).clamp(1, 10_000);
                 set(context, "pacing", "connects_per_id_per_minute", rate.to_string(), place);
                 context.report.differs(place, format!("{most} in {} are {rate} in a minute; a client that connects more often is held for up to 5 s, and not refused", duration(period)), "");
@@ -482,7 +491,7 @@ impl<'a> Rules<'a> {
                         .unneeded(place, "http-request", "whatever is no upgrade is refused"),
                     [
                         Term {
-                            test: Test::Source(_) | Test::Counter { .. },
+                            test: Test::Source(_) | Test::Counter(_),
                             ..
                         },
                     ] => self.request(line, 1, settings, context),
