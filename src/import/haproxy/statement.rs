@@ -1,6 +1,7 @@
 //! Statements of proxies that are neither rules nor addresses.
 
 use crate::import::haproxy::bind::set;
+use crate::import::haproxy::check::OPTIONS;
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::syntax::Line;
 use crate::import::text::{printable, quoted};
@@ -250,8 +251,7 @@ fn option(line: &Line, name: &str, is_off: bool, context: &mut Context) {
                 "one line for each connection, at its end, has all of it; see docs/logs.md",
             );
         }
-        "tcp-check" | "httpchk" | "ssl-hello-chk" | "mysql-check" | "redis-check" | "ldap-check" | "smtpchk"
-        | "pgsql-check" | "spop-check" | "external-check" => {
+        name if OPTIONS.contains(&name) => {
             if name != "httpchk" {
                 report.unneeded(place, &what, "nodes are probed with a CONNECT, as clients meet them");
             }
