@@ -65,6 +65,8 @@ struct Proxy<'s> {
     acls: Acls,
     /// What `set-var` sets.
     variables: BTreeMap<String, String>,
+    /// Where each statement of one value is for the last time.
+    singles: BTreeMap<(&'s str, &'s str), Place>,
 }
 
 impl<'s> Proxy<'s> {
@@ -82,8 +84,7 @@ impl<'s> Proxy<'s> {
             return false;
         };
         let place = line.place();
-        let later = self.lines.iter().rev().take_while(|later| later.place() != place);
-        let is_overridden = later.into_iter().any(|later| statement::single(later) == Some(key));
+        let is_overridden = self.singles.get(&key).is_some_and(|last| *last != place);
         if is_overridden {
             let what = format!("{} {}", line.word(0), line.word(1));
             let why = format!("another one holds in {}", printable(self.section.name()));
@@ -160,7 +161,12 @@ impl<'s> Proxies<'s> {
                 }
             }
         }
+        let singles = lines
+            .iter()
+            .filter_map(|line| Some((statement::single(line)?, line.place())));
+        let singles = singles.collect();
         Proxy {
+            singles,
             section: &sections[index],
             lines,
             acls,
