@@ -7,6 +7,7 @@ mod condition;
 mod context;
 mod global;
 mod proxies;
+mod requests;
 mod rules;
 mod server;
 mod statement;
