@@ -156,6 +156,14 @@ pub(super) fn join(host: &str, port: &Port) -> String {
     }
 }
 
+/// The host of a node that was written in brackets or without. A variable keeps them, since no IPv6 address is right without.
+pub(super) fn node_host(written: &str, bare: &str) -> String {
+    match written.starts_with('[') && environment::is_in(bare) {
+        true => format!("[{bare}]"),
+        false => bare.to_owned(),
+    }
+}
+
 /// Whether Remora can take this as the host of a node.
 pub(super) fn is_host(host: &str) -> bool {
     if let Ok(ip) = host.parse::<IpAddr>() {

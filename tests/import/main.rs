@@ -25,7 +25,7 @@ struct Outcome {
 }
 
 /// The environment in which results are checked.
-const VARIABLES: [(&str, &str); 21] = [
+const VARIABLES: [(&str, &str); 22] = [
     ("BIND_IP", "10.0.0.5"),
     ("BLOCKED", "192.0.2.0/24"),
     ("CA_FILE", "/etc/ca.pem"),
@@ -39,6 +39,7 @@ const VARIABLES: [(&str, &str); 21] = [
     ("GONE", "1885"),
     ("EMQX1", "10.0.1.1"),
     ("EMQX2", "emqx2:1883"),
+    ("EMQX6", "2001:db8::1"),
     ("INTERVAL", "2s"),
     ("MQTT_PORT", "11883"),
     ("NODE_PORT", "1883"),
@@ -313,6 +314,7 @@ fn every_directive_is_in_the_result_or_in_the_report() {
         "content_rules.cfg" => [19, 26, 32, 36].contains(&number),
         "counters.cfg" => [6, 8, 21, 28].contains(&number),
         "ports_of_clients.cfg" => [17, 23].contains(&number),
+        "variables.cfg" => [26, 30].contains(&number),
         "sections.cfg" => (6..=24).contains(&number) || number >= 53,
         _ => false,
     };

@@ -1,6 +1,6 @@
 //! `server`, `server-template` and `default-server`: the nodes.
 
-use crate::import::address::{Port, is_host};
+use crate::import::address::{Port, is_host, node_host};
 use crate::import::environment;
 use crate::import::haproxy::bind::set;
 use crate::import::haproxy::certificates::based;
@@ -100,10 +100,11 @@ fn address(line: &Line, written: &str, place: Place, port: Option<&Port>, contex
         None if port.is_none() && is_host(bare) => return client_port(place, context),
         None => (bare, port.cloned()),
     };
+    let written_host = host;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     match (is_host(host), found) {
         (true, Some(port)) => {
-            let mut server = Server::new(host.to_owned(), port, line.place());
+            let mut server = Server::new(node_host(written_host, host), port, line.place());
             server.name = Some(line.word(1).to_owned());
             Some(server)
         }
@@ -529,7 +530,7 @@ fn secure(server: &mut Server, place: Place, secured: Secured, bases: &Bases, co
 }
 
 /// `source ADDRESS[:PORTS]`
-fn source(written: &str, place: Place, context: &mut Context) {
+pub(super) fn source(written: &str, place: Place, context: &mut Context) {
     if environment::is_whole(written) {
         return set(context, "dial", "sources", list([written]), place);
     }
