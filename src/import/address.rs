@@ -15,14 +15,18 @@ pub(super) enum Port {
     InHost,
 }
 
+/// The number of a port: digits alone, since `+1000` is an offset for HAProxy.
+pub(super) fn port_number(text: &str) -> Option<u16> {
+    let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+    text.parse().ok().filter(|port| is_number && *port > 0)
+}
+
 impl Port {
     /// The port that a text stands for.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let is_port = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
         match environment::is_in(text) {
-            true if is_port(&environment::filled(text, "1")) => Some(Self::Named(text.to_owned())),
-            false if is_port(text) => text.parse().ok().map(Self::Number),
-            _ => None,
+            true => port_number(&environment::filled(text, "1")).map(|_| Self::Named(text.to_owned())),
+            false => port_number(text).map(Self::Number),
         }
     }
 
@@ -149,6 +153,14 @@ pub(super) fn join(host: &str, port: &Port) -> String {
         (_, Port::InHost) => host.to_owned(),
         (Ok(ip), port) => format!("[{ip}]:{port}"),
         (Err(_), port) => format!("{host}:{port}"),
+    }
+}
+
+/// The host of a node that was written in brackets or without. A variable keeps them, since no IPv6 address is right without.
+pub(super) fn node_host(written: &str, bare: &str) -> String {
+    match written.starts_with('[') && environment::is_in(bare) {
+        true => format!("[{bare}]"),
+        false => bare.to_owned(),
     }
 }
 

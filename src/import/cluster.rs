@@ -7,6 +7,7 @@ use super::environment;
 use super::model::{Kind, Server, Service, is_name};
 use super::report::Report;
 use super::text::{Place, printable};
+use super::whole;
 
 /// Most nodes of a cluster.
 const NODES_MAX: usize = 1024;
@@ -25,6 +26,7 @@ pub(super) struct Node {
 
 /// Merges the nodes of all services into those of one cluster. Returns the services that can lead to it.
 pub(super) fn cluster(services: Vec<Service>, report: &mut Report) -> (Vec<Node>, Vec<Service>) {
+    whole::check(&services, report);
     let first = services
         .iter()
         .filter(|service| !service.servers.is_empty())
@@ -126,7 +128,12 @@ fn first_nodes(service: &Service, report: &mut Report) -> Vec<Node> {
     let mut names = BTreeSet::new();
     let mut addresses: BTreeMap<(String, Port), usize> = BTreeMap::new();
     for server in &service.servers {
-        let address = (server.host.to_ascii_lowercase(), server.port.clone());
+        // Names of hosts have no case, those of variables do.
+        let host = match environment::is_in(&server.host) {
+            true => server.host.clone(),
+            false => server.host.to_ascii_lowercase(),
+        };
+        let address = (host, server.port.clone());
         if let Some(index) = addresses.get(&address) {
             let index = *index;
             let of = |server: &Server| server.weight.map_or(1, |(weight, _)| weight);
@@ -211,11 +218,16 @@ fn first_nodes(service: &Service, report: &mut Report) -> Vec<Node> {
 /// Which node each server of a service is: by host and port, by name, by a host that is there once, or by its position among as many.
 fn matches(nodes: &[Node], service: &Service) -> Vec<Option<usize>> {
     let mut by_address = BTreeMap::new();
-    let mut by_host: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+    let mut by_host: BTreeMap<(&str, bool), Vec<usize>> = BTreeMap::new();
+    // A variable that is a whole address is no host of another one.
+    let is_whole = |server: &Server| server.port == Port::InHost;
     let mut by_name = BTreeMap::new();
     for (index, node) in nodes.iter().enumerate() {
         by_address.insert((&*node.mqtt.host, &node.mqtt.port), index);
-        by_host.entry(&node.mqtt.host).or_default().push(index);
+        by_host
+            .entry((&*node.mqtt.host, is_whole(&node.mqtt)))
+            .or_default()
+            .push(index);
         by_name.insert(&*node.name, index);
     }
     let mut taken = BTreeSet::new();
@@ -223,10 +235,13 @@ fn matches(nodes: &[Node], service: &Service) -> Vec<Option<usize>> {
         let found = (service.kind == Kind::Mqtt)
             .then(|| by_address.get(&(&*server.host, &server.port)).copied())
             .flatten();
-        let same_host = by_host.get(&*server.host).map_or(&[][..], Vec::as_slice);
+        let same_host = by_host
+            .get(&(&*server.host, is_whole(server)))
+            .map_or(&[][..], Vec::as_slice);
         let named = || {
             let index = *by_name.get(server.name.as_deref()?)?;
-            let is_one = environment::is_in(&server.host) || same_host.contains(&index);
+            let can_be = environment::is_in(&server.host) && whole::go_together(&nodes[index].mqtt, server);
+            let is_one = can_be || same_host.contains(&index);
             is_one.then_some(index)
         };
         found.or_else(named).or_else(|| match same_host {

@@ -36,6 +36,12 @@ pub(super) fn is_whole(text: &str) -> bool {
     begins(text) && text.find('}').is_some_and(|end| end + 1 == text.len())
 }
 
+/// The variables in a word, as it has them.
+pub(super) fn variables(text: &str) -> impl Iterator<Item = &str> {
+    let starts = text.match_indices(DOLLAR);
+    starts.filter_map(|(at, _)| text[at..].find('}').map(|end| &text[at..=at + end]))
+}
+
 /// The text with something in the place of each variable, to see whether it is right around them.
 pub(super) fn filled(text: &str, with: &str) -> String {
     let mut out = String::with_capacity(text.len());

@@ -16,6 +16,7 @@ mod report;
 mod text;
 mod tls;
 mod units;
+mod whole;
 mod writer;
 
 pub use files::Files;

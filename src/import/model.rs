@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::address::{Address, Port, is_host, join};
+use super::address::{Address, Port, is_host, join, port_number};
 use super::environment;
 use super::text::Place;
 
@@ -122,7 +122,7 @@ pub(super) fn is_origin(text: &str) -> bool {
     let (scheme, rest) = text.split_once("://").unwrap_or_default();
     let (host, port) = rest.split_once(':').unwrap_or((rest, "1"));
     let usual = if scheme == "https" { "443" } else { "80" };
-    let is_port = port != usual && !port.starts_with('0') && port.parse::<u16>().is_ok();
+    let is_port = port != usual && !port.starts_with('0') && port_number(port).is_some();
     let is_small = !host.bytes().any(|byte| byte.is_ascii_uppercase());
     ["http", "https"].contains(&scheme)
         && is_port

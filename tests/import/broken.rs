@@ -70,3 +70,18 @@ fn a_file_of_many_megabytes_is_refused() {
         assert!(outcome.report.contains("16 MiB"), "{}", outcome.report);
     }
 }
+
+#[test]
+fn twenty_thousand_timeouts_do_not_take_the_square_of_their_time() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut text = "listen mqtt\n mode tcp\n bind :1883\n server a 10.0.0.1:1883\n".to_owned();
+    for number in 0..20_000 {
+        text += &format!(" timeout a{number} 5s\n timeout connect 5s\n");
+    }
+    fs::write(folder.path().join("a.cfg"), text).expect("written");
+    let start = tokio::time::Instant::now();
+    let outcome = import(folder.path(), "haproxy", "a.cfg");
+    assert_eq!(outcome.code, 2, "{}", outcome.toml);
+    let took = start.elapsed();
+    assert!(took.as_secs() < 15, "{took:?}");
+}

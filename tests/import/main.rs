@@ -25,7 +25,7 @@ struct Outcome {
 }
 
 /// The environment in which results are checked.
-const VARIABLES: [(&str, &str); 18] = [
+const VARIABLES: [(&str, &str); 22] = [
     ("BIND_IP", "10.0.0.5"),
     ("BLOCKED", "192.0.2.0/24"),
     ("CA_FILE", "/etc/ca.pem"),
@@ -34,8 +34,12 @@ const VARIABLES: [(&str, &str); 18] = [
     ("CONFIG_DIR", "/etc/haproxy"),
     ("DNS_IP", "10.0.0.53"),
     ("DOMAIN", "example"),
+    ("EMQX", "10.0.1.3"),
+    ("emqx", "10.0.1.4"),
+    ("GONE", "1885"),
     ("EMQX1", "10.0.1.1"),
     ("EMQX2", "emqx2:1883"),
+    ("EMQX6", "2001:db8::1"),
     ("INTERVAL", "2s"),
     ("MQTT_PORT", "11883"),
     ("NODE_PORT", "1883"),
@@ -315,7 +319,7 @@ fn every_directive_is_in_the_result_or_in_the_report() {
     let within = |name: &str, number: usize| match name {
         "manual_websocket.conf" => (38..=41).contains(&number),
         "passed_tls.conf" => (3..=6).contains(&number),
-        "conditional.cfg" => true,
+        "conditional.cfg" | "conditions.cfg" => true,
         "all_ports.cfg" => number >= 17,
         "expert.cfg" => (31..=35).contains(&number) || (60..=63).contains(&number) || number >= 82,
         "inheritance.cfg" => (12..=14).contains(&number),
@@ -327,6 +331,11 @@ fn every_directive_is_in_the_result_or_in_the_report() {
         "named_defaults.cfg" => number == 28,
         "overridden.cfg" => number == 24 || number == 34,
         "two_paths.conf" => number == 17,
+        "checks.cfg" => number == 13,
+        "content_rules.cfg" => [19, 26, 32, 36].contains(&number),
+        "counters.cfg" => [6, 8, 21, 28].contains(&number),
+        "ports_of_clients.cfg" => [17, 23].contains(&number),
+        "variables.cfg" => [26, 30].contains(&number),
         "sections.cfg" => (6..=24).contains(&number) || number >= 53,
         _ => false,
     };

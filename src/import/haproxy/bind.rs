@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::import::address::{Address, Host, Port};
+use crate::import::address::{Address, Host, Port, port_number};
 use crate::import::draft::Prefer;
 use crate::import::environment;
 use crate::import::files::Files;
@@ -267,10 +267,9 @@ fn addresses(written: &str) -> Option<Vec<Address>> {
     if environment::is_in(ports) {
         return Some(vec![Address::new(ip, Port::parse(ports)?)]);
     }
-    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
     let (first, last) = match ports.split_once('-') {
-        Some((first, last)) => (number(first)?, number(last)?),
-        None => (number(ports)?, number(ports)?),
+        Some((first, last)) => (port_number(first)?, port_number(last)?),
+        None => (port_number(ports)?, port_number(ports)?),
     };
     if first > last {
         return None;

@@ -69,6 +69,16 @@ pub(super) fn of_list(
         }
         return Vec::new();
     };
+    // A private key may be in it, so no line of it is shown.
+    if text.contains("-----BEGIN") {
+        let message = format!("{name} is a certificate and no list");
+        context.report.lost(
+            word.place,
+            message,
+            "name it by crt and not by crt-list, and import again",
+        );
+        return Vec::new();
+    }
     let mut found: Vec<Certificate> = Vec::new();
     // What is wrong and what to do, with the first line where it is: a list may have thousands.
     let mut lost: BTreeMap<(String, &str), usize> = BTreeMap::new();

@@ -8,6 +8,20 @@ use crate::import::haproxy::syntax::Line;
 use crate::import::model::Server;
 use crate::import::text::{Place, quoted};
 
+/// The options of which the last one says how HAProxy checks.
+pub(super) const OPTIONS: [&str; 10] = [
+    "tcp-check",
+    "httpchk",
+    "ssl-hello-chk",
+    "mysql-check",
+    "redis-check",
+    "ldap-check",
+    "smtpchk",
+    "pgsql-check",
+    "spop-check",
+    "external-check",
+];
+
 /// How nodes are checked.
 pub(super) fn check(
     lines: &[&Line],
@@ -18,10 +32,19 @@ pub(super) fn check(
     let Some(checked) = checked else {
         return;
     };
-    let http = lines
-        .iter()
-        .rev()
-        .find(|line| line.word(0) == "option" && line.word(1) == "httpchk");
+    let options = || {
+        let lines = lines.iter().copied();
+        lines.filter(|line| line.word(0) == "option" && OPTIONS.contains(&line.word(1)))
+    };
+    let last = options().next_back();
+    let is_http = |line: &&Line| line.word(1) == "httpchk";
+    let http = last.filter(is_http);
+    for line in options().filter(is_http) {
+        if last.is_some_and(|last| last.place() != line.place()) {
+            let why = "another option behind it says how nodes are checked";
+            context.report.unneeded(line.place(), "option httpchk", why);
+        }
+    }
     let uri = lines
         .iter()
         .filter(|line| line.word(0) == "http-check" && line.word(1) == "send")

@@ -117,7 +117,6 @@ impl Global {
             | "setenv"
             | "presetenv"
             | "unsetenv"
-            | "resetenv"
             | "set-dumpable"
             | "strict-limits"
             | "no"
@@ -186,6 +185,11 @@ impl Global {
             | "warn-blocked-traffic-after" => {
                 report.unneeded(place, line.word(0), "Remora looks after that by itself");
             }
+            "resetenv" => report.lost(
+                place,
+                "resetenv: which variables are set where HAProxy starts is not known",
+                "variables in the result are those of the environment where Remora starts: set these, and no others",
+            ),
             word if word.starts_with("tune.") => report.unneeded(
                 place,
                 word,

@@ -3,9 +3,11 @@
 mod bind;
 mod certificates;
 mod check;
+mod condition;
 mod context;
 mod global;
 mod proxies;
+mod requests;
 mod rules;
 mod server;
 mod statement;

@@ -8,7 +8,8 @@ use crate::import::haproxy::bind;
 use crate::import::haproxy::check::check;
 use crate::import::haproxy::context::Context;
 use crate::import::haproxy::global::Global;
-use crate::import::haproxy::rules::{Rules, only_these, periods};
+use crate::import::haproxy::requests::only_these;
+use crate::import::haproxy::rules::{Rules, expect_tls, periods};
 use crate::import::haproxy::server;
 use crate::import::haproxy::statement::{self, Side};
 use crate::import::haproxy::syntax::{Line, Section};
@@ -65,6 +66,8 @@ struct Proxy<'s> {
     acls: Acls,
     /// What `set-var` sets.
     variables: BTreeMap<String, String>,
+    /// Where each statement of one value is for the last time.
+    singles: BTreeMap<(&'s str, &'s str), Place>,
 }
 
 impl<'s> Proxy<'s> {
@@ -82,8 +85,7 @@ impl<'s> Proxy<'s> {
             return false;
         };
         let place = line.place();
-        let later = self.lines.iter().rev().take_while(|later| later.place() != place);
-        let is_overridden = later.into_iter().any(|later| statement::single(later) == Some(key));
+        let is_overridden = self.singles.get(&key).is_some_and(|last| *last != place);
         if is_overridden {
             let what = format!("{} {}", line.word(0), line.word(1));
             let why = format!("another one holds in {}", printable(self.section.name()));
@@ -160,7 +162,12 @@ impl<'s> Proxies<'s> {
                 }
             }
         }
+        let singles = lines
+            .iter()
+            .filter_map(|line| Some((statement::single(line)?, line.place())));
+        let singles = singles.collect();
         Proxy {
+            singles,
             section: &sections[index],
             lines,
             acls,
@@ -216,17 +223,18 @@ impl<'s> Proxies<'s> {
             .into_iter()
             .map(|line| bind::read(line, &global.binds, files, context))
             .collect();
-        let port = binds
+        let ports: BTreeSet<&Port> = binds
             .iter()
             .flat_map(|bind| &bind.listeners)
-            .map(|listener| listener.address.port.clone())
-            .next();
-        let found = server::read(
-            &back.lines,
-            &port.unwrap_or(Port::Number(1883)),
-            &global.servers,
-            context,
-        );
+            .map(|listener| &listener.address.port)
+            .collect();
+        let ports: Vec<&Port> = ports.into_iter().collect();
+        let port = match ports[..] {
+            [] => Some(Port::Number(1883)),
+            [port] => Some(port.clone()).filter(|port| *port != Port::InHost),
+            _ => None,
+        };
+        let found = server::read(&back.lines, port.as_ref(), &global.servers, context);
         let mut servers = found.servers;
         let all_at = |ports: &[u16]| !servers.is_empty() && servers.iter().all(|server| is_at(server, ports));
         if servers.is_empty() {
@@ -247,9 +255,10 @@ impl<'s> Proxies<'s> {
         }
         let has_tls = binds.iter().any(|bind| bind.has_tls);
         let to_tls = servers.iter().any(|server| server.has_tls);
+        let expects_tls = expect_tls(&front.lines, &front.acls) || expect_tls(&back.lines, &back.acls);
         let kind = match (front.is_http() || back.is_http(), has_tls || to_tls) {
             (true, _) => Kind::Ws,
-            (false, false) if all_at(&PORTS_OF_TLS) => Kind::Pass,
+            (false, false) if all_at(&PORTS_OF_TLS) || expects_tls => Kind::Pass,
             (false, _) if all_at(&PORTS_OF_WS) => Kind::Ws,
             (false, _) => Kind::Mqtt,
         };
@@ -288,7 +297,9 @@ impl<'s> Proxies<'s> {
         if let Some(paths) = paths.filter(|_| kind == Kind::Ws) {
             settings.push(paths.setting(context));
         }
-        let mut rules = Rules::new(&front.acls, &front.variables, &self.periods);
+        let is_passed = kind == Kind::Pass;
+        let name = front.section.name();
+        let mut rules = Rules::new(&front.acls, &front.variables, &self.periods, name, is_passed);
         for line in &front.lines {
             rules.track(line);
         }
@@ -302,7 +313,8 @@ impl<'s> Proxies<'s> {
         }
         rules.finish(&mut settings, context);
         if !is_same {
-            let mut rules = Rules::new(&back.acls, &back.variables, &self.periods);
+            let name = back.section.name();
+            let mut rules = Rules::new(&back.acls, &back.variables, &self.periods, name, is_passed);
             let mut own = Vec::new();
             for line in &back.lines {
                 rules.track(line);

@@ -7,14 +7,14 @@ use ipnet::IpNet;
 use crate::import::environment;
 use crate::import::haproxy::bind::set;
 use crate::import::haproxy::context::Context;
-use crate::import::haproxy::syntax::{Line, Section, Word};
-use crate::import::haproxy::terms::{self, Acls, Condition, Counter, Term, Test};
+use crate::import::haproxy::syntax::{Line, Section};
+use crate::import::haproxy::terms::{self, Acls, Condition, Counted, Counter, Term, Test};
 use crate::import::listeners;
-use crate::import::model::{self, Setting};
+use crate::import::model::Setting;
 use crate::import::text::{Place, list, printable, quoted};
 use crate::import::units::{Rule, duration, haproxy_time, network_text};
 
-/// How long the counter of connections counts in each table, in milliseconds.
+/// How long the counter of connections counts in each table, in milliseconds; 0 in one without that counter.
 pub(super) fn periods(sections: &[Section]) -> BTreeMap<String, u64> {
     let mut found = BTreeMap::new();
     for section in sections {
@@ -28,7 +28,7 @@ pub(super) fn periods(sections: &[Section]) -> BTreeMap<String, u64> {
             let period = stores
                 .filter_map(|store| store.strip_prefix("conn_rate(")?.strip_suffix(')'))
                 .find_map(|text| haproxy_time(text, 1));
-            found.extend(period.map(|period| (name, period)));
+            found.insert(name, period.unwrap_or(0));
         }
     }
     found
@@ -37,13 +37,18 @@ pub(super) fn periods(sections: &[Section]) -> BTreeMap<String, u64> {
 /// Why it is no loss that something else than MQTT, or than TLS, is refused.
 const NOTHING_ELSE: &str = "what does not begin with a CONNECT, or a ClientHello where TLS is expected, is closed";
 
-/// Reports paths that longer ones matched as well.
-pub(super) fn only_these(place: Place, context: &mut Context) {
-    context.report.differs(
-        place,
-        "only these paths are served, and not those that begin with them",
-        "list further paths in `paths`",
-    );
+/// Whether the rules let nothing but TLS through, by its ClientHello.
+pub(super) fn expect_tls(lines: &[&Line], acls: &Acls) -> bool {
+    let is_such = |line: &&Line| {
+        let is_refusal = match line.word(2) {
+            "reject" | "silent-drop" => true,
+            "accept" => false,
+            _ => return false,
+        };
+        let is_content = line.word(0) == "tcp-request" && line.word(1) == "content";
+        is_content && acls.condition(line.rest(3)) == Condition::only(Test::IsTls, is_refusal)
+    };
+    lines.iter().any(is_such)
 }
 
 /// What a counter counts by.
@@ -55,9 +60,15 @@ struct Tracked {
 
 /// The rules of a proxy, read one after the other.
 pub(super) struct Rules<'a> {
-    acls: &'a Acls,
+    pub(super) acls: &'a Acls,
     variables: &'a BTreeMap<String, String>,
     periods: &'a BTreeMap<String, u64>,
+    /// The section, which may have a table of its own.
+    section: &'a str,
+    /// TLS is passed on to the nodes: the content is a ClientHello, and no CONNECT.
+    passes_tls: bool,
+    /// A rule has accepted whatever is MQTT, or TLS: those behind it are for nothing else.
+    has_accepted: bool,
     tracked: BTreeMap<u8, Tracked>,
     addresses: Vec<Rule<Place>>,
     /// Networks outside of which nobody may connect.
@@ -69,11 +80,16 @@ impl<'a> Rules<'a> {
         acls: &'a Acls,
         variables: &'a BTreeMap<String, String>,
         periods: &'a BTreeMap<String, u64>,
+        section: &'a str,
+        passes_tls: bool,
     ) -> Self {
         Self {
             acls,
             variables,
             periods,
+            section,
+            passes_tls,
+            has_accepted: false,
             tracked: BTreeMap::new(),
             addresses: Vec::new(),
             required: None,
@@ -124,10 +140,14 @@ impl<'a> Rules<'a> {
         true
     }
 
-    fn request(&mut self, line: &Line, at: usize, settings: &mut Vec<Setting>, context: &mut Context) {
+    pub(super) fn request(&mut self, line: &Line, at: usize, settings: &mut Vec<Setting>, context: &mut Context) {
         let place = line.place();
         let action = line.word(at);
         let condition = self.acls.condition(line.rest(at + 1));
+        let is_verdict = matches!(action, "reject" | "silent-drop" | "accept");
+        if self.has_accepted && line.word(1) == "content" && is_verdict {
+            return self.behind(line, &condition, context);
+        }
         match action {
             "reject" | "silent-drop" | "deny" | "tarpit" => self.refuse(line, &condition, context),
             "accept" | "allow" => match &condition {
@@ -145,9 +165,12 @@ impl<'a> Rules<'a> {
                     [
                         Term {
                             is_negated: false,
-                            test: Test::IsMqtt | Test::IsTls,
+                            test: test @ (Test::IsMqtt | Test::IsTls),
                         },
-                    ] => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
+                    ] => {
+                        self.has_accepted = true;
+                        self.protocol(line, test, context);
+                    }
                     _ => Self::lost(line, context),
                 },
                 Condition::Always => self.addresses.push(Rule {
@@ -213,6 +236,50 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// A rule that lets MQTT through and nothing else, or TLS.
+    fn protocol(&self, line: &Line, test: &Test, context: &mut Context) {
+        let place = line.place();
+        match (test, self.passes_tls) {
+            (Test::IsTls, true) | (Test::IsMqtt, false) => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
+            (_, true) => context.report.lost(
+                place,
+                "a listener that passes TLS on reads no MQTT, so it takes nothing but TLS",
+                "give clients without TLS a listener of their own",
+            ),
+            (_, false) => context.report.lost(
+                place,
+                "a ClientHello is looked for, and this listener passes no TLS on",
+                "if the nodes end TLS, write tls = \"pass\" to the listener, and `pass` to the nodes",
+            ),
+        }
+    }
+
+    /// A rule behind one that accepts whatever is MQTT, or TLS.
+    fn behind(&self, line: &Line, condition: &Condition, context: &mut Context) {
+        let place = line.place();
+        match condition {
+            Condition::Always => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
+            Condition::All(terms) => match &terms[..] {
+                [
+                    Term {
+                        is_negated,
+                        test: test @ (Test::IsMqtt | Test::IsTls),
+                    },
+                ] if *is_negated == (line.word(2) != "accept") => self.protocol(line, test, context),
+                _ => Self::lost_behind(line, context),
+            },
+            _ => Self::lost_behind(line, context),
+        }
+    }
+
+    fn lost_behind(line: &Line, context: &mut Context) {
+        context.report.lost(
+            line.place(),
+            "a rule before it accepts all clients with MQTT, or TLS, so this one is for others, which are closed here",
+            "if it was meant for all clients, write their networks to `allow` or `deny` of the listener",
+        );
+    }
+
     /// A rule that refuses clients.
     fn refuse(&mut self, line: &Line, condition: &Condition, context: &mut Context) {
         let place = line.place();
@@ -264,22 +331,31 @@ impl<'a> Rules<'a> {
             [
                 Term {
                     is_negated: true,
-                    test: Test::IsMqtt | Test::IsTls,
+                    test: test @ (Test::IsMqtt | Test::IsTls),
                 },
-            ] => context.report.unneeded(place, "tcp-request", NOTHING_ELSE),
+            ] => self.protocol(line, test, context),
             [
                 Term {
                     is_negated: false,
-                    test: Test::Counter { which, tracked, most },
+                    test: Test::Counter(counter),
                 },
-            ] => self.limit(line, *which, *tracked, *most, context),
+            ] => self.limit(line, counter, context),
             _ => Self::lost(line, context),
         }
     }
 
-    fn limit(&self, line: &Line, which: Counter, tracked: Option<u8>, most: u64, context: &mut Context) {
+    /// How long a counter counts: in the table that is named, else in that of the section, else in the only one that there is.
+    fn period(&self, table: Option<&String>) -> Option<u64> {
+        let named = table.map(String::as_str).unwrap_or(self.section);
+        let of_name = self.periods.get(named).copied();
+        let mut all = self.periods.values().copied();
+        let only = all.next().filter(|_| all.next().is_none());
+        of_name.or_else(|| only.filter(|_| table.is_none()))
+    }
+
+    fn limit(&self, line: &Line, counter: &Counter, context: &mut Context) {
         let place = line.place();
-        let tracked = match tracked {
+        let tracked = match counter.tracked {
             Some(number) => self.tracked.get(&number).cloned(),
             None => Some(Tracked {
                 key: Some("client_address"),
@@ -287,15 +363,11 @@ impl<'a> Rules<'a> {
             }),
         };
         let key = tracked.as_ref().and_then(|tracked| tracked.key);
-        let table = tracked.and_then(|tracked| tracked.table);
-        let period = match table {
-            Some(table) => self.periods.get(&table).copied(),
-            // A table of this section, or the only one that there is.
-            None => self.periods.values().next().copied(),
-        };
-        let most = most.clamp(1, 100_000_000);
-        match (which, key, period) {
-            (Counter::Current, Some("client_address"), _) => {
+        let table = counter.table.clone().or(tracked.and_then(|tracked| tracked.table));
+        let period = self.period(table.as_ref());
+        let most = counter.most.clamp(1, 100_000_000);
+        match (counter.of, key, period) {
+            (Counted::Current, Some("client_address"), _) => {
                 set(context, "limits", "connections_per_source", most.to_string(), place);
                 context.report.differs(
                     place,
@@ -303,7 +375,7 @@ impl<'a> Rules<'a> {
                     "",
                 );
             }
-            (Counter::Rate, Some("client_address"), Some(period @ 1..)) => {
+            (Counted::Rate, Some("client_address"), Some(period @ 1..)) => {
                 let rate = (most * 1000).div_ceil(period).clamp(1, 10_000);
                 set(
                     context,
@@ -318,7 +390,7 @@ impl<'a> Rules<'a> {
                     "",
                 );
             }
-            (Counter::Rate, Some("client_id"), Some(period @ 1..)) => {
+            (Counted::Rate, Some("client_id"), Some(period @ 1..)) => {
                 let rate = (most * 60_000).div_ceil(period).clamp(1, 10_000);
                 set(context, "pacing", "connects_per_id_per_minute", rate.to_string(), place);
                 context.report.differs(place, format!("{most} in {} are {rate} in a minute; a client that connects more often is held for up to 5 s, and not refused", duration(period)), "");
@@ -327,125 +399,7 @@ impl<'a> Rules<'a> {
         }
     }
 
-    fn http(&mut self, line: &Line, settings: &mut Vec<Setting>, context: &mut Context) {
-        let place = line.place();
-        let condition = |from: usize| {
-            let rest = line
-                .rest(from)
-                .iter()
-                .position(|word: &Word| matches!(&*word.text, "if" | "unless"));
-            rest.map_or(Condition::Always, |rest| self.acls.condition(line.rest(from + rest)))
-        };
-        let field = line.word(2).to_ascii_lowercase();
-        match line.word(1) {
-            "set-header" | "add-header" => match &*field {
-                "x-forwarded-for" | "x-forwarded-port" | "x-forwarded-proto" => {
-                    context
-                        .report
-                        .unneeded(place, "http-request", "Remora sets X-Forwarded-For, -Port and -Proto")
-                }
-                "x-real-ip" => context.report.differs(
-                    place,
-                    "X-Real-IP is not sent",
-                    "nodes find the address in X-Forwarded-For, where EMQX looks for it (proxy_address_header)",
-                ),
-                "host" if line.word(3).contains("hdr(host)") => {
-                    context.report.unneeded(place, "http-request", "Host is passed on")
-                }
-                _ => context.report.lost(
-                    place,
-                    format!("the field {} is not sent to nodes", printable(line.word(2))),
-                    "nodes get Host, Origin, cookies, User-Agent and X-Forwarded-For, -Port and -Proto",
-                ),
-            },
-            "del-header" => context.report.unneeded(
-                place,
-                "http-request",
-                "only Host, Origin, cookies, User-Agent and X-Forwarded-… are sent",
-            ),
-            action
-                if action.starts_with("set-var")
-                    || action.starts_with("track-sc")
-                    || action.starts_with("capture")
-                    || action.starts_with("unset-var") =>
-            {
-                context
-                    .report
-                    .unneeded(place, "http-request", "what counts is what is decided by it");
-            }
-            "deny" | "reject" | "silent-drop" | "tarpit" => match condition(2).of_upgrades() {
-                Condition::All(terms) => match &terms[..] {
-                    [
-                        Term {
-                            is_negated: true,
-                            test: Test::Origin(origins),
-                        },
-                    ] if !origins.is_empty() && origins.iter().all(|origin| model::is_origin(origin)) => {
-                        settings.push(Setting::new("origins", list(origins), place));
-                        context.report.differs(
-                            place,
-                            "a client that sends no Origin is no page in a browser, and may connect",
-                            "",
-                        );
-                    }
-                    [
-                        Term {
-                            is_negated: true,
-                            test: Test::Path { paths, are_prefixes },
-                        },
-                    ] if !paths.is_empty() && paths.iter().all(|path| model::is_path(path)) => {
-                        if *are_prefixes {
-                            only_these(place, context);
-                        }
-                        settings.retain(|setting| setting.key != "paths");
-                        settings.push(Setting::new("paths", list(paths), place));
-                    }
-                    [
-                        Term {
-                            is_negated: true,
-                            test: Test::Upgrade,
-                        },
-                    ] => context
-                        .report
-                        .unneeded(place, "http-request", "whatever is no upgrade is refused"),
-                    [
-                        Term {
-                            test: Test::Source(_) | Test::Counter { .. },
-                            ..
-                        },
-                    ] => self.request(line, 1, settings, context),
-                    _ => Self::lost(line, context),
-                },
-                _ => Self::lost(line, context),
-            },
-            _ => Self::lost(line, context),
-        }
-    }
-
-    fn response(&self, line: &Line, context: &mut Context) {
-        let text: Vec<&str> = line.words.iter().map(|word| &*word.text).collect();
-        let text = text.join(" ");
-        match line.word(1) {
-            "inspect-delay" => context.report.unneeded(
-                line.place(),
-                line.word(0),
-                "a node's CONNACK is waited for (timeouts.greet)",
-            ),
-            _ if text.contains("mqtt_is_valid") => {
-                context
-                    .report
-                    .unneeded(line.place(), line.word(0), "a node's CONNACK is read anyway")
-            }
-            "set-header" | "add-header" | "del-header" => context.report.unneeded(
-                line.place(),
-                line.word(0),
-                "WebSocket has no answers behind the upgrade",
-            ),
-            _ => Self::lost(line, context),
-        }
-    }
-
-    fn lost(line: &Line, context: &mut Context) {
+    pub(super) fn lost(line: &Line, context: &mut Context) {
         if line.words.iter().any(|word| environment::is_in(&word.text)) {
             let message = format!("{} with a variable of the environment", line.word(0));
             return context.report.lost(line.place(), message, environment::NETWORK_ADVICE);

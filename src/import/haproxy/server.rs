@@ -1,6 +1,6 @@
 //! `server`, `server-template` and `default-server`: the nodes.
 
-use crate::import::address::{Port, is_host};
+use crate::import::address::{Port, is_host, node_host};
 use crate::import::environment;
 use crate::import::haproxy::bind::set;
 use crate::import::haproxy::certificates::based;
@@ -30,8 +30,8 @@ pub(super) struct Servers {
     pub(super) port: Option<Port>,
 }
 
-/// Reads the servers of a backend; `port` is that of the `bind`, for servers without one.
-pub(super) fn read(lines: &[&Line], port: &Port, bases: &Bases, context: &mut Context) -> Servers {
+/// Reads the servers of a backend; `port` is that of the `bind`, for servers without one, if all listeners have the same.
+pub(super) fn read(lines: &[&Line], port: Option<&Port>, bases: &Bases, context: &mut Context) -> Servers {
     let mut found = Servers::default();
     let mut defaults: Vec<&Word> = Vec::new();
     for line in lines {
@@ -55,8 +55,23 @@ pub(super) fn read(lines: &[&Line], port: &Port, bases: &Bases, context: &mut Co
     found
 }
 
+/// Whether a port is one that HAProxy adds to that of the client.
+fn is_offset(port: &str) -> bool {
+    port.starts_with(['+', '-'])
+}
+
+/// Reports a server at the port that the client came to, which is left out.
+fn client_port(place: Place, context: &mut Context) -> Option<Server> {
+    context.report.lost(
+        place,
+        "HAProxy takes the port from that of the client, and a node has one port for all listeners: this one is left out",
+        "write the port of the node's listener behind the host, and import again",
+    );
+    None
+}
+
 /// `10.0.0.1:1883`, `emqx1:1883`, `2001:db8::1:1883`, `ipv4@emqx1:1883`.
-fn address(line: &Line, written: &str, place: Place, port: &Port, context: &mut Context) -> Option<Server> {
+fn address(line: &Line, written: &str, place: Place, port: Option<&Port>, context: &mut Context) -> Option<Server> {
     let bare = match written.split_once('@') {
         Some(("ipv4" | "ipv6" | "tcp" | "tcp4" | "tcp6", rest)) => rest,
         Some(("unix" | "abns" | "abnsz", _)) => "/",
@@ -72,6 +87,7 @@ fn address(line: &Line, written: &str, place: Place, port: &Port, context: &mut 
         return None;
     }
     let (host, found) = match bare.rsplit_once(':') {
+        Some((_, number)) if is_offset(number) => return client_port(place, context),
         Some((host, number)) => (host, Port::parse(number)),
         None if environment::is_whole(bare) => {
             context.report.differs(
@@ -81,12 +97,14 @@ fn address(line: &Line, written: &str, place: Place, port: &Port, context: &mut 
             );
             (bare, Some(Port::InHost))
         }
-        None => (bare, Some(port.clone()).filter(|port| *port != Port::InHost)),
+        None if port.is_none() && is_host(bare) => return client_port(place, context),
+        None => (bare, port.cloned()),
     };
+    let written_host = host;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     match (is_host(host), found) {
         (true, Some(port)) => {
-            let mut server = Server::new(host.to_owned(), port, line.place());
+            let mut server = Server::new(node_host(written_host, host), port, line.place());
             server.name = Some(line.word(1).to_owned());
             Some(server)
         }
@@ -98,16 +116,18 @@ fn address(line: &Line, written: &str, place: Place, port: &Port, context: &mut 
 }
 
 /// `server-template PREFIX NUMBER NAME[:PORT]`: nodes that are looked for.
-fn template(line: &Line, port: &Port, context: &mut Context) -> Option<Server> {
+fn template(line: &Line, port: Option<&Port>, context: &mut Context) -> Option<Server> {
     let place = line.place();
     let written = line.word(3);
     let (name, number) = match written.rsplit_once(':') {
+        Some((_, number)) if is_offset(number) => return client_port(line.place_of(3), context),
         Some((name, number)) => (name, Port::parse(number)),
-        None => (written, Some(port.clone())),
+        None if port.is_none() && is_host(written) => return client_port(line.place_of(3), context),
+        None => (written, port.cloned()),
     };
     let name = name.trim_end_matches('.');
     let is_name = name.contains('.') && is_host(name);
-    let Some(port) = number.filter(|port| *port != Port::InHost && is_name) else {
+    let Some(port) = number.filter(|_| is_name) else {
         context.unreadable(line.place_of(3), written, "a complete name of a service or a host");
         return None;
     };
@@ -510,7 +530,7 @@ fn secure(server: &mut Server, place: Place, secured: Secured, bases: &Bases, co
 }
 
 /// `source ADDRESS[:PORTS]`
-fn source(written: &str, place: Place, context: &mut Context) {
+pub(super) fn source(written: &str, place: Place, context: &mut Context) {
     if environment::is_whole(written) {
         return set(context, "dial", "sources", list([written]), place);
     }

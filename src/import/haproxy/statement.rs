@@ -1,7 +1,9 @@
 //! Statements of proxies that are neither rules nor addresses.
 
 use crate::import::haproxy::bind::set;
+use crate::import::haproxy::check::OPTIONS;
 use crate::import::haproxy::context::Context;
+use crate::import::haproxy::server;
 use crate::import::haproxy::syntax::Line;
 use crate::import::text::{printable, quoted};
 use crate::import::units::haproxy_time;
@@ -78,14 +80,11 @@ pub(super) fn read(line: &Line, side: Side, tunnels: bool, context: &mut Context
         ("option", name) => option(line, name, false, context),
         ("retries" | "retry-on" | "fullconn" | "max-keep-alive-queue" | "max-session-srv-conns", _) => unneeded(context, "other nodes are tried until timeouts.greet_total"),
         ("stats", _) => context.report.differs(place, "HAProxy's statistics are not shown", "`remora ctl` and /metrics show Remora's own: see docs/metrics.md"),
-        ("source", _) => {
-            let host = line.word(1);
-            match host.rsplit_once(':').map_or(host, |(host, _)| host).parse::<std::net::IpAddr>() {
-                Ok(ip) if !ip.is_unspecified() && line.word(2).is_empty() => set(context, "dial", "sources", crate::import::text::list([ip.to_string()]), place),
-                Ok(ip) if ip.is_unspecified() && line.word(2).is_empty() => {}
-                _ => context.report.lost(place, "nodes see Remora's own address, not the client's", "write proxy_protocol = \"v2\" to the nodes, and the same to EMQX's listeners"),
-            }
-        }
+        ("source", _) => match line.word(2) {
+            "" => server::source(line.word(1), place, context),
+            "interface" => context.report.lost(place, "sockets are not bound to an interface", "write an address of that interface to sources of [dial]"),
+            _ => context.report.lost(place, "nodes see Remora's own address, not the client's", "write proxy_protocol = \"v2\" to the nodes, and the same to EMQX's listeners"),
+        },
         ("tcp-check" | "http-check" | "external-check" | "load-server-state-from-file" | "server-state-file-name", _) => {
             unneeded(context, "Remora checks nodes in its own way: with a CONNECT, or by `api` of a node");
         }
@@ -250,8 +249,7 @@ fn option(line: &Line, name: &str, is_off: bool, context: &mut Context) {
                 "one line for each connection, at its end, has all of it; see docs/logs.md",
             );
         }
-        "tcp-check" | "httpchk" | "ssl-hello-chk" | "mysql-check" | "redis-check" | "ldap-check" | "smtpchk"
-        | "pgsql-check" | "spop-check" | "external-check" => {
+        name if OPTIONS.contains(&name) => {
             if name != "httpchk" {
                 report.unneeded(place, &what, "nodes are probed with a CONNECT, as clients meet them");
             }

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use crate::import::environment;
 use crate::import::files::BYTES_MAX;
+use crate::import::haproxy::condition;
 use crate::import::haproxy::variables::Variables;
 use crate::import::report::{Fault, Report};
 use crate::import::text::{Place, Sources, printable};
@@ -163,16 +163,14 @@ impl Reader {
             }
             let line = Line { words };
             let is_inactive = open.iter().any(|(branch, _)| *branch != Branch::Taken);
-            for Fault { place, message, advice } in lost.into_iter().filter(|_| !is_inactive) {
-                report.lost(place, message, advice);
-            }
             if line.word(0).starts_with('.') {
-                self.condition(&line, &mut open, report)?;
+                self.condition(&line, lost, &mut open, report)?;
                 continue;
             }
             if is_inactive {
                 continue;
             }
+            report_all(lost, report);
             self.line(line)?;
         }
         match open.last() {
@@ -202,14 +200,27 @@ impl Reader {
                 "begin with a section: global, defaults, frontend, backend or listen",
             ));
         };
-        if section.kind() == "global" && matches!(line.word(0), "setenv" | "presetenv") {
-            self.variables.set(line.word(0), line.word(1), line.word(2));
+        if section.kind() == "global" {
+            let names = line.rest(1).iter().map(|word| &*word.text);
+            match line.word(0) {
+                "setenv" | "presetenv" => self.variables.set(line.word(0), line.word(1), line.word(2)),
+                "unsetenv" => self.variables.unset(|name| names.clone().any(|one| one == name)),
+                "resetenv" => self.variables.unset(|name| !names.clone().any(|one| one == name)),
+                _ => {}
+            }
         }
         section.lines.push(line);
         Ok(())
     }
 
-    fn condition(&self, line: &Line, open: &mut Vec<(Branch, Place)>, report: &mut Report) -> Result<(), Fault> {
+    /// Reads a directive; of its variables, what is `lost` counts where a condition is evaluated.
+    fn condition(
+        &self,
+        line: &Line,
+        lost: Vec<Fault>,
+        open: &mut Vec<(Branch, Place)>,
+        report: &mut Report,
+    ) -> Result<(), Fault> {
         let place = line.place();
         let inactive = open.iter().any(|(branch, _)| *branch != Branch::Taken);
         let outer_is_inactive = open.len() > 1
@@ -231,13 +242,13 @@ impl Reader {
                 let found = if inactive {
                     Branch::Over
                 } else {
-                    branch(self.holds(line, report))
+                    branch(self.holds(line, lost, report))
                 };
                 open.push((found, place));
             }
             (".elif", Some((last, _))) => {
                 *last = match *last {
-                    Branch::Waiting if !outer_is_inactive => branch(self.holds(line, report)),
+                    Branch::Waiting if !outer_is_inactive => branch(self.holds(line, lost, report)),
                     _ => Branch::Over,
                 };
             }
@@ -276,9 +287,10 @@ impl Reader {
     }
 
     /// Whether a condition holds, as far as it can be known from the file.
-    fn holds(&self, line: &Line, report: &mut Report) -> bool {
+    fn holds(&self, line: &Line, lost: Vec<Fault>, report: &mut Report) -> bool {
+        report_all(lost, report);
         let words: Vec<&str> = line.rest(1).iter().map(|word| &*word.text).collect();
-        match self.evaluate(&words.join(" ")) {
+        match condition::holds(&words.join(" "), &self.variables) {
             Some(holds) => holds,
             None => {
                 report.lost(
@@ -288,43 +300,6 @@ impl Reader {
                 );
                 false
             }
-        }
-    }
-
-    fn evaluate(&self, text: &str) -> Option<bool> {
-        let one = |text: &str| {
-            let text = text.trim();
-            let bare = text.trim_start_matches('!');
-            let is_negated = (text.len() - bare.len()) % 2 == 1;
-            self.predicate(bare.trim()).map(|holds| holds != is_negated)
-        };
-        // One that is false decides for all, and one that is true for any; otherwise all must be known.
-        let decided = |parts: Vec<Option<bool>>, by: bool| match parts.contains(&Some(by)) {
-            true => Some(by),
-            false if parts.contains(&None) => None,
-            false => Some(!by),
-        };
-        let all = |text: &str| decided(text.split("&&").map(one).collect(), false);
-        decided(text.split("||").map(all).collect(), true)
-    }
-
-    fn predicate(&self, text: &str) -> Option<bool> {
-        if let Ok(number) = text.parse::<i64>() {
-            return Some(number != 0);
-        }
-        let (name, arguments) = text.split_once('(').unwrap_or((text, ""));
-        let arguments = arguments.trim_end().trim_end_matches(')');
-        let known = |text: &str| !text.contains("${") && !environment::is_in(text);
-        let mut parts = arguments.splitn(2, ',').map(|part| part.trim().trim_matches('"'));
-        let (first, second) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
-        match name {
-            "true" | "" if arguments.is_empty() => Some(name == "true"),
-            "false" => Some(false),
-            "defined" => self.variables.is_set(first).then_some(true),
-            "streq" if known(arguments) => Some(first == second),
-            "strneq" if known(arguments) => Some(first != second),
-            "strstr" if known(arguments) => Some(first.contains(second)),
-            _ => None,
         }
     }
 
@@ -432,6 +407,12 @@ impl Reader {
                 place: place(from, to),
             });
         }
+    }
+}
+
+fn report_all(lost: Vec<Fault>, report: &mut Report) {
+    for Fault { place, message, advice } in lost {
+        report.lost(place, message, advice);
     }
 }
 

@@ -14,12 +14,7 @@ pub(super) enum Test {
     Source(Vec<IpNet>),
     /// The first packet is a CONNECT.
     IsMqtt,
-    /// The rate or the number of connections that a counter has, and the number that it may not exceed.
-    Counter {
-        which: Counter,
-        tracked: Option<u8>,
-        most: u64,
-    },
+    Counter(Counter),
     Path {
         paths: Vec<String>,
         /// Longer paths match as well.
@@ -34,10 +29,22 @@ pub(super) enum Test {
     Unknown,
 }
 
+/// The rate or the number of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counter {
+pub(super) enum Counted {
     Rate,
     Current,
+}
+
+/// A counter, and the number that it may not exceed.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Counter {
+    pub(super) of: Counted,
+    /// The number of `track-sc`; without it, the client's address.
+    pub(super) tracked: Option<u8>,
+    /// The table that it names.
+    pub(super) table: Option<String>,
+    pub(super) most: u64,
 }
 
 /// A test, and whether it must fail.
@@ -58,6 +65,11 @@ pub(super) enum Condition {
 }
 
 impl Condition {
+    /// A condition of one test.
+    pub(super) fn only(test: Test, is_negated: bool) -> Self {
+        Self::All(vec![Term { is_negated, test }])
+    }
+
     /// The condition for a request that is an upgrade, as every one is that is served.
     pub(super) fn of_upgrades(self) -> Self {
         match self {
@@ -201,13 +213,13 @@ fn test(words: &[&str]) -> Test {
     if small.contains("mqtt_is_valid") {
         return Test::IsMqtt;
     }
-    if let Some((which, tracked)) = counter(&small) {
+    if let Some(counter) = counter(fetch) {
         let most = match patterns[..] {
             ["gt", number] => number.parse().ok(),
             ["ge", number] => number.parse::<u64>().ok().map(|number| number.saturating_sub(1)),
             _ => None,
         };
-        return most.map_or(Test::Unknown, |most| Test::Counter { which, tracked, most });
+        return most.map_or(Test::Unknown, |most| Test::Counter(Counter { most, ..counter }));
     }
     let owned = || patterns.iter().map(|pattern| (*pattern).to_owned()).collect::<Vec<_>>();
     match &*small {
@@ -237,23 +249,37 @@ fn is_field(fetch: &str, name: &str) -> bool {
 }
 
 /// `sc_conn_rate(0)`, `sc0_conn_rate`, `src_conn_rate(table)`, and the same of `conn_cur`.
-fn counter(fetch: &str) -> Option<(Counter, Option<u8>)> {
-    let which = match fetch {
-        fetch if fetch.contains("conn_rate") => Counter::Rate,
-        fetch if fetch.contains("conn_cur") => Counter::Current,
+fn counter(fetch: &str) -> Option<Counter> {
+    let (name, arguments) = fetch.split_once('(').unwrap_or((fetch, ""));
+    let name = name.to_ascii_lowercase();
+    let of = match &*name {
+        name if name.contains("conn_rate") => Counted::Rate,
+        name if name.contains("conn_cur") => Counted::Current,
         _ => return None,
     };
-    let (name, arguments) = fetch.split_once('(').unwrap_or((fetch, ""));
-    if name.starts_with("src_") {
-        return Some((which, None));
-    }
-    let rest = name.strip_prefix("sc")?;
-    let digit = rest.split('_').next().unwrap_or_default();
-    let number = match digit {
-        "" => arguments.trim_end_matches(')').split(',').next().unwrap_or_default(),
-        digit => digit,
+    let mut arguments = arguments
+        .split(')')
+        .next()
+        .unwrap_or_default()
+        .split(',')
+        .map(str::trim);
+    let tracked = match name.starts_with("src_") {
+        true => None,
+        false => {
+            let number = match name.strip_prefix("sc")?.split('_').next() {
+                None | Some("") => arguments.next()?,
+                Some(digit) => digit,
+            };
+            Some(number.parse().ok()?)
+        }
     };
-    number.parse().ok().map(|number| (which, Some(number)))
+    let table = arguments.next().filter(|table| !table.is_empty()).map(str::to_owned);
+    Some(Counter {
+        of,
+        tracked,
+        table,
+        most: 0,
+    })
 }
 
 /// What an expression says of a client, as a value of `affinity.key`; `variables` are those that `set-var` sets.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::import::environment::{self, is_name};
+use crate::import::text::printable;
 
 /// What `setenv` and `presetenv` say.
 #[derive(Default)]
@@ -37,6 +38,11 @@ impl Variables {
         }
         let value = value.to_owned();
         self.set.insert(name.to_owned(), Set { value, is_default });
+    }
+
+    /// `unsetenv NAME…`, and `resetenv NAME…` of all others.
+    pub(super) fn unset(&mut self, is_unset: impl Fn(&str) -> bool) {
+        self.set.retain(|name, _| !is_unset(name));
     }
 
     pub(super) fn is_set(&self, name: &str) -> bool {
@@ -91,7 +97,11 @@ impl Variables {
 
 fn of_default(name: &str, value: &str) -> (String, &'static str) {
     (
-        format!("{name} of the environment is not looked at: its default is written, {value}"),
+        format!(
+            "{} of the environment is not looked at: its default is written, {}",
+            printable(name),
+            printable(value)
+        ),
         "where it is part of a string, write the variable in its place if it is always set where Remora starts: there are no defaults",
     )
 }
@@ -99,6 +109,7 @@ fn of_default(name: &str, value: &str) -> (String, &'static str) {
 /// Why an unknown variable cannot be in the result.
 fn unknown(name: &str, is_list: bool, before: &str) -> Option<(String, &'static str)> {
     const ADVICE: &str = "write what it stands for";
+    let name = &*printable(name);
     if name.starts_with("HAPROXY_") {
         return Some((format!("HAProxy itself sets {name}, and Remora does not"), ADVICE));
     }
@@ -121,12 +132,14 @@ mod tests {
         variables.set("presetenv", "PORT", "1884");
         variables.set("presetenv", "HOST", "a");
         variables.set("setenv", "LIST", "a  b");
+        variables.set("presetenv", "RAW", "a\n\x1b[31m");
         let one = |text: &str| vec![text.to_owned()];
         for (before, rest, length, words, lost) in [
             ("", "PORT:x", 4, one("1883"), ""),
             ("", "{PORT}x", 6, one("1883"), ""),
             ("", "{PORT-1}", 8, one("1883"), ""),
             ("", "{HOST}", 6, one("a"), "HOST of the environment is not looked at"),
+            ("", "{RAW}", 5, one("a\n\x1b[31m"), "its default is written, a  [31m"),
             ("", "{ÄB}", 0, one(""), ""),
             ("", "{LIST[*]}", 9, vec!["a".to_owned(), "b".to_owned()], ""),
             ("", "{LIST}", 6, one("a  b"), ""),

@@ -338,6 +338,7 @@ fn server(written: &str, place: Place, port: u16, context: &mut Context<'_>) -> 
                     "write :1883 behind it if it is a host alone",
                 );
             }
+            let host = &*crate::import::address::node_host(filled, host);
             Some(Server::new(host.to_owned(), port, place))
         }
         _ => {
