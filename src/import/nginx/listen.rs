@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::import::address::{Address, Host, Port};
+use crate::import::address::{Address, Host, Port, port_number};
 use crate::import::draft::Prefer;
 use crate::import::environment;
 use crate::import::model::{Listener, Setting};
@@ -129,10 +129,9 @@ fn addresses(written: &str, port: u16) -> Option<Vec<Address>> {
     if environment::is_in(written) {
         return with_variables(written, ip).map(|address| vec![address]);
     }
-    let number = |text: &str| text.parse::<u16>().ok().filter(|port| *port > 0);
     let ports = |text: &str| match text.split_once('-') {
-        Some((first, last)) => Some((number(first)?, number(last)?)),
-        None => number(text).map(|port| (port, port)),
+        Some((first, last)) => Some((port_number(first)?, port_number(last)?)),
+        None => port_number(text).map(|port| (port, port)),
     };
     let (ip, (first, last)) = match (ports(written), ip(written)) {
         (Some(ports), _) => (any, ports),
