@@ -1,5 +1,5 @@
 //! What surrounds a balancer in the field while another process takes over: name servers and files that fail, links to programs, figures
-//! that go on, and a doctor who must not take what has stayed for somebody else's.
+//! that go on, and a doctor that must not take what has stayed for another's.
 
 use std::fs;
 use std::os::unix::fs::symlink;
