@@ -188,13 +188,11 @@ impl Order {
             let closed = before.saturating_add(closing.count());
             progress.closed.store(closed, Ordering::Relaxed);
             match round {
-                // Before connections may change hands: the next process is told how far it is.
-                Ok(round) => progress.is_over.store(round.is_last, Ordering::Relaxed),
+                // While the round is held, no connections change hands: the next process is told all of this.
+                Ok(round) if round.is_last => return progress.is_over.store(true, Ordering::Relaxed),
+                Ok(_) => {}
                 // If a worker has ended, so does the process.
                 Err(_) => return,
-            }
-            if progress.is_over.load(Ordering::Relaxed) {
-                return;
             }
         }
     }
