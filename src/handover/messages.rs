@@ -6,6 +6,7 @@
 //! in the lists of the [`Manifest`], since their numbers are a process's own.
 
 use std::fmt;
+use std::time::Duration;
 
 use prost::{Message, Oneof};
 
@@ -28,6 +29,11 @@ pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// The most entries of one message: relays, states, placements, counters and the like.
 pub const ENTRIES_MAX: usize = 16_384;
+
+/// A time as messages have it; the longest one if it is longer.
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// One message, of either side.
 #[derive(Clone, PartialEq, Message)]

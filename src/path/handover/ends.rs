@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use super::Names;
 use super::facts::{before, client_id, connected_of, decision_of, key, micros};
-use crate::handover::messages::{self, Invalid, NO_NODE};
+use crate::handover::messages::{self, Invalid, NO_NODE, milliseconds};
 use crate::path::ended::Ended;
 use crate::path::last_ends::LastEnd;
 use crate::path::record::Connected;
@@ -32,7 +32,7 @@ pub(crate) fn end(end: &LastEnd, now: Instant, names: &Names) -> messages::End {
             ..messages::Relay::default()
         }),
         cause: end.cause.name().to_owned(),
-        ago_ms: u64::try_from(age(end.at).as_millis()).unwrap_or(u64::MAX),
+        ago_ms: milliseconds(age(end.at)),
     }
 }
 

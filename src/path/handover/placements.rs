@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Names;
 use super::facts::hash_of;
-use crate::handover::messages::{self, Invalid, NO_NODE};
+use crate::handover::messages::{self, Invalid, NO_NODE, milliseconds};
 use crate::path::route::{Exported, Kept};
 
 /// The placement as a message; `None` if its node has no name in this handover.
@@ -19,7 +19,7 @@ pub(crate) fn placement(exported: &Exported, names: &Names) -> Option<messages::
         });
     };
     // Rounded up, since 0 means that it was forgotten.
-    let ms = |expires: Duration| u64::try_from(expires.as_millis()).unwrap_or(u64::MAX).saturating_add(1);
+    let ms = |expires: Duration| milliseconds(expires).saturating_add(1);
     Some(messages::Placement {
         key,
         node: names.place_of_node(kept.node)?,

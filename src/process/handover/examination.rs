@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use crate::doctor::examination::Examination;
 use crate::doctor::report::Report;
-use crate::handover::messages::Examined;
+use crate::handover::messages::{Examined, milliseconds};
 
 /// A report that is longer is not sent: a message has its bounds, and the next examination says the same.
 const REPORT_BYTES_MAX: usize = 1 << 20;
@@ -14,7 +14,7 @@ pub(super) fn message(examination: &Examination) -> Option<Examined> {
     let report = serde_json::to_string(&examination.report).ok()?;
     let at = examination.at.duration_since(UNIX_EPOCH).ok()?;
     (report.len() <= REPORT_BYTES_MAX).then(|| Examined {
-        at_ms: u64::try_from(at.as_millis()).unwrap_or(u64::MAX),
+        at_ms: milliseconds(at),
         report,
     })
 }

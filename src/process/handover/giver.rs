@@ -24,7 +24,7 @@ use crate::base::supervise::Task;
 use crate::cluster::{self, Cluster, Finding, FindingSource, NodeId, Verdict};
 use crate::config::Config;
 use crate::handover::messages::{
-    Endpoint, Hello, Knowledge, Left, ListenSocket, Listener, Manifest, Placement, Prepared, RELAYS_MAX,
+    Endpoint, Hello, Knowledge, Left, ListenSocket, Listener, Manifest, Placement, Prepared, RELAYS_MAX, milliseconds,
 };
 use crate::handover::{self, Deadlines, Failure, Frozen, Given, Offered, Step};
 use crate::path::handover::{Counts, Names, placement};
@@ -333,7 +333,7 @@ impl handover::Giver for Process<'_> {
                 .map(|feature| (*feature).to_owned())
                 .collect(),
             program: build::VERSION.to_owned(),
-            age_ms: u64::try_from(clock::since_start(Instant::now()).as_millis()).unwrap_or(u64::MAX),
+            age_ms: milliseconds(clock::since_start(Instant::now())),
             nodes: nodes.iter().map(|known| known.name.to_string()).collect(),
             listeners: (listeners.iter())
                 .map(|entry| Listener {
@@ -637,7 +637,7 @@ impl Process<'_> {
         let before = inner.left_behind.at(Instant::now());
         let all = before.chain(own).map(|(connections, ends_within)| Left {
             connections,
-            ends_within_ms: u64::try_from(ends_within.as_millis()).unwrap_or(u64::MAX),
+            ends_within_ms: milliseconds(ends_within),
         });
         all.collect()
     }

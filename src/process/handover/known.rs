@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::log::Escaped;
 use crate::control::{Known, KnownAddresses, KnownFound};
-use crate::handover::messages::{CameBack, FoundAddress, FoundNode, Manifest};
+use crate::handover::messages::{CameBack, FoundAddress, FoundNode, Manifest, milliseconds};
 
 /// Writes it into a manifest.
 pub(super) fn write(known: Known, manifest: &mut Manifest) {
@@ -60,10 +60,6 @@ pub(super) fn read(manifest: &Manifest) -> Result<Known, String> {
         addresses,
         came_back: came_back.collect(),
     })
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// An address as a message has it.
